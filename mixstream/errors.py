@@ -1,0 +1,62 @@
+"""Every exception that mixstream raises on purpose.
+
+Rule: a message states the fact with its values, the consequence, and the remedy with the word or number to type.
+Context (domain, shard, sample) is added with `add_note`, never by wrapping text. Each class also has the builtin
+parent that a user would catch.
+
+    MixstreamError
+    ├── ConfigError(ValueError)                an argument that cannot be
+    ├── EncodingError(TypeError)               a column encoding that is unknown, or a value that it cannot hold
+    ├── UnsafeEncodingError(ValueError)        pickle in a shard, without permission
+    ├── IndexCorruptError(ValueError)          index.json says what cannot be
+    ├── IndexNotFoundError(FileNotFoundError)
+    ├── ShardCorruptError(ValueError)          a shard is not what its index says
+    ├── ShardNotFoundError(FileNotFoundError)
+    ├── StateError(ValueError)                 a saved state that does not fit this run
+    ├── FeedbackError(RuntimeError)            a step's losses are missing, doubled or late
+    └── WaitTimeoutError(TimeoutError)         a wait gave up; the message names what it waited for
+"""
+
+
+class MixstreamError(Exception):
+    """Parent of every exception that mixstream raises on purpose."""
+
+
+class ConfigError(MixstreamError, ValueError):
+    """An argument, or a combination of arguments, that cannot be."""
+
+
+class EncodingError(MixstreamError, TypeError):
+    """A column encoding that is unknown, or a value that it cannot hold."""
+
+
+class UnsafeEncodingError(MixstreamError, ValueError):
+    """A shard holds pickled columns and the user has not allowed them."""
+
+
+class IndexCorruptError(MixstreamError, ValueError):
+    """An `index.json` that says what cannot be; nothing of it is used."""
+
+
+class IndexNotFoundError(MixstreamError, FileNotFoundError):
+    """No `index.json` where a dataset was expected."""
+
+
+class ShardCorruptError(MixstreamError, ValueError):
+    """A shard whose bytes are not what its index says."""
+
+
+class ShardNotFoundError(MixstreamError, FileNotFoundError):
+    """A shard that the index lists and the storage does not have."""
+
+
+class StateError(MixstreamError, ValueError):
+    """A saved state that does not fit this run."""
+
+
+class FeedbackError(MixstreamError, RuntimeError):
+    """Losses of a step are missing, doubled or late."""
+
+
+class WaitTimeoutError(MixstreamError, TimeoutError):
+    """A bounded wait gave up; the message names what it waited for."""

@@ -1,0 +1,265 @@
+"""The compiled loops (numba), each beside the numpy reference that it must equal.
+
+Rule: a kernel holds no state and takes arrays (or, for bytes, addresses that its caller keeps mapped). References are
+named `*_reference`; they run where numba has no wheel, and tests hold the two equal. Nothing here allocates per row.
+
+Shape suffixes: B rows, K domains, P pieces, W windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    import numba
+except ImportError:  # no wheel for this platform: the references serve
+    numba = None
+
+COMPILED = numba is not None
+"""Whether the compiled loops are in use; False means the numpy references are."""
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MIX_1 = 0xBF58476D1CE4E5B9
+_MIX_2 = 0x94D049BB133111EB
+_ROUNDS = 8
+_MIN_BITS = 6  # a Feistel network over fewer bits reaches too few of the permutations; small sizes walk more instead
+
+
+def compiled(reference: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile the decorated loop without the GIL; where numba is missing, stand its numpy reference in."""
+
+    def decorate(loop: Callable[..., Any]) -> Callable[..., Any]:
+        return compile_loop(loop) if numba is not None else reference
+
+    return decorate
+
+
+def compile_loop(loop: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile `loop` with numba: no GIL, IEEE arithmetic, cached on disk where a cache directory can be written."""
+    assert numba is not None
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False}
+    try:
+        return numba.njit(cache=True, **options)(loop)
+    except RuntimeError:  # numba found no directory that it may write its cache to
+        return numba.njit(**options)(loop)
+
+
+# --- permute: a keyed bijection of [0, size), one index at a time, in no memory ---------------------------------------
+
+
+def _mix_reference(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
+    return x ^ (x >> np.uint64(31))
+
+
+def permute_reference(index_B: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
+    """Return where the permutation of [0, size) under the 64-bit `key` sends `index_B`; int64 [B].
+
+    An unbalanced Feistel network of eight rounds (splitmix64's finaliser as round function) over the next power of two,
+    walked on until it falls inside [0, size). Bijective because each round is; source: Black and Rogaway, "Ciphers with
+    arbitrary finite domains" (2002), cycle walking. Not a secure cipher, and it need not be one.
+    """
+    bits = max(int(size - 1).bit_length(), _MIN_BITS)
+    low_bits = np.uint64(bits - bits // 2)
+    low_mask, high_mask = np.uint64((1 << int(low_bits)) - 1), np.uint64((1 << (bits // 2)) - 1)
+    out = np.asarray(index_B, dtype=np.uint64).copy()
+    walking = np.arange(len(out))
+    while len(walking):
+        low, high = out[walking] & low_mask, out[walking] >> low_bits
+        for r in range(0, _ROUNDS, 2):
+            high ^= _mix_reference(low ^ np.uint64((key + (r + 1) * _GOLDEN) & (2**64 - 1))) & high_mask
+            low ^= _mix_reference(high ^ np.uint64((key + (r + 2) * _GOLDEN) & (2**64 - 1))) & low_mask
+        out[walking] = (high << low_bits) | low
+        walking = walking[out[walking] >= np.uint64(size)]
+    return out.astype(np.int64)
+
+
+def _mix_scalar(x: Any) -> Any:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
+    return x ^ (x >> np.uint64(31))
+
+
+def _permute_scalar(index: int, size: int, key: Any) -> int:
+    bits = _MIN_BITS
+    while (size - 1) >> bits:
+        bits += 1
+    low_bits = np.uint64(bits - bits // 2)
+    low_mask = (np.uint64(1) << low_bits) - np.uint64(1)
+    high_mask = (np.uint64(1) << np.uint64(bits // 2)) - np.uint64(1)
+    value = np.uint64(index)
+    while True:
+        low, high = value & low_mask, value >> low_bits
+        for r in range(0, _ROUNDS, 2):
+            high ^= _mix(low ^ (key + np.uint64(r + 1) * np.uint64(_GOLDEN))) & high_mask
+            low ^= _mix(high ^ (key + np.uint64(r + 2) * np.uint64(_GOLDEN))) & low_mask
+        value = (high << low_bits) | low
+        if value < np.uint64(size):
+            return np.int64(value)
+
+
+if numba is not None:
+    _mix = compile_loop(_mix_scalar)
+    _permute_one = compile_loop(_permute_scalar)
+else:
+    _mix, _permute_one = _mix_scalar, _permute_scalar
+
+
+@compiled(lambda index_B, size, key: permute_reference(index_B, size, int(key)))
+def _permute(index_B: Any, size: int, key: Any) -> Any:
+    out = np.empty(len(index_B), dtype=np.int64)
+    for i in range(len(index_B)):
+        out[i] = _permute_one(index_B[i], size, key)
+    return out
+
+
+def permute(index_B: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
+    """Compiled `permute_reference`."""
+    return _permute(index_B, size, np.uint64(key))
+
+
+# --- locate: position in an epoch -> (shard, row), through windows of shuffled pieces ---------------------------------
+
+
+def locate_reference(
+    position_B: NDArray[np.int64],
+    window_start_W: NDArray[np.int64],
+    window_key_W: NDArray[np.uint64],
+    piece_start_P: NDArray[np.int64],
+    piece_shard_P: NDArray[np.int64],
+    piece_row_P: NDArray[np.int64],
+    shuffle: bool,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (shard_B, row_B), int64, of the samples at `position_B` of one lane's epoch.
+
+    `window_start_W` and `piece_start_P` hold one entry more than there are windows and pieces: the end. Inside a window
+    positions are permuted under its key; a piece is a run of rows of one shard.
+    """
+    position_B = np.asarray(position_B, dtype=np.int64).copy()
+    if shuffle:
+        window_B = np.searchsorted(window_start_W, position_B, side="right") - 1
+        for window in np.unique(window_B):
+            here = window_B == window
+            start = window_start_W[window]
+            size = int(window_start_W[window + 1] - start)
+            position_B[here] = start + permute_reference(position_B[here] - start, size, int(window_key_W[window]))
+    piece_B = np.searchsorted(piece_start_P, position_B, side="right") - 1
+    return piece_shard_P[piece_B], piece_row_P[piece_B] + position_B - piece_start_P[piece_B]
+
+
+@compiled(locate_reference)
+def locate(
+    position_B: Any,
+    window_start_W: Any,
+    window_key_W: Any,
+    piece_start_P: Any,
+    piece_shard_P: Any,
+    piece_row_P: Any,
+    shuffle: bool,
+) -> Any:
+    """Compiled `locate_reference`."""
+    shard_B = np.empty(len(position_B), dtype=np.int64)
+    row_B = np.empty(len(position_B), dtype=np.int64)
+    for i in range(len(position_B)):
+        position = position_B[i]
+        if shuffle:
+            w = np.searchsorted(window_start_W, position, side="right") - 1
+            start = window_start_W[w]
+            position = start + _permute_one(position - start, window_start_W[w + 1] - start, window_key_W[w])
+        p = np.searchsorted(piece_start_P, position, side="right") - 1
+        shard_B[i] = piece_shard_P[p]
+        row_B[i] = piece_row_P[p] + position - piece_start_P[p]
+    return shard_B, row_B
+
+
+# --- deal_rows: weights -> which domain each row of a lane comes from -------------------------------------------------
+
+
+def deal_rows_reference(
+    weight_K: NDArray[np.int64],
+    credit_K: NDArray[np.int64],
+    drawn_K: NDArray[np.int64],
+    limit_K: NDArray[np.int64],
+    last_K: NDArray[np.int64],
+    in_order: bool,
+    domain_B: NDArray[np.int32],
+    draw_B: NDArray[np.int64],
+) -> int:
+    """Fill a lane's rows with (domain, draw), in place; return how many were filled.
+
+    Each row goes to the domain whose next row is due first, among those that are owed a part of it. That is earliest
+    deadline first on windows [i / w, (i + 1) / w): for weights that hold, no domain is ever a whole row off its ideal
+    (Liu and Layland 1973; for this use, the "chairman assignment" of Tijdeman 1980). `credit_K` (units of
+    1 / sum(weight_K) row) and `drawn_K` are updated. A domain at its `limit_K` waits; where nobody is owed anything,
+    the one due first is served early. With `in_order` the first domain below its limit is served.
+
+    Stops short after a row that takes a domain to its `last_K` (its final draw: the caller renormalises the weights),
+    or when every domain of positive weight is at its limit.
+    """
+    total = int(weight_K.sum())
+    for i in range(len(domain_B)):
+        open_K = (weight_K > 0) & (drawn_K < limit_K)
+        if not open_K.any():
+            return i
+        credit_K += weight_K
+        if in_order:
+            best = int(np.argmax(open_K))
+        else:
+            due_K = np.where(open_K, (total - credit_K) / np.maximum(weight_K, 1), np.inf)
+            owed_K = open_K & (credit_K > 0)
+            best = int(np.argmin(np.where(owed_K, due_K, np.inf) if owed_K.any() else due_K))
+        credit_K[best] -= total
+        domain_B[i], draw_B[i] = best, drawn_K[best]
+        drawn_K[best] += 1
+        if drawn_K[best] == last_K[best]:
+            return i + 1
+    return len(domain_B)
+
+
+@compiled(deal_rows_reference)
+def deal_rows(
+    weight_K: Any,
+    credit_K: Any,
+    drawn_K: Any,
+    limit_K: Any,
+    last_K: Any,
+    in_order: bool,
+    domain_B: Any,
+    draw_B: Any,
+) -> int:
+    """Compiled `deal_rows_reference`."""
+    total = np.int64(0)
+    for k in range(len(weight_K)):
+        total += weight_K[k]
+    for i in range(len(domain_B)):
+        best, best_due, best_owed = -1, np.inf, False
+        for k in range(len(weight_K)):
+            if weight_K[k] <= 0:
+                continue
+            if drawn_K[k] >= limit_K[k]:
+                continue
+            if in_order:
+                if best < 0:
+                    best = k
+                continue
+            credit = credit_K[k] + weight_K[k]
+            owed = credit > 0
+            due = (total - credit) / weight_K[k]
+            if best < 0 or (owed and not best_owed) or (owed == best_owed and due < best_due):
+                best, best_due, best_owed = k, due, owed
+        if best < 0:
+            return i
+        for k in range(len(weight_K)):
+            credit_K[k] += weight_K[k]
+        credit_K[best] -= total
+        domain_B[i] = best
+        draw_B[i] = drawn_K[best]
+        drawn_K[best] += 1
+        if drawn_K[best] == last_K[best]:
+            return i + 1
+    return len(domain_B)

@@ -1,0 +1,134 @@
+"""draw -> (epoch, shard, row): the order in which a lane reads a domain, never stored as a list.
+
+Rules. A lane owns a fixed run of the domain's samples; `divmod(draw, run)` gives epoch and position, so there is no end
+of an epoch to handle, and any draw is found in O(log shards). With `shuffle`, per (domain, epoch, lane): the lane's
+shards are permuted, cut into windows of about `block_size` samples, and the samples of a window are permuted by a
+cipher. Memory is O(shards), whatever the number of samples. Keys derive from the domain's name, so other domains can
+come and go. Nothing here knows a file.
+
+Shape suffixes: B rows, L lanes, S shards, P pieces (the part of a shard that a lane owns), W windows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixstream import kernels
+from mixstream.errors import ConfigError
+from mixstream.rng import derive_key
+
+Int64 = NDArray[np.int64]
+_KEPT_LAYOUTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """The order of one (epoch, lane): arguments of `kernels.locate`."""
+
+    window_start_W: Int64  # one more than windows
+    window_key_W: NDArray[np.uint64]
+    piece_start_P: Int64  # one more than pieces
+    piece_shard_P: Int64
+    piece_row_P: Int64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """The order of one domain over all lanes.
+
+    Args:
+        name: the domain's name, which is part of every key.
+        seed: the run's shuffle seed.
+        samples_S: int64 [S], samples per shard.
+        owned_L: int64 [L], samples per lane; adds up to the domain's (`weights.deal`). A lane that was dealt nothing
+            (fewer samples than lanes) reads a neighbour's sample when weights ask it to draw.
+        shuffle: whether to permute; False reads shard after shard, row after row.
+        block_size: samples within which the order is mixed, about.
+    """
+
+    name: str
+    seed: int
+    samples_S: Int64
+    owned_L: Int64
+    shuffle: bool
+    block_size: int
+    _layouts: dict[tuple[int, int], _Layout] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.block_size < 1:
+            raise ConfigError(f"shuffle_block_size must be at least 1 sample, got {self.block_size}")
+        if int(self.samples_S.sum()) == 0:
+            raise ConfigError(f"domain {self.name!r} has no samples; leave it out of `streams` or convert it again")
+
+    @cached_property
+    def _dealt(self) -> tuple[Int64, Int64]:
+        """Shards in the order in which they are dealt to lanes, and where each begins in that order (S + 1)."""
+        shards = np.arange(len(self.samples_S), dtype=np.int64)
+        if self.shuffle:  # so that a lane's shards are a sample of the domain, whatever the shards' order means
+            shards = kernels.permute(shards, len(shards), derive_key(self.seed, "deal", self.name))
+        starts = np.concatenate([[0], np.cumsum(self.samples_S[shards])]).astype(np.int64)
+        return shards, starts
+
+    def run_of(self, lane: int) -> tuple[int, int]:
+        """Return (first, length) of the samples of `lane`, in dealt order; length is at least 1."""
+        first = int(self.owned_L[:lane].sum())
+        total = int(self.samples_S.sum())
+        return min(first, total - 1), max(int(self.owned_L[lane]), 1)
+
+    def locate(self, *, lane: int, draw_B: Int64) -> tuple[Int64, Int64, Int64]:
+        """Return (epoch_B, shard_B, row_B), int64, of the draws `draw_B` of `lane`."""
+        epoch_B, position_B = np.divmod(draw_B, self.run_of(lane)[1])
+        shard_B, row_B = np.empty_like(position_B), np.empty_like(position_B)
+        for epoch in np.unique(epoch_B).tolist():
+            here = epoch_B == epoch
+            at = self._layout(lane, epoch)
+            shard_B[here], row_B[here] = kernels.locate(
+                position_B[here],
+                at.window_start_W,
+                at.window_key_W,
+                at.piece_start_P,
+                at.piece_shard_P,
+                at.piece_row_P,
+                self.shuffle,
+            )
+        return epoch_B, shard_B, row_B
+
+    def shards_of(self, lane: int) -> Int64:
+        """Return the shards that `lane` reads, int64 [P]: all that a node carrying it has to fetch."""
+        return self._pieces(lane)[0]
+
+    def _pieces(self, lane: int) -> tuple[Int64, Int64, Int64]:
+        """Return (shard_P, first_row_P, rows_P) of the run of `lane`."""
+        shards, starts = self._dealt
+        first, length = self.run_of(lane)
+        begin = int(np.searchsorted(starts, first, side="right")) - 1
+        end = int(np.searchsorted(starts, first + length, side="left"))
+        low = np.maximum(starts[begin:end], first)
+        high = np.minimum(starts[begin + 1 : end + 1], first + length)
+        keep = high > low  # empty shards hold nothing to read
+        return shards[begin:end][keep], (low - starts[begin:end])[keep], (high - low)[keep]
+
+    def _layout(self, lane: int, epoch: int) -> _Layout:
+        if (found := self._layouts.get((lane, epoch))) is not None:
+            return found
+        shard_P, row_P, rows_P = self._pieces(lane)
+        key = derive_key(self.seed, "order", self.name, epoch, lane)
+        if self.shuffle:
+            turn = kernels.permute(np.arange(len(shard_P), dtype=np.int64), len(shard_P), key)
+            shard_P, row_P, rows_P = shard_P[turn], row_P[turn], rows_P[turn]
+        start_P = np.concatenate([[0], np.cumsum(rows_P)]).astype(np.int64)
+        block_P = start_P[:-1] // self.block_size
+        opens = np.flatnonzero(np.concatenate([[True], block_P[1:] != block_P[:-1]]))
+        window_start = np.concatenate([start_P[opens], start_P[-1:]])
+        # One hash per layout, then the cipher: a window's key is the image of its number.
+        number_W = np.arange(1, len(opens) + 1, dtype=np.int64)
+        window_key = kernels.permute(number_W, 1 << 62, derive_key(self.seed, "window", self.name, epoch, lane))
+        layout = _Layout(window_start, window_key.astype(np.uint64), start_P, shard_P, row_P)
+        for old in [at for at in self._layouts if at[0] == lane][: -_KEPT_LAYOUTS + 1]:
+            del self._layouts[old]
+        self._layouts[lane, epoch] = layout
+        return layout

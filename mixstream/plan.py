@@ -1,0 +1,214 @@
+"""step -> the rows of the global batch, as (domain, draw).
+
+Rule 1: everything that affects which row comes next is in `Plan` (constant over a run), in `Cursor` (the position) or
+in the step's weights. World size, workers, prefetching and files are not: a rank takes its slice of the rows last.
+Rule 2: the rows are exact. A lane serves B / L rows a step, under weights (`weight_K`, whole parts) or, for static
+mixing, under its share of what an epoch takes from each domain; then an epoch draws exactly that (`kernels.deal_rows`).
+Rule 3: pure. `advance` returns a new cursor; a plan can be asked about any step without running anything.
+
+Domains stand in the canonical order of `Plan.names` (sorted, unless rows come in order), so that the order in which a
+user lists streams changes no batch.
+
+Shape suffixes: B rows of the global batch, K domains, L lanes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixstream import kernels
+from mixstream.errors import ConfigError
+from mixstream.types import Cursor, Rows
+from mixstream.weights import WEIGHT_UNIT, deal, rescale, stagger
+
+Int64 = NDArray[np.int64]
+_NEVER = np.int64(1) << 62
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run draws, step by step.
+
+    Args:
+        names: domains, in canonical order.
+        samples_K: int64 [K], selected samples per domain.
+        choose_K: int64 [K], rows that an epoch takes from each domain (static mixing); None when weights arrive by
+            step, as parts of `weights.WEIGHT_UNIT`.
+        epoch_size: rows of an epoch.
+        global_batch_size: rows of a step over all ranks, B.
+        lanes: independent paths through the shards, L; divides B.
+        drop_last: whether rows that do not fill an epoch's last batch are dropped; else it is filled with repeats.
+        in_order: whether domains are read one after the other instead of mixed.
+        max_epochs_K: passes over each domain after which it leaves the mix; None for no limit.
+    """
+
+    names: tuple[str, ...]
+    samples_K: Int64
+    choose_K: Int64 | None
+    epoch_size: int
+    global_batch_size: int
+    lanes: int = 1
+    drop_last: bool = False
+    in_order: bool = False
+    max_epochs_K: tuple[float | None, ...] | None = None
+
+    def __post_init__(self) -> None:
+        B, L = self.global_batch_size, self.lanes
+        if L < 1 or B < 1 or B % L:
+            raise ConfigError(
+                f"{L} lanes (num_canonical_nodes) cannot share a global batch of {B} rows evenly: "
+                "choose a number of lanes that divides batch_size x world size"
+            )
+        if self.steps_per_epoch < 1:
+            raise ConfigError(
+                f"an epoch of {self.epoch_size} rows holds no full global batch of {B} rows and drop_last=True drops "
+                f"the rest: lower batch_size, raise epoch_size to at least {B}, or pass drop_last=False"
+            )
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch."""
+        B = self.global_batch_size
+        return self.epoch_size // B if self.drop_last else -(-self.epoch_size // B)
+
+    @cached_property
+    def owned_LK(self) -> Int64:
+        """Samples that each lane owns, int64 [L, K]."""
+        return deal(self.samples_K, self.lanes)
+
+    @cached_property
+    def quota_LK(self) -> Int64 | None:
+        """Rows that an epoch takes from each domain in each lane (static mixing), int64 [L, K]."""
+        return None if self.choose_K is None else deal(self.choose_K, self.lanes)
+
+    @cached_property
+    def last_LK(self) -> Int64:
+        """Draws with which a domain has used up its `max_epochs` in a lane, int64 [L, K]."""
+        last_LK = np.full((self.lanes, len(self.names)), _NEVER, dtype=np.int64)
+        for k, epochs in enumerate(self.max_epochs_K or ()):
+            if epochs is not None:
+                last_LK[:, k] = np.floor(epochs * np.maximum(self.owned_LK[:, k], 1)).astype(np.int64)
+        return last_LK
+
+    def start(self, weight_K: Int64 | None = None) -> Cursor:
+        """Return the cursor of step 0; `weight_K` are that step's weights where they arrive by step."""
+        shape = (self.lanes, len(self.names))
+        credit_LK, total_L = self._fresh_credit(weight_K)
+        zero = np.zeros(shape, dtype=np.int64)
+        return Cursor(
+            step=0, epoch=0, step_in_epoch=0, drawn_LK=zero, base_LK=zero, credit_LK=credit_LK, total_L=total_L
+        )
+
+    def advance(self, cursor: Cursor, weight_K: Int64 | None = None) -> tuple[Cursor, Rows] | None:
+        """Return the next step's rows and the cursor after it, or None when too few domains are left to fill it."""
+        cursor = self.settle(cursor)
+        share = self.global_batch_size // self.lanes
+        domain_B = np.empty(self.global_batch_size, dtype=np.int32)
+        draw_B = np.empty(self.global_batch_size, dtype=np.int64)
+        drawn_LK, credit_LK, total_L = cursor.drawn_LK.copy(), cursor.credit_LK.copy(), cursor.total_L.copy()
+        repeats = 0
+        for lane in range(self.lanes):
+            mine = slice(lane * share, (lane + 1) * share)
+            served = self._fill_lane(
+                lane, cursor.base_LK[lane], drawn_LK[lane], credit_LK[lane], total_L, weight_K, domain_B[mine], draw_B[mine]
+            )
+            if served is None:
+                return None
+            repeats += served
+        after = replace(
+            cursor,
+            step=cursor.step + 1,
+            step_in_epoch=cursor.step_in_epoch + 1,
+            drawn_LK=drawn_LK,
+            credit_LK=credit_LK,
+            total_L=total_L,
+            repeats=cursor.repeats + repeats,
+        )
+        return after, Rows(step=cursor.step, domain_B=domain_B, draw_B=draw_B, repeats=repeats)
+
+    def settle(self, cursor: Cursor) -> Cursor:
+        """Return `cursor` with a finished epoch counted: "after the last step" becomes "before the next epoch"."""
+        if cursor.step_in_epoch < self.steps_per_epoch:
+            return cursor
+        return self._begin(cursor, cursor.epoch + 1, step=cursor.step)
+
+    def at_epoch(self, cursor: Cursor, epoch: int) -> Cursor:
+        """Return the cursor at the start of `epoch`; where weights arrive by step, draws go on from where they are."""
+        return self._begin(cursor, epoch, step=epoch * self.steps_per_epoch)
+
+    def left_LK(self, cursor: Cursor) -> NDArray[np.bool_]:
+        """Return which domains have used up their `max_epochs`, bool [L, K]."""
+        return cursor.drawn_LK >= self.last_LK
+
+    def _begin(self, cursor: Cursor, epoch: int, *, step: int) -> Cursor:
+        passed = epoch - cursor.epoch
+        cursor = replace(cursor, epoch=epoch, step_in_epoch=0, step=step)
+        if self.quota_LK is None:
+            return cursor
+        # An epoch begins where the last one was to end, whether its last batch was dropped or filled with repeats;
+        # once a domain has left a lane there are no exact epochs in it any more, and it just goes on.
+        whole_L = ~self._short_of(cursor.drawn_LK).any(axis=1)
+        base_LK = np.where(whole_L[:, None], cursor.base_LK + passed * self.quota_LK, cursor.drawn_LK)
+        credit_LK, total_L = self._fresh_credit(None)
+        return replace(
+            cursor,
+            base_LK=base_LK,
+            drawn_LK=base_LK,
+            credit_LK=np.where(whole_L[:, None], credit_LK, cursor.credit_LK),
+            total_L=np.where(whole_L, total_L, cursor.total_L),
+        )
+
+    def _short_of(self, drawn_LK: Int64) -> NDArray[np.bool_]:
+        """Return which domains an epoch counts on and can no longer draw, bool [L, K]."""
+        quota_LK = self.last_LK * 0 if self.quota_LK is None else self.quota_LK
+        return (drawn_LK >= self.last_LK) & (quota_LK > 0)
+
+    def _fresh_credit(self, weight_K: Int64 | None) -> tuple[Int64, Int64]:
+        if self.quota_LK is None:
+            if weight_K is None:
+                raise ConfigError("this plan takes its weights by step; give the first step's")
+            return stagger(weight_K, self.lanes), np.full(self.lanes, WEIGHT_UNIT, dtype=np.int64)
+        credit_LK = np.stack([stagger(quota_K, self.lanes)[lane] for lane, quota_K in enumerate(self.quota_LK)])
+        return credit_LK, self.quota_LK.sum(axis=1)
+
+    def _fill_lane(
+        self,
+        lane: int,
+        base_K: Int64,
+        drawn_K: Int64,
+        credit_K: Int64,
+        total_L: Int64,
+        weight_K: Int64 | None,
+        domain_B: NDArray[np.int32],
+        draw_B: Int64,
+    ) -> int | None:
+        """Fill one lane's rows, updating its cursor arrays in place; return its repeats, None if domains ran out."""
+        last_K = self.last_LK[lane]
+        base_K, filled, repeats = base_K.copy(), 0, 0
+        while filled < len(domain_B):
+            left_K = drawn_K >= last_K
+            due_K = self.quota_LK[lane] if self.quota_LK is not None else weight_K
+            assert due_K is not None
+            exact = self.quota_LK is not None and not (left_K & (due_K > 0)).any()
+            part_K = np.where(left_K, 0, due_K)
+            if not (total := int(part_K.sum())):
+                return None
+            if total != total_L[lane]:
+                credit_K[:] = rescale(credit_K, int(total_L[lane]), part_K)
+                total_L[lane] = total
+            limit_K = base_K + due_K if exact else np.full_like(drawn_K, _NEVER)
+            filled += int(
+                kernels.deal_rows(
+                    part_K, credit_K, drawn_K, limit_K, last_K, self.in_order, domain_B[filled:], draw_B[filled:]
+                )
+            )
+            if exact and filled < len(domain_B) and (drawn_K >= limit_K).all():
+                # The lane has drawn its whole epoch: what is missing from the last batch are repeats.
+                repeats = repeats or len(domain_B) - filled
+                base_K += due_K
+                credit_K[:] = stagger(part_K, self.lanes)[lane]
+        return repeats
