@@ -114,7 +114,14 @@ class Plan:
         for lane in range(self.lanes):
             mine = slice(lane * share, (lane + 1) * share)
             served = self._fill_lane(
-                lane, cursor.base_LK[lane], drawn_LK[lane], credit_LK[lane], total_L, weight_K, domain_B[mine], draw_B[mine]
+                lane,
+                cursor.base_LK[lane],
+                drawn_LK[lane],
+                credit_LK[lane],
+                total_L,
+                weight_K,
+                domain_B[mine],
+                draw_B[mine],
             )
             if served is None:
                 return None
@@ -137,8 +144,8 @@ class Plan:
         return self._begin(cursor, cursor.epoch + 1, step=cursor.step)
 
     def at_epoch(self, cursor: Cursor, epoch: int) -> Cursor:
-        """Return the cursor at the start of `epoch`; where weights arrive by step, draws go on from where they are."""
-        return self._begin(cursor, epoch, step=epoch * self.steps_per_epoch)
+        """Return the cursor at the start of `epoch`; where weights arrive by step, steps and draws just go on."""
+        return self._begin(cursor, epoch, step=cursor.step if self.quota_LK is None else epoch * self.steps_per_epoch)
 
     def left_LK(self, cursor: Cursor) -> NDArray[np.bool_]:
         """Return which domains have used up their `max_epochs`, bool [L, K]."""

@@ -1,1 +1,5 @@
-"""mixstream."""
+"""Where shards come from: object stores, and the cache of shards on local disk."""
+
+from mixstream.storage.files import DatasetFiles, local_path
+
+__all__ = ["DatasetFiles", "local_path"]

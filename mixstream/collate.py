@@ -1,0 +1,87 @@
+"""Samples or columns in, batches out.
+
+A column whose rows all have one dtype and shape is gathered for a whole batch at once (`gather`); `batch_columns` says
+which columns of a dataset are of that kind. Everything else goes sample by sample through torch's default collate. Both
+ways give the same batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mixstream.formats import fixed_array, ndarray_dtype
+
+_WIDENED = {np.dtype(np.uint16), np.dtype(np.uint32)}  # what torch can hold but not compute with, nor embed
+
+
+class Batch(dict[str, Any]):
+    """One rank's rows of one global batch: column -> tensor (or list, where values do not stack).
+
+    Attributes:
+        step: the step that this batch is for; `Loader.report` takes it from here.
+        repeats: how many rows of the *global* batch only fill up the epoch's last batch.
+        domain: int64 [B], each row's domain, in the order of `streams`.
+    """
+
+    step: int = -1
+    repeats: int = 0
+    domain: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column that can be gathered.
+
+    Attributes:
+        dtype: dtype in the batch.
+        varies: whether the encoding leaves the shape open, so that a row has to be looked at.
+    """
+
+    dtype: np.dtype[Any]
+    varies: bool
+
+
+def widened(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype in which a batch carries values stored as `dtype`: int64 for uint16 and uint32."""
+    return np.dtype(np.int64) if dtype in _WIDENED else dtype
+
+
+def batch_columns(records: Sequence[Mapping[str, str]], *, widen: bool) -> dict[str, Column] | None:
+    """Return the columns of a batch over records of these encodings (column -> encoding, one mapping per kind).
+
+    None if some column cannot be gathered, or the records do not have the same columns: then samples are collated one
+    by one.
+    """
+    if not records or any(set(record) != set(records[0]) for record in records):
+        return None
+    columns = {}
+    for name in records[0]:
+        dtypes, varies = [], False
+        for record in records:
+            if (fixed := fixed_array(record[name])) is not None:
+                dtypes.append(fixed[0])
+            elif (dtype := ndarray_dtype(record[name])) is not None:
+                dtypes.append(dtype)
+                varies = True
+            else:
+                return None
+        together = np.result_type(*[widened(d) if widen else d for d in dtypes])
+        columns[name] = Column(dtype=together, varies=varies)
+    return columns
+
+
+def collate_samples(samples: Sequence[Mapping[str, Any]], *, widen: bool = True) -> Any:
+    """Collate decoded samples as torch does by default; uint16 and uint32 become int64 unless `widen` is False."""
+    from torch.utils.data import default_collate
+
+    return default_collate([{k: _widen(v) for k, v in s.items()} for s in samples] if widen else list(samples))
+
+
+def _widen(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic) and value.dtype in _WIDENED:
+        return value.astype(np.int64)
+    return value

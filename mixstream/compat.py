@@ -1,0 +1,127 @@
+"""Arguments and tables of mosaicml-streaming's dataset that mixstream's own parts have no use for.
+
+Only what changing an import line needs; everything is O(shards).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mixstream.corpus import Addresses, Corpus
+from mixstream.errors import ConfigError
+from mixstream.formats import ShardInfo
+from mixstream.types import Int64
+
+_CHOICES = {
+    "sampling_method": ("balanced", "fixed"),
+    "partition_algo": ("orig", "relaxed"),
+    "shuffle_algo": ("py1e", "py1br", "py1s", "py2s", "naive"),
+    "batching_method": ("random", "stratified"),
+}
+
+
+def check_options(**options: Any) -> None:
+    """Refuse options that cannot be, or whose meaning mixstream cannot keep."""
+    if (method := options["batching_method"]) in ("per_stream", "device_per_stream"):
+        raise ConfigError(
+            f"batching_method={method!r} makes batches of one domain, which mixstream does not: its batches are mixed "
+            "exactly; use 'random' or 'stratified'"
+        )
+    for key, choices in _CHOICES.items():
+        if options[key] not in choices:
+            raise ConfigError(f"{key}={options[key]!r} is not known; choose one of {', '.join(choices)}")
+    if options["sampling_granularity"] < 1:
+        raise ConfigError(f"`sampling_granularity` must be at least 1, got {options['sampling_granularity']}")
+    if options["shuffle_seed"] < 0:
+        raise ConfigError(f"`shuffle_seed` must be at least 0, got {options['shuffle_seed']}")
+    if options["cache_limit"] is not None:
+        warnings.warn(
+            "cache_limit has no effect yet: shards are read in place from local paths, and nothing is downloaded",
+            stacklevel=3,
+        )
+
+
+class ShardTables:
+    """Where samples and shards stand when all domains are counted through, in the order of `streams`."""
+
+    streams: Sequence[Any]
+    corpus: Corpus
+
+    @cached_property
+    def shards(self) -> list[ShardInfo]:
+        """All shards, domain after domain."""
+        return [shard for domain in self.corpus.domains for shard in domain.index.shards]
+
+    @cached_property
+    def samples_per_shard(self) -> Int64:
+        """Samples of each shard, int64 [S]."""
+        return np.concatenate([domain.samples_S for domain in self.corpus.domains])
+
+    @cached_property
+    def sample_offset_per_shard(self) -> Int64:
+        """Number of each shard's first sample, int64 [S]."""
+        return np.cumsum(self.samples_per_shard) - self.samples_per_shard
+
+    @cached_property
+    def shards_per_stream(self) -> Int64:
+        """Shards of each stream, int64 [K]."""
+        return np.array([len(domain.index.shards) for domain in self.corpus.domains], dtype=np.int64)
+
+    @cached_property
+    def shard_offset_per_stream(self) -> Int64:
+        """Number of each stream's first shard, int64 [K]."""
+        return np.cumsum(self.shards_per_stream) - self.shards_per_stream
+
+    @cached_property
+    def stream_per_shard(self) -> Int64:
+        """The stream that each shard belongs to, int64 [S]."""
+        return np.repeat(np.arange(len(self.shards_per_stream)), self.shards_per_stream)
+
+    @cached_property
+    def samples_per_stream(self) -> Int64:
+        """Samples of each stream, int64 [K]."""
+        return np.array([int(domain.samples_S.sum()) for domain in self.corpus.domains], dtype=np.int64)
+
+    @cached_property
+    def sample_offset_per_stream(self) -> Int64:
+        """Number of each stream's first sample, int64 [K]."""
+        return np.cumsum(self.samples_per_stream) - self.samples_per_stream
+
+    @property
+    def num_streams(self) -> int:
+        """How many streams there are."""
+        return len(self.streams)
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards there are."""
+        return int(self.shards_per_stream.sum())
+
+    @property
+    def num_samples(self) -> int:
+        """How many samples there are."""
+        return int(self.samples_per_stream.sum())
+
+    @property
+    def domain_names(self) -> list[str]:
+        """The domains' names; a batch's `domain` counts in this list."""
+        return [domain.name for domain in self.corpus.domains]
+
+    def find(self, number: int) -> tuple[int, int, int]:
+        """Return (domain, shard, row) of sample `number`, which may be negative, as in a list."""
+        total = self.num_samples
+        at = number + total if number < 0 else number
+        if not 0 <= at < total:
+            raise IndexError(f"sample {number} of a dataset that has {total}")
+        shard = int(np.searchsorted(self.sample_offset_per_shard, at, side="right")) - 1
+        domain = int(self.stream_per_shard[shard])
+        return domain, shard - int(self.shard_offset_per_stream[domain]), at - int(self.sample_offset_per_shard[shard])
+
+    def number(self, at: Addresses) -> Int64:
+        """Return the numbers of the samples at `at`, int64 [B]."""
+        return self.sample_offset_per_shard[self.shard_offset_per_stream[at.domain_B] + at.shard_B] + at.row_B

@@ -1,0 +1,148 @@
+"""`StreamingDataLoader`: a torch DataLoader that keeps the position, so that it can be saved and fed with losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from mixstream.collate import Batch, collate_samples
+from mixstream.dataset import StreamingDataset
+from mixstream.distributed import sum_over_ranks
+from mixstream.errors import ConfigError
+from mixstream.feedback import FeedbackLoop
+from mixstream.losses import domain_sums
+from mixstream.types import Float64, Rows
+from mixstream.walk import Walk
+from mixstream.workers import WeightRing
+
+
+class StreamingDataLoader(DataLoader[Any]):
+    """A torch DataLoader over a `StreamingDataset`, with its arguments.
+
+    Counts batches handed out, whatever its workers have fetched ahead. Each `iter()` begins an epoch: the next one, if
+    the last `iter()` handed out any batch, else the same position again. Batches that are dicts carry `step`, `domain`
+    (int64 [B], in the order of `streams`) and `repeats` as attributes.
+
+    Args:
+        dataset: what to read; its `batch_size` must be this loader's, and is set to it if it was not given.
+        args: as for torch's DataLoader.
+        kwargs: likewise. `collate_fn` defaults to torch's, with uint16 and uint32 widened to int64.
+    """
+
+    def __init__(self, dataset: StreamingDataset, *args: Any, **kwargs: Any) -> None:
+        if isinstance(dataset, StreamingDataset) and kwargs.get("collate_fn") is None and len(args) < 6:
+            kwargs["collate_fn"] = collate_samples
+        super().__init__(dataset, *args, **kwargs)
+        self.num_samples_yielded = 0
+        self._streaming = dataset if isinstance(dataset, StreamingDataset) else None
+        if self._streaming is None:
+            return
+        if dataset.batch_size is None:
+            dataset.batch_size = self.batch_size
+        if dataset.batch_size != self.batch_size:
+            raise ConfigError(
+                f"batch_size={self.batch_size} here and {dataset.batch_size} on the dataset: the plan is made of global "
+                "batches, so give both the same"
+            )
+        if self.drop_last and not dataset.drop_last:
+            dataset.drop_last = True
+            vars(dataset).pop("run", None)
+        self._loop: FeedbackLoop | None = None
+        self._ring: WeightRing | None = None
+        self._adopt(dataset)
+
+    def _adopt(self, dataset: StreamingDataset) -> None:
+        """Take up the dataset's position: the start, or a loaded state."""
+        self._run, self._loads = dataset.run, dataset.loads
+        if dataset._loaded is not None:
+            self._cursor, self._loop = self._run.restore(dataset._loaded[0], strict=dataset._loaded[1])
+        else:
+            self._cursor, self._loop = self._run.start(), self._run.loop()
+        self._handed, self._iterator = False, None
+        if self._loop is None:
+            return
+        ahead = self.num_workers * (self.prefetch_factor or 0)
+        if ahead > self._loop.lag:
+            raise ConfigError(
+                f"{self.num_workers} workers x prefetch_factor {self.prefetch_factor} fetch {ahead} batches ahead, more "
+                f"than the dataset's lag of {self._loop.lag} steps: lower them, or give the dataset lag={ahead} (it "
+                "changes the run)"
+            )
+        dataset.weights_source = self._loop.weights
+        if self.num_workers:
+            self._ring = WeightRing(domains=len(dataset.streams), lag=self._loop.lag)
+            dataset.weights_source = self._ring.get
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Begin an epoch."""
+        if self._streaming is None:
+            yield from super().__iter__()
+            return
+        walk, batches = self._begin(self._streaming), super().__iter__()
+        for _ in range(walk.steps_left):
+            if self._loop is not None and not walk.ready():
+                raise self._loop.missing_for(walk.cursor.step)
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            if (rows := walk.advance()) is None:
+                return
+            self._cursor, self._handed = walk.cursor, True
+            self.num_samples_yielded += self._run.batch_size
+            yield self._tagged(batch, rows)
+
+    def _begin(self, dataset: StreamingDataset) -> Walk:
+        """Return the walk of the epoch that begins now, with the dataset's workers at the same place."""
+        if dataset.loads != self._loads:
+            self._adopt(dataset)
+        if self._handed and self._cursor.step_in_epoch:  # the last iter() was abandoned
+            self._cursor, self._iterator = self._run.plan.at_epoch(self._cursor, self._cursor.epoch + 1), None
+        self._handed, self.num_samples_yielded = False, 0
+        if self._iterator is None:  # else persistent workers stand where we do, at the end of their epoch
+            dataset.begin_at(self._cursor)
+        if self._ring is not None and self._loop is not None:
+            for step in range(self._cursor.step, self._loop.reported + self._loop.lag + 1):
+                if (weight_K := self._loop.weights(step)) is not None:
+                    self._ring.put(step, weight_K)
+        return self._run.walk(self._cursor, self._run.weights(self._loop))
+
+    def _tagged(self, batch: Any, rows: Rows) -> Any:
+        if not isinstance(batch, dict):
+            return batch
+        tagged = batch if isinstance(batch, Batch) else Batch(batch)
+        tagged.step, tagged.repeats = rows.step, rows.repeats
+        tagged.domain = self._run.domain_K[rows.domain_B[self._run.part]]
+        return tagged
+
+    def report(self, batch: Batch, loss: torch.Tensor) -> None:
+        """Report the losses of `batch`, per row [B] or per token [B, T]; as `Loader.report`."""
+        if self._loop is None or self._streaming is None:
+            return
+        sums, counts = domain_sums(loss, batch.domain, len(self._streaming.streams))
+        both = sum_over_ranks(torch.stack([sums, counts]).cpu().numpy(), size=self._run.world.size)
+        self.report_sums(batch.step, both[0], both[1])
+
+    def report_sums(self, step: int, loss_sum_K: Float64, count_K: Float64) -> None:
+        """Report losses that are summed already, over all ranks: float64 [K] each, in the order of `streams`."""
+        if self._loop is None:
+            return
+        order = self._run.domain_K
+        weight_K = self._loop.report(step, np.asarray(loss_sum_K)[order], np.asarray(count_K)[order])
+        self._loop.forget_before(self._cursor.step)
+        if self._ring is not None:
+            self._ring.put(step + 1 + self._loop.lag, weight_K)
+
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return the run's state after the batches handed out; None over a dataset that is not a `StreamingDataset`."""
+        return None if self._streaming is None else self._run.document(self._cursor, self._loop)
+
+    def load_state_dict(self, obj: Mapping[str, Any], strict: bool = True) -> None:
+        """Go on from a state; as `StreamingDataset.load_state_dict`."""
+        if self._streaming is not None:
+            self._streaming.load_state_dict(obj, strict=strict)
+            self._adopt(self._streaming)

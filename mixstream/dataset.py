@@ -1,0 +1,328 @@
+"""`StreamingDataset`: the arguments and behaviour of mosaicml-streaming's, over mixstream's plan.
+
+It wires and computes nothing: what to draw is `run.Run`, which epoch an `iter()` is, is `workers.EpochClaims`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch.utils.data import IterableDataset, get_worker_info
+
+from mixstream.compat import ShardTables, check_options
+from mixstream.corpus import Corpus
+from mixstream.distributed import World
+from mixstream.errors import ConfigError
+from mixstream.mixers import Mixer, OpenLoop, Static
+from mixstream.run import Request, Run, Weights, check_batch_size, lanes_of
+from mixstream.stream import Stream, prepared
+from mixstream.types import Cursor, Int64
+from mixstream.units import parse_bytes, parse_count
+from mixstream.weights import resolve_choose
+from mixstream.workers import EpochClaims
+
+
+class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
+    """Sharded domains, mixed, as a torch IterableDataset; every rank and worker reads its own rows.
+
+    Takes what `streaming.StreamingDataset` of mosaicml-streaming takes. What differs: batches are mixed exactly instead
+    of on average, and do not depend on the number of ranks or workers; `state_dict` can be loaded under any of these.
+
+    Args:
+        streams: the domains; or `remote`, `local` and `split` of the only one.
+        remote: where a single domain's shards are kept.
+        local: where a single domain's raw shards are.
+        split: sub-directory of both.
+        download_retry: attempts per file.
+        download_timeout: seconds per attempt.
+        validate_hash: hash that shards are checked against when they are opened.
+        keep_zip: whether compressed files are kept beside raw ones.
+        epoch_size: rows of an epoch, for relative weights ("100k", "64m" may be written); all samples if not given.
+        predownload: rows per worker that shards are fetched ahead.
+        cache_limit: bytes on disk ("100gb"), for remote shards.
+        sampling_method: accepted; draws go on through a domain from epoch to epoch, so nothing is sampled twice.
+        sampling_granularity: accepted, as above.
+        partition_algo: accepted; rows are dealt to ranks in slices of the global batch.
+        num_canonical_nodes: lanes: independent paths through the shards, so that a node reads its own lanes' only.
+            One per node if not given; a loaded state brings its own.
+        batch_size: rows per rank and step.
+        shuffle: whether to shuffle.
+        shuffle_algo: "py1e", "py1br" (samples within windows of `shuffle_block_size`), "py1s", "py2s" (within shards),
+            "naive" (within the whole domain).
+        shuffle_seed: what everything random derives from.
+        shuffle_block_size: samples per window; max(4,000,000 / lanes, 262,144) if not given.
+        batching_method: "random" or "stratified"; every batch is mixed exactly under both.
+        allow_unsafe_types: whether pickled columns may be decoded.
+        replication: that many consecutive ranks see the same rows.
+        stream_name: accepted; there is one kind of stream.
+        stream_config: further arguments for the single stream.
+        mixer: policy for the domains' weights (`mixstream.mixers`); the streams' own, fixed, if not given.
+        lag: steps between the newest losses in a weight vector and the first batch that it shapes; constant of a run.
+        drop_last: drop what does not fill an epoch's last global batch, instead of filling it with repeats.
+        rank: this process, if neither torch.distributed nor RANK says it.
+        world_size: how many there are, likewise.
+    """
+
+    def __init__(
+        self,
+        *,
+        streams: Sequence[Stream] | None = None,
+        remote: str | None = None,
+        local: str | None = None,
+        split: str | None = None,
+        download_retry: int = 2,
+        download_timeout: float = 60.0,
+        validate_hash: str | None = None,
+        keep_zip: bool = False,
+        epoch_size: int | str | None = None,
+        predownload: int | None = None,
+        cache_limit: int | str | None = None,
+        sampling_method: str = "balanced",
+        sampling_granularity: int = 1,
+        partition_algo: str = "relaxed",
+        num_canonical_nodes: int | None = None,
+        batch_size: int | None = None,
+        shuffle: bool = False,
+        shuffle_algo: str = "py1e",
+        shuffle_seed: int = 9176,
+        shuffle_block_size: int | None = None,
+        batching_method: str = "random",
+        allow_unsafe_types: bool = False,
+        replication: int | None = None,
+        stream_name: str = "stream",
+        stream_config: Mapping[str, Any] | None = None,
+        mixer: Mixer | OpenLoop | Static | None = None,
+        lag: int = 16,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        check_options(
+            sampling_method=sampling_method,
+            sampling_granularity=sampling_granularity,
+            partition_algo=partition_algo,
+            shuffle_algo=shuffle_algo,
+            shuffle_seed=shuffle_seed,
+            batching_method=batching_method,
+            cache_limit=cache_limit,
+        )
+        if bool(streams) == (bool(remote) or bool(local)):
+            raise ConfigError("You must provide either `streams` or `remote`/`local`, but not both.")
+        single = {"remote": remote, "local": local, "split": split, **(stream_config or {})}
+        defaults = {"download_retry": download_retry, "download_timeout": download_timeout}
+        defaults |= {"validate_hash": validate_hash, "keep_zip": keep_zip}
+        self.streams = prepared(streams or [Stream(**single)], defaults)
+        self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
+        self.shuffle_algo, self.shuffle_seed, self.shuffle_block_size = shuffle_algo, shuffle_seed, shuffle_block_size
+        self.num_canonical_nodes, self.replication = num_canonical_nodes, replication
+        self.sampling_method, self.sampling_granularity = sampling_method, sampling_granularity
+        self.partition_algo, self.batching_method = partition_algo, batching_method
+        self.predownload = predownload if predownload is not None else 8 * batch_size if batch_size else 64
+        self.cache_limit = None if cache_limit is None else parse_bytes(cache_limit)
+        self.download_retry, self.download_timeout = download_retry, download_timeout
+        self.validate_hash, self.keep_zip, self.allow_unsafe_types = validate_hash, keep_zip, allow_unsafe_types
+        self.stream_name, self.mixer, self.lag = stream_name, mixer, lag
+        self.corpus = Corpus(domains=tuple(s.open(allow_unsafe_types=allow_unsafe_types) for s in self.streams))
+        self._choose_K = self._resolve_weights(parse_count(epoch_size) if epoch_size else None)
+        self.epoch_size = self.length = int(self._choose_K.sum())
+        self._given_world = (rank, world_size)
+        World.detect(rank=rank, world_size=world_size)
+        self._claims = EpochClaims()
+        self._start: Cursor | None = None  # where the first epoch to come begins; None for step 0
+        self._loaded: tuple[dict[str, Any], bool] | None = None
+        self._reached: tuple[int, Cursor] | None = None  # where the epoch with this claim begins, walked to before
+        self.loads = 0  # how often a state was loaded, for loaders to notice
+        self.weights_source: Weights | None = None  # set by a loader that runs a learning mixer
+
+    def _resolve_weights(self, epoch_size: int | None) -> Int64:
+        """Return how many samples an epoch takes from each stream, and note it on the streams."""
+        proportion = [s.proportion for s in self.streams]
+        if isinstance(self.mixer, Static):
+            if any(
+                p is not None or s.repeat is not None or s.choose is not None for p, s in zip(proportion, self.streams)
+            ):
+                raise ConfigError("weights are given twice: leave them off the streams, or leave out mixer=Static(...)")
+            proportion = list(self.mixer.proportion_of(tuple(str(s.name) for s in self.streams)))
+        samples = [int(domain.samples_S.sum()) for domain in self.corpus.domains]
+        self._weighted = epoch_size is not None or any(
+            value is not None for s, p in zip(self.streams, proportion) for value in (p, s.repeat, s.choose)
+        )
+        choose_K = resolve_choose(
+            samples=samples,
+            proportion=proportion,
+            repeat=[s.repeat for s in self.streams],
+            choose=[s.choose for s in self.streams],
+            epoch_size=epoch_size,
+            seed=self.shuffle_seed,
+        )
+        if not int(choose_K.sum()):
+            raise ConfigError(f"an epoch of these streams has no samples at all: {self.streams}")
+        for stream, chosen, size in zip(self.streams, choose_K.tolist(), samples):
+            stream.choose, stream.proportion = chosen, chosen / int(choose_K.sum())
+            stream.repeat = chosen / size if size else 0.0
+        return choose_K
+
+    @cached_property
+    def run(self) -> Run:
+        """The parts of the run: fixed when it is first asked for, by the first iteration or a loader."""
+        rank, world_size = self._given_world
+        world = World.detect(rank=rank, world_size=world_size)
+        block = {"naive": 1 << 62, "py1s": 1, "py2s": 1}.get(self.shuffle_algo, self.shuffle_block_size)
+        request = Request(
+            choose_K=self._choose_K,
+            epoch_size=self.epoch_size,
+            max_epochs_K=tuple(stream.max_epochs for stream in self.streams),
+            weighted=self._weighted,
+            mixer=self.mixer,
+            lag=self.lag,
+            shuffle=self.shuffle,
+            shuffle_seed=self.shuffle_seed,
+            shuffle_block_size=block,
+            drop_last=self.drop_last,
+        )
+        loaded = self._loaded[0] if self._loaded else None
+        return Run(
+            corpus=self.corpus,
+            request=request,
+            world=world.replicated(self.replication) if self.replication else world,
+            batch_size=check_batch_size(self.batch_size),
+            lanes=lanes_of(loaded, self.num_canonical_nodes, world.nodes),
+        )
+
+    # --- random access --------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Number of samples in all domains, whatever their weights."""
+        return self.num_samples
+
+    def __len__(self) -> int:
+        """Return the samples that this rank gets per epoch."""
+        run = self.run
+        return run.plan.steps_per_epoch * run.batch_size
+
+    def __getitem__(self, at: int | slice | Sequence[int] | np.ndarray) -> Any:
+        """Return the sample number `at`, counted over all domains; a list of them for a slice, list or array."""
+        if isinstance(at, int | np.integer):
+            return self.get_item(int(at))
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(self.num_samples))]
+        if isinstance(at, list | tuple | np.ndarray):
+            return [self[i] for i in at]
+        raise ConfigError(f"a sample's number is an int, a slice, a list or an array of ints; got {type(at).__name__}")
+
+    def get_item(self, sample_id: int, retry: int = 7) -> Any:
+        """Return the decoded sample number `sample_id`: column -> value. Subclasses may override this."""
+        del retry  # part of the interface; local shards need none
+        return self.corpus.sample(*self.find(sample_id))
+
+    # --- iteration ------------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield this rank's (and, in a DataLoader worker, this worker's) samples of the next epoch.
+
+        Inside a DataLoader, its `batch_size` must be this dataset's: worker w makes the steps w, w + workers, ….
+        """
+        run = self.run
+        if isinstance(self.mixer, Mixer) and self.weights_source is None:
+            raise ConfigError(
+                f"{type(self.mixer).__name__} learns from losses, which a plain DataLoader cannot report: "
+                "use mixstream.Loader or mixstream.StreamingDataLoader"
+            )
+        info = get_worker_info()
+        worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
+        weights = self.weights_source or run.weights(None)
+        claim = self._claims.claim()
+        walk = run.walk(self._epoch_start(claim), weights, announce=worker == 0)
+        for step in range(walk.steps_left):
+            if (rows := walk.advance()) is None:
+                return
+            if step % workers == worker:
+                (at,) = run.addressing.locate([rows], run.part)
+                yield from map(self.__getitem__, self.number(at).tolist())
+        self._reached = (claim + 1, walk.cursor)
+
+    def _epoch_start(self, claim: int) -> Cursor:
+        """Return where the epoch with this claim begins: the first at the start or the loaded state."""
+        start = self._start_cursor()
+        done, cursor = self._reached or (0, start)
+        if done > claim:
+            done, cursor = 0, start
+        if done < claim:
+            cursor = self.run.walk_to_epoch(cursor, start.epoch + claim)
+            self._reached = (claim, cursor)
+        return cursor
+
+    def _start_cursor(self) -> Cursor:
+        if self._start is None:
+            document, strict = self._loaded or (None, True)
+            self._start = self.run.start() if document is None else self.run.restore(document, strict=strict)[0]
+        return self._start
+
+    def begin_at(self, cursor: Cursor) -> None:
+        """Let the next `iter()` begin at `cursor`: for loaders that keep the position."""
+        self._start, self._reached = cursor, None
+        self._claims.reset()
+
+    @property
+    def next_epoch(self) -> int:
+        """The epoch that the next `iter()` begins."""
+        first = parse_epoch(self._loaded[0]) if self._loaded else 0
+        return (self._start.epoch if self._start is not None else first) + self._claims.count
+
+    # --- state ----------------------------------------------------------------------------------------------------
+
+    def state_dict(self, num_samples: int = 0, from_beginning: bool = True) -> dict[str, Any]:
+        """Return the state after `num_samples` samples, over all ranks, of the epoch that runs.
+
+        For trainers that count for themselves, over a plain DataLoader; `StreamingDataLoader` and `Loader` know their
+        position.
+
+        Args:
+            num_samples: samples handed to the model, a multiple of the global batch.
+            from_beginning: count them from the epoch's beginning, not from where a loaded state began it.
+        """
+        run, claims = self.run, self._claims.count
+        start = self._start_cursor()
+        cursor = self._epoch_start(max(claims - 1, 0))
+        steps, odd = divmod(num_samples, run.plan.global_batch_size)
+        if odd:
+            raise ConfigError(
+                f"{num_samples} samples are no whole number of global batches of {run.plan.global_batch_size} rows; "
+                "take states between steps"
+            )
+        steps -= cursor.step_in_epoch if from_beginning and cursor is start else 0
+        walk = run.walk(cursor, run.weights(None), announce=False)
+        for _ in range(steps):
+            walk.advance()
+        return run.document(walk.cursor, None)
+
+    def load_state_dict(self, obj: Mapping[str, Any], strict: bool = True) -> None:
+        """Go on from a state of any rank of a run with any number of ranks and workers.
+
+        Args:
+            obj: from `state_dict`.
+            strict: refuse a state of another run (other domains, seed, batch size, lanes, …); False keeps the positions
+                of the domains that are still there.
+
+        Raises:
+            StateError: the state does not fit; the message says in what.
+        """
+        self._loaded, self.loads = (dict(obj), strict), self.loads + 1
+        vars(self).pop("run", None)
+        self._claims.reset()
+        self._start = self._reached = None
+        self._start_cursor()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.batch_size is not None:
+            _ = self.run  # a spawned worker has no torch.distributed to ask who it is
+        return self.__dict__.copy()
+
+
+def parse_epoch(document: Mapping[str, Any]) -> int:
+    """Return the epoch that a state is in."""
+    return int(document["epoch"])

@@ -1,0 +1,74 @@
+"""Memory that batches are written into, and the way to the GPU.
+
+Buffers are used again, but never while somebody can still see them: a buffer goes back to its pool when the last tensor
+over it is gone. So a trainer may keep batches as long as it likes, and in the steady state nothing is allocated.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+class BufferPool:
+    """Arrays for batches, handed out again once their last user is gone.
+
+    Args:
+        pinned: page-locked memory, from which copies to a GPU run in the background.
+        kept: buffers of one size that are kept for later at most.
+    """
+
+    def __init__(self, *, pinned: bool = False, kept: int = 16) -> None:
+        self.pinned, self.kept = pinned, kept
+        self._free: dict[int, list[NDArray[np.uint8]]] = defaultdict(list)
+
+    def empty(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """Return an uninitialised array; its memory comes back when the array and all views of it are gone."""
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        try:
+            memory = self._free[size].pop()
+        except IndexError:
+            memory = torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned).numpy()
+        # The array must own no memory and be nobody's view but `lease`'s: numpy collapses chains of views, so the
+        # finaliser hangs on an object of its own, at the end of every chain.
+        lease = _Lease(memory)
+        weakref.finalize(lease, self._take_back, memory).atexit = False
+        return np.asarray(lease).view(dtype).reshape(shape)
+
+    def _take_back(self, memory: NDArray[np.uint8]) -> None:
+        free = self._free[len(memory)]
+        if len(free) < self.kept:
+            free.append(memory)
+
+
+class _Lease:
+    """The base object of one array that was handed out."""
+
+    def __init__(self, memory: NDArray[np.uint8]) -> None:
+        self.__array_interface__ = memory.__array_interface__
+
+
+class DeviceCopy:
+    """Copies batches to one GPU on a stream of its own, in the thread that makes them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device)
+
+    def send(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the tensors of `batch` on the device, once their copies are complete."""
+        with torch.cuda.stream(self._stream):
+            moved = {k: v.to(self.device, non_blocking=True) for k, v in batch.items() if isinstance(v, torch.Tensor)}
+        self._stream.synchronize()  # holds up the background thread, not the trainer; then the source may be reused
+        return moved
+
+    def receive(self, batch: dict[str, Any]) -> None:
+        """Tell the allocator that the trainer's stream uses these tensors now; called in the trainer's thread."""
+        for value in batch.values():
+            if isinstance(value, torch.Tensor) and value.is_cuda:
+                value.record_stream(torch.cuda.current_stream(self.device))

@@ -1,0 +1,186 @@
+"""sample -> bytes: a domain's shards, opened when they are needed and mapped, never read whole.
+
+Rules: sizes are checked against the index before a byte is believed; a shard is validated once, when it is mapped;
+memory is O(shards), plus the page cache. What a row decodes to is `formats`' business, where a file is `storage`'s.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixstream.errors import ConfigError, ShardCorruptError, UnsafeEncodingError
+from mixstream.formats import Index, ShardInfo, decode_sample, decompress, hash_hex, parse_index, read_offsets
+from mixstream.formats import is_mds_encoding_safe as is_safe
+from mixstream.gather import ShardBytes
+from mixstream.storage import DatasetFiles
+
+
+@dataclass(kw_only=True)
+class OpenShards:
+    """The shards that are mapped now, over all domains; the one unused for longest is closed first.
+
+    Args:
+        capacity: how many stay mapped; below the kernel's limit on mappings per process (65,530 by default).
+    """
+
+    capacity: int = 4096
+    _open: OrderedDict[tuple[str, int], ShardBytes] = field(default_factory=OrderedDict, repr=False)
+
+    def get(self, key: tuple[str, int], opener: Callable[[], ShardBytes]) -> ShardBytes:
+        """Return the shard under `key`, opened with `opener` if it is not mapped."""
+        try:
+            self._open.move_to_end(key)
+            return self._open[key]
+        except KeyError:
+            shard = opener()
+        self._open[key] = shard
+        while len(self._open) > self.capacity:
+            self._open.popitem(last=False)
+        return shard
+
+    def close(self) -> None:
+        """Let go of all shards; each is unmapped once nothing refers to its bytes."""
+        self._open.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"capacity": self.capacity, "_open": OrderedDict()}  # mappings do not travel to another process
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """A named corpus: its shards, and how to read them.
+
+    Args:
+        name: what weights, metrics and errors call it.
+        index: its shards.
+        files: where they are.
+        validate_hash: name of the hash that shards are checked against when they are first mapped; None for none.
+    """
+
+    name: str
+    index: Index
+    files: DatasetFiles
+    validate_hash: str | None = None
+
+    @classmethod
+    def open(
+        cls, *, name: str, files: DatasetFiles, validate_hash: str | None = None, allow_unsafe_types: bool = False
+    ) -> Domain:
+        """Read and check the index of a dataset.
+
+        Raises:
+            IndexNotFoundError: there is none.
+            IndexCorruptError: it says what cannot be.
+            UnsafeEncodingError: a column is pickled, and that was not allowed.
+        """
+        data, where = files.read_index()
+        domain = cls(name=name, index=parse_index(data, where=where), files=files, validate_hash=validate_hash)
+        for columns in {shard.column_encodings: shard.columns for shard in domain.index.shards}.values():
+            for column, encoding in columns.items():
+                if not allow_unsafe_types and not is_safe(encoding):
+                    raise UnsafeEncodingError(
+                        f"{where}: Column {column} contains an unsafe type: {encoding}. Decoding it runs code from the "
+                        "shard; if you trust its origin, pass allow_unsafe_types=True"
+                    )
+        if validate_hash is not None:
+            for shard in domain.index.shards:
+                if validate_hash not in shard.hashes:
+                    raise ConfigError(
+                        f"{where}: validate_hash={validate_hash!r}, but shard {shard.raw.basename} carries the hashes "
+                        f"{list(shard.hashes)}; choose one of these, or None"
+                    )
+        return domain
+
+    @cached_property
+    def samples_S(self) -> NDArray[np.int64]:
+        """Samples per shard, int64 [S]."""
+        return np.fromiter((s.samples for s in self.index.shards), dtype=np.int64, count=len(self.index.shards))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the content, as far as the index tells it: hex of 128 bits, equal wherever the files lie."""
+        digest = blake2b(digest_size=16)
+        for shard in self.index.shards:
+            facts = (
+                shard.raw.basename,
+                shard.samples,
+                shard.raw.bytes,
+                shard.column_names,
+                shard.column_encodings,
+                sorted(shard.raw.hashes.items()),
+            )
+            digest.update(repr(facts).encode())
+        return digest.hexdigest()
+
+    def shard(self, number: int, opened: OpenShards) -> ShardBytes:
+        """Return shard `number`, mapped and validated."""
+        try:
+            return opened.get((self.name, number), lambda: self._map(self.index.shards[number]))
+        except Exception as error:
+            error.add_note(f"domain {self.name!r}, shard {number} of {len(self.index.shards)}")
+            raise
+
+    def sample_bytes(self, number: int, row: int, opened: OpenShards) -> bytes:
+        """Return the stored bytes of one sample."""
+        info = self.index.shards[number]
+        if not 0 <= row < info.samples:
+            raise IndexError(f"row {row} of shard {info.raw.basename}, which has {info.samples} samples")
+        shard = self.shard(number, opened)
+        begin, end = shard.data[4 + 4 * row : 12 + 4 * row].view("<u4").tolist()
+        return shard.data[begin:end].tobytes()
+
+    def sample(self, number: int, row: int, opened: OpenShards) -> dict[str, Any]:
+        """Return one sample, decoded: column -> value, columns sorted by name."""
+        info = self.index.shards[number]
+        try:
+            return decode_sample(
+                self.sample_bytes(number, row, opened), info, where=f"{info.raw.basename}, sample {row}"
+            )
+        except Exception as error:
+            error.add_note(f"domain {self.name!r}, shard {info.raw.basename} in {self.files.describe()}, sample {row}")
+            raise
+
+    def _map(self, info: ShardInfo) -> ShardBytes:
+        path = self._raw_file(info)
+        with path.open("rb") as file:
+            try:
+                data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
+            except ValueError as error:  # an empty file cannot be mapped
+                raise ShardCorruptError(f"{path}: empty file, the index says {info.raw.bytes} bytes") from error
+        read_offsets(data, info, where=str(path))
+        if self.validate_hash is not None and info.zip is None:
+            self._check(data, info.raw.hashes, str(path))
+        return ShardBytes.of(data)
+
+    def _raw_file(self, info: ShardInfo) -> Path:
+        if (path := self.files.find(info.raw.basename, info.raw.bytes)) is not None:
+            return path
+        if info.zip is None or info.compression is None:
+            raise self.files.missing(info.raw.basename)
+        packed = self.files.find(info.zip.basename, info.zip.bytes)
+        if packed is None:
+            raise self.files.missing(info.raw.basename, info.zip.basename)
+        data = packed.read_bytes()
+        if self.validate_hash is not None:
+            self._check(data, info.zip.hashes, str(packed))
+        raw = decompress(info.compression, data, raw_bytes=info.raw.bytes, where=str(packed))
+        return self.files.write(info.raw.basename, raw)
+
+    def _check(self, data: Any, hashes: Any, where: str) -> None:
+        assert self.validate_hash is not None
+        found, expected = hash_hex(self.validate_hash, data), hashes[self.validate_hash]
+        if found != expected:
+            raise ShardCorruptError(
+                f"Checksum failure: {where}: {self.validate_hash} is {found}, the index says {expected}; "
+                "the file is damaged or belongs to another index: copy it again from its origin"
+            )

@@ -1,0 +1,209 @@
+"""Whole-shard compression by name: `zstd`, `zstd:7`, `gz`, `bz2:9`, `br:5`, `snappy`.
+
+Only pure functions of bytes live here. A compressed shard is one stream with nothing behind it. What comes out is
+bounded by what the index promised: `decompress` never holds more than `raw_bytes + 1` bytes of output (brotli, which
+rounds up, 32 KiB more), so a small file cannot swell into all memory. Names, levels and defaults are those of an MDS
+index (`specs/mds.md` section 2).
+"""
+
+import bz2
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+
+import zstandard
+
+from mixstream.errors import ConfigError, ShardCorruptError
+
+_REMEDY = "fetch the file again; if it stays so, write the dataset again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Codec:
+    """One family: its levels (empty when it has none), its default, and its two directions."""
+
+    levels: range
+    default: int
+    compress: Callable[[bytes, int], bytes]
+    decompress: Callable[[bytes, int], bytes]  # (data, limit) -> at most limit + 1 bytes, or ValueError
+
+
+def is_compression(text: str) -> bool:
+    """Tell whether `text` names a compression: a family, or `family:level`."""
+    return _parse(text) is not None
+
+
+def extension(text: str) -> str:
+    """Return the file extension of a compression, without dot or level: `"zstd:7"` gives `"zstd"`.
+
+    Raises:
+        ConfigError: no such compression.
+    """
+    _require(text)
+    return text.partition(":")[0]
+
+
+def compress(text: str, data: bytes) -> bytes:
+    """Compress a whole shard into one stream.
+
+    Raises:
+        ConfigError: no such compression, or its package is not installed.
+    """
+    codec, level = _require(text)
+    return codec.compress(data, level)
+
+
+def decompress(text: str, data: bytes, *, raw_bytes: int, where: str) -> bytes:
+    """Decompress a whole shard that must come out as exactly `raw_bytes` bytes.
+
+    Memory is bounded by `raw_bytes`, whatever the stream declares. `where` names the file in errors.
+
+    Raises:
+        ShardCorruptError: the stream is damaged, cut short, followed by other bytes, or of another length.
+        ConfigError: no such compression, or its package is not installed.
+    """
+    codec, _ = _require(text)
+    try:
+        raw = codec.decompress(data, raw_bytes)
+    except (ValueError, OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise ShardCorruptError(
+            f"{where}: not a whole {text} stream of {raw_bytes} bytes ({error}); the shard cannot be read; {_REMEDY}"
+        ) from error
+    if len(raw) != raw_bytes:
+        size = f"more than {raw_bytes}" if len(raw) > raw_bytes else str(len(raw))
+        raise ShardCorruptError(
+            f"{where}: decompresses to {size} bytes, its index says {raw_bytes}; the shard cannot be read; {_REMEDY}"
+        )
+    return raw
+
+
+def _parse(text: str) -> tuple[_Codec, int] | None:
+    family, colon, level = text.partition(":")
+    codec = _CODECS.get(family)
+    if codec is None:
+        return None
+    if not colon:
+        return codec, codec.default
+    if not (level.isascii() and level.isdecimal() and str(int(level[:3])) == level and int(level) in codec.levels):
+        return None
+    return codec, int(level)
+
+
+def _require(text: str) -> tuple[_Codec, int]:
+    parsed = _parse(text)
+    if parsed is None:
+        known = ", ".join(f"{n}[:{c.levels[0]}-{c.levels[-1]}]" if c.levels else n for n, c in _CODECS.items())
+        raise ConfigError(f"compression {text!r} is not known; choose among {known}")
+    return parsed
+
+
+def _import_extra(module: str, package: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"this shard's compression needs the package {package}, which is not installed; "
+            f"`pip install mixstream[compression]`"
+        ) from error
+
+
+def _stop_at_end(*, ended: bool, produced: int, limit: int, left: bytes) -> None:
+    """Refuse a stream that is cut short or followed by other bytes, unless it has already overrun its limit."""
+    if produced > limit:
+        return
+    if not ended:
+        raise ValueError(f"it ends after {produced} bytes of output")
+    if left:
+        raise ValueError(f"{len(left)} bytes follow its end")
+
+
+def _compress_gzip(data: bytes, level: int) -> bytes:
+    # Written by hand, so that the bytes depend neither on the clock nor on the Python version: `gzip.compress` puts the
+    # time into bytes 4 to 8 and has changed its header between releases. All other bytes are those of CPython 3.11.
+    extra_flags = {9: 2, 1: 4}.get(level, 0)
+    deflate = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
+    header = struct.pack("<BBBBIBB", 0x1F, 0x8B, 8, 0, 0, extra_flags, 255)
+    trailer = struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
+    return b"".join((header, deflate.compress(data), deflate.flush(), trailer))
+
+
+def _decompress_gzip(data: bytes, limit: int) -> bytes:
+    stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    raw = stream.decompress(data, limit + 1)
+    _stop_at_end(ended=stream.eof, produced=len(raw), limit=limit, left=stream.unused_data)
+    return raw
+
+
+def _decompress_bz2(data: bytes, limit: int) -> bytes:
+    stream = bz2.BZ2Decompressor()
+    raw = stream.decompress(data, limit + 1)
+    _stop_at_end(ended=stream.eof, produced=len(raw), limit=limit, left=stream.unused_data)
+    return raw
+
+
+def _compress_zstd(data: bytes, level: int) -> bytes:
+    return zstandard.ZstdCompressor(level=level).compress(data)
+
+
+def _decompress_zstd(data: bytes, limit: int) -> bytes:
+    # The one-shot call would allocate what the frame declares, so the declaration is read first.
+    declared = zstandard.frame_content_size(data)
+    if declared > limit:
+        raise ValueError(f"its header declares {declared} bytes")
+    return zstandard.ZstdDecompressor().decompress(data, max_output_size=limit + 1, allow_extra_data=False)
+
+
+def _compress_brotli(data: bytes, level: int) -> bytes:
+    return _import_extra("brotli", "brotli").compress(data, quality=level)
+
+
+def _decompress_brotli(data: bytes, limit: int) -> bytes:
+    brotli = _import_extra("brotli", "brotli")
+    stream = brotli.Decompressor()
+    chunks, produced, fed = [], 0, data
+    try:
+        while produced <= limit and not stream.is_finished():
+            chunk = stream.process(fed, output_buffer_limit=min(limit + 1 - produced, 1 << 24))
+            fed = b""
+            if not chunk:
+                break
+            chunks.append(chunk)
+            produced += len(chunk)
+    except brotli.error as error:
+        raise ValueError(str(error)) from error
+    _stop_at_end(ended=stream.is_finished(), produced=produced, limit=limit, left=b"")
+    return b"".join(chunks)
+
+
+def _compress_snappy(data: bytes, _level: int) -> bytes:
+    return bytes(_import_extra("snappy", "python-snappy").compress(data))
+
+
+def _decompress_snappy(data: bytes, limit: int) -> bytes:
+    # The raw block opens with its length as a varint, and the decoder allocates what that says: read it first.
+    declared = 0
+    for place, byte in enumerate(data[:5]):
+        declared |= (byte & 0x7F) << (7 * place)
+        if byte < 0x80:
+            break
+    else:
+        raise ValueError("it has no length at its head")
+    if declared > limit:
+        raise ValueError(f"its header declares {declared} bytes")
+    snappy = _import_extra("snappy", "python-snappy")
+    try:
+        return bytes(snappy.uncompress(data))
+    except snappy.UncompressError as error:
+        raise ValueError("it is not a snappy block") from error
+
+
+_CODECS = {
+    "br": _Codec(levels=range(12), default=11, compress=_compress_brotli, decompress=_decompress_brotli),
+    "bz2": _Codec(levels=range(1, 10), default=9, compress=bz2.compress, decompress=_decompress_bz2),
+    "gz": _Codec(levels=range(10), default=9, compress=_compress_gzip, decompress=_decompress_gzip),
+    "snappy": _Codec(levels=range(0), default=0, compress=_compress_snappy, decompress=_decompress_snappy),
+    "zstd": _Codec(levels=range(1, 23), default=3, compress=_compress_zstd, decompress=_decompress_zstd),
+}

@@ -1,0 +1,171 @@
+"""Images as MDS bytes, through Pillow (`mixstream[images]`), imported when a column first needs it.
+
+    pil              u32 width, u32 height, u32 len(mode), mode, raw pixels; a palette is not stored
+    jpeg, png        the file
+    jpeg_array       u32 n, u32 len[n], JPEG files            (encodes from a list of bytes)
+    list[…]          u32 0, u32 n, u32 len[n], elements
+
+Functions here raise plain `TypeError` or `ValueError` with the bare fact; `encodings.py` turns it into an error of
+mixstream. Sizes that a payload declares are checked before anything is allocated; pixels are decoded at once, so a
+damaged image is found here and not by the model. Source: `specs/mds.md` section 3.
+"""
+
+import math
+import os
+import struct
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixstream.errors import ConfigError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Bytes of a pixel in `Image.tobytes()`; mode "1" packs eight pixels into a byte, row by row.
+_PIXEL_BYTES = {
+    "L": 1,
+    "P": 1,
+    "I;16": 2,
+    "I;16B": 2,
+    "I;16L": 2,
+    "LA": 2,
+    "La": 2,
+    "PA": 2,
+    "HSV": 3,
+    "LAB": 3,
+    "RGB": 3,
+    "YCbCr": 3,
+    "CMYK": 4,
+    "F": 4,
+    "I": 4,
+    "RGBA": 4,
+    "RGBX": 4,
+    "RGBa": 4,
+}
+
+# A column of files may hold what was encoded elsewhere, so the name of its encoding does not bind; but some of Pillow's
+# other readers do more than read (EPS starts Ghostscript).
+_FILE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+
+def encode_pil(value: object) -> bytes:
+    """Encode raw pixels."""
+    image = _image(value)
+    mode = image.mode.encode()
+    return struct.pack("<3I", *image.size, len(mode)) + mode + image.tobytes()
+
+
+def decode_pil(data: memoryview) -> "Image":
+    """Decode raw pixels; their number must follow from size and mode."""
+    if len(data) < 12:
+        raise ValueError(f"{len(data)} bytes are too few for an image's head of 12")
+    width, height, mode_bytes = struct.unpack_from("<3I", data)
+    mode = str(data[12 : 12 + min(mode_bytes, 16)], "utf-8")
+    if mode not in _PIXEL_BYTES and mode != "1":
+        raise ValueError(f"image mode {mode!r} is not known")
+    row = math.ceil(width / 8) if mode == "1" else width * _PIXEL_BYTES[mode]
+    pixels = data[12 + mode_bytes :]
+    if len(pixels) != row * height:
+        raise ValueError(f"{len(pixels)} bytes of pixels where {width}x{height} {mode} takes {row * height}")
+    return _pillow().frombytes(mode, (width, height), bytes(pixels))
+
+
+def encode_jpeg(value: object) -> bytes:
+    """Encode as JPEG. An image that Pillow opened from a JPEG file gives that file's bytes, as it was on disk.
+
+    That is what MDSWriter does, and it spares a second lossy compression; changes made to such an image in memory are
+    therefore not stored. It is the one place of this layer that reads a file: the one its argument stands for.
+    """
+    image = _image(value)
+    name = getattr(image, "filename", None)
+    if image.format in {"JPEG", "MPO"} and name:
+        try:
+            return Path(os.fsdecode(name)).read_bytes()
+        except FileNotFoundError:
+            pass  # moved since it was opened: what is in memory is all there is
+    return _save(image, "JPEG")
+
+
+def encode_png(value: object) -> bytes:
+    """Encode as PNG."""
+    return _save(_image(value), "PNG")
+
+
+def decode_file(data: memoryview) -> "Image":
+    """Decode an image file, pixels included."""
+    pillow = _pillow()
+    try:
+        image = pillow.open(BytesIO(data), formats=_FILE_FORMATS)
+        image.load()
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files, SyntaxError included
+        raise ValueError(f"Pillow cannot read it ({type(error).__name__}: {error})") from error
+    return image
+
+
+def encode_jpeg_array(value: object) -> bytes:
+    """Encode a sequence of JPEG files, given as bytes."""
+    if not isinstance(value, Sequence) or not all(isinstance(v, bytes | bytearray | memoryview) for v in value):
+        raise TypeError(f"needs a list of JPEG files as bytes, got {type(value).__name__}")
+    return _pack([bytes(v) for v in value])
+
+
+def decode_jpeg_array(data: memoryview) -> list["Image"]:
+    """Decode a sequence of JPEG files into images."""
+    return [decode_file(part) for part in _unpack(data, 0)]
+
+
+def encode_list(encode: Callable[[object], bytes], value: object) -> bytes:
+    """Encode a list, each element with `encode`."""
+    if not isinstance(value, list):
+        raise TypeError(f"needs a list of images, got {type(value).__name__}")
+    return struct.pack("<I", 0) + _pack([encode(element) for element in value])
+
+
+def decode_list(decode: Callable[[memoryview], "Image"], data: memoryview) -> list["Image"]:
+    """Decode a list, each element with `decode`; its first four bytes are reserved."""
+    return [decode(part) for part in _unpack(data, 4)]
+
+
+def _pack(parts: list[bytes]) -> bytes:
+    return struct.pack(f"<{len(parts) + 1}I", len(parts), *map(len, parts)) + b"".join(parts)
+
+
+def _unpack(data: memoryview, start: int) -> list[memoryview]:
+    if len(data) < start + 4:
+        raise ValueError(f"{len(data)} bytes are too few for a list's head of {start + 4}")
+    (count,) = struct.unpack_from("<I", data, start)
+    at = start + 4 + 4 * count
+    if len(data) < at:
+        raise ValueError(f"it ends inside the sizes of {count} elements")
+    sizes = struct.unpack_from(f"<{count}I", data, start + 4)
+    if at + sum(sizes) != len(data):
+        raise ValueError(f"{count} elements take {at + sum(sizes)} bytes, the list has {len(data)}")
+    parts = []
+    for size in sizes:
+        parts.append(data[at : at + size])
+        at += size
+    return parts
+
+
+def _pillow():
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ConfigError(
+            "image columns need the package pillow, which is not installed; `pip install mixstream[images]`"
+        ) from error
+    return Image
+
+
+def _image(value: object) -> "Image":
+    if not isinstance(value, _pillow().Image):
+        raise TypeError(f"needs a PIL image, got {type(value).__name__}")
+    return value
+
+
+def _save(image: "Image", file_format: str) -> bytes:
+    out = BytesIO()
+    image.save(out, format=file_format)
+    return out.getvalue()

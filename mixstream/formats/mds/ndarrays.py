@@ -1,0 +1,161 @@
+"""NumPy values as MDS bytes: scalars, and arrays in their three forms (`specs/mds.md` section 3).
+
+    ndarray:DT:d0,d1,…   the values alone, in C order: fixed size
+    ndarray:DT           u8 (axes << 2) + log2(width of a dim), the dims, the values
+    ndarray              u8 dtype code, then as ndarray:DT
+
+Everything is little-endian. Functions here raise plain `TypeError` or `ValueError` with the bare fact; `encodings.py`
+turns it into an error of mixstream. Sizes that a payload declares are checked before anything is allocated.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_DTYPE_OF_CODE = {
+    8: "uint8",
+    9: "int8",
+    16: "uint16",
+    17: "int16",
+    18: "float16",
+    32: "uint32",
+    33: "int32",
+    34: "float32",
+    64: "uint64",
+    65: "int64",
+    66: "float64",
+}
+_CODE_OF_DTYPE = {name: code for code, name in _DTYPE_OF_CODE.items()}
+
+DTYPE_NAMES = tuple(_CODE_OF_DTYPE)
+_MAX_AXES = 63
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayForm:
+    """What an `ndarray…` encoding fixes in advance: nothing, the dtype, or dtype and shape."""
+
+    dtype: np.dtype | None = None
+    shape: tuple[int, ...] | None = None
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of every payload, or None where they vary."""
+        if self.dtype is None or self.shape is None:
+            return None
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+def little_endian(name: str) -> np.dtype:
+    """Return the little-endian dtype of this name; on ordinary machines that is the native one."""
+    return np.dtype(name).newbyteorder("<")
+
+
+def parse_form(text: str) -> ArrayForm | None:
+    """Parse what follows `ndarray:`, that is `""`, `"DT"` or `"DT:d0,d1,…"`; None if it means nothing."""
+    if not text:
+        return ArrayForm()
+    name, colon, dims = text.partition(":")
+    if name not in _CODE_OF_DTYPE:
+        return None
+    if not colon:
+        return ArrayForm(dtype=little_endian(name))
+    shape = []
+    for word in dims.split(","):
+        dim = word.strip()
+        if not (dim.isascii() and dim.isdecimal() and len(dim) <= 10 and int(dim) > 0):
+            return None
+        shape.append(int(dim))
+    form = ArrayForm(dtype=little_endian(name), shape=tuple(shape))
+    return form if len(shape) <= _MAX_AXES and form.size is not None and form.size < 1 << 32 else None
+
+
+def encode_array(form: ArrayForm, value: object) -> bytes:
+    """Encode an array; the payload repeats only what `form` leaves open."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"needs a numpy array, got {type(value).__name__}; convert it with numpy.asarray")
+    code = _CODE_OF_DTYPE.get(value.dtype.name)
+    if code is None:
+        raise ValueError(f"dtype {value.dtype.name} cannot be stored; convert to one of {', '.join(DTYPE_NAMES)}")
+    if form.dtype is not None and form.dtype.name != value.dtype.name:
+        raise ValueError(f"dtype is {value.dtype.name}, the column holds {form.dtype.name}; convert with astype")
+    if value.ndim == 0:
+        raise ValueError("the array has no axis; use a scalar encoding")
+    if value.size == 0:
+        raise ValueError(
+            f"the array of shape {value.shape} has no element, which MDS cannot hold; leave the sample out"
+        )
+    head = b""
+    if form.shape is not None:
+        if value.shape != form.shape:
+            raise ValueError(f"shape is {value.shape}, the column holds {form.shape}")
+    else:
+        head = _encode_shape(value.shape)
+    if form.dtype is None:
+        head = bytes([code]) + head
+    return head + np.asarray(value, dtype=little_endian(value.dtype.name)).tobytes()
+
+
+def decode_array(form: ArrayForm, data: memoryview) -> NDArray:
+    """Decode an array into memory of its own: writable, aligned, contiguous."""
+    start, dtype, shape = 0, form.dtype, form.shape
+    if dtype is None:
+        name = _DTYPE_OF_CODE.get(_byte(data, start, "its dtype"))
+        if name is None:
+            raise ValueError(f"dtype code {data[start]} is not known")
+        dtype, start = little_endian(name), start + 1
+    if shape is None:
+        shape, start = _decode_shape(data, start)
+    expected = math.prod(shape) * dtype.itemsize
+    if len(data) - start != expected:
+        raise ValueError(f"{len(data) - start} bytes of values where {dtype.name}{list(shape)} takes {expected}")
+    return np.frombuffer(bytearray(data[start:]), dtype).reshape(shape)
+
+
+def encode_scalar(dtype: np.dtype, value: Any) -> bytes:
+    """Encode one number: integers exactly, floats rounded to the nearest that there is."""
+    if np.ndim(value) != 0:
+        raise TypeError(f"needs one number, got {type(value).__name__} of shape {np.shape(value)}")
+    with np.errstate(all="ignore"):
+        stored = dtype.type(value)
+    if dtype.kind in "iu" and stored != value:
+        raise ValueError(f"{value!r} is not a whole number that {dtype.name} holds")
+    if dtype.kind == "f" and np.isinf(stored) and not np.isinf(np.float64(value)):
+        raise ValueError(f"{value!r} is beyond the largest {dtype.name}")
+    return stored.astype(dtype).tobytes()
+
+
+def decode_scalar(dtype: np.dtype, data: memoryview) -> np.generic:
+    """Decode one number as a NumPy scalar."""
+    if len(data) != dtype.itemsize:
+        raise ValueError(f"{len(data)} bytes where {dtype.name} takes {dtype.itemsize}")
+    return np.frombuffer(data, dtype)[0]
+
+
+def _encode_shape(shape: tuple[int, ...]) -> bytes:
+    if len(shape) > _MAX_AXES:
+        raise ValueError(f"the array has {len(shape)} axes, at most {_MAX_AXES} can be stored")
+    width = max(1, (max(shape).bit_length() + 7) // 8)
+    log_width = (width - 1).bit_length()
+    return bytes([len(shape) << 2 | log_width]) + b"".join(dim.to_bytes(1 << log_width, "little") for dim in shape)
+
+
+def _decode_shape(data: memoryview, start: int) -> tuple[tuple[int, ...], int]:
+    head = _byte(data, start, "its shape")
+    axes, width = head >> 2, 1 << (head & 3)
+    end = start + 1 + axes * width
+    if len(data) < end:
+        raise ValueError(f"it ends inside the shape of {axes} axes")
+    shape = tuple(int.from_bytes(data[at : at + width], "little") for at in range(start + 1, end, width))
+    if not shape or 0 in shape:
+        raise ValueError(f"shape {list(shape)} has no element, which MDS cannot hold")
+    return shape, end
+
+
+def _byte(data: memoryview, at: int, what: str) -> int:
+    if len(data) <= at:
+        raise ValueError(f"it ends before {what}")
+    return data[at]

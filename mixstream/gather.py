@@ -1,0 +1,181 @@
+"""Rows of one fixed-size column, from mapped shards into a batch, in one call without the GIL.
+
+The compiled loop reads addresses, so its caller keeps the shards mapped; the numpy reference beside it reads the same
+shards as arrays, and the two must be equal. Bounds are checked for every row even though a shard was validated when it
+was mapped: a file that somebody changes underneath must give an error, not a crash.
+
+Layout of a sample (specs/mds.md section 2): u32 sizes of the variable columns, then the payloads in column order. A
+column may begin with a header that is the same in every row (an `ndarray:DT` says its shape there); it is compared and
+skipped.
+
+Shape suffixes: B rows, C columns of the record, S shards, N elements of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixstream.kernels import compile_loop, numba
+
+UInt8 = NDArray[np.uint8]
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardBytes:
+    """The bytes of a raw shard, uint8 [bytes], and the address of the first, for the compiled loop."""
+
+    data: UInt8
+    address: int
+
+    @classmethod
+    def of(cls, data: UInt8) -> ShardBytes:
+        """Return `data` with its address; both hold as long as the object lives."""
+        return cls(data, data.ctypes.data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """Where a column stands in its record, and what a row of it is.
+
+    Attributes:
+        column: its position among the record's columns.
+        sizes_C: int64 [C], bytes of each column of the record; -1 where it varies.
+        dtype: stored dtype, little-endian.
+        elements: elements per row, N.
+        header: bytes before the elements that every row repeats.
+    """
+
+    column: int
+    sizes_C: Int64
+    dtype: np.dtype[Any]
+    elements: int
+    header: bytes = b""
+
+
+def field_span(record: UInt8, field: Field) -> tuple[int, int] | None:
+    """Return (begin, end) of `field` within the bytes of one sample; None where sizes say what cannot be."""
+    variable = int((field.sizes_C < 0).sum())
+    if 4 * variable > len(record):
+        return None
+    sizes = record[: 4 * variable].view("<u4").tolist()
+    begin = 4 * variable
+    for c, size in enumerate(field.sizes_C.tolist()):
+        length = sizes.pop(0) if size < 0 else size
+        if begin + length > len(record):
+            return None
+        if c == field.column:
+            return begin, begin + length
+        begin += length
+    return None
+
+
+def gather_reference(
+    shards: Sequence[ShardBytes], slot_B: Int64, row_B: Int64, field: Field, out: NDArray[Any], to_B: Int64
+) -> int:
+    """Copy `field` of the rows (`shards[slot_B]`, `row_B`) to `out[to_B]`, [*, N], cast to its dtype.
+
+    Returns -1, or the position in `row_B` of the first row that is not of the field's size and header (or whose
+    offsets are not within its shard); rows before it have been copied.
+    """
+    header = np.frombuffer(field.header, dtype=np.uint8)
+    nbytes = field.elements * field.dtype.itemsize
+    for i, (slot, row) in enumerate(zip(slot_B.tolist(), row_B.tolist())):
+        data = shards[slot].data
+        if 12 + 4 * row > len(data):
+            return i
+        begin, end = data[4 + 4 * row : 12 + 4 * row].view("<u4").tolist()
+        if not begin <= end <= len(data):
+            return i
+        span = field_span(data[begin:end], field)
+        if span is None or span[1] - span[0] != len(header) + nbytes:
+            return i
+        payload = data[begin + span[0] : begin + span[1]]
+        if not np.array_equal(payload[: len(header)], header):
+            return i
+        out[to_B[i]] = payload[len(header) :].view(field.dtype)
+    return -1
+
+
+if numba is not None:
+    from numba.core import cgutils, types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def _pointer(typing_context: Any, address: Any) -> Any:  # pragma: no cover - compiled
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+        return types.voidptr(address), generate
+
+    def _gather_loop(
+        address_S: Any,
+        size_S: Any,
+        slot_B: Any,
+        row_B: Any,
+        sizes_C: Any,
+        column: int,
+        header: Any,
+        like: Any,
+        elements: int,
+        out: Any,
+        to_B: Any,
+    ) -> int:  # pragma: no cover - compiled
+        variable = 0
+        for c in range(len(sizes_C)):
+            variable += sizes_C[c] < 0
+        nbytes = elements * like.itemsize
+        for i in range(len(row_B)):
+            base, size, row = address_S[slot_B[i]], size_S[slot_B[i]], row_B[i]
+            if 12 + 4 * row > size:
+                return i
+            offset = numba.carray(_pointer(base + np.uint64(4 + 4 * row)), (2,), np.uint32)
+            begin, end = np.int64(offset[0]), np.int64(offset[1])
+            if begin > end or end > size or begin + 4 * variable > end:
+                return i
+            sizes = numba.carray(_pointer(base + np.uint64(begin)), (variable,), np.uint32)
+            at, length, v = begin + 4 * variable, np.int64(0), 0
+            for c in range(column + 1):
+                at += length
+                if sizes_C[c] < 0:
+                    length = np.int64(sizes[v])
+                    v += 1
+                else:
+                    length = sizes_C[c]
+                if at + length > end:
+                    return i
+            if length != len(header) + nbytes:
+                return i
+            payload = numba.carray(_pointer(base + np.uint64(at)), (length,), np.uint8)
+            for h in range(len(header)):
+                if payload[h] != header[h]:
+                    return i
+            values = numba.carray(_pointer(base + np.uint64(at + len(header))), (elements,), like.dtype)
+            target = out[to_B[i]]
+            for n in range(elements):
+                target[n] = values[n]
+        return -1
+
+    _compiled = compile_loop(_gather_loop)
+
+    def gather(
+        shards: Sequence[ShardBytes], slot_B: Int64, row_B: Int64, field: Field, out: NDArray[Any], to_B: Int64
+    ) -> int:
+        """Compiled `gather_reference`."""
+        address_S = np.array([shard.address for shard in shards], dtype=np.uint64)
+        size_S = np.array([len(shard.data) for shard in shards], dtype=np.int64)
+        header = np.frombuffer(field.header, dtype=np.uint8)
+        like = np.empty(0, dtype=field.dtype)
+        return int(
+            _compiled(
+                address_S, size_S, slot_B, row_B, field.sizes_C, field.column, header, like, field.elements, out, to_B
+            )
+        )
+
+else:
+    gather = gather_reference

@@ -1,0 +1,266 @@
+"""`Loader`: finished batches, made by threads in the trainer's process.
+
+It owns the background thread, the buffers and the copies to the GPU, and wires the rest. It is deliberately not a torch
+DataLoader: trainers pass it through as it is.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from mixstream.collate import Batch, collate_samples
+from mixstream.corpus import Addresses
+from mixstream.dataset import StreamingDataset
+from mixstream.describe import describe
+from mixstream.device import BufferPool, DeviceCopy
+from mixstream.distributed import sum_over_ranks
+from mixstream.errors import ConfigError
+from mixstream.feedback import FeedbackLoop
+from mixstream.losses import domain_sums
+from mixstream.prefetch import BlockedError, Prefetcher
+from mixstream.telemetry import Counters
+from mixstream.types import Cursor, Float64, Rows
+from mixstream.walk import Walk
+
+_PLANNED_AHEAD = 8  # steps whose addresses are looked up together
+
+
+class Loader:
+    """Iterates over this rank's batches: column -> tensor, plus `"domain"`, and `batch.step`.
+
+    A loader is a position in the run. `for batch in loader` goes on from there to the end of the epoch; the next such
+    loop begins the next epoch, or, after a `break`, goes on where the last one stopped. The position counts batches
+    handed out, not batches made ahead.
+
+    Args:
+        dataset: what to read. A subclass that overrides `__getitem__` or `get_item` is honoured, sample by sample.
+        device: where tensors are delivered ("cuda", "cuda:1", …); the CPU if not given.
+        prefetch: batches that are kept ready; 0 makes each one when it is asked for.
+        collate_fn: list of samples -> batch, for samples that do not stack; slower than the default's whole-batch gather.
+        widen: deliver uint16 and uint32 columns as int64, which embeddings take; False delivers them as stored.
+    """
+
+    sampler = None
+    batch_sampler = None
+
+    def __init__(
+        self,
+        dataset: StreamingDataset,
+        *,
+        device: str | torch.device | None = None,
+        prefetch: int = 4,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        widen: bool = True,
+    ) -> None:
+        self.dataset, self.prefetch, self.collate_fn, self.widen = dataset, prefetch, collate_fn, widen
+        self.run = dataset.run
+        self.device = torch.device(device or "cpu")
+        self.batch_size, self.drop_last = self.run.batch_size, dataset.drop_last
+        self.counters = Counters()
+        self._loop: FeedbackLoop | None = self.run.loop()
+        if prefetch < 0:
+            raise ConfigError(f"prefetch must be at least 0 batches, got {prefetch}")
+        if self._loop is not None and prefetch > self._loop.lag:
+            raise ConfigError(
+                f"prefetch={prefetch} batches cannot be ready before the losses that they depend on: the dataset's lag "
+                f"is {self._loop.lag} steps; lower prefetch, or give the dataset lag={prefetch} (it changes the run)"
+            )
+        overridden = any(
+            getattr(type(dataset), name) is not getattr(StreamingDataset, name) for name in ("__getitem__", "get_item")
+        )
+        self._columns = None if overridden or collate_fn else dataset.corpus.columns(widen=widen)
+        self._pool = BufferPool(pinned=self.device.type == "cuda", kept=prefetch + 4)
+        self._copy = DeviceCopy(self.device) if self.device.type == "cuda" else None
+        self._lock = threading.Lock()  # guards the feedback loop, which both threads use
+        self._prefetcher: Prefetcher[tuple[Batch | Any, Cursor]] | None = None
+        self._planned: deque[tuple[Rows, Cursor, Addresses]] = deque()
+        self._walk: Walk | None = None
+        self._cursor = self.run.start()
+        if dataset._loaded is not None:
+            self.load_state_dict(dataset._loaded[0], strict=dataset._loaded[1])
+
+    # --- iteration ------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Return the steps of an epoch."""
+        return self.run.plan.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield batches from the loader's position to the end of the running epoch."""
+        epoch = self.run.plan.settle(self._cursor).epoch
+        while self.run.plan.settle(self._cursor).epoch == epoch:
+            try:
+                batch = self._next()
+            except StopIteration:
+                return
+            yield batch
+
+    def _next(self) -> Any:
+        if self._prefetcher is None:
+            self._planned.clear()
+            self._walk = self.run.walk(self._cursor, self.run.weights(self._loop))
+            self._prefetcher = Prefetcher(self._make, depth=self.prefetch)
+        asked = time.perf_counter()
+        try:
+            batch, self._cursor = self._prefetcher.get()
+        except BlockedError:
+            assert self._loop is not None
+            raise self._loop.missing_for(self._cursor.step) from None
+        except BaseException:
+            self._stop()
+            raise
+        self.counters.waited += time.perf_counter() - asked
+        if self._copy is not None and isinstance(batch, dict):
+            self._copy.receive(batch)
+        self.counters.batches += 1
+        self.counters.rows += self.batch_size
+        return batch
+
+    def _make(self) -> tuple[Any, Cursor]:
+        """Make the next batch; runs in the background thread."""
+        if not self._planned:
+            self._plan_ahead()
+        rows, cursor, at = self._planned.popleft()
+        began = time.perf_counter()
+        batch = self._assemble(rows, at)
+        self.counters.gathering += time.perf_counter() - began
+        return batch, cursor
+
+    def _plan_ahead(self) -> None:
+        assert self._walk is not None
+        planned: list[tuple[Rows, Cursor]] = []
+        with self._lock:
+            while len(planned) < _PLANNED_AHEAD and self._walk.ready():
+                if (rows := self._walk.advance()) is None:
+                    break
+                planned.append((rows, self._walk.cursor))
+            blocked = not self._walk.ready()
+        if not planned:
+            raise BlockedError if blocked else StopIteration
+        found = self.run.addressing.locate([rows for rows, _ in planned], self.run.part)
+        self._planned.extend((rows, cursor, at) for (rows, cursor), at in zip(planned, found))
+
+    def _assemble(self, rows: Rows, at: Addresses) -> Any:
+        batch: Any = None
+        if self._columns is not None:
+            arrays = self.dataset.corpus.gather(
+                at, self._columns, lambda _, dtype, shape: self._pool.empty(dtype, shape)
+            )
+            if arrays is not None:
+                batch = Batch({name: torch.from_numpy(array) for name, array in arrays.items()})
+        if batch is None:
+            samples = [self.dataset[number] for number in self.dataset.number(at).tolist()]
+            batch = self.collate_fn(samples) if self.collate_fn else collate_samples(samples, widen=self.widen)
+        if not isinstance(batch, dict):
+            return batch
+        batch = batch if isinstance(batch, Batch) else Batch(batch)
+        batch.setdefault("domain", torch.from_numpy(at.domain_B))
+        batch.step, batch.repeats, batch.domain = rows.step, rows.repeats, at.domain_B
+        if self._copy is not None:
+            batch.update(self._copy.send(batch))
+        return batch
+
+    # --- feedback -------------------------------------------------------------------------------------------------
+
+    def report(self, batch: Batch, loss: torch.Tensor) -> None:
+        """Report the losses of `batch`, per row [B] or per token [B, T]; needed once per batch by mixers that learn.
+
+        Sums over ranks when torch.distributed is initialised, so all ranks have to call it.
+
+        Raises:
+            FeedbackError: a batch was left out, or is reported twice.
+        """
+        if self._loop is None:
+            return
+        sums, counts = domain_sums(loss, batch.domain, len(self.dataset.streams))
+        both = sum_over_ranks(torch.stack([sums, counts]).cpu().numpy(), size=self.run.world.size)
+        self.report_sums(batch.step, both[0], both[1])
+
+    def report_sums(self, step: int, loss_sum_K: Float64, count_K: Float64) -> None:
+        """Report losses that are summed already, over all ranks: float64 [K] each, in the order of `streams`."""
+        if self._loop is None:
+            return
+        order = self.run.domain_K
+        with self._lock:
+            self._loop.report(step, np.asarray(loss_sum_K)[order], np.asarray(count_K)[order])
+            self._loop.forget_before(self._cursor.step)
+        if self._prefetcher is not None:
+            self._prefetcher.wake()
+
+    # --- position -------------------------------------------------------------------------------------------------
+
+    @property
+    def step(self) -> int:
+        """Steps handed out since the run began."""
+        return self._cursor.step
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next batch belongs to."""
+        return self.run.plan.settle(self._cursor).epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move to the beginning of `epoch`; nothing happens if the next batch belongs to it anyway."""
+        if epoch != self.epoch:
+            self._stop()
+            self._cursor = self.run.plan.at_epoch(self.run.plan.settle(self._cursor), epoch)
+
+    def state_dict(self, num_samples: int | None = None, from_beginning: bool = True) -> dict[str, Any]:
+        """Return the run's state after the batches handed out: a small JSON-able dict, the same on every rank.
+
+        The arguments are mosaicml-streaming's and are not used: a loader knows its position.
+        """
+        del num_samples, from_beginning
+        with self._lock:
+            return self.run.document(self._cursor, self._loop)
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Go on from `state`, saved by any rank of a run with any number of ranks, workers or prefetched batches.
+
+        Args:
+            state: from `state_dict`.
+            strict: refuse a state of another run; False keeps the positions of the domains that are still there.
+
+        Raises:
+            StateError: the state does not fit; the message says in what.
+        """
+        self._stop()
+        self.dataset.load_state_dict(state, strict=strict)
+        self.run = self.dataset.run
+        self._cursor, self._loop = self.run.restore(state, strict=strict)
+
+    save_state = state_dict
+    restore_state = load_state_dict
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    def describe(self) -> str:
+        """Return a picture of the run, with numbers: domains, shares, position, waiting."""
+        return describe(self.run, self._cursor, self.counters)
+
+    def close(self) -> None:
+        """End the background thread and let go of the shards. The loader can be iterated again."""
+        self._stop()
+        self.dataset.corpus.opened.close()
+
+    def _stop(self) -> None:
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+            self._prefetcher = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.dataset.domain_names[:4]) + ("…" if len(self.dataset.streams) > 4 else "")
+        return f"Loader([{names}], batch_size={self.batch_size}, step={self.step}, device={self.device})"

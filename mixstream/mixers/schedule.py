@@ -1,0 +1,52 @@
+"""Weights that change at steps known beforehand: curricula, warm-ups, the upsampling of good data at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mixstream.errors import ConfigError
+from mixstream.mixers.static import by_name
+from mixstream.types import Float64
+from mixstream.weights import normalise
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Piecewise weights by step.
+
+    `Schedule({0: {"web": 0.9, "code": 0.1}, 10_000: {"web": 0.5, "code": 0.5}})` changes at step 10,000; with
+    `kind="linear"` weights move in a straight line from one entry to the next. After the last entry they stay.
+
+    Args:
+        weights: step -> weight per domain name, any positive scale. Must begin at step 0.
+        kind: "step" or "linear".
+    """
+
+    weights: Mapping[int, Mapping[str, float]]
+    kind: Literal["step", "linear"] = "step"
+
+    def __post_init__(self) -> None:
+        if 0 not in self.weights or min(self.weights) < 0:
+            raise ConfigError(f"a Schedule says what holds from step 0 on; its steps are {sorted(self.weights)}")
+        if self.kind not in ("step", "linear"):
+            raise ConfigError(f"Schedule kind {self.kind!r} is not known; choose 'step' or 'linear'")
+        for step, weights in self.weights.items():
+            normalise(list(weights.values()), what=f"Schedule weights of step {step}")
+
+    def weights_at(self, step: int, names: tuple[str, ...]) -> Float64:
+        """Return the weights of `step`, float64 [K], in the order of `names`."""
+        steps = sorted(self.weights)
+        at = int(np.searchsorted(steps, step, side="right")) - 1
+        here = self._entry(steps[at], names)
+        if self.kind == "step" or at + 1 == len(steps):
+            return here
+        done = (step - steps[at]) / (steps[at + 1] - steps[at])
+        return normalise((1 - done) * here + done * self._entry(steps[at + 1], names))
+
+    def _entry(self, step: int, names: tuple[str, ...]) -> Float64:
+        what = f"Schedule at step {step}"
+        return normalise(by_name(self.weights[step], names, what=what), what=what)

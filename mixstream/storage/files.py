@@ -1,0 +1,117 @@
+"""The files of one dataset: its index, and every shard as a raw file on local disk.
+
+What lives here: where a file is, and making it be there. Rules: a file that is not whole has a temporary name, so what
+stands under a shard's name can be trusted or replaced; nothing is ever written outside the local directory.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from hashlib import blake2s
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from mixstream.errors import ConfigError, IndexNotFoundError, ShardCorruptError, ShardNotFoundError
+
+INDEX = "index.json"
+
+
+def local_path(location: str) -> Path:
+    """Return the local path that `location` (a path or a file:// URL) names.
+
+    Raises:
+        ConfigError: it names another kind of storage.
+    """
+    parts = urlsplit(location)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    if "://" in location:
+        raise ConfigError(
+            f"{location!r}: this version of mixstream reads local paths and file:// URLs, not {parts.scheme}://; "
+            "copy the dataset to a local directory first"
+        )
+    return Path(location)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetFiles:
+    """One dataset's directory on local disk, and where it is filled from.
+
+    Args:
+        local: directory that holds raw shards; created when something has to be written there.
+        remote: directory with the original files, or None when `local` is all there is. The two may be the same.
+    """
+
+    local: Path
+    remote: Path | None = None
+
+    @classmethod
+    def locate(cls, *, remote: str | None, local: str | None, split: str | None) -> DatasetFiles:
+        """Return the files of a stream. Without `local`, shards are read in place and unpacked below the temp dir."""
+        origin = local_path(remote) / (split or "") if remote is not None else None
+        if local is not None:
+            return cls(local=local_path(local) / (split or ""), remote=origin)
+        if origin is None or remote is None:
+            raise ConfigError("`remote` and/or `local` path must be provided")
+        # A dataset made anew under the same path must not meet the old one's unpacked shards.
+        index = origin / INDEX
+        stamp = f"{origin.resolve()}:{index.stat().st_mtime_ns if index.is_file() else 0}"
+        key = blake2s(stamp.encode(), digest_size=16).hexdigest()
+        return cls(local=Path(tempfile.gettempdir()) / "mixstream" / key, remote=origin)
+
+    def describe(self) -> str:
+        """Return the place that a user would look at."""
+        return str(self.remote if self.remote is not None else self.local)
+
+    def read_index(self) -> tuple[bytes, str]:
+        """Return the bytes of `index.json` and where they were read."""
+        for directory in (self.local, self.remote):
+            if directory is not None and (path := directory / INDEX).is_file():
+                return path.read_bytes(), str(path)
+        places = " or ".join(str(at / INDEX) for at in (self.local, self.remote) if at is not None)
+        raise IndexNotFoundError(
+            f"no {INDEX} at {places}: not an MDS dataset, or an unfinished one; check `remote`, `local` and `split`"
+        )
+
+    def find(self, basename: str, size: int) -> Path | None:
+        """Return the path of a file that is there with exactly `size` bytes.
+
+        Raises:
+            ShardCorruptError: the original has another size.
+        """
+        if (mine := self.local / basename).is_file() and mine.stat().st_size == size:
+            return mine
+        origin = self.local if self.remote is None else self.remote
+        path = origin / basename
+        if not path.is_file():
+            return None
+        if (found := path.stat().st_size) != size:
+            raise ShardCorruptError(
+                f"{path}: {found} bytes, the index says {size}; the shard is truncated or belongs to another index: "
+                "copy it again from its origin, or convert it again"
+            )
+        return path
+
+    def missing(self, *basenames: str) -> ShardNotFoundError:
+        """Return the error for a shard of which none of the files is there."""
+        places = ", ".join(str((self.remote or self.local) / name) for name in basenames)
+        return ShardNotFoundError(
+            f"shard not found: looked for {places}; it is listed in {INDEX} of {self.describe()}: "
+            "restore the file, or convert the dataset again"
+        )
+
+    def write(self, basename: str, data: bytes) -> Path:
+        """Write a file into the local directory under its name, at once or not at all."""
+        path = self.local / basename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return path

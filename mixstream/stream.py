@@ -1,0 +1,107 @@
+"""The user's description of a domain: where it lives and how it weighs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from mixstream.domain import Domain
+from mixstream.errors import ConfigError
+from mixstream.storage import DatasetFiles
+
+
+class Stream:
+    """One domain of a `StreamingDataset`.
+
+    Takes what `streaming.Stream` of mosaicml-streaming takes; `name` and `max_epochs` come on top. None inherits the
+    dataset's setting.
+
+    Args:
+        remote: where the shards are kept: a path or file:// URL (of the directory above `split`).
+        local: directory for raw shards; with `remote` given too, compressed shards are unpacked there.
+        split: sub-directory of both.
+        proportion: share of the rows, relative to the other streams'. All streams have one, or none.
+        repeat: passes over the samples per epoch, instead of 1.
+        choose: samples per epoch, instead of all.
+        download_retry: attempts per file.
+        download_timeout: seconds per attempt.
+        validate_hash: hash that shards are checked against.
+        keep_zip: whether compressed files are kept beside the raw ones.
+        name: what the domain is called in weights, metrics and errors; the last part of its path if not given.
+        max_epochs: passes over the samples after which the domain leaves the mix; None for no limit.
+    """
+
+    def __init__(
+        self,
+        *,
+        remote: str | None = None,
+        local: str | None = None,
+        split: str | None = None,
+        proportion: float | None = None,
+        repeat: float | None = None,
+        choose: int | None = None,
+        download_retry: int | None = None,
+        download_timeout: float | None = None,
+        validate_hash: str | None = None,
+        keep_zip: bool | None = None,
+        name: str | None = None,
+        max_epochs: float | None = None,
+    ) -> None:
+        given = {"proportion": proportion, "repeat": repeat, "choose": choose}
+        if len(set_ := [key for key, value in given.items() if value is not None]) > 1:
+            raise ConfigError(f"a stream takes at most one of `proportion`, `repeat` and `choose`; got {set_}")
+        for key, value in given.items():
+            if value is not None and value < 0:
+                raise ConfigError(f"`{key}` must be at least 0, got {value}")
+        if max_epochs is not None and max_epochs <= 0:
+            raise ConfigError(f"`max_epochs` must be above 0, got {max_epochs}; leave the stream out to not read it")
+        if download_retry is not None and download_retry < 0:
+            raise ConfigError(f"`download_retry` must be at least 0, got {download_retry}")
+        if download_timeout is not None and download_timeout <= 0:
+            raise ConfigError(f"`download_timeout` must be above 0 seconds, got {download_timeout}")
+        self.remote, self.local, self.split = remote, local, split or ""
+        self.proportion, self.repeat, self.choose = proportion, repeat, choose
+        self.download_retry, self.download_timeout = download_retry, download_timeout
+        self.validate_hash, self.keep_zip = validate_hash, keep_zip
+        self.name, self.max_epochs = name, max_epochs
+
+    def __repr__(self) -> str:
+        shown = {k: v for k, v in vars(self).items() if v not in (None, "")}
+        return f"Stream({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+    @property
+    def location(self) -> str:
+        """Where the domain is, as a user would say it."""
+        where = self.remote if self.remote is not None else self.local
+        if where is None:
+            raise ConfigError("`remote` and/or `local` path must be provided")
+        return f"{where.rstrip('/')}/{self.split}".rstrip("/")
+
+    def open(self, *, allow_unsafe_types: bool) -> Domain:
+        """Read the domain's index."""
+        return Domain.open(
+            name=self.name or self.location,
+            files=DatasetFiles.locate(remote=self.remote, local=self.local, split=self.split),
+            validate_hash=self.validate_hash,
+            allow_unsafe_types=allow_unsafe_types,
+        )
+
+
+def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream]:
+    """Return copies of `streams` with a name each, and `defaults` where they leave something to the dataset.
+
+    A stream without a name takes the last part of its path that is not the split; where several would share that, they
+    take their whole path.
+    """
+    copies = [copy.copy(stream) for stream in streams]
+    short = [s.name or s.location.removesuffix(f"/{s.split}").rsplit("/", 1)[-1] for s in copies]
+    for stream, name in zip(copies, short):
+        for key, value in defaults.items():
+            if getattr(stream, key) is None:
+                setattr(stream, key, value)
+        stream.name = stream.name or (name if short.count(name) == 1 else stream.location)
+    names = [stream.name for stream in copies]
+    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+        raise ConfigError(f"streams share the names {twice}; give each stream a `name` of its own")
+    return copies

@@ -1,0 +1,142 @@
+"""What a process tells its DataLoader workers, and they each other, without shared memory or names.
+
+Both kinds of message are a few bytes in an unlinked temporary file that the workers inherit: a process that dies takes
+nothing with it and leaves nothing behind, and file locks are released by the kernel.
+
+`EpochClaims`: the main process is not asked when a plain torch DataLoader begins an epoch; each worker's copy of the
+dataset is. Workers of one `iter()` recognise each other by the seed that torch gives them, and the first to come claims
+the next epoch for all. `WeightRing`: the weights of steps to come, from the process that runs the mixer.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import tempfile
+import time
+from multiprocessing import context, reduction
+from typing import IO, Any
+
+import numpy as np
+from torch.utils.data import get_worker_info
+
+from mixstream.errors import WaitTimeoutError
+from mixstream.types import Int64
+
+
+class InheritedFile:
+    """An unlinked temporary file that goes along to worker processes; any other copy is a new file, `size` bytes."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="mixstream-", buffering=0)  # noqa: SIM115 - kept open
+        os.ftruncate(self._file.fileno(), size)
+
+    def read(self, size: int, at: int = 0) -> bytes:
+        """Return `size` bytes from position `at`."""
+        return os.pread(self._file.fileno(), size, at)
+
+    def write(self, data: bytes, at: int = 0) -> None:
+        """Write `data` at position `at`."""
+        os.pwrite(self._file.fileno(), data, at)
+
+    def __enter__(self) -> None:
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *exception: object) -> None:
+        fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if context.get_spawning_popen() is None:
+            return {"size": self._size, "content": self.read(self._size)}
+        return {"size": self._size, "descriptor": reduction.DupFd(self._file.fileno())}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "descriptor" in state:
+            self._size = state["size"]
+            self._file = os.fdopen(state["descriptor"].detach(), "r+b", buffering=0)
+        else:
+            InheritedFile.__init__(self, state["size"])
+            self.write(state["content"])
+
+
+_CLAIM = struct.Struct("<qq")  # token of the last claim, claims so far
+
+
+class EpochClaims:
+    """A counter of epochs begun, common to this process and its workers."""
+
+    def __init__(self) -> None:
+        self._file = InheritedFile(_CLAIM.size)
+        self._begun: dict[int, int] = {}
+
+    def reset(self) -> None:
+        """Forget all claims: the next one is number 0."""
+        self._file.write(_CLAIM.pack(0, 0))
+
+    @property
+    def count(self) -> int:
+        """How many epochs have been claimed."""
+        return _CLAIM.unpack(self._file.read(_CLAIM.size))[1]
+
+    def claim(self) -> int:
+        """Return the number, from 0, of the epoch that this `iter()` is; equal in all workers of one DataLoader."""
+        token = self._token()
+        with self._file:
+            last, count = _CLAIM.unpack(self._file.read(_CLAIM.size))
+            if last != token:
+                count += 1
+                self._file.write(_CLAIM.pack(token, count))
+            return count - 1
+
+    def _token(self) -> int:
+        """Return a number that workers of one `iter()` share and no other `iter()` has."""
+        info = get_worker_info()
+        if info is None:
+            return int.from_bytes(os.urandom(7), "little") + 1
+        base = int(info.seed - info.id)  # persistent workers keep it from one iter() to the next, so count those too
+        self._begun[base] = self._begun.get(base, 0) + 1
+        return (base * 1_000_003 + self._begun[base]) & (2**62 - 1)
+
+
+class WeightRing:
+    """Weights by step, written by the process that runs the mixer and read by its workers.
+
+    Args:
+        domains: K, weights per step.
+        lag: the run's lag; the ring keeps so many steps and a thousand more, for workers that are behind.
+        patience: seconds that a worker waits for a step's weights.
+    """
+
+    def __init__(self, *, domains: int, lag: int, patience: float = 600.0) -> None:
+        self._domains, self._slots, self._patience = domains, lag + 1024, patience
+        self._record = 8 * (domains + 1)
+        self._file = InheritedFile(self._record * self._slots)
+        self._parent = os.getpid()
+
+    def put(self, step: int, weight_K: Int64) -> None:
+        """Publish the weights of `step`, int64 [K]."""
+        at = step % self._slots * self._record
+        self._file.write(np.int64(0).tobytes(), at)
+        self._file.write(np.ascontiguousarray(weight_K, dtype=np.int64).tobytes(), at + 8)
+        self._file.write(np.int64(step + 1).tobytes(), at)  # last: a reader that sees the step sees its weights
+
+    def get(self, step: int) -> Int64:
+        """Return the weights of `step`, waiting for them.
+
+        Raises:
+            WaitTimeoutError: they did not come, or they came and are gone.
+        """
+        deadline = time.monotonic() + self._patience
+        while True:
+            record = np.frombuffer(self._file.read(self._record, step % self._slots * self._record), dtype=np.int64)
+            if record[0] == step + 1:
+                return record[1:].copy()
+            orphaned = os.getpid() != self._parent and os.getppid() != self._parent
+            if record[0] > step + 1 or orphaned or time.monotonic() > deadline:
+                raise WaitTimeoutError(
+                    f"the weights of step {step} did not reach a DataLoader worker in {self._patience:g} s: report() "
+                    "every batch, and keep lag at least num_workers x prefetch_factor"
+                )
+            time.sleep(0.001)

@@ -1,0 +1,348 @@
+"""Writes a dataset: samples in, shards and `index.json` out (`specs/mds.md`, `specs/streaming_api.md` section 1.9).
+
+The shell around `mixstream.formats`: it owns files and threads, and encodes nothing itself. For the same input it
+writes what MDSWriter of mosaicml-streaming writes, byte for byte. Its own laws:
+
+- Every file appears whole (written aside, then renamed), the index last. What has an index is complete; after an
+  exception, or `kill -9` at any instant, there is none. Shards written by then stay, for a look or a rescue.
+- A shard never passes 2**32 - 1 bytes, which its offsets cannot address, and is never empty.
+- Compressing, hashing and writing run on threads; how many shards wait for them is bounded.
+"""
+
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+from mixstream.errors import ConfigError, EncodingError
+from mixstream.formats.compression import compress, extension
+from mixstream.formats.hashing import hash_hex, hash_names, is_hash
+from mixstream.formats.mds.encodings import get_mds_encoded_size, get_mds_encodings, is_mds_encoding
+from mixstream.formats.mds.index import MAX_OFFSET, FileInfo, Index, ShardInfo, dump_index
+from mixstream.formats.mds.shard import encode_config, encode_sample, encode_shard
+from mixstream.units import parse_bytes
+
+_OWN_FILE = re.compile(r"index\.json(\.tmp)?|shard\.\d{5,}\.mds(\.\w+)*", re.ASCII)
+
+
+class OutputExistsError(ConfigError, FileExistsError):
+    """The output directory already holds something."""
+
+
+class MDSWriter:
+    """Writes samples into MDS shards and, at the end, their index.
+
+    Use it as a context manager: leaving the block normally finishes the dataset, leaving it by an exception does not,
+    and then there is no `index.json`.
+
+    Args:
+        columns: encoding of each column, by name. A sample's further keys are ignored.
+        out: directory to write to, or `(local, remote)`, where `remote` too is a directory (a path or a `file://` URL).
+            Directories are made; one that holds anything already is refused, unless `exist_ok`.
+        keep_local: with `(local, remote)`: write to both. Otherwise to `remote` alone.
+        compression: `zstd[:1-22]`, `gz[:0-9]`, `bz2[:1-9]`, `br[:0-11]`, `snappy`, or None. Only the compressed file of
+            a shard is stored.
+        hashes: names of hashes to note for each file, sorted (`mixstream.formats.hash_names`).
+        size_limit: largest size of a shard file in bytes, as a number or a text (`"64mb"`, of 1024s); None for the
+            largest that the format can address. A sample that alone is larger gets a shard to itself.
+        progress_bar: show on the terminal how many shards and bytes are written.
+        max_workers: threads that compress, hash and write; as many finished shards at most wait for them, in memory.
+            None for four, or the number of cores if that is smaller.
+        retry: how often writing a file is tried again after an OSError, with a growing pause.
+        exist_ok: remove the index and the shards that the directory holds, and start anew. Other files stay.
+        metadata: further top-level keys for `index.json`, values as JSON holds them (token counts, provenance).
+            Can be changed until `finish`, as the attribute `metadata`. Readers that do not know a key ignore it.
+
+    Raises:
+        ConfigError: an argument that cannot be.
+        EncodingError: a column's encoding is not known.
+        OutputExistsError: the directory is not empty (also a FileExistsError).
+    """
+
+    def __init__(
+        self,
+        *,
+        columns: Mapping[str, str],
+        out: str | os.PathLike[str] | tuple[str | os.PathLike[str], str | os.PathLike[str]],
+        keep_local: bool = False,
+        compression: str | None = None,
+        hashes: Sequence[str] | None = None,
+        size_limit: int | str | None = 1 << 26,
+        progress_bar: bool = False,
+        max_workers: int | None = None,
+        retry: int = 2,
+        exist_ok: bool = False,
+        metadata: Mapping[str, object] | None = None,
+        **kwargs: object,
+    ) -> None:
+        if kwargs:
+            raise ConfigError(f"Invalid Writer argument(s): {sorted(kwargs)}; MDSWriter has no such argument")
+        self.columns = _check_columns(columns)
+        self.column_names = list(self.columns)
+        self.column_encodings = list(self.columns.values())
+        self.column_sizes = [get_mds_encoded_size(encoding) for encoding in self.column_encodings]
+        self.compression = compression or None
+        if self.compression:
+            compress(self.compression, b"")  # an unknown name or a missing package shows now, not after hours
+        self.hashes = _check_hashes(hashes or ())
+        self.size_limit = _check_size_limit(size_limit)
+        self.metadata = dict(metadata or {})
+        _dump(self.metadata, [])
+
+        self.local, self.remote, directories = _resolve(out, keep_local=keep_local)
+        self._files = _Files(directories, attempts=_at_least("retry", retry, 0) + 1)
+        self._workers = _at_least("max_workers", min(4, os.cpu_count() or 1) if max_workers is None else max_workers, 1)
+        self._files.prepare(exist_ok=exist_ok)
+
+        self._bar = Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(stderr=True))
+        if progress_bar:
+            self._bar.start()
+            self._bar.add_task("0 shards")
+        self._pool: ThreadPoolExecutor | None = None
+        self._storing: deque[Future[ShardInfo]] = deque()
+        self._shards: list[ShardInfo] = []
+        self._closed = ""
+        self._template = ShardInfo(
+            samples=0,
+            column_names=tuple(self.column_names),
+            column_encodings=tuple(self.column_encodings),
+            column_sizes=tuple(self.column_sizes),
+            compression=self.compression,
+            hashes=tuple(self.hashes),
+            size_limit=self.size_limit,
+            raw=FileInfo(basename="", bytes=0, hashes={}),
+            zip=None,
+        )
+        self._empty_shard_bytes = 8 + len(encode_config(self.get_config()))
+        self._reset()
+
+    def write(self, sample: Mapping[str, Any]) -> None:
+        """Add one sample. It may complete a shard, and then waits if `max_workers` shards are still being stored.
+
+        Raises:
+            MissingColumnError: the sample lacks a column (also a KeyError).
+            EncodingError: a value that its column cannot hold, or a sample too large for any shard.
+            OSError: an earlier shard could not be written.
+        """
+        self._require_open()
+        encoded = self.encode_sample(sample)
+        cost = 4 + len(encoded)
+        if self._empty_shard_bytes + cost > MAX_OFFSET:
+            raise EncodingError(f"the sample has {len(encoded)} bytes, a whole shard at most {MAX_OFFSET}; split it")
+        if (self.size_limit or MAX_OFFSET) < self._new_bytes + cost:
+            self.flush_shard()
+        self._new_samples.append(encoded)
+        self._new_bytes += cost
+
+    def finish(self) -> None:
+        """Store what is left and write the index. The second call does nothing.
+
+        Raises:
+            OSError: a file could not be written.
+            ConfigError: `metadata` holds what JSON cannot; correct it and call again.
+        """
+        if self._closed == "finished":
+            return
+        self._require_open()
+        self.flush_shard()
+        self._collect(waiting=0)
+        self._files.write("index.json", _dump(self.metadata, self._shards))
+        self._close("finished")
+
+    def flush_shard(self) -> None:
+        """Complete the current shard, if it holds a sample, and hand it to the threads that store it."""
+        self._require_open()
+        if not self._new_samples:
+            return
+        self._collect(waiting=self._workers - 1)
+        position = len(self._shards) + len(self._storing)
+        self._pool = self._pool or ThreadPoolExecutor(self._workers, thread_name_prefix="mixstream-writer")
+        shard = self.encode_joint_shard()
+        self._storing.append(self._pool.submit(self._store, f"shard.{position:05}.mds", shard, len(self._new_samples)))
+        self._reset()
+
+    def cancel_future_jobs(self) -> None:
+        """Give up: no further shard is stored and no index written. What the exception path of `with` does."""
+        if not self._closed:
+            self._close("cancelled")
+
+    def encode_sample(self, sample: Mapping[str, Any]) -> bytes:
+        """Encode one sample as it will stand in a shard."""
+        return encode_sample(sample, names=self.column_names, encodings=self.column_encodings, sizes=self.column_sizes)
+
+    def encode_joint_shard(self) -> bytes:
+        """Encode the samples of the current shard as the file's bytes."""
+        return encode_shard(self._new_samples, self.get_config())
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what every shard of this dataset says of itself."""
+        return self._template.config()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        try:
+            if exc_type is None and not self._closed:
+                self.finish()
+        finally:
+            self.cancel_future_jobs()
+
+    def _reset(self) -> None:
+        self._new_samples: list[bytes] = []
+        self._new_bytes = self._empty_shard_bytes
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ConfigError(f"this writer is {self._closed}; open a new one to write more")
+
+    def _collect(self, *, waiting: int) -> None:
+        """Take the entries of stored shards, in order, until at most `waiting` are left behind."""
+        try:
+            while len(self._storing) > waiting:
+                self._shards.append(self._storing.popleft().result())
+        except BaseException:
+            self.cancel_future_jobs()  # a dataset that lacks a shard must not go on and get an index
+            raise
+        for task in self._bar.task_ids:
+            stored = sum((shard.zip or shard.raw).bytes for shard in self._shards)
+            self._bar.update(task, description=f"{len(self._shards)} shards, {stored / 1e6:.1f} MB")
+
+    def _store(self, basename: str, data: bytes, samples: int) -> ShardInfo:
+        """Compress, hash and write one shard; runs on a thread and touches nothing that another one does."""
+        raw, zipped = self._describe(basename, data), None
+        if self.compression:
+            basename, data = f"{basename}.{extension(self.compression)}", compress(self.compression, data)
+            zipped = self._describe(basename, data)
+        self._files.write(basename, data)
+        return replace(self._template, samples=samples, raw=raw, zip=zipped)
+
+    def _describe(self, basename: str, data: bytes) -> FileInfo:
+        return FileInfo(basename=basename, bytes=len(data), hashes={name: hash_hex(name, data) for name in self.hashes})
+
+    def _close(self, state: str) -> None:
+        self._closed = state
+        self._reset()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        self._storing.clear()
+        if self._bar.task_ids:
+            self._bar.stop()
+
+
+class _Files:
+    """The directories that are written to, each getting every file."""
+
+    def __init__(self, directories: Sequence[Path], *, attempts: int) -> None:
+        self._directories = directories
+        self._attempts = attempts
+
+    def prepare(self, *, exist_ok: bool) -> None:
+        """Make the directories and see that they are empty, or clear them of the dataset that they hold."""
+        for directory in self._directories:
+            directory.mkdir(parents=True, exist_ok=True)
+            found = sorted(path.name for path in directory.iterdir())
+            if found and not exist_ok:
+                raise OutputExistsError(
+                    f"Directory is not empty: {directory} holds {found[0]!r}; "
+                    "give another directory, or exist_ok=True to replace the dataset in it"
+                )
+            # "index.json" sorts before "shard.…": a half-cleared dataset has no index.
+            for name in filter(_OWN_FILE.fullmatch, found):
+                (directory / name).unlink()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file whole: aside first, then renamed over its name."""
+        for directory in self._directories:
+            for attempt in range(1, self._attempts + 1):
+                try:
+                    aside = directory / f"{name}.tmp"
+                    aside.write_bytes(data)
+                    aside.replace(directory / name)
+                    break
+                except OSError as error:
+                    error.add_note(f"attempt {attempt} of {self._attempts} to write {directory / name}")
+                    if attempt == self._attempts:
+                        raise
+                    time.sleep(0.1 * 2**attempt)
+
+
+def _check_columns(columns: Mapping[str, str]) -> dict[str, str]:
+    if not columns or not all(isinstance(name, str) for name in columns):
+        raise ConfigError(f"columns is {columns!r}; name at least one, as in columns={{'tokens': 'ndarray:int32'}}")
+    for name, encoding in columns.items():
+        if not is_mds_encoding(encoding):
+            raise EncodingError(
+                f"MDSWriter passed column {name!r} with encoding {encoding!r} is unsupported. "
+                f"Supported encodings are {', '.join(sorted(get_mds_encodings()))}, also ndarray:DTYPE[:DIM,DIM,...]"
+            )
+    return {name: columns[name] for name in sorted(columns)}
+
+
+def _check_hashes(hashes: Sequence[str]) -> list[str]:
+    if list(hashes) != sorted(set(hashes)):
+        raise ConfigError(f"Hashes must be unique and in sorted order, got {list(hashes)}; give {sorted(set(hashes))}")
+    for name in hashes:
+        if not is_hash(name):
+            raise ConfigError(f"Invalid hash: {name!r}; choose among {', '.join(hash_names())}")
+    return list(hashes)
+
+
+def _check_size_limit(size_limit: int | str | None) -> int | None:
+    if size_limit is None:
+        return None
+    number = parse_bytes(size_limit)
+    if not 0 < number <= MAX_OFFSET:
+        raise ConfigError(
+            f"size_limit is {size_limit!r}; offsets in a shard have 32 bits, so give 1 to {MAX_OFFSET}, "
+            "or None for the largest"
+        )
+    return number
+
+
+def _at_least(name: str, value: int, least: int) -> int:
+    if value < least:
+        raise ConfigError(f"{name} is {value}; give {least} or more")
+    return value
+
+
+def _dump(metadata: Mapping[str, object], shards: Sequence[ShardInfo]) -> bytes:
+    try:
+        return dump_index(Index(shards=tuple(shards), extra=metadata))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"metadata cannot stand in index.json: {error}") from error
+
+
+def _resolve(out: Any, *, keep_local: bool) -> tuple[str | None, str | None, list[Path]]:
+    """Return `local`, `remote` and the directories to write to."""
+    if isinstance(out, str | os.PathLike):
+        local = _directory(out)
+        return str(local), None, [local]
+    if not isinstance(out, tuple | list) or len(out) != 2:
+        raise ConfigError(f"out is {out!r}; give a directory or a tuple (local, remote)")
+    local, remote = map(_directory, out)
+    return str(local), str(remote), [local, remote] if keep_local else [remote]
+
+
+def _directory(place: str | os.PathLike[str]) -> Path:
+    text = os.fspath(place)
+    url = urlsplit(text)
+    if url.scheme == "file" and url.netloc in {"", "localhost"}:
+        return Path(unquote(url.path))
+    if "://" in text:
+        raise ConfigError(
+            f"out is {text!r}; MDSWriter writes to directories (paths and file:// URLs): "
+            "write locally and copy the directory up, index.json last"
+        )
+    if not text:
+        raise ConfigError("out is empty; name a directory")
+    return Path(text).expanduser()
