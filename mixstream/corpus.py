@@ -8,7 +8,7 @@ Shape suffixes: B rows, K domains, L lanes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,11 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.collate import Column, batch_columns
-from mixstream.domain import Domain, OpenShards
-from mixstream.formats import ShardInfo, mds_decode
-from mixstream.gather import Field, field_span, gather
+from mixstream.domain import Domain
+from mixstream.formats import ShardInfo, fixed_array, mds_decode
+from mixstream.gather import Field, ShardTable, field_span, gather
 from mixstream.order import Order
 from mixstream.types import Int64, Rows
+
+Alloc = Callable[[np.dtype[Any], tuple[int, ...]], NDArray[Any]]
+"""(dtype, shape) -> array to write a column into."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +42,72 @@ class Addresses:
         return len(self.domain_B)
 
 
+class OpenShards:
+    """The shards that are mapped now, over all domains; those unused for longest are closed first.
+
+    Used by one thread, but for `get`.
+
+    Args:
+        shards: how many there are.
+        capacity: how many stay mapped; below the kernel's limit on mappings per process (65,530 by default).
+    """
+
+    def __init__(self, shards: int, capacity: int = 4096) -> None:
+        self.table, self._capacity = ShardTable(shards), capacity
+        self._used_S, self._turn = np.zeros(shards, dtype=np.int64), 0
+
+    def get(self, number: int, opener: Callable[[int], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """Return the bytes of a shard, opened with `opener` if it is not mapped."""
+        if (data := self.table.data.get(number)) is None:
+            data = opener(number)
+            self.table.put(number, data)
+            self._make_room()
+        self._used_S[number] = self._turn
+        return data
+
+    def need(self, number_B: Int64, opener: Callable[[int], NDArray[np.uint8]]) -> None:
+        """Map the shards `number_B`, all at once; they stay in the table until the next call at least."""
+        self._turn += 1
+        self._used_S[number_B] = self._turn
+        missing_B = number_B[self.table.size_S[number_B] == 0]
+        for number in np.unique(missing_B).tolist():
+            self.table.put(number, opener(number))
+        self._make_room()
+
+    def close(self) -> None:
+        """Let go of all shards; each is unmapped once nothing refers to its bytes."""
+        self.table = ShardTable(len(self._used_S))
+
+    def _make_room(self) -> None:
+        if (excess := len(self.table.data) - self._capacity) <= 0:
+            return
+        idle = sorted((int(self._used_S[number]), number) for number in self.table.data)
+        for turn, number in idle[: excess + self._capacity // 8]:
+            if turn < self._turn:
+                self.table.drop(number)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"shards": len(self._used_S), "capacity": self._capacity}  # mappings stay in their process
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        OpenShards.__init__(self, **state)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     """The domains of a dataset, as the user listed them, with the shards that are open."""
 
     domains: tuple[Domain, ...]
-    opened: OpenShards = field(default_factory=OpenShards)
+    _fields: dict[tuple[int, str], tuple[Field, tuple[int, ...]]] = field(default_factory=dict, repr=False)
+
+    def reopened(self) -> Corpus:
+        """Return the same corpus with no shard open: for another thread."""
+        return Corpus(domains=self.domains)
+
+    @cached_property
+    def opened(self) -> OpenShards:
+        """The shards that are mapped."""
+        return OpenShards(int(self._shard_offset_K[-1]))
 
     @cached_property
     def _shard_offset_K(self) -> Int64:
@@ -71,62 +134,75 @@ class Corpus:
 
     def sample(self, domain: int, shard: int, row: int) -> dict[str, Any]:
         """Return one decoded sample."""
-        return self.domains[domain].sample(shard, row, self.opened)
+        data = self.opened.get(int(self._shard_offset_K[domain]) + shard, self._open)
+        return self.domains[domain].decode(shard, row, data)
 
-    def gather(self, at: Addresses, columns: dict[str, Column], alloc: Any) -> dict[str, NDArray[Any]] | None:
+    def gather(self, at: Addresses, columns: Mapping[str, Column], alloc: Alloc) -> dict[str, NDArray[Any]] | None:
         """Return the columns of the rows at `at`; None if some row does not have the others' shape.
 
         Args:
             at: the rows' addresses.
             columns: from `columns`.
-            alloc: `(column, dtype, shape) -> array`, where the rows are written.
+            alloc: where the rows are written.
         """
-        key_B = self._shard_offset_K[at.domain_B] + at.shard_B
-        used, slot_B = np.unique(key_B, return_inverse=True)
-        domain_of = np.searchsorted(self._shard_offset_K, used, side="right") - 1
-        shards = [
-            self.domains[d].shard(s, self.opened)
-            for d, s in zip(domain_of.tolist(), (used - self._shard_offset_K[domain_of]).tolist())
-        ]
-        kind_B = self._kinds[1][key_B]
+        found = self._gather(at, columns, alloc)
+        if found is None and self._fields:  # rows of another shape than those of the batches before?
+            self._fields.clear()
+            found = self._gather(at, columns, alloc)
+        return found
+
+    def _gather(self, at: Addresses, columns: Mapping[str, Column], alloc: Alloc) -> dict[str, NDArray[Any]] | None:
+        number_B = self._shard_offset_K[at.domain_B] + at.shard_B
+        self.opened.need(number_B, self._open)
+        kind_B = self._kinds[1][number_B]
         out: dict[str, NDArray[Any]] = {}
-        for kind in np.unique(kind_B).tolist():
-            to_B = np.flatnonzero(kind_B == kind)
+        for kind in range(len(self._kinds[0])):
+            if not len(to_B := np.flatnonzero(kind_B == kind)):
+                continue
             for name, column in columns.items():
-                found = self._field(kind, name, at, int(to_B[0]))
-                if found is None:
+                if (found := self._field(kind, name, int(number_B[to_B[0]]), int(at.row_B[to_B[0]]))) is None:
                     return None
                 form, shape = found
                 if name not in out:
-                    out[name] = alloc(name, column.dtype, (len(at), *shape))
+                    out[name] = alloc(column.dtype, (len(at), *shape))
                 if out[name].shape[1:] != shape:
                     return None
-                flat = out[name].reshape(len(at), form.elements)
-                if gather(shards, slot_B[to_B], at.row_B[to_B], form, flat, to_B) >= 0:
+                rows = out[name].reshape(len(at), form.elements)
+                if gather(self.opened.table, number_B[to_B], at.row_B[to_B], form, rows, to_B) >= 0:
                     return None
         return out
 
-    def _field(self, kind: int, name: str, at: Addresses, example: int) -> tuple[Field, tuple[int, ...]] | None:
-        """Return how to gather column `name` of this kind of record, and the shape of a row."""
-        from mixstream.formats import fixed_array
+    def _field(self, kind: int, name: str, number: int, row: int) -> tuple[Field, tuple[int, ...]] | None:
+        """Return how to gather column `name` of this kind of record, and the shape of a row.
 
+        Where the encoding leaves the shape open, it is looked up in the row given, once.
+        """
+        if (known := self._fields.get((kind, name))) is not None:
+            return known
         info = self._kinds[0][kind]
         column = info.column_names.index(name)
-        sizes_C = np.array([-1 if size is None else size for size in info.column_sizes], dtype=np.int64)
         encoding = info.column_encodings[column]
+        sizes_C = np.array([-1 if size is None else size for size in info.column_sizes], dtype=np.int64)
         if (fixed := fixed_array(encoding)) is not None:
             dtype, shape = fixed
-            elements = int(np.prod(shape, dtype=np.int64))
-            return Field(column=column, sizes_C=sizes_C, dtype=dtype, elements=elements), shape
-        domain, shard, row = (int(a[example]) for a in (at.domain_B, at.shard_B, at.row_B))
-        record = np.frombuffer(self.domains[domain].sample_bytes(shard, row, self.opened), dtype=np.uint8)
-        span = field_span(record, Field(column=column, sizes_C=sizes_C, dtype=np.dtype(np.uint8), elements=0))
-        if span is None:
-            return None
-        payload = record[span[0] : span[1]].tobytes()
-        value = mds_decode(encoding, payload)
-        header = payload[: len(payload) - value.nbytes]
-        return Field(column=column, sizes_C=sizes_C, dtype=value.dtype, elements=value.size, header=header), value.shape
+            form = Field(column=column, sizes_C=sizes_C, dtype=dtype, elements=int(np.prod(shape, dtype=np.int64)))
+        else:
+            domain = int(np.searchsorted(self._shard_offset_K, number, side="right")) - 1
+            shard = number - int(self._shard_offset_K[domain])
+            record = self.domains[domain].record(shard, row, self.opened.table.data[number])
+            span = field_span(record, Field(column=column, sizes_C=sizes_C, dtype=np.dtype(np.uint8), elements=0))
+            if span is None:
+                return None
+            payload = record[span[0] : span[1]].tobytes()
+            value = mds_decode(encoding, payload)
+            shape, header = value.shape, payload[: len(payload) - value.nbytes]
+            form = Field(column=column, sizes_C=sizes_C, dtype=value.dtype, elements=value.size, header=header)
+        self._fields[kind, name] = form, shape
+        return form, shape
+
+    def _open(self, number: int) -> NDArray[np.uint8]:
+        domain = int(np.searchsorted(self._shard_offset_K, number, side="right")) - 1
+        return self.domains[domain].map(number - int(self._shard_offset_K[domain]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,8 +45,8 @@ class StreamingDataLoader(DataLoader[Any]):
             dataset.batch_size = self.batch_size
         if dataset.batch_size != self.batch_size:
             raise ConfigError(
-                f"batch_size={self.batch_size} here and {dataset.batch_size} on the dataset: the plan is made of global "
-                "batches, so give both the same"
+                f"batch_size={self.batch_size} here and {dataset.batch_size} on the dataset: the plan is made of "
+                "global batches, so give both the same"
             )
         if self.drop_last and not dataset.drop_last:
             dataset.drop_last = True
@@ -68,9 +68,9 @@ class StreamingDataLoader(DataLoader[Any]):
         ahead = self.num_workers * (self.prefetch_factor or 0)
         if ahead > self._loop.lag:
             raise ConfigError(
-                f"{self.num_workers} workers x prefetch_factor {self.prefetch_factor} fetch {ahead} batches ahead, more "
-                f"than the dataset's lag of {self._loop.lag} steps: lower them, or give the dataset lag={ahead} (it "
-                "changes the run)"
+                f"{self.num_workers} workers x prefetch_factor {self.prefetch_factor} fetch {ahead} batches ahead, "
+                f"more than the lag of {self._loop.lag} steps between losses and the batches that they shape: lower "
+                f"them, or give the dataset lag={ahead} (it changes the run)"
             )
         dataset.weights_source = self._loop.weights
         if self.num_workers:
@@ -138,7 +138,7 @@ class StreamingDataLoader(DataLoader[Any]):
             self._ring.put(step + 1 + self._loop.lag, weight_K)
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return the run's state after the batches handed out; None over a dataset that is not a `StreamingDataset`."""
+        """Return the run's state after the batches handed out; None over another kind of dataset."""
         return None if self._streaming is None else self._run.document(self._cursor, self._loop)
 
     def load_state_dict(self, obj: Mapping[str, Any], strict: bool = True) -> None:

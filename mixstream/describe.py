@@ -11,32 +11,49 @@ from mixstream.types import Cursor
 
 def describe(run: Run, cursor: Cursor, counters: Counters) -> str:
     """Return the data flow of DESIGN.md section 3 with this run's domains, shares, position and waiting in it."""
-    plan, cursor = run.plan, run.plan.settle(cursor)
-    drawn_K = cursor.drawn_LK.sum(axis=0)
-    owned_K = np.maximum(plan.owned_LK.sum(axis=0), 1)
-    total = max(int(drawn_K.sum()), 1)
-    left_K = plan.left_LK(cursor).all(axis=0)
-    mixing = "weights by step" if plan.choose_K is None else "in order" if plan.in_order else "static"
-    width = max(6, *(len(name) for name in plan.names))
-    lines = [
-        f"step {cursor.step} (epoch {cursor.epoch}, {cursor.step_in_epoch} of {plan.steps_per_epoch} steps)",
-        f"global batch {plan.global_batch_size} rows = {plan.lanes} lane(s) x {plan.global_batch_size // plan.lanes}; "
-        f"rank {run.world.rank} of {run.world.size} takes rows {run.part.start} to {run.part.stop - 1}",
-        f"mixing: {mixing}; order: {f'shuffled in windows of {run.block_size:,} samples' if run.request.shuffle else 'as stored'}",
-        f"  {'domain':{width}}  {'samples':>13}  {'per epoch':>13}  {'drawn':>13}  {'share':>6}  {'epochs':>6}",
+    cursor = run.plan.settle(cursor)
+    return "\n".join([*_position(run, cursor), *_domains(run, cursor), *_work(cursor, counters)])
+
+
+def _position(run: Run, cursor: Cursor) -> list[str]:
+    plan, mixer = run.plan, run.request.mixer
+    mixing = type(mixer).__name__ if mixer is not None else "none, domains in order" if plan.in_order else "static"
+    order = f"shuffled in windows of {run.block_size:,} samples" if run.request.shuffle else "as stored"
+    share, world = plan.global_batch_size // plan.lanes, run.world
+    mine = f"rank {world.rank} of {world.size} takes rows {run.part.start} to {run.part.stop - 1}"
+    return [
+        f"mixer    {mixing}" + (f", lag {run.request.lag} steps" if run.loop() is not None else ""),
+        f"plan     step {cursor.step}: epoch {cursor.epoch}, {cursor.step_in_epoch} of {plan.steps_per_epoch} steps",
+        f"batch    {plan.global_batch_size} rows = {plan.lanes} lane(s) x {share}; {mine}",
+        f"order    {order}",
     ]
-    for at, k in sorted(enumerate(run.domain_K.tolist()), key=lambda pair: pair[1]):
+
+
+def _domains(run: Run, cursor: Cursor) -> list[str]:
+    plan = run.plan
+    drawn_K = cursor.drawn_LK.sum(axis=0)
+    epochs_K = drawn_K / np.maximum(plan.owned_LK.sum(axis=0), 1)
+    gone = set(np.flatnonzero(plan.left_LK(cursor).all(axis=0)).tolist())
+    total = max(int(drawn_K.sum()), 1)
+    width = max(6, *(len(name) for name in plan.names))
+    lines = [f"domains  {'':{width}}  {'samples':>13}  {'per epoch':>13}  {'drawn':>13}   share  epochs"]
+    for at in np.argsort(run.domain_K).tolist():
         planned = "by weight" if plan.choose_K is None else f"{int(plan.choose_K[at]):,}"
+        numbers = f"{int(plan.samples_K[at]):>13,}  {planned:>13}  {int(drawn_K[at]):>13,}"
+        share = f"{int(drawn_K[at]) / total:>6.1%}  {float(epochs_K[at]):>6.2f}"
         lines.append(
-            f"  {plan.names[at]:{width}}  {int(plan.samples_K[at]):>13,}  {planned:>13}  {int(drawn_K[at]):>13,}  "
-            f"{int(drawn_K[at]) / total:>6.1%}  {int(drawn_K[at]) / int(owned_K[at]):>6.2f}"
-            + ("  left the mix (max_epochs)" if left_K[at] else "")
+            f"         {plan.names[at]:{width}}  {numbers}  {share}" + ("  left the mix" if at in gone else "")
         )
+    return lines
+
+
+def _work(cursor: Cursor, counters: Counters) -> list[str]:
+    lines = []
     if cursor.repeats:
-        lines.append(f"{cursor.repeats} rows so far were repeats that filled up an epoch's last batch")
+        lines.append(f"repeats  {cursor.repeats} rows so far only filled up the last batch of an epoch")
     if counters.batches:
         lines.append(
-            f"{counters.batches} batches handed out; {counters.waited:.2f} s waited for them, "
+            f"loader   {counters.batches} batches handed out; {counters.waited:.2f} s waited for them, "
             f"{counters.gathering:.2f} s spent making them in the background"
         )
-    return "\n".join(lines)
+    return lines

@@ -26,6 +26,7 @@ class BufferPool:
     def __init__(self, *, pinned: bool = False, kept: int = 16) -> None:
         self.pinned, self.kept = pinned, kept
         self._free: dict[int, list[NDArray[np.uint8]]] = defaultdict(list)
+        self._leased: dict[weakref.ref[_Lease], NDArray[np.uint8]] = {}
 
     def empty(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         """Return an uninitialised array; its memory comes back when the array and all views of it are gone."""
@@ -34,13 +35,14 @@ class BufferPool:
             memory = self._free[size].pop()
         except IndexError:
             memory = torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned).numpy()
-        # The array must own no memory and be nobody's view but `lease`'s: numpy collapses chains of views, so the
-        # finaliser hangs on an object of its own, at the end of every chain.
+        # numpy collapses chains of views, so what tells us that the last one is gone is an object of our own at the
+        # end of every chain.
         lease = _Lease(memory)
-        weakref.finalize(lease, self._take_back, memory).atexit = False
+        self._leased[weakref.ref(lease, self._take_back)] = memory
         return np.asarray(lease).view(dtype).reshape(shape)
 
-    def _take_back(self, memory: NDArray[np.uint8]) -> None:
+    def _take_back(self, lease: weakref.ref[_Lease]) -> None:
+        memory = self._leased.pop(lease)
         free = self._free[len(memory)]
         if len(free) < self.kept:
             free.append(memory)

@@ -7,9 +7,7 @@ memory is O(shards), plus the page cache. What a row decodes to is `formats`' bu
 from __future__ import annotations
 
 import mmap
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -21,39 +19,7 @@ from numpy.typing import NDArray
 from mixstream.errors import ConfigError, ShardCorruptError, UnsafeEncodingError
 from mixstream.formats import Index, ShardInfo, decode_sample, decompress, hash_hex, parse_index, read_offsets
 from mixstream.formats import is_mds_encoding_safe as is_safe
-from mixstream.gather import ShardBytes
 from mixstream.storage import DatasetFiles
-
-
-@dataclass(kw_only=True)
-class OpenShards:
-    """The shards that are mapped now, over all domains; the one unused for longest is closed first.
-
-    Args:
-        capacity: how many stay mapped; below the kernel's limit on mappings per process (65,530 by default).
-    """
-
-    capacity: int = 4096
-    _open: OrderedDict[tuple[str, int], ShardBytes] = field(default_factory=OrderedDict, repr=False)
-
-    def get(self, key: tuple[str, int], opener: Callable[[], ShardBytes]) -> ShardBytes:
-        """Return the shard under `key`, opened with `opener` if it is not mapped."""
-        try:
-            self._open.move_to_end(key)
-            return self._open[key]
-        except KeyError:
-            shard = opener()
-        self._open[key] = shard
-        while len(self._open) > self.capacity:
-            self._open.popitem(last=False)
-        return shard
-
-    def close(self) -> None:
-        """Let go of all shards; each is unmapped once nothing refers to its bytes."""
-        self._open.clear()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"capacity": self.capacity, "_open": OrderedDict()}  # mappings do not travel to another process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,35 +88,38 @@ class Domain:
             digest.update(repr(facts).encode())
         return digest.hexdigest()
 
-    def shard(self, number: int, opened: OpenShards) -> ShardBytes:
-        """Return shard `number`, mapped and validated."""
+    def map(self, number: int) -> NDArray[np.uint8]:
+        """Return shard `number`, mapped and validated: uint8 [bytes], read-only, mapped as long as the array lives.
+
+        Raises:
+            ShardNotFoundError: no file of the shard is there.
+            ShardCorruptError: it is not what the index says.
+        """
         try:
-            return opened.get((self.name, number), lambda: self._map(self.index.shards[number]))
+            return self._map(self.index.shards[number])
         except Exception as error:
             error.add_note(f"domain {self.name!r}, shard {number} of {len(self.index.shards)}")
             raise
 
-    def sample_bytes(self, number: int, row: int, opened: OpenShards) -> bytes:
-        """Return the stored bytes of one sample."""
+    def record(self, number: int, row: int, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the stored bytes of one sample of shard `number`, whose bytes are `data`."""
         info = self.index.shards[number]
         if not 0 <= row < info.samples:
             raise IndexError(f"row {row} of shard {info.raw.basename}, which has {info.samples} samples")
-        shard = self.shard(number, opened)
-        begin, end = shard.data[4 + 4 * row : 12 + 4 * row].view("<u4").tolist()
-        return shard.data[begin:end].tobytes()
+        begin, end = data[4 + 4 * row : 12 + 4 * row].view("<u4").tolist()
+        return data[begin:end]
 
-    def sample(self, number: int, row: int, opened: OpenShards) -> dict[str, Any]:
-        """Return one sample, decoded: column -> value, columns sorted by name."""
+    def decode(self, number: int, row: int, data: NDArray[np.uint8]) -> dict[str, Any]:
+        """Return one sample of shard `number`, decoded: column -> value, columns sorted by name."""
         info = self.index.shards[number]
+        where = f"{info.raw.basename}, sample {row}"
         try:
-            return decode_sample(
-                self.sample_bytes(number, row, opened), info, where=f"{info.raw.basename}, sample {row}"
-            )
+            return decode_sample(self.record(number, row, data).tobytes(), info, where=where)
         except Exception as error:
             error.add_note(f"domain {self.name!r}, shard {info.raw.basename} in {self.files.describe()}, sample {row}")
             raise
 
-    def _map(self, info: ShardInfo) -> ShardBytes:
+    def _map(self, info: ShardInfo) -> NDArray[np.uint8]:
         path = self._raw_file(info)
         with path.open("rb") as file:
             try:
@@ -160,7 +129,7 @@ class Domain:
         read_offsets(data, info, where=str(path))
         if self.validate_hash is not None and info.zip is None:
             self._check(data, info.raw.hashes, str(path))
-        return ShardBytes.of(data)
+        return data
 
     def _raw_file(self, info: ShardInfo) -> Path:
         if (path := self.files.find(info.raw.basename, info.raw.bytes)) is not None:

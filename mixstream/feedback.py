@@ -72,8 +72,8 @@ class FeedbackLoop:
             )
         if step > self.reported:
             raise FeedbackError(
-                f"step {step} is reported, but step {self.reported} has not been: every batch must be reported once, in "
-                "order, even if its loss was not used"
+                f"step {step} is reported, but step {self.reported} has not been: every batch must be reported once, "
+                "in order, even if its loss was not used"
             )
         effective = step + 1 + self.lag
         feedback = Feedback(step=step, effective=effective, loss_sum_K=loss_sum_K, count_K=count_K)

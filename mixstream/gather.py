@@ -13,7 +13,6 @@ Shape suffixes: B rows, C columns of the record, S shards, N elements of a row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,17 +25,29 @@ UInt8 = NDArray[np.uint8]
 Int64 = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class ShardBytes:
-    """The bytes of a raw shard, uint8 [bytes], and the address of the first, for the compiled loop."""
+class ShardTable:
+    """The raw shards that are in memory, by number, with the addresses that the compiled loop reads.
 
-    data: UInt8
-    address: int
+    Attributes:
+        data: number -> uint8 [bytes].
+        address_S: uint64 [S], address of each shard's first byte.
+        size_S: int64 [S], its bytes; 0 for a shard that is not in memory.
+    """
 
-    @classmethod
-    def of(cls, data: UInt8) -> ShardBytes:
-        """Return `data` with its address; both hold as long as the object lives."""
-        return cls(data, data.ctypes.data)
+    def __init__(self, shards: int) -> None:
+        self.data: dict[int, UInt8] = {}
+        self.address_S = np.zeros(shards, dtype=np.uint64)
+        self.size_S = np.zeros(shards, dtype=np.int64)
+
+    def put(self, shard: int, data: UInt8) -> None:
+        """Add a shard; its bytes stay where they are until it is dropped."""
+        self.data[shard] = data
+        self.address_S[shard], self.size_S[shard] = data.ctypes.data, len(data)
+
+    def drop(self, shard: int) -> None:
+        """Let go of a shard's bytes."""
+        self.address_S[shard] = self.size_S[shard] = 0
+        del self.data[shard]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +87,17 @@ def field_span(record: UInt8, field: Field) -> tuple[int, int] | None:
 
 
 def gather_reference(
-    shards: Sequence[ShardBytes], slot_B: Int64, row_B: Int64, field: Field, out: NDArray[Any], to_B: Int64
+    table: ShardTable, shard_B: Int64, row_B: Int64, field: Field, out: NDArray[Any], to_B: Int64
 ) -> int:
-    """Copy `field` of the rows (`shards[slot_B]`, `row_B`) to `out[to_B]`, [*, N], cast to its dtype.
+    """Copy `field` of the rows (`shard_B`, `row_B`) to `out[to_B]`, [*, N], cast to its dtype.
 
-    Returns -1, or the position in `row_B` of the first row that is not of the field's size and header (or whose
-    offsets are not within its shard); rows before it have been copied.
+    Returns -1, or the position in `row_B` of the first row that is not of the field's size and header, or whose
+    offsets are not within its shard, or whose shard is not in the table; rows before it have been copied.
     """
     header = np.frombuffer(field.header, dtype=np.uint8)
     nbytes = field.elements * field.dtype.itemsize
-    for i, (slot, row) in enumerate(zip(slot_B.tolist(), row_B.tolist())):
-        data = shards[slot].data
+    for i, (shard, row) in enumerate(zip(shard_B.tolist(), row_B.tolist())):
+        data = table.data.get(shard, header[:0])
         if 12 + 4 * row > len(data):
             return i
         begin, end = data[4 + 4 * row : 12 + 4 * row].view("<u4").tolist()
@@ -111,12 +122,15 @@ if numba is not None:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
-        return types.voidptr(address), generate
+        return types.voidptr(address), generate  # signature, code generator
+
+    pointer: Any = _pointer
+    carray: Any = vars(numba)["carray"]
 
     def _gather_loop(
         address_S: Any,
         size_S: Any,
-        slot_B: Any,
+        shard_B: Any,
         row_B: Any,
         sizes_C: Any,
         column: int,
@@ -131,14 +145,14 @@ if numba is not None:
             variable += sizes_C[c] < 0
         nbytes = elements * like.itemsize
         for i in range(len(row_B)):
-            base, size, row = address_S[slot_B[i]], size_S[slot_B[i]], row_B[i]
+            base, size, row = address_S[shard_B[i]], size_S[shard_B[i]], row_B[i]
             if 12 + 4 * row > size:
                 return i
-            offset = numba.carray(_pointer(base + np.uint64(4 + 4 * row)), (2,), np.uint32)
+            offset = carray(pointer(base + np.uint64(4 + 4 * row)), (2,), np.uint32)
             begin, end = np.int64(offset[0]), np.int64(offset[1])
             if begin > end or end > size or begin + 4 * variable > end:
                 return i
-            sizes = numba.carray(_pointer(base + np.uint64(begin)), (variable,), np.uint32)
+            sizes = carray(pointer(base + np.uint64(begin)), (variable,), np.uint32)
             at, length, v = begin + 4 * variable, np.int64(0), 0
             for c in range(column + 1):
                 at += length
@@ -151,11 +165,11 @@ if numba is not None:
                     return i
             if length != len(header) + nbytes:
                 return i
-            payload = numba.carray(_pointer(base + np.uint64(at)), (length,), np.uint8)
+            payload = carray(pointer(base + np.uint64(at)), (length,), np.uint8)
             for h in range(len(header)):
                 if payload[h] != header[h]:
                     return i
-            values = numba.carray(_pointer(base + np.uint64(at + len(header))), (elements,), like.dtype)
+            values = carray(pointer(base + np.uint64(at + len(header))), (elements,), like.dtype)
             target = out[to_B[i]]
             for n in range(elements):
                 target[n] = values[n]
@@ -163,17 +177,21 @@ if numba is not None:
 
     _compiled = compile_loop(_gather_loop)
 
-    def gather(
-        shards: Sequence[ShardBytes], slot_B: Int64, row_B: Int64, field: Field, out: NDArray[Any], to_B: Int64
-    ) -> int:
+    def gather(table: ShardTable, shard_B: Int64, row_B: Int64, field: Field, out: NDArray[Any], to_B: Int64) -> int:
         """Compiled `gather_reference`."""
-        address_S = np.array([shard.address for shard in shards], dtype=np.uint64)
-        size_S = np.array([len(shard.data) for shard in shards], dtype=np.int64)
-        header = np.frombuffer(field.header, dtype=np.uint8)
-        like = np.empty(0, dtype=field.dtype)
         return int(
             _compiled(
-                address_S, size_S, slot_B, row_B, field.sizes_C, field.column, header, like, field.elements, out, to_B
+                table.address_S,
+                table.size_S,
+                shard_B,
+                row_B,
+                field.sizes_C,
+                field.column,
+                np.frombuffer(field.header, dtype=np.uint8),
+                np.empty(0, dtype=field.dtype),
+                field.elements,
+                out,
+                to_B,
             )
         )
 

@@ -85,7 +85,7 @@ def _mix_scalar(x: Any) -> Any:
     return x ^ (x >> np.uint64(31))
 
 
-def _permute_scalar(index: int, size: int, key: Any) -> int:
+def _permute_scalar(index: Any, size: Any, key: Any) -> Any:
     bits = _MIN_BITS
     while (size - 1) >> bits:
         bits += 1

@@ -29,7 +29,7 @@ from mixstream.telemetry import Counters
 from mixstream.types import Cursor, Float64, Rows
 from mixstream.walk import Walk
 
-_PLANNED_AHEAD = 8  # steps whose addresses are looked up together
+_PLANNED_ROWS = 4096  # rows, at least a step's, whose addresses are looked up together
 
 
 class Loader:
@@ -43,7 +43,7 @@ class Loader:
         dataset: what to read. A subclass that overrides `__getitem__` or `get_item` is honoured, sample by sample.
         device: where tensors are delivered ("cuda", "cuda:1", …); the CPU if not given.
         prefetch: batches that are kept ready; 0 makes each one when it is asked for.
-        collate_fn: list of samples -> batch, for samples that do not stack; slower than the default's whole-batch gather.
+        collate_fn: list of samples -> batch, for samples that do not stack; slower than gathering.
         widen: deliver uint16 and uint32 columns as int64, which embeddings take; False delivers them as stored.
     """
 
@@ -75,7 +75,8 @@ class Loader:
         overridden = any(
             getattr(type(dataset), name) is not getattr(StreamingDataset, name) for name in ("__getitem__", "get_item")
         )
-        self._columns = None if overridden or collate_fn else dataset.corpus.columns(widen=widen)
+        self._corpus = dataset.corpus.reopened()
+        self._columns = None if overridden or collate_fn else self._corpus.columns(widen=widen)
         self._pool = BufferPool(pinned=self.device.type == "cuda", kept=prefetch + 4)
         self._copy = DeviceCopy(self.device) if self.device.type == "cuda" else None
         self._lock = threading.Lock()  # guards the feedback loop, which both threads use
@@ -137,7 +138,7 @@ class Loader:
         assert self._walk is not None
         planned: list[tuple[Rows, Cursor]] = []
         with self._lock:
-            while len(planned) < _PLANNED_AHEAD and self._walk.ready():
+            while len(planned) * self.batch_size < _PLANNED_ROWS and self._walk.ready():
                 if (rows := self._walk.advance()) is None:
                     break
                 planned.append((rows, self._walk.cursor))
@@ -150,9 +151,7 @@ class Loader:
     def _assemble(self, rows: Rows, at: Addresses) -> Any:
         batch: Any = None
         if self._columns is not None:
-            arrays = self.dataset.corpus.gather(
-                at, self._columns, lambda _, dtype, shape: self._pool.empty(dtype, shape)
-            )
+            arrays = self._corpus.gather(at, self._columns, self._pool.empty)
             if arrays is not None:
                 batch = Batch({name: torch.from_numpy(array) for name, array in arrays.items()})
         if batch is None:
@@ -248,7 +247,7 @@ class Loader:
     def close(self) -> None:
         """End the background thread and let go of the shards. The loader can be iterated again."""
         self._stop()
-        self.dataset.corpus.opened.close()
+        self._corpus.opened.close()
 
     def _stop(self) -> None:
         if self._prefetcher is not None:

@@ -77,25 +77,33 @@ class Order:
         """Return (first, length) of the samples of `lane`, in dealt order; length is at least 1."""
         first = int(self.owned_L[:lane].sum())
         total = int(self.samples_S.sum())
-        return min(first, total - 1), max(int(self.owned_L[lane]), 1)
+        return min(first, total - 1), self._run_length(lane)
 
     def locate(self, *, lane: int, draw_B: Int64) -> tuple[Int64, Int64, Int64]:
         """Return (epoch_B, shard_B, row_B), int64, of the draws `draw_B` of `lane`."""
-        epoch_B, position_B = np.divmod(draw_B, self.run_of(lane)[1])
+        epoch_B, position_B = np.divmod(draw_B, self._run_length(lane))
+        if len(epoch_B) and epoch_B[0] == epoch_B[-1] and epoch_B.min() == epoch_B.max():  # nearly always
+            return epoch_B, *self._locate(lane, int(epoch_B[0]), position_B)
         shard_B, row_B = np.empty_like(position_B), np.empty_like(position_B)
         for epoch in np.unique(epoch_B).tolist():
             here = epoch_B == epoch
-            at = self._layout(lane, epoch)
-            shard_B[here], row_B[here] = kernels.locate(
-                position_B[here],
-                at.window_start_W,
-                at.window_key_W,
-                at.piece_start_P,
-                at.piece_shard_P,
-                at.piece_row_P,
-                self.shuffle,
-            )
+            shard_B[here], row_B[here] = self._locate(lane, epoch, position_B[here])
         return epoch_B, shard_B, row_B
+
+    def _locate(self, lane: int, epoch: int, position_B: Int64) -> tuple[Int64, Int64]:
+        at = self._layout(lane, epoch)
+        return kernels.locate(
+            position_B,
+            at.window_start_W,
+            at.window_key_W,
+            at.piece_start_P,
+            at.piece_shard_P,
+            at.piece_row_P,
+            self.shuffle,
+        )
+
+    def _run_length(self, lane: int) -> int:
+        return max(int(self.owned_L[lane]), 1)
 
     def shards_of(self, lane: int) -> Int64:
         """Return the shards that `lane` reads, int64 [P]: all that a node carrying it has to fetch."""

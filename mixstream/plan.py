@@ -113,16 +113,9 @@ class Plan:
         repeats = 0
         for lane in range(self.lanes):
             mine = slice(lane * share, (lane + 1) * share)
-            served = self._fill_lane(
-                lane,
-                cursor.base_LK[lane],
-                drawn_LK[lane],
-                credit_LK[lane],
-                total_L,
-                weight_K,
-                domain_B[mine],
-                draw_B[mine],
-            )
+            at = _LaneCursor(cursor.base_LK[lane].copy(), drawn_LK[lane], credit_LK[lane], int(total_L[lane]))
+            served = self._fill_lane(lane, at, weight_K, domain_B[mine], draw_B[mine])
+            total_L[lane] = at.total
             if served is None:
                 return None
             repeats += served
@@ -149,7 +142,7 @@ class Plan:
 
     def left_LK(self, cursor: Cursor) -> NDArray[np.bool_]:
         """Return which domains have used up their `max_epochs`, bool [L, K]."""
-        return cursor.drawn_LK >= self.last_LK
+        return np.asarray(cursor.drawn_LK >= self.last_LK)
 
     def _begin(self, cursor: Cursor, epoch: int, *, step: int) -> Cursor:
         passed = epoch - cursor.epoch
@@ -158,7 +151,7 @@ class Plan:
             return cursor
         # An epoch begins where the last one was to end, whether its last batch was dropped or filled with repeats;
         # once a domain has left a lane there are no exact epochs in it any more, and it just goes on.
-        whole_L = ~self._short_of(cursor.drawn_LK).any(axis=1)
+        whole_L = np.asarray(~self._short_of(cursor.drawn_LK).any(axis=1))
         base_LK = np.where(whole_L[:, None], cursor.base_LK + passed * self.quota_LK, cursor.drawn_LK)
         credit_LK, total_L = self._fresh_credit(None)
         return replace(
@@ -172,7 +165,7 @@ class Plan:
     def _short_of(self, drawn_LK: Int64) -> NDArray[np.bool_]:
         """Return which domains an epoch counts on and can no longer draw, bool [L, K]."""
         quota_LK = self.last_LK * 0 if self.quota_LK is None else self.quota_LK
-        return (drawn_LK >= self.last_LK) & (quota_LK > 0)
+        return np.asarray((drawn_LK >= self.last_LK) & (quota_LK > 0))
 
     def _fresh_credit(self, weight_K: Int64 | None) -> tuple[Int64, Int64]:
         if self.quota_LK is None:
@@ -183,39 +176,44 @@ class Plan:
         return credit_LK, self.quota_LK.sum(axis=1)
 
     def _fill_lane(
-        self,
-        lane: int,
-        base_K: Int64,
-        drawn_K: Int64,
-        credit_K: Int64,
-        total_L: Int64,
-        weight_K: Int64 | None,
-        domain_B: NDArray[np.int32],
-        draw_B: Int64,
+        self, lane: int, at: _LaneCursor, weight_K: Int64 | None, domain_B: NDArray[np.int32], draw_B: Int64
     ) -> int | None:
-        """Fill one lane's rows, updating its cursor arrays in place; return its repeats, None if domains ran out."""
+        """Fill one lane's rows and move its cursor; return how many are repeats, None if domains ran out."""
+        due_K = weight_K if self.quota_LK is None else self.quota_LK[lane]
+        assert due_K is not None
         last_K = self.last_LK[lane]
-        base_K, filled, repeats = base_K.copy(), 0, 0
+        filled, repeats = 0, 0
         while filled < len(domain_B):
-            left_K = drawn_K >= last_K
-            due_K = self.quota_LK[lane] if self.quota_LK is not None else weight_K
-            assert due_K is not None
-            exact = self.quota_LK is not None and not (left_K & (due_K > 0)).any()
-            part_K = np.where(left_K, 0, due_K)
+            part_K, exact = due_K, self.quota_LK is not None
+            if self.max_epochs_K is not None:
+                left_K = at.drawn_K >= last_K
+                exact = exact and not (left_K & (due_K > 0)).any()
+                part_K = np.where(left_K, 0, due_K)
             if not (total := int(part_K.sum())):
                 return None
-            if total != total_L[lane]:
-                credit_K[:] = rescale(credit_K, int(total_L[lane]), part_K)
-                total_L[lane] = total
-            limit_K = base_K + due_K if exact else np.full_like(drawn_K, _NEVER)
+            if total != at.total:
+                at.credit_K[:] = rescale(at.credit_K, at.total, part_K)
+                at.total = total
+            limit_K = at.base_K + due_K if exact else np.full_like(at.drawn_K, _NEVER)
+            rest = slice(filled, None)
             filled += int(
                 kernels.deal_rows(
-                    part_K, credit_K, drawn_K, limit_K, last_K, self.in_order, domain_B[filled:], draw_B[filled:]
+                    part_K, at.credit_K, at.drawn_K, limit_K, last_K, self.in_order, domain_B[rest], draw_B[rest]
                 )
             )
-            if exact and filled < len(domain_B) and (drawn_K >= limit_K).all():
+            if exact and filled < len(domain_B) and (at.drawn_K >= limit_K).all():
                 # The lane has drawn its whole epoch: what is missing from the last batch are repeats.
                 repeats = repeats or len(domain_B) - filled
-                base_K += due_K
-                credit_K[:] = stagger(part_K, self.lanes)[lane]
+                at.base_K += due_K
+                at.credit_K[:] = stagger(part_K, self.lanes)[lane]
         return repeats
+
+
+@dataclass(slots=True)
+class _LaneCursor:
+    """One lane's part of a cursor while its rows are dealt; the arrays are views that are written to."""
+
+    base_K: Int64
+    drawn_K: Int64
+    credit_K: Int64
+    total: int

@@ -98,7 +98,7 @@ class Prefetcher(Generic[T]):
                     self._blocked = wakes == self._wakes  # else the consumer acted while we were looking
                     self._change.notify_all()
                 continue
-            except BaseException as error:  # noqa: BLE001 - handed to the consumer as it is
+            except BaseException as error:
                 item = error
             with self._change:
                 if self._closed:

@@ -106,8 +106,8 @@ def parse_state(document: Mapping[str, Any]) -> RunState:
     if version != VERSION:
         keys = sorted(document) if isinstance(document, Mapping) else type(document).__name__
         raise StateError(
-            f"this is not a state of mixstream's version {VERSION} (its 'mixstream' entry is {version!r}; it has {keys}): "
-            "a state of mosaicml-streaming or of another version cannot be continued exactly; start without it"
+            f"this is not a state of mixstream's version {VERSION} (its 'mixstream' entry is {version!r}; it has {keys}"
+            "): a state of mosaicml-streaming or of another version cannot be continued exactly; start without it"
         )
     try:
         return msgspec.convert(dict(document), RunState)
@@ -171,9 +171,8 @@ def differences(state: RunState, *, plan: Plan, settings: Settings, fingerprints
         if name not in saved:
             found.append(f"domain {name!r} is not in the state; it has {sorted(saved)}")
         elif saved[name].fingerprint != fingerprints[k]:
-            found.append(
-                f"domain {name!r} has other shards (fingerprint {saved[name].fingerprint[:8]}, now {fingerprints[k][:8]})"
-            )
+            was, now = saved[name].fingerprint[:8], fingerprints[k][:8]
+            found.append(f"domain {name!r} has other shards (fingerprint {was}, now {now})")
         elif plan.choose_K is not None and saved[name].choose != int(plan.choose_K[k]):
             found.append(f"domain {name!r}: an epoch took {saved[name].choose} samples, now {int(plan.choose_K[k])}")
         elif len(saved[name].drawn) != state.num_canonical_nodes:

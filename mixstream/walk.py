@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from mixstream.plan import Plan
 from mixstream.types import Cursor, Int64, Rows
 
@@ -65,8 +67,8 @@ class Walk:
             self.cursor = self.plan.at_epoch(self.cursor, epoch)
 
     def _left_now(self) -> set[str]:
-        gone_K = self.plan.left_LK(self.cursor).all(axis=0)
-        return {name for name, gone in zip(self.plan.names, gone_K.tolist()) if gone}
+        gone_K = np.flatnonzero(self.plan.left_LK(self.cursor).all(axis=0))
+        return {self.plan.names[k] for k in gone_K.tolist()}
 
     def _announce(self) -> None:
         now = self._left_now()

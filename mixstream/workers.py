@@ -15,7 +15,8 @@ import os
 import struct
 import tempfile
 import time
-from multiprocessing import context, reduction
+from multiprocessing import reduction
+from multiprocessing.context import get_spawning_popen
 from typing import IO, Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class InheritedFile:
         fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def __getstate__(self) -> dict[str, Any]:
-        if context.get_spawning_popen() is None:
+        if get_spawning_popen() is None:
             return {"size": self._size, "content": self.read(self._size)}
         return {"size": self._size, "descriptor": reduction.DupFd(self._file.fileno())}
 

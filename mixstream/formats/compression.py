@@ -68,6 +68,8 @@ def decompress(text: str, data: bytes, *, raw_bytes: int, where: str) -> bytes:
     codec, _ = _require(text)
     try:
         raw = codec.decompress(data, raw_bytes)
+    except ConfigError:
+        raise
     except (ValueError, OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
         raise ShardCorruptError(
             f"{where}: not a whole {text} stream of {raw_bytes} bytes ({error}); the shard cannot be read; {_REMEDY}"
@@ -105,7 +107,7 @@ def _import_extra(module: str, package: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         raise ConfigError(
-            f"this shard's compression needs the package {package}, which is not installed; "
+            f"this compression needs the package {package}, which is not installed; "
             f"`pip install mixstream[compression]`"
         ) from error
 

@@ -69,6 +69,8 @@ def decode_pil(data: memoryview) -> "Image":
     pixels = data[12 + mode_bytes :]
     if len(pixels) != row * height:
         raise ValueError(f"{len(pixels)} bytes of pixels where {width}x{height} {mode} takes {row * height}")
+    if not pixels and max(width, height) >= 1 << 16:  # bounded by its pixels, where it has any
+        raise ValueError(f"{width}x{height} is no size of an empty image")
     return _pillow().frombytes(mode, (width, height), bytes(pixels))
 
 

@@ -1,0 +1,41 @@
+# `make demo` and `make test` do all of their own set-up; nothing else is needed on a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test check format test-mosaic bench clean
+
+help:  ## say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(READY)  ## convert text that is on this machine, train on the mix, kill, resume, prove it equal
+	$(BIN)/mixstream demo
+
+test: check  ## the whole gate: format, lint, types, layers, tests
+	$(BIN)/python -m pytest -n auto
+
+check: $(READY)  ## everything of the gate but the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+
+format: $(READY)  ## mend format and what lint can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test-mosaic:  ## compare live with mosaicml-streaming, in an environment of its own
+	PYTHON=$(PYTHON) tests/mosaic_env.sh
+
+bench: $(READY)  ## run the benchmarks that the README quotes
+	$(BIN)/python bench/loader.py
+	$(BIN)/python bench/startup.py
+
+clean:  ## remove environments and caches
+	rm -rf $(VENV) .venv-mosaic .pytest_cache .ruff_cache .hypothesis build dist *.egg-info runs bench/data

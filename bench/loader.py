@@ -1,0 +1,157 @@
+"""How close `Loader` comes to copying bytes: rows/s and CPU-seconds per million tokens, on one core.
+
+    python bench/loader.py [--rows 40000] [--batch-sizes 64 512] [--rounds 9]
+
+8 domains x 40,000 rows x 2,048 uint16 tokens (seeded, about 1.3 GB, written once below bench/data). Beside the loader
+stands a plain numpy gather of the very same rows from the same mapped files: addresses, views and the output buffer are
+made beforehand and cost it nothing. Of two ways to write it (row by row; by shard with fancy indexing) the faster one
+counts. All take turns in one process, pinned to one core, so that the loader's background thread, its plan and its
+look-up of addresses are paid for there too. In a turn each copies the same fresh rows, every one of them for the first
+time through its own mapping; who goes first changes from turn to turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import mixstream as ms
+
+DOMAINS, SEQ = 8, 2048
+DATA = Path(__file__).parent / "data"
+
+
+def corpus(rows: int) -> list[Path]:
+    """Write the domains once; return their directories."""
+    paths = []
+    for d in range(DOMAINS):
+        path = DATA / f"loader-{rows}" / f"domain{d}"
+        paths.append(path)
+        if (path / "index.json").exists():
+            continue
+        rng = np.random.default_rng(d)
+        with ms.MDSWriter(columns={"tokens": f"ndarray:uint16:{SEQ}"}, out=str(path), exist_ok=True) as writer:
+            for _ in range(rows):
+                writer.write({"tokens": rng.integers(0, 50_000, SEQ, dtype=np.uint16)})
+        print(f"wrote {path}", file=sys.stderr)
+    return paths
+
+
+def make_dataset(paths: list[Path], batch_size: int) -> ms.StreamingDataset:
+    """Return the dataset under test: shuffled, natural mixing, windows of the default size."""
+    return ms.StreamingDataset(streams=[ms.Stream(local=str(p)) for p in paths], batch_size=batch_size, shuffle=True)
+
+
+class PlainGather:
+    """The same batches, copied by numpy with everything known beforehand."""
+
+    def __init__(self, dataset: ms.StreamingDataset, steps: int, dtype: type) -> None:
+        run = dataset.run
+        walk = run.walk(run.start(), None)
+        found = run.addressing.locate([rows for _ in range(steps) if (rows := walk.advance())], run.part)
+        self.views: list[np.ndarray] = []
+        slots: dict[tuple[int, int], int] = {}
+        self.batches: list[list[tuple[int, int]]] = []
+        for at in found:
+            batch = []
+            for d, s, r in zip(at.domain_B.tolist(), at.shard_B.tolist(), at.row_B.tolist()):
+                if (d, s) not in slots:
+                    slots[d, s] = len(self.views)
+                    domain = dataset.corpus.domains[d]
+                    info = domain.index.shards[s]
+                    raw = np.memmap(domain.files.local / info.raw.basename, dtype=np.uint8, mode="r")
+                    first = int(raw[4:8].view("<u4")[0])
+                    self.views.append(raw[first:].view("<u2").reshape(info.samples, SEQ))
+                batch.append((slots[d, s], r))
+            self.batches.append(batch)
+        self.grouped = []
+        for batch in self.batches:
+            slot, row = np.array(batch).T
+            self.grouped.append([(s, np.flatnonzero(slot == s), row[slot == s]) for s in np.unique(slot).tolist()])
+        self.out = np.empty((len(self.batches[0]), SEQ), dtype=dtype)
+
+    def by_row(self, step: int) -> None:
+        """Copy one batch row by row."""
+        out, views = self.out, self.views
+        for i, (slot, row) in enumerate(self.batches[step]):
+            out[i] = views[slot][row]
+
+    def by_shard(self, step: int) -> None:
+        """Copy one batch with one fancy-indexed copy per shard."""
+        for slot, to, rows in self.grouped[step]:
+            self.out[to] = self.views[slot][rows]
+
+
+def timed(action: Callable[[int], object], steps: range) -> tuple[float, float]:
+    """Return (wall, CPU) seconds of one call per step."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    for step in steps:
+        action(step)
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def compare(paths: list[Path], *, batch_size: int, widen: bool, rounds: int, rows: int) -> str:
+    """Return one line of the table."""
+    steps = rows // rounds // batch_size
+    dataset = make_dataset(paths, batch_size)
+    dtype = np.int64 if widen else np.uint16
+    by_row, by_shard = PlainGather(dataset, rounds * steps, dtype), PlainGather(dataset, rounds * steps, dtype)
+    with ms.Loader(make_dataset(paths, batch_size), widen=widen) as loader:
+        batches = iter(loader)
+        first = next(batches)["tokens"]
+        by_row.by_row(0)
+        if not torch.equal(first, torch.from_numpy(by_row.out)):
+            raise SystemExit("the loader and the plain gather do not deliver the same rows")
+        contenders = [("loader", lambda _: next(batches)), ("by row", by_row.by_row), ("by shard", by_shard.by_shard)]
+        rate: dict[str, list[float]] = {name: [] for name, _ in contenders}
+        cpu: dict[str, list[float]] = {name: [] for name, _ in contenders}
+        for turn in range(rounds):
+            for name, action in contenders[turn % 3 :] + contenders[: turn % 3]:
+                wall, used = timed(action, range(turn * steps + (turn == 0), (turn + 1) * steps))
+                done = (steps - (turn == 0)) * batch_size
+                rate[name].append(done / wall)
+                cpu[name].append(used / (done * SEQ / 1e6))
+    best = max(("by row", "by shard"), key=lambda name: statistics.median(rate[name]))
+    ratios = [ours / theirs for ours, theirs in zip(rate["loader"], rate[best])]
+    return (
+        f"{batch_size:>10}  {np.dtype(dtype).name:>9}  {statistics.median(rate['loader']):>13,.0f}  "
+        f"{statistics.median(rate[best]):>10,.0f} {'(' + best + ')':10}  {statistics.median(ratios):>5.2f} "
+        f"[{min(ratios):.2f}, {max(ratios):.2f}]  {statistics.median(cpu['loader']):>10.5f}  "
+        f"{statistics.median(cpu[best]):>8.5f}"
+    )
+
+
+def main() -> None:
+    """Run the comparison and print a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rows", type=int, default=40_000, help="rows per domain")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 512], help="rows per batch")
+    parser.add_argument("--rounds", type=int, default=9, help="turns that loader and gather take")
+    options = parser.parse_args()
+    paths = corpus(options.rows)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+    print(f"{platform.processor() or platform.machine()}, one core; Python {platform.python_version()}, ", end="")
+    print(
+        f"torch {torch.__version__}, numpy {np.__version__}; {DOMAINS} domains x {options.rows:,} rows x {SEQ} uint16"
+    )
+    print(
+        "batch rows  delivered  loader rows/s  plain gather rows/s    ratio [min, max]  CPU s/1e6 tokens: loader, plain"
+    )
+    for batch_size in options.batch_sizes:
+        for widen in (False, True):
+            rows = min(DOMAINS * options.rows, 200_000)
+            print(compare(paths, batch_size=batch_size, widen=widen, rounds=options.rounds, rows=rows), flush=True)
+
+
+if __name__ == "__main__":
+    main()
