@@ -31,7 +31,7 @@ format: $(READY)  ## mend format and what lint can mend
 	$(BIN)/ruff check --fix .
 
 test-mosaic:  ## compare live with mosaicml-streaming, in an environment of its own
-	PYTHON=$(PYTHON) tests/mosaic_env.sh
+	PYTHON=$(PYTHON) tests/mosaic/run.sh
 
 bench: $(READY)  ## run the benchmarks that the README quotes
 	$(BIN)/python bench/loader.py

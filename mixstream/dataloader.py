@@ -58,10 +58,7 @@ class StreamingDataLoader(DataLoader[Any]):
     def _adopt(self, dataset: StreamingDataset) -> None:
         """Take up the dataset's position: the start, or a loaded state."""
         self._run, self._loads = dataset.run, dataset.loads
-        if dataset._loaded is not None:
-            self._cursor, self._loop = self._run.restore(dataset._loaded[0], strict=dataset._loaded[1])
-        else:
-            self._cursor, self._loop = self._run.start(), self._run.loop()
+        self._cursor, self._loop = dataset.position()
         self._handed, self._iterator = False, None
         if self._loop is None:
             return

@@ -16,6 +16,7 @@ from mixstream.compat import ShardTables, check_options
 from mixstream.corpus import Corpus
 from mixstream.distributed import World
 from mixstream.errors import ConfigError
+from mixstream.feedback import FeedbackLoop
 from mixstream.mixers import Mixer, OpenLoop, Static
 from mixstream.run import Request, Run, Weights, check_batch_size, lanes_of
 from mixstream.stream import Stream, prepared
@@ -258,9 +259,14 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
 
     def _start_cursor(self) -> Cursor:
         if self._start is None:
-            document, strict = self._loaded or (None, True)
-            self._start = self.run.start() if document is None else self.run.restore(document, strict=strict)[0]
+            self._start = self.position()[0]
         return self._start
+
+    def position(self) -> tuple[Cursor, FeedbackLoop | None]:
+        """Return where a loader begins, and its feedback loop there: step 0, or the state that was loaded."""
+        if self._loaded is None:
+            return self.run.start(), self.run.loop()
+        return self.run.restore(self._loaded[0], strict=self._loaded[1])
 
     def begin_at(self, cursor: Cursor) -> None:
         """Let the next `iter()` begin at `cursor`: for loaders that keep the position."""

@@ -34,9 +34,9 @@ class World:
         """Return the world given, or that of torch.distributed if it is initialised, or of RANK and WORLD_SIZE."""
         if (rank is None) != (world_size is None):
             raise ConfigError(f"give both rank and world_size or neither; got rank={rank}, world_size={world_size}")
-        per_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         if rank is None or world_size is None:
             rank, world_size = _group() or (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+            per_node = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))  # not said: one machine
             return cls(rank=rank, size=world_size, nodes=max(world_size // max(per_node, 1), 1))
         return cls(rank=rank, size=world_size)
 

@@ -139,11 +139,14 @@ class Domain:
         packed = self.files.find(info.zip.basename, info.zip.bytes)
         if packed is None:
             raise self.files.missing(info.raw.basename, info.zip.basename)
+        return self.files.write(info.raw.basename, info.raw.bytes, lambda: self._unpack(info, packed))
+
+    def _unpack(self, info: ShardInfo, packed: Path) -> bytes:
+        assert info.zip is not None and info.compression is not None  # noqa: PT018 - one fact about one shard
         data = packed.read_bytes()
         if self.validate_hash is not None:
             self._check(data, info.zip.hashes, str(packed))
-        raw = decompress(info.compression, data, raw_bytes=info.raw.bytes, where=str(packed))
-        return self.files.write(info.raw.basename, raw)
+        return decompress(info.compression, data, raw_bytes=info.raw.bytes, where=str(packed))
 
     def _check(self, data: Any, hashes: Any, where: str) -> None:
         assert self.validate_hash is not None

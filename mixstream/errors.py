@@ -6,7 +6,9 @@ parent that a user would catch.
 
     MixstreamError
     ├── ConfigError(ValueError)                an argument that cannot be
+    │   └── OutputExistsError(FileExistsError)   the directory to write to already holds something
     ├── EncodingError(TypeError)               a column encoding that is unknown, or a value that it cannot hold
+    │   └── MissingColumnError(KeyError)         a sample lacks a column that the dataset has
     ├── UnsafeEncodingError(ValueError)        pickle in a shard, without permission
     ├── IndexCorruptError(ValueError)          index.json says what cannot be
     ├── IndexNotFoundError(FileNotFoundError)
@@ -26,8 +28,18 @@ class ConfigError(MixstreamError, ValueError):
     """An argument, or a combination of arguments, that cannot be."""
 
 
+class OutputExistsError(ConfigError, FileExistsError):
+    """The directory to write to already holds something."""
+
+
 class EncodingError(MixstreamError, TypeError):
     """A column encoding that is unknown, or a value that it cannot hold."""
+
+
+class MissingColumnError(EncodingError, KeyError):
+    """A sample lacks a column that the dataset has."""
+
+    __str__ = Exception.__str__  # KeyError's would show the message in quotes
 
 
 class UnsafeEncodingError(MixstreamError, ValueError):

@@ -22,7 +22,6 @@ from mixstream.describe import describe
 from mixstream.device import BufferPool, DeviceCopy
 from mixstream.distributed import sum_over_ranks
 from mixstream.errors import ConfigError
-from mixstream.feedback import FeedbackLoop
 from mixstream.losses import domain_sums
 from mixstream.prefetch import BlockedError, Prefetcher
 from mixstream.telemetry import Counters
@@ -59,14 +58,14 @@ class Loader:
         collate_fn: Callable[[list[Any]], Any] | None = None,
         widen: bool = True,
     ) -> None:
-        self.dataset, self.prefetch, self.collate_fn, self.widen = dataset, prefetch, collate_fn, widen
-        self.run = dataset.run
-        self.device = torch.device(device or "cpu")
-        self.batch_size, self.drop_last = self.run.batch_size, dataset.drop_last
-        self.counters = Counters()
-        self._loop: FeedbackLoop | None = self.run.loop()
         if prefetch < 0:
             raise ConfigError(f"prefetch must be at least 0 batches, got {prefetch}")
+        self.dataset, self.prefetch, self.collate_fn, self.widen = dataset, prefetch, collate_fn, widen
+        self.device = torch.device(device or "cpu")
+        self.counters = Counters()
+        self._prefetcher: Prefetcher[tuple[Any, Cursor]] | None = None
+        self._adopt()
+        self.batch_size, self.drop_last = self.run.batch_size, dataset.drop_last
         if self._loop is not None and prefetch > self._loop.lag:
             raise ConfigError(
                 f"prefetch={prefetch} batches cannot be ready before the losses that they depend on: the dataset's lag "
@@ -80,12 +79,14 @@ class Loader:
         self._pool = BufferPool(pinned=self.device.type == "cuda", kept=prefetch + 4)
         self._copy = DeviceCopy(self.device) if self.device.type == "cuda" else None
         self._lock = threading.Lock()  # guards the feedback loop, which both threads use
-        self._prefetcher: Prefetcher[tuple[Batch | Any, Cursor]] | None = None
         self._planned: deque[tuple[Rows, Cursor, Addresses]] = deque()
         self._walk: Walk | None = None
-        self._cursor = self.run.start()
-        if dataset._loaded is not None:
-            self.load_state_dict(dataset._loaded[0], strict=dataset._loaded[1])
+
+    def _adopt(self) -> None:
+        """Take up the dataset's position: the start, or a loaded state."""
+        self._stop()
+        self.run, self._loads = self.dataset.run, self.dataset.loads
+        self._cursor, self._loop = self.dataset.position()
 
     # --- iteration ------------------------------------------------------------------------------------------------
 
@@ -95,6 +96,8 @@ class Loader:
 
     def __iter__(self) -> Iterator[Any]:
         """Yield batches from the loader's position to the end of the running epoch."""
+        if self.dataset.loads != self._loads:
+            self._adopt()
         epoch = self.run.plan.settle(self._cursor).epoch
         while self.run.plan.settle(self._cursor).epoch == epoch:
             try:
@@ -230,10 +233,8 @@ class Loader:
         Raises:
             StateError: the state does not fit; the message says in what.
         """
-        self._stop()
         self.dataset.load_state_dict(state, strict=strict)
-        self.run = self.dataset.run
-        self._cursor, self._loop = self.run.restore(state, strict=strict)
+        self._adopt()
 
     save_state = state_dict
     restore_state = load_state_dict

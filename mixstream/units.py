@@ -6,23 +6,23 @@ import re
 
 from mixstream.errors import ConfigError
 
-_BYTES = {unit: 1024**power for power, unit in enumerate(("b", "kb", "mb", "gb", "tb", "pb", "eb", "zb", "yb"))}
+_BYTES = {"": 1} | {unit: 1024**at for at, unit in enumerate(("b", "kb", "mb", "gb", "tb", "pb", "eb", "zb", "yb"))}
 _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
 
-def parse_bytes(size: int | str) -> int:
+def parse_bytes(size: float | str) -> int:
     """Return a number of bytes: an int, or text such as "64mb" (units of 1024; floats may be used)."""
     return _parse(size, _BYTES, "bytes", "100kb, 64mb or 1.5gb")
 
 
-def parse_count(count: int | str) -> int:
+def parse_count(count: float | str) -> int:
     """Return a number of samples: an int, or text such as "100k", "64M" or "77b" (units of 1000)."""
     return _parse(count, _COUNTS, "samples", "100k, 64m, 77b or 1t")
 
 
-def _parse(value: int | str, units: dict[str, int], what: str, examples: str) -> int:
-    if isinstance(value, int):
-        return value
+def _parse(value: float | str, units: dict[str, int], what: str, examples: str) -> int:
+    if isinstance(value, int | float):
+        return int(value)
     found = re.fullmatch(r"\s*([0-9][0-9,_]*(?:\.[0-9]+)?)\s*([a-z]*)\s*", value.lower())
     if found is None or found[2] not in units:
         raise ConfigError(f"Unsupported value/suffix {value!r} for a number of {what}; write an int, or {examples}")

@@ -7,6 +7,9 @@ writes what MDSWriter of mosaicml-streaming writes, byte for byte. Its own laws:
   exception, or `kill -9` at any instant, there is none. Shards written by then stay, for a look or a rescue.
 - A shard never passes 2**32 - 1 bytes, which its offsets cannot address, and is never empty.
 - Compressing, hashing and writing run on threads; how many shards wait for them is bounded.
+
+Differences from that package: what a column cannot hold is refused (300 or 3.7 in a `uint8`, 1e6 in a `float16`), not
+stored as another number; a gzip header holds no time of day; a remote has to be a directory.
 """
 
 import os
@@ -23,7 +26,7 @@ from urllib.parse import unquote, urlsplit
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from mixstream.errors import ConfigError, EncodingError
+from mixstream.errors import ConfigError, EncodingError, OutputExistsError
 from mixstream.formats.compression import compress, extension
 from mixstream.formats.hashing import hash_hex, hash_names, is_hash
 from mixstream.formats.mds.encodings import get_mds_encoded_size, get_mds_encodings, is_mds_encoding
@@ -34,10 +37,6 @@ from mixstream.units import parse_bytes
 _OWN_FILE = re.compile(r"index\.json(\.tmp)?|shard\.\d{5,}\.mds(\.\w+)*", re.ASCII)
 
 
-class OutputExistsError(ConfigError, FileExistsError):
-    """The output directory already holds something."""
-
-
 class MDSWriter:
     """Writes samples into MDS shards and, at the end, their index.
 
@@ -46,11 +45,9 @@ class MDSWriter:
 
     Args:
         columns: encoding of each column, by name. A sample's further keys are ignored.
-        out: directory to write to, or `(local, remote)`, where `remote` too is a directory (a path or a `file://` URL).
-            Directories are made; one that holds anything already is refused, unless `exist_ok`.
+        out: directory to write to, made if need be, or `(local, remote)`, both directories (paths or `file://` URLs).
         keep_local: with `(local, remote)`: write to both. Otherwise to `remote` alone.
-        compression: `zstd[:1-22]`, `gz[:0-9]`, `bz2[:1-9]`, `br[:0-11]`, `snappy`, or None. Only the compressed file of
-            a shard is stored.
+        compression: `zstd[:1-22]`, `gz[:0-9]`, `bz2[:1-9]`, `br[:0-11]`, `snappy` or None; then only that is stored.
         hashes: names of hashes to note for each file, sorted (`mixstream.formats.hash_names`).
         size_limit: largest size of a shard file in bytes, as a number or a text (`"64mb"`, of 1024s); None for the
             largest that the format can address. A sample that alone is larger gets a shard to itself.
@@ -58,7 +55,8 @@ class MDSWriter:
         max_workers: threads that compress, hash and write; as many finished shards at most wait for them, in memory.
             None for four, or the number of cores if that is smaller.
         retry: how often writing a file is tried again after an OSError, with a growing pause.
-        exist_ok: remove the index and the shards that the directory holds, and start anew. Other files stay.
+        exist_ok: remove the index and the shards that the directory holds, and start anew; other files stay. Without
+            it, a directory that holds anything is refused.
         metadata: further top-level keys for `index.json`, values as JSON holds them (token counts, provenance).
             Can be changed until `finish`, as the attribute `metadata`. Readers that do not know a key ignore it.
 
@@ -90,9 +88,7 @@ class MDSWriter:
         self.column_names = list(self.columns)
         self.column_encodings = list(self.columns.values())
         self.column_sizes = [get_mds_encoded_size(encoding) for encoding in self.column_encodings]
-        self.compression = compression or None
-        if self.compression:
-            compress(self.compression, b"")  # an unknown name or a missing package shows now, not after hours
+        self.compression = _check_compression(compression)
         self.hashes = _check_hashes(hashes or ())
         self.size_limit = _check_size_limit(size_limit)
         self.metadata = dict(metadata or {})
@@ -211,7 +207,7 @@ class MDSWriter:
             while len(self._storing) > waiting:
                 self._shards.append(self._storing.popleft().result())
         except BaseException:
-            self.cancel_future_jobs()  # a dataset that lacks a shard must not go on and get an index
+            self.cancel_future_jobs()  # a dataset that lacks a shard must get no index
             raise
         for task in self._bar.task_ids:
             stored = sum((shard.zip or shard.raw).bytes for shard in self._shards)
@@ -288,6 +284,12 @@ def _check_columns(columns: Mapping[str, str]) -> dict[str, str]:
     return {name: columns[name] for name in sorted(columns)}
 
 
+def _check_compression(compression: str | None) -> str | None:
+    if compression:
+        compress(compression, b"")  # an unknown name or a missing package shows now, not after hours
+    return compression or None
+
+
 def _check_hashes(hashes: Sequence[str]) -> list[str]:
     if list(hashes) != sorted(set(hashes)):
         raise ConfigError(f"Hashes must be unique and in sorted order, got {list(hashes)}; give {sorted(set(hashes))}")
@@ -298,14 +300,9 @@ def _check_hashes(hashes: Sequence[str]) -> list[str]:
 
 
 def _check_size_limit(size_limit: int | str | None) -> int | None:
-    if size_limit is None:
-        return None
-    number = parse_bytes(size_limit)
-    if not 0 < number <= MAX_OFFSET:
-        raise ConfigError(
-            f"size_limit is {size_limit!r}; offsets in a shard have 32 bits, so give 1 to {MAX_OFFSET}, "
-            "or None for the largest"
-        )
+    number = None if size_limit is None else parse_bytes(size_limit)
+    if number is not None and not 0 < number <= MAX_OFFSET:
+        raise ConfigError(f"size_limit is {size_limit!r}; give 1 to {MAX_OFFSET} bytes, or None for the largest")
     return number
 
 
@@ -338,11 +335,9 @@ def _directory(place: str | os.PathLike[str]) -> Path:
     url = urlsplit(text)
     if url.scheme == "file" and url.netloc in {"", "localhost"}:
         return Path(unquote(url.path))
-    if "://" in text:
+    if "://" in text or not text:
         raise ConfigError(
             f"out is {text!r}; MDSWriter writes to directories (paths and file:// URLs): "
             "write locally and copy the directory up, index.json last"
         )
-    if not text:
-        raise ConfigError("out is empty; name a directory")
     return Path(text).expanduser()

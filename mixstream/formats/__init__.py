@@ -17,12 +17,11 @@ from mixstream.formats.mds.encodings import (
     ndarray_dtype,
 )
 from mixstream.formats.mds.index import FileInfo, Index, ShardInfo, dump_index, parse_index
-from mixstream.formats.mds.shard import MissingColumnError, decode_sample, encode_sample, encode_shard, read_offsets
+from mixstream.formats.mds.shard import decode_sample, encode_sample, encode_shard, read_offsets
 
 __all__ = [
     "FileInfo",
     "Index",
-    "MissingColumnError",
     "ShardInfo",
     "compress",
     "decode_sample",

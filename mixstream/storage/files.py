@@ -6,8 +6,9 @@ stands under a shard's name can be trusted or replaced; nothing is ever written 
 
 from __future__ import annotations
 
-import os
+import fcntl
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2s
 from pathlib import Path
@@ -102,16 +103,22 @@ class DatasetFiles:
             "restore the file, or convert the dataset again"
         )
 
-    def write(self, basename: str, data: bytes) -> Path:
-        """Write a file into the local directory under its name, at once or not at all."""
+    def write(self, basename: str, size: int, make: Callable[[], bytes]) -> Path:
+        """Put what `make` returns into the local directory under its name, at once or not at all; return its path.
+
+        Of several threads or processes that want the same file of `size` bytes, one makes it and the others wait. What
+        a killed process leaves is written over by the next.
+        """
         path = self.local / basename
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if path.is_file() and path.stat().st_size == size:
+                partial.unlink(missing_ok=True)  # somebody else was faster
+            else:
+                file.truncate(0)
+                file.write(make())
+                file.flush()
+                partial.replace(path)
         return path

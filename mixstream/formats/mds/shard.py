@@ -16,17 +16,11 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from mixstream.errors import EncodingError, MixstreamError, ShardCorruptError
+from mixstream.errors import EncodingError, MissingColumnError, MixstreamError, ShardCorruptError
 from mixstream.formats.mds.encodings import decode_value, encode_value, require_codec
 from mixstream.formats.mds.index import MAX_OFFSET, ShardInfo, smallest_sample
 
 _REMEDY = "the shard cannot be used; delete this copy and fetch it again; if it stays so, write the dataset again"
-
-
-class MissingColumnError(EncodingError, KeyError):
-    """A sample lacks a column that the dataset has."""
-
-    __str__ = Exception.__str__  # KeyError would show the message quoted
 
 
 def encode_config(config: Mapping[str, Any]) -> bytes:
