@@ -179,6 +179,12 @@ if numba is not None:
 
     def gather(table: ShardTable, shard_B: Int64, row_B: Int64, field: Field, out: NDArray[Any], to_B: Int64) -> int:
         """Compiled `gather_reference`."""
+        stored = field.dtype
+        if stored == out.dtype:  # bits are bits: one compiled loop for all types of a size
+            stored = np.dtype(f"u{stored.itemsize}")
+            out = out.view(stored)
+        elif np.float16 in (stored, out.dtype):  # numba does not know it
+            return gather_reference(table, shard_B, row_B, field, out, to_B)
         return int(
             _compiled(
                 table.address_S,
@@ -188,7 +194,7 @@ if numba is not None:
                 field.sizes_C,
                 field.column,
                 np.frombuffer(field.header, dtype=np.uint8),
-                np.empty(0, dtype=field.dtype),
+                np.empty(0, dtype=stored),
                 field.elements,
                 out,
                 to_B,

@@ -29,6 +29,7 @@ from mixstream.types import Cursor, Float64, Rows
 from mixstream.walk import Walk
 
 _PLANNED_ROWS = 4096  # rows, at least a step's, whose addresses are looked up together
+_PLANNED_STEPS = 64  # and no more steps than this, so that small batches do not put off the first
 
 
 class Loader:
@@ -141,7 +142,8 @@ class Loader:
         assert self._walk is not None
         planned: list[tuple[Rows, Cursor]] = []
         with self._lock:
-            while len(planned) * self.batch_size < _PLANNED_ROWS and self._walk.ready():
+            steps = min(-(-_PLANNED_ROWS // self.batch_size), _PLANNED_STEPS)
+            while len(planned) < steps and self._walk.ready():
                 if (rows := self._walk.advance()) is None:
                     break
                 planned.append((rows, self._walk.cursor))

@@ -63,6 +63,11 @@ class Plan:
                 f"{L} lanes (num_canonical_nodes) cannot share a global batch of {B} rows evenly: "
                 "choose a number of lanes that divides batch_size x world size"
             )
+        if self.choose_K is not None and self.epoch_size < L:
+            raise ConfigError(
+                f"an epoch of {self.epoch_size} rows leaves some of {L} lanes (num_canonical_nodes) without any: "
+                f"choose at most {self.epoch_size} lanes, or raise epoch_size"
+            )
         if self.steps_per_epoch < 1:
             raise ConfigError(
                 f"an epoch of {self.epoch_size} rows holds no full global batch of {B} rows and drop_last=True drops "
@@ -179,32 +184,35 @@ class Plan:
         self, lane: int, at: _LaneCursor, weight_K: Int64 | None, domain_B: NDArray[np.int32], draw_B: Int64
     ) -> int | None:
         """Fill one lane's rows and move its cursor; return how many are repeats, None if domains ran out."""
-        due_K = weight_K if self.quota_LK is None else self.quota_LK[lane]
-        assert due_K is not None
-        last_K = self.last_LK[lane]
-        filled, repeats = 0, 0
+        last_K, quota_K = self.last_LK[lane], None if self.quota_LK is None else self.quota_LK[lane]
+        filled, repeats, owed = 0, 0, False
         while filled < len(domain_B):
-            part_K, exact = due_K, self.quota_LK is not None
+            part_K, exact = weight_K if quota_K is None else quota_K, self.choose_K is not None
+            assert part_K is not None
             if self.max_epochs_K is not None:
                 left_K = at.drawn_K >= last_K
-                exact = exact and not (left_K & (due_K > 0)).any()
-                part_K = np.where(left_K, 0, due_K)
+                if self.choose_K is not None and (left_K & (part_K > 0)).any():
+                    # No exact epochs any more: the lane goes on by the domains' shares as a whole, since its own quota
+                    # may hold nothing of those that are left.
+                    part_K, exact = self.choose_K, False
+                part_K, owed = np.where(left_K, 0, part_K), bool(at.credit_K[left_K].any())
             if not (total := int(part_K.sum())):
                 return None
-            if total != at.total:
+            if total != at.total or owed:  # domains came or went
                 at.credit_K[:] = rescale(at.credit_K, at.total, part_K)
                 at.total = total
-            limit_K = at.base_K + due_K if exact else np.full_like(at.drawn_K, _NEVER)
+            bounded = exact or self.in_order
+            limit_K = at.base_K + part_K if bounded else np.full_like(at.drawn_K, _NEVER)
             rest = slice(filled, None)
             filled += int(
                 kernels.deal_rows(
                     part_K, at.credit_K, at.drawn_K, limit_K, last_K, self.in_order, domain_B[rest], draw_B[rest]
                 )
             )
-            if exact and filled < len(domain_B) and (at.drawn_K >= limit_K).all():
+            if bounded and filled < len(domain_B) and (at.drawn_K >= limit_K).all():
                 # The lane has drawn its whole epoch: what is missing from the last batch are repeats.
-                repeats = repeats or len(domain_B) - filled
-                at.base_K += due_K
+                repeats = repeats or (len(domain_B) - filled if exact else 0)
+                at.base_K += part_K
                 at.credit_K[:] = stagger(part_K, self.lanes)[lane]
         return repeats
 

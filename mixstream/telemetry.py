@@ -12,13 +12,11 @@ class Counters:
     Attributes:
         batches: batches handed to the trainer.
         rows: rows in them (this rank's).
-        bytes: bytes of their tensors.
         waited: time that the trainer waited for a batch.
         gathering: time spent making batches, in the background.
     """
 
     batches: int = 0
     rows: int = 0
-    bytes: int = 0
     waited: float = 0.0
     gathering: float = 0.0

@@ -15,9 +15,11 @@ import os
 import struct
 import tempfile
 import time
+import weakref
 from multiprocessing import reduction
 from multiprocessing.context import get_spawning_popen
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import get_worker_info
@@ -27,42 +29,50 @@ from mixstream.types import Int64
 
 
 class InheritedFile:
-    """An unlinked temporary file that goes along to worker processes; any other copy is a new file, `size` bytes."""
+    """An unlinked temporary file that goes along to worker processes; any other copy is a new file with its content.
+
+    Args:
+        size: bytes, all zero at first.
+    """
 
     def __init__(self, size: int) -> None:
-        self._size = size
-        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="mixstream-", buffering=0)  # noqa: SIM115 - kept open
-        os.ftruncate(self._file.fileno(), size)
+        descriptor, path = tempfile.mkstemp(prefix="mixstream-")
+        Path(path).unlink()
+        os.ftruncate(descriptor, size)
+        self._own(descriptor, size)
+
+    def _own(self, descriptor: int, size: int) -> None:
+        self._descriptor, self._size = descriptor, size
+        weakref.finalize(self, os.close, descriptor)
 
     def read(self, size: int, at: int = 0) -> bytes:
         """Return `size` bytes from position `at`."""
-        return os.pread(self._file.fileno(), size, at)
+        return os.pread(self._descriptor, size, at)
 
     def write(self, data: bytes, at: int = 0) -> None:
         """Write `data` at position `at`."""
-        os.pwrite(self._file.fileno(), data, at)
+        os.pwrite(self._descriptor, data, at)
 
     def __enter__(self) -> None:
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)  # by process, so inherited descriptors exclude each other too
 
     def __exit__(self, *exception: object) -> None:
-        fcntl.lockf(self._file, fcntl.LOCK_UN)
+        fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     def __getstate__(self) -> dict[str, Any]:
         if get_spawning_popen() is None:
             return {"size": self._size, "content": self.read(self._size)}
-        return {"size": self._size, "descriptor": reduction.DupFd(self._file.fileno())}
+        return {"size": self._size, "descriptor": reduction.DupFd(self._descriptor)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "descriptor" in state:
-            self._size = state["size"]
-            self._file = os.fdopen(state["descriptor"].detach(), "r+b", buffering=0)
+            self._own(state["descriptor"].detach(), state["size"])
         else:
             InheritedFile.__init__(self, state["size"])
             self.write(state["content"])
 
 
-_CLAIM = struct.Struct("<qq")  # token of the last claim, claims so far
+_CLAIM = struct.Struct("<qq128s")  # token of the last claim, claims so far, the workers that share the last (bits)
 
 
 class EpochClaims:
@@ -74,7 +84,7 @@ class EpochClaims:
 
     def reset(self) -> None:
         """Forget all claims: the next one is number 0."""
-        self._file.write(_CLAIM.pack(0, 0))
+        self._file.write(_CLAIM.pack(0, 0, b""))
 
     @property
     def count(self) -> int:
@@ -83,12 +93,14 @@ class EpochClaims:
 
     def claim(self) -> int:
         """Return the number, from 0, of the epoch that this `iter()` is; equal in all workers of one DataLoader."""
-        token = self._token()
+        info, token = get_worker_info(), self._token()
+        mine = 1 << (info.id % 1024 if info is not None else 0)
         with self._file:
-            last, count = _CLAIM.unpack(self._file.read(_CLAIM.size))
-            if last != token:
-                count += 1
-                self._file.write(_CLAIM.pack(token, count))
+            last, count, shared = _CLAIM.unpack(self._file.read(_CLAIM.size))
+            claimants = int.from_bytes(shared, "little")
+            if last != token or claimants & mine:  # who comes again comes from another iter(), seeded alike
+                count, claimants = count + 1, 0
+            self._file.write(_CLAIM.pack(token, count, (claimants | mine).to_bytes(128, "little")))
             return count - 1
 
     def _token(self) -> int:

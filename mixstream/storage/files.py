@@ -71,9 +71,9 @@ class DatasetFiles:
         for directory in (self.local, self.remote):
             if directory is not None and (path := directory / INDEX).is_file():
                 return path.read_bytes(), str(path)
-        places = " or ".join(str(at / INDEX) for at in (self.local, self.remote) if at is not None)
         raise IndexNotFoundError(
-            f"no {INDEX} at {places}: not an MDS dataset, or an unfinished one; check `remote`, `local` and `split`"
+            f"no {INDEX} in {self.describe()}: not an MDS dataset, or an unfinished one; check `remote`, `local` and "
+            "`split`"
         )
 
     def find(self, basename: str, size: int) -> Path | None:

@@ -1,0 +1,144 @@
+"""How every command starts and ends: help, exit status, errors in words and as JSON."""
+
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from mixstream_tools import cli
+from mixstream_tools.cli import COMMANDS, main
+
+from mixstream.errors import ShardCorruptError
+
+OPTIONS_OF_CONVERT = {
+    *("--out", "--tokenizer", "--seq-len", "--text-key", "--domain-key", "--format", "--include", "--exclude"),
+    *("--eos", "--val-fraction", "--seed", "--on-bad-document", "--compression", "--hashes", "--size-limit"),
+    *("--workers", "--overwrite", "--json"),
+}
+
+
+def test_help_lists_every_command(capsys):
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    for name, (_, summary) in COMMANDS.items():
+        assert name in told
+        assert summary.split()[0] in told
+
+
+def test_help_imports_no_command_and_no_torch():
+    """The test of `mixstream --help` being fast that does not depend on the machine."""
+    script = (
+        "import sys; from mixstream_tools.cli import main; status = main(['--help']);"
+        "heavy = [m for m in sys.modules if m in ('torch', 'numpy') or m.startswith('mixstream_tools.convert')];"
+        "sys.exit(status or (str(heavy) if heavy else 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == version("mixstream")
+
+
+def test_options_of_convert_are_frozen(capsys, monkeypatch):
+    """A new option is a promise: add it here, and to the README, on purpose."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["convert", "--help"]) == 0
+    told = capsys.readouterr().out
+    shown = set(re.findall(r"(?<![\w-])--[a-z-]+(?= )", told[told.index("Parameters") :]))
+    assert shown == OPTIONS_OF_CONVERT
+    assert "mixstream convert corpus/ --out shards/" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["convret"], "convert"),
+        (["convert", "x", "--uot", "y"], "--uot"),
+        (["convert", "x"], "--out"),
+        (["convert", "x", "--out", "y", "--seq-len", "many"], "--seq-len"),
+        (["convert", "x", "--out", "y", "--on-bad-document", "ignore"], "skip"),
+        (["convert", "--out", "y"], "no SRC"),
+        (["convert", "/nowhere/at/all", "--out", "y"], "/nowhere/at/all"),
+    ],
+)
+def test_wrong_use_is_told_in_a_line_with_status_2(arguments, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    told = capsys.readouterr()
+    assert expected in told.err
+    assert "Traceback" not in told.err
+    assert not told.out
+
+
+def test_wrong_use_points_to_the_help_of_the_command(capsys):
+    main(["convert", "x"])
+    assert "`mixstream convert --help`" in capsys.readouterr().err
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Register a command that raises what it is given."""
+
+    def register(error: BaseException) -> None:
+        def fail(*, as_json: bool = False) -> int:
+            """Fail."""
+            raise error
+
+        module = type(sys)("mixstream_failing")
+        module.fail = fail
+        monkeypatch.setitem(sys.modules, "mixstream_failing", module)
+        monkeypatch.setitem(cli.COMMANDS, "fail", ("mixstream_failing:fail", "Fail."))
+
+    return register
+
+
+def test_a_failure_has_status_1_and_tells_its_notes(failing, capsys):
+    error = ShardCorruptError("shard 3 has 7 bytes")
+    error.add_note("domain 'web'")
+    failing(error)
+    assert main(["fail"]) == 1
+    assert capsys.readouterr().err == "mixstream: error: shard 3 has 7 bytes\n  domain 'web'\n"
+
+
+def test_an_os_error_is_a_failure_not_a_traceback(failing, capsys):
+    failing(OSError(28, "No space left on device", "shard.00000.mds"))
+    assert main(["fail"]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_an_interrupt_has_status_130(failing, capsys):
+    interrupt = KeyboardInterrupt()
+    interrupt.add_note("go on with the same command")
+    failing(interrupt)
+    assert main(["fail"]) == 130
+    assert capsys.readouterr().err == "mixstream: interrupted\n  go on with the same command\n"
+
+
+def test_a_bug_keeps_its_traceback(failing):
+    failing(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        main(["fail"])
+
+
+def test_with_json_a_failure_is_one_document_on_stdout(capsys, tmp_path):
+    assert main(["convert", str(tmp_path / "none"), "--out", str(tmp_path / "out"), "--json"]) == 2
+    told = capsys.readouterr()
+    document = json.loads(told.out)
+    assert document["status"] == "error"
+    assert document["error"]["type"] == "ConfigError"
+    assert str(tmp_path / "none") in document["error"]["message"]
+    assert "mixstream: error:" in told.err
+
+
+def test_the_installed_command_runs(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("hello " * 100)
+    command = [sys.executable, "-m", "mixstream_tools.cli", "convert", "a.txt", "--out", "out", "--seq-len", "64"]
+    done = subprocess.run([*command, "--workers", "1"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "a" in done.stdout
+    assert (tmp_path / "out" / "a" / "train" / "index.json").is_file()

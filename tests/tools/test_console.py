@@ -1,0 +1,55 @@
+"""Progress and results, where there is no terminal."""
+
+import json
+
+import pytest
+from mixstream_tools.console import Console, show_bytes, show_seconds, table
+
+
+def test_progress_is_plain_lines_at_intervals(capsys):
+    console = Console(interval_s=0)
+    with console.progress("convert", total=4096, done=1024) as advance:
+        advance(1024)
+        advance(2048)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("convert: 50 %, 2.0 KB of 4.0 KB, ")
+    assert lines[1].startswith("convert: 100 %, 4.0 KB of 4.0 KB, ")
+    assert lines[1].endswith("0 s left")
+
+
+def test_progress_is_silent_between_intervals(capsys):
+    with Console(interval_s=60).progress("convert", total=10) as advance:
+        for _ in range(10):
+            advance(1)
+    assert not capsys.readouterr().err
+
+
+def test_a_terminal_gets_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with Console().progress("convert", total=10) as advance:
+        advance(10)
+    assert "convert" in capsys.readouterr().err
+
+
+def test_a_result_is_json_or_text_never_both(capsys):
+    parts = (table(("name", "rows"), [("web", 12345)]), "done")
+    Console(as_json=True).result({"rows": 12345}, *parts)
+    assert json.loads(capsys.readouterr().out) == {"rows": 12345}
+    Console().result({"rows": 12345}, *parts)
+    told = capsys.readouterr()
+    assert told.out.split() == ["name", "rows", "web", "12,345", "done"]
+    assert not told.err
+
+
+@pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KB"), (3 << 40, "3.0 TB")])
+def test_show_bytes(size, text):
+    assert show_bytes(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59, "59 s"), (61, "1 min 01 s"), (4000, "1 h 06 min"), (float("inf"), "unknown time")],
+)
+def test_show_seconds(seconds, text):
+    assert show_seconds(seconds) == text

@@ -1,0 +1,231 @@
+"""Source formats: every document, whole, once, wherever files are cut; and what is said of those that are bad."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mixstream_tools.convert import readers
+from mixstream_tools.convert.files import DamagedFileError, Slice, SourceError, list_file
+from mixstream_tools.convert.parts import plan_parts
+from mixstream_tools.convert.readers import READERS, Fields
+from mixstream_tools.convert.sources import Group
+
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
+
+
+def read(path: Path, *, fields=Fields(text="text"), part_bytes=None, bad=None) -> list:  # noqa: B008  # it is frozen
+    """All documents of a file, as text or (text, domain); bad ones are raised, or put into `bad`."""
+
+    def on_bad(fact: str) -> None:
+        if bad is None:
+            raise SourceError(fact)
+        bad.append(fact)
+
+    file = list_file(str(path), path.stat(), name=path.name)
+    documents, seen = [], 0
+
+    def on_bytes(size: int) -> None:
+        nonlocal seen
+        seen += size
+
+    for part in plan_parts(Group(name="d", files=(file,)), part_bytes):
+        for piece in part.slices:
+            for text, domain, begins, _ in READERS[file.format](piece, fields, on_bad, on_bytes):
+                if begins:
+                    documents.append((text, domain) if fields.domain else text)
+                else:
+                    documents[-1] += text
+    assert seen >= file.size or bad
+    return documents
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_text_is_one_document(tmp_path, suffix):
+    path = tmp_path / f"a.txt{suffix}"
+    path.write_bytes(COMPRESS[suffix]("ä\r\n\tb\n".encode()))
+    assert read(path) == ["ä\r\n\tb\n"]
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_a_line_is_a_document(tmp_path, suffix):
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(COMPRESS[suffix](b'{"text": "one"}\r\n\n  \n{"id": 2, "text": "two\\n\\u00e4"}\n{"text": "last"}'))
+    assert read(path) == ["one", "two\nä", "last"]
+
+
+def test_an_empty_document_is_none(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"")
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": ""}\n{"text": "x"}\n')
+    assert read(tmp_path / "a.txt") == []
+    assert read(tmp_path / "a.jsonl") == ["x"]
+
+
+def test_a_byte_order_mark_is_not_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfx")
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "x"}\n')
+    assert read(tmp_path / "a.txt") == read(tmp_path / "a.jsonl") == ["x"]
+
+
+def test_several_frames_or_members_are_one_file(tmp_path):
+    lines = [json.dumps({"text": text}).encode() + b"\n" for text in ("a", "b" * 300_000, "c")]
+    (tmp_path / "a.jsonl.gz").write_bytes(b"".join(map(gzip.compress, lines)))
+    (tmp_path / "a.jsonl.zst").write_bytes(b"".join(map(zstandard.compress, lines)))
+    assert read(tmp_path / "a.jsonl.gz") == read(tmp_path / "a.jsonl.zst") == ["a", "b" * 300_000, "c"]
+
+
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40), min_size=1, max_size=30),
+    part_bytes=st.integers(1, 400),
+    end=st.sampled_from(["\n", "\r\n", "\n\n"]),
+    closed=st.booleans(),
+)
+@settings(max_examples=80, deadline=None)
+def test_slices_hold_the_documents_of_the_file(tmp_path_factory, texts, part_bytes, end, closed):
+    path = tmp_path_factory.mktemp("d") / "a.jsonl"
+    path.write_bytes((end.join(json.dumps({"text": text}) for text in texts) + (end if closed else "")).encode())
+    assert read(path, part_bytes=part_bytes) == texts
+
+
+@given(
+    text=st.text(st.sampled_from("ab \n\tä🙂") | st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300),
+    limit=st.integers(4, 50),
+    suffix=st.sampled_from(list(COMPRESS)),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_long_document_comes_in_pieces_and_whole(tmp_path_factory, text, limit, suffix):
+    path = tmp_path_factory.mktemp("d") / f"a.txt{suffix}"
+    path.write_bytes(COMPRESS[suffix](text.encode()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "PIECE_CHARS", limit)
+        file = list_file(str(path), path.stat(), name="a")
+        pieces = list(READERS["text"](file.whole, Fields(text=""), pytest.fail, lambda size: None))
+    assert "".join(piece.text for piece in pieces) == text.removeprefix("\ufeff")
+    assert all(len(piece.text) <= limit for piece in pieces)
+    assert [piece.begins for piece in pieces] == [at == 0 for at in range(len(pieces))]
+    assert [piece.ends for piece in pieces] == [at == len(pieces) - 1 for at in range(len(pieces))]
+
+
+def test_pieces_are_cut_where_a_line_ends(tmp_path, monkeypatch):
+    """So that no tokenizer that works by words or lines can tell."""
+    monkeypatch.setattr(readers, "PIECE_CHARS", 1600)
+    text = "".join(f"line {at} of this long document\n" for at in range(500))
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": text}))
+    file = list_file(str(path), path.stat(), name="a")
+    pieces = list(READERS["jsonl"](file.whole, Fields(text="text"), pytest.fail, lambda size: None))
+    assert len(pieces) == 10
+    assert all(piece.text.endswith("\n") for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("line", "fact"),
+    [
+        (b"{", "not a JSON document: Expecting property name"),
+        (b'{"text": "x"', "not a JSON document"),
+        (b'{"text": "x"} y', "not a JSON document: Extra data at column 15"),
+        (b'{"txt": "x", "id": 1}', "no field 'text'; the line has 'txt', 'id'"),
+        (b'{"text": null}', "field 'text' is a JSON null, not a string"),
+        (b'{"text": 5}', "field 'text' is a JSON number"),
+        (b'{"text": "\xff"}', "not UTF-8: byte 10 of the line"),
+        (b'{"text": "\\ud800"}', "half of a surrogate pair"),
+        (b'["text"]', "a JSON array, not an object with a field 'text'"),
+        (b"[" * 100_000, "not a JSON document"),
+    ],
+)
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_a_bad_line_is_named_with_its_number(tmp_path, line, fact, suffix):
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(COMPRESS[suffix](b'{"text": "one"}\n\n' + line + b'\n{"text": "two"}\n'))
+    bad: list[str] = []
+    assert read(path, bad=bad) == ["one", "two"]
+    assert len(bad) == 1
+    assert bad[0].startswith(f"{path}, line 3: ")
+    assert fact in bad[0]
+    with pytest.raises(SourceError, match="line 3"):
+        read(path)
+
+
+def test_a_bad_line_has_its_number_in_the_file_not_in_the_slice(tmp_path):
+    lines = [b'{"text": "%d"}' % at for at in range(100)]
+    lines[76] = b"nonsense"
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    bad: list[str] = []
+    assert len(read(path, part_bytes=50, bad=bad)) == 99
+    assert [fact.startswith(f"{path}, line 77: not a JSON document") for fact in bad] == [True]
+
+
+def test_what_only_python_writes_into_json_is_read(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "x", "score": NaN}\n')
+    assert read(tmp_path / "a.jsonl") == ["x"]
+
+
+def test_a_line_without_end_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "_MAX_LINE", 64)
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' + "x" * 1000 + '\n{"text": "b"}\n')
+    bad: list[str] = []
+    assert read(tmp_path / "a.jsonl", bad=bad) == ["a", "b"]
+    assert "line 2: the line is longer than" in bad[0]
+
+
+@pytest.mark.parametrize("name", ["meta.set.name", "dotted.name"])
+def test_a_field_inside_an_object_or_with_a_dot_in_its_name(tmp_path, name):
+    line = {"text": "x", "meta": {"set": {"name": "web"}}, "dotted.name": "web"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(line))
+    assert read(tmp_path / "a.jsonl", fields=Fields(text="text", domain=name)) == [("x", "web")]
+
+
+@pytest.mark.parametrize("domain", ["../up", "", ".hidden", "a/b", 7, None])
+def test_a_domain_that_cannot_be_a_directory_is_a_bad_document(tmp_path, domain):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "x", "d": domain}))
+    with pytest.raises(SourceError, match="line 1: "):
+        read(tmp_path / "a.jsonl", fields=Fields(text="text", domain="d"))
+
+
+@pytest.mark.parametrize("size", [0, 10, 5000])
+def test_text_that_is_not_utf8_is_a_bad_document_in_no_part_read(tmp_path, monkeypatch, size):
+    """Whether the fault is in the first piece or far behind it."""
+    monkeypatch.setattr(readers, "PIECE_CHARS", 1000)
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"line\n" * size + b"\xff\xfe")
+    bad: list[str] = []
+    assert read(path, bad=bad) == []
+    assert bad == [f"{path}: not UTF-8: byte {5 * size}, line {size + 1}, invalid start byte"]
+
+
+def test_text_cut_inside_a_character_is_a_bad_document(tmp_path):
+    (tmp_path / "a.txt").write_bytes("xä".encode()[:-1])
+    with pytest.raises(SourceError, match="byte 1, line 1, unexpected end of data"):
+        read(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("cut", [1, 9, 5000])
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+def test_a_compressed_file_that_is_cut_short_is_never_a_shorter_document(tmp_path, suffix, cut, kind):
+    content = "".join(json.dumps({"text": str(at * 7919 % 100_003)}) + "\n" for at in range(3000))
+    path = tmp_path / f"a.{kind}{suffix}"
+    path.write_bytes(COMPRESS[suffix](content.encode())[:-cut])
+    with pytest.raises(DamagedFileError, match="damaged or cut short"):
+        read(path)
+
+
+def test_a_file_that_is_not_what_its_suffix_says(tmp_path):
+    for suffix in (".gz", ".zst"):
+        (tmp_path / f"a.txt{suffix}").write_text("plain text, not compressed at all")
+        with pytest.raises(DamagedFileError):
+            read(tmp_path / f"a.txt{suffix}")
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n')
+    file = list_file(str(path), path.stat(), name="a")
+    path.write_text('{"text": "a"}\n{"text": "b"}\n')
+    piece = Slice(file=file, start=0, stop=file.size)
+    with pytest.raises(SourceError, match="changed while it was being converted"):
+        list(READERS["jsonl"](piece, Fields(text="text"), pytest.fail, lambda size: None))

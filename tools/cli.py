@@ -1,0 +1,104 @@
+"""The command line: which commands there are, and how every one of them ends.
+
+A command is a function: its signature is its options, its docstring is its `--help`, and it returns its exit status
+(None is 0). It lives in a module of its own that is imported only when it is called, so `mixstream --help` stays
+fast; to add one, add a line to `COMMANDS`.
+
+Exit status: 0 done · 1 found a fault or failed · 2 wrong use · 130 interrupted. A failure is told in plain lines on
+stderr, without a traceback; with `--json` also as one JSON document on stdout. A traceback is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from cyclopts import App, CycloptsError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("mixstream_tools.demo:demo", "Mix, train, kill -9, resume on two processes, prove the batches equal."),
+    "convert": ("mixstream_tools.convert.command:convert", "Turn text and JSONL into tokenised shards, by domain."),
+}
+"""Command → (where its function is, one line for `mixstream --help`)."""
+
+_HELP = """Stream sharded corpora and mix them while the model learns.
+
+Start here:  mixstream convert corpus/ --out shards/
+
+Every command has --help with an example, and --json. Exit status: 0 done, 1 found a fault or failed, 2 wrong use.
+"""
+_WRONG_USE, _FAILED, _INTERRUPTED = 2, 1, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `mixstream` with `arguments` (default: the command line); returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    level = logging.getLevelNamesMapping().get(os.environ.get("MIXSTREAM_LOG", "").upper(), logging.WARNING)
+    logging.basicConfig(stream=sys.stderr, level=level)
+    as_json = "--json" in arguments
+    try:
+        return _app(arguments)(arguments, exit_on_error=False, print_error=False) or 0
+    except KeyboardInterrupt as error:
+        return _fail(error, as_json=as_json, status=_INTERRUPTED)
+    except CycloptsError as error:
+        command = f"mixstream {arguments[0]}" if arguments and arguments[0] in COMMANDS else "mixstream"
+        error.add_note(f"See `{command} --help`.")
+        return _fail(error, as_json=as_json, status=_WRONG_USE)
+    except Exception as error:
+        status = _status(error)
+        if status is None:
+            raise
+        return _fail(error, as_json=as_json, status=status)
+
+
+def _status(error: Exception) -> int | None:
+    """The exit status of a failure that was foreseen; None if it was not."""
+    from mixstream.errors import ConfigError, MixstreamError  # here, so that --help does not load the library
+
+    if isinstance(error, ConfigError):
+        return _WRONG_USE
+    return _FAILED if isinstance(error, MixstreamError | OSError) else None
+
+
+def _app(arguments: Sequence[str]) -> App:
+    app = App(
+        name="mixstream",
+        help=_HELP,
+        help_format="plaintext",
+        version=_version,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+    )
+    called = next((word for word in arguments if not word.startswith("-")), None)
+    for name, (target, summary) in COMMANDS.items():
+        # The command that is called brings its own, longer help; the others are only listed, and never imported.
+        app.command(target, name=name, help=None if name == called else summary)
+    return app
+
+
+def _version() -> str:
+    return metadata.version("mixstream")
+
+
+def _fail(error: BaseException, *, as_json: bool, status: int) -> int:
+    """Tell `error` and its notes on stderr, and on stdout as JSON if asked; returns `status`."""
+    message = str(error) or ("interrupted" if status == _INTERRUPTED else type(error).__name__)
+    notes = [str(note) for note in getattr(error, "__notes__", ())]
+    kind = "interrupted" if status == _INTERRUPTED else "error"
+    head = message if status == _INTERRUPTED else f"error: {message}"
+    told = "\n".join([f"mixstream: {head}", *(f"  {note}" for note in notes)])
+    # A path may hold bytes that are no text; it must not turn the error into another one.
+    sys.stderr.write(told.encode(errors="backslashreplace").decode() + "\n")
+    if as_json:
+        from .console import write_json
+
+        failure = {"type": type(error).__name__, "message": message, "notes": notes}
+        write_json({"status": kind, "error": failure})
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""How a command speaks: its result on stdout, everything else on stderr.
+
+Rules. Stdout carries one thing only, the result: a table or text for people, or with `--json` exactly one JSON
+document. Notes and progress go to stderr, as a live bar on a terminal and as a plain line every few seconds elsewhere
+(a Slurm log, a pipe), so that a log stays readable and no line holds control characters.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+Advance = Callable[[int], None]
+
+
+class Console:
+    """The two streams of one run of a command.
+
+    Args:
+        as_json: print the result as one JSON document instead of the text for people.
+        interval_s: seconds between two plain progress lines.
+    """
+
+    def __init__(self, *, as_json: bool = False, interval_s: float = 5.0) -> None:
+        self.as_json = as_json
+        self._interval_s = interval_s
+
+    def note(self, text: str) -> None:
+        """Write a line for people to stderr."""
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+    def result(self, document: Mapping[str, Any], *parts: Table | str) -> None:
+        """Write the result to stdout: `document` with `--json`, else the tables and lines of `parts`."""
+        if self.as_json:
+            write_json(document)
+            return
+        terminal = RichConsole(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False)
+        for part in parts:
+            terminal.print(part, markup=False)
+
+    @contextmanager
+    def progress(self, label: str, *, total: int, done: int = 0) -> Iterator[Advance]:
+        """Show how many of `total` bytes are done while the block runs; it is given `advance(bytes)`."""
+        lines = _Lines(label=label, total=total, done=done, interval_s=self._interval_s, write=self.note)
+        if not sys.stderr.isatty():
+            yield lines.advance
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), _Amount(), TimeRemainingColumn())
+        with Progress(*columns, console=RichConsole(file=sys.stderr)) as bar:
+            task = bar.add_task(label, total=total, completed=done)
+            yield lambda size: bar.advance(task, size)
+
+
+class _Lines:
+    """Progress as plain lines, one every `interval_s` seconds at most."""
+
+    def __init__(self, *, label: str, total: int, done: int, interval_s: float, write: Callable[[str], None]) -> None:
+        self._label, self._total, self._done, self._write = label, total, done, write
+        self._interval_s = interval_s
+        self._start = self._last = time.monotonic()
+        self._before = done
+
+    def advance(self, size: int) -> None:
+        self._done = min(self._done + size, self._total)  # who reads ahead may report a little too much
+        now = time.monotonic()
+        if now - self._last < self._interval_s:
+            return
+        self._last = now
+        rate = (self._done - self._before) / (now - self._start)
+        left = max(self._total - self._done, 0) / rate if rate else float("inf")
+        self._write(
+            f"{self._label}: {100 * self._done / max(self._total, 1):.0f} %, {show_bytes(self._done)} of "
+            f"{show_bytes(self._total)}, {show_bytes(rate)}/s, {show_seconds(left)} left"
+        )
+
+
+class _Amount(ProgressColumn):
+    """Bytes done, of how many, and how fast; in the units of `show_bytes`, as everywhere else."""
+
+    def render(self, task: Task) -> Text:
+        total = task.total or 0
+        done = f"{show_bytes(min(task.completed, total))} of {show_bytes(total)}"
+        return Text(f"{task.percentage:3.0f} %  {done}  {show_bytes(task.speed or 0)}/s")
+
+
+def write_json(document: Mapping[str, Any]) -> None:
+    """Write one JSON document to stdout."""
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """A plain table; integers stand right-aligned with their thousands apart, everything else is shown as text."""
+    view = Table(box=None, pad_edge=False)
+    for at, name in enumerate(columns):
+        numbers = all(isinstance(row[at], int) for row in rows)
+        view.add_column(name, justify="right" if numbers and rows else "left", no_wrap=True)
+    for row in rows:
+        view.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+    return view
+
+
+def show_bytes(size: float) -> str:
+    """`1536` as `1.5 KB`; units of 1024, as in `--size-limit 64mb`."""
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if size < 1024 or unit == "TB":
+            break
+        size /= 1024
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def show_seconds(seconds: float) -> str:
+    """`4000` as `1 h 06 min`."""
+    if seconds == float("inf"):
+        return "unknown time"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"

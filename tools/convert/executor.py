@@ -1,0 +1,208 @@
+"""Runs tasks, here or in several processes. Knows nothing of what they do.
+
+An executor yields results in whatever order they come. When a task fails no new one is begun, those that are running
+are let finish (each may be minutes of work that is then kept), and the first error is raised as it was.
+
+Processes are spawned, never forked: a tokenizer's threads do not survive a fork. Each has a pipe of its own and no
+other tie to the parent. When the parent dies, in whatever way, a worker finds its pipe closed and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol, TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+OnBytes = Callable[[int], None]
+
+_TICK_S = 0.2
+_GRACE_S = 5.0
+
+
+class WorkerDiedError(ChildProcessError):
+    """A worker process ended without a word: killed, out of memory, or crashed in native code."""
+
+
+class Executor(Protocol):
+    """Where tasks run. `function` and tasks can be pickled; `on_bytes` is called here, never elsewhere."""
+
+    def run(
+        self, function: Callable[[Task, OnBytes], Result], tasks: Sequence[Task], on_bytes: OnBytes
+    ) -> Iterator[Result]:
+        """Yield the result of `function(task, report)` for every task, in any order."""
+        ...
+
+
+class InProcess:
+    """One task after the other, in this process."""
+
+    def run(
+        self, function: Callable[[Task, OnBytes], Result], tasks: Sequence[Task], on_bytes: OnBytes
+    ) -> Iterator[Result]:
+        """See `Executor.run`."""
+        for task in tasks:
+            yield function(task, on_bytes)
+
+
+class Processes:
+    """Several processes on this machine.
+
+    Args:
+        workers: how many at most.
+        environ: environment variables that each is given before it imports anything.
+    """
+
+    def __init__(self, *, workers: int, environ: Mapping[str, str] | None = None) -> None:
+        self._workers = workers
+        self._environ = dict(environ or {})
+
+    def run(
+        self, function: Callable[[Task, OnBytes], Result], tasks: Sequence[Task], on_bytes: OnBytes
+    ) -> Iterator[Result]:
+        """See `Executor.run`. Raises WorkerDiedError if a process is killed from outside."""
+        left = deque(tasks)
+        workers: list[_Worker] = []
+        busy: dict[Connection, _Worker] = {}
+        failure: BaseException | None = None
+        try:
+            for _ in range(min(self._workers, len(tasks))):
+                workers.append(worker := _Worker(self._environ))
+                worker.give(function, left.popleft())
+                busy[worker.pipe] = worker
+            while busy:
+                for pipe in wait(list(busy)):
+                    worker = busy[pipe]  # pyright: ignore[reportArgumentType]  # wait() gives back what it was given
+                    kind, value = worker.hear()
+                    if kind == "bytes":
+                        on_bytes(value)
+                        continue
+                    del busy[worker.pipe]
+                    if kind == "failed":
+                        failure = failure or value
+                    if left and failure is None:
+                        worker.give(function, left.popleft())
+                        busy[worker.pipe] = worker
+                    if kind == "done":
+                        yield value
+            if failure is not None:
+                raise failure
+        finally:
+            for worker in workers:
+                worker.stop(now=bool(busy))
+
+
+class _Worker:
+    """The parent's end of a worker process."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self._process: BaseProcess = context.Process(target=_serve, args=(theirs, dict(environ)), daemon=True)
+        with _interrupts_ignored():
+            self._process.start()
+        theirs.close()
+        self._task: object = None
+
+    def give(self, function: Callable[..., Any], task: object) -> None:
+        self._task = task
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # if it died, hear() says so
+            self.pipe.send((function, task))
+
+    def hear(self) -> tuple[str, Any]:
+        try:
+            return self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join(_GRACE_S)
+            code = self._process.exitcode
+            how = f"by signal {-code}" if code is not None and code < 0 else f"with exit status {code}"
+            why = " (often: out of memory; try fewer --workers)" if code == -signal.SIGKILL else ""
+            return "failed", WorkerDiedError(f"a worker process ended {how}{why} while it did {self._task}.")
+
+    def stop(self, *, now: bool) -> None:
+        self.pipe.close()
+        if now:
+            self._process.terminate()
+        self._process.join(_GRACE_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._process.close()
+
+
+def _serve(pipe: Connection, environ: Mapping[str, str]) -> None:
+    """The life of a worker process: do what comes through the pipe until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    os.environ.update(environ)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            function, task = pipe.recv()
+            report = _Report(pipe)
+            try:
+                answer = "done", function(task, report)
+            except Exception as error:
+                if report.parent_is_gone:
+                    return
+                answer = "failed", _portable(error)
+            report.flush()
+            pipe.send(answer)
+
+
+class _Report:
+    """Sends progress, not more often than people can see it."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._held = 0
+        self._last = time.monotonic()
+        self.parent_is_gone = False
+
+    def __call__(self, size: int) -> None:
+        self._held += size
+        if time.monotonic() - self._last >= _TICK_S:
+            self.flush()
+
+    def flush(self) -> None:
+        try:
+            self._pipe.send(("bytes", self._held))
+        except (BrokenPipeError, ConnectionResetError):
+            self.parent_is_gone = True
+            raise
+        self._held, self._last = 0, time.monotonic()
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that survives the pipe. Where it is no error of the user's, it carries the worker's traceback."""
+    from mixstream.errors import MixstreamError  # here, so that a worker starts with what its task needs and no more
+
+    if not isinstance(error, MixstreamError | OSError):
+        error.add_note("in a worker process:\n" + "".join(traceback.format_exception(error)))
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
+    except Exception:
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """A process started in here ignores Ctrl-C from its first instruction on; it inherits that from us."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

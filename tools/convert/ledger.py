@@ -1,0 +1,285 @@
+"""What has been done, on disk: `DIR/.convert/`. It is what makes `kill -9` at any instant safe.
+
+    run.json                  the recipe and the sources that DIR is made of
+    parts/<group>/00000.json  a part is done: what it wrote, and of which recipe and sources
+    parts/<group>/00000.tail  the tokens behind its last whole row
+    lock, workers.lock        held by the run and by each worker while they write
+
+Rules. A record is written last, whole and synced, after everything that it speaks of; what has no valid record is
+removed and made again. Records are bound to their recipe and sources by a hash and to their shards by size. Only files
+that convert makes are ever removed, and never from a directory that is not ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mixstream.errors import ConfigError, StateError, WaitTimeoutError
+
+from .files import Slice
+from .parts import Part
+from .recipe import Recipe
+from .sources import Corpus
+
+SUMMARY = "domains.json"
+_OURS = ".convert"
+_SPLITS = ("train", "val")
+_PART_NAME = re.compile(r"part-(\d{5,}|tail)", re.ASCII)
+_WAIT_S = 30.0
+_NO_LOCKS = frozenset(
+    {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+)  # some network file systems: nobody can tell there
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """What one part wrote of one domain and split."""
+
+    domain: str
+    split: str
+    rows: int
+    documents: int
+    tail_bytes: int
+    shards: tuple[dict[str, Any], ...]
+    """Entries as in the part's own index.json; their basenames are relative to the part's directory."""
+
+    def directory(self, out: Path, part: str) -> Path:
+        """Where the shards of the part called `part` lie."""
+        return out / self.domain / self.split / part
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartRecord:
+    """A finished part."""
+
+    identity: str
+    outputs: tuple[Output, ...]
+    skipped: int = 0
+    """Documents that could not be read."""
+    examples: tuple[str, ...] = ()
+    """What was wrong with the first of them."""
+
+
+_RECORD = msgspec.json.Decoder(PartRecord)
+
+
+def identify(recipe: Recipe, slices: Iterable[Slice]) -> str:
+    """A hash of the recipe and of slices of files: names, sizes, times and bounds."""
+    digest = hashlib.sha256(json.dumps(recipe.describe(), sort_keys=True).encode())
+    for piece in slices:
+        file = piece.file
+        entry = [file.name, file.size, file.mtime_ns, file.format, file.compression, piece.start, piece.stop]
+        digest.update(json.dumps(entry).encode() + b"\n")
+    return digest.hexdigest()
+
+
+class Ledger:
+    """The records of one output directory."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._ours = out / _OURS
+
+    # -- the run ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Own the directory while the block runs; makes it if need be.
+
+        Raises:
+            ConfigError: it holds something else, or another run is writing to it.
+            WaitTimeoutError: a worker of a run that was killed does not end.
+        """
+        if self.out.exists() and not self.out.is_dir():
+            raise ConfigError(f"--out {self.out}: it is a file. Give a directory, new or empty.")
+        if not self._ours.is_dir() and self.out.is_dir() and (foreign := next(self.out.iterdir(), None)):
+            raise ConfigError(
+                f"--out {self.out}: it holds {foreign.name!r}, which convert did not make. "
+                "Give a directory, new or empty."
+            )
+        self._ours.mkdir(parents=True, exist_ok=True)
+        with _locked(self._ours / "lock", fcntl.LOCK_EX, wait_s=0, else_raise=self._busy):
+            with _locked(self._ours / "workers.lock", fcntl.LOCK_EX, wait_s=_WAIT_S, else_raise=self._haunted):
+                pass
+            yield
+
+    def begin(self, recipe: Recipe, corpus: Corpus, *, overwrite: bool) -> str:
+        """Note what this directory is made of; returns a hash of that. Raises StateError if it was something else."""
+        new = {
+            "recipe": recipe.describe(),
+            "groups": {
+                group.name: {
+                    "files": len(group.files),
+                    "bytes": group.bytes,
+                    "identity": identify(recipe, (file.whole for file in group.files)),
+                }
+                for group in corpus.groups
+            },
+        }
+        path = self._ours / "run.json"
+        if path.exists() and not overwrite:
+            changes = list(_changes(json.loads(path.read_bytes()), new))
+            if changes:
+                raise StateError(
+                    f"{self.out} was begun with other options or sources: {'; '.join(changes)}. Go on with the "
+                    f"old ones, choose another --out, or pass --overwrite, which makes anew the parts that changed."
+                )
+        content = json.dumps(new, indent=1, sort_keys=True).encode()
+        write_durably(path, content)
+        return hashlib.sha256(content).hexdigest()
+
+    def _busy(self) -> Exception:
+        return ConfigError(f"--out {self.out}: another `mixstream convert` is writing to it. Wait until it is done.")
+
+    def _haunted(self) -> Exception:
+        return WaitTimeoutError(
+            f"{self.out}: a worker of an earlier run still writes here, {_WAIT_S:.0f} s after that run has ended. "
+            f"Find it (`fuser {self._ours / 'workers.lock'}`), end it, and run the same command again."
+        )
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Held by whoever writes a part, so that the next run knows that nobody does any more."""
+        with _locked(self._ours / "workers.lock", fcntl.LOCK_SH, wait_s=_WAIT_S, else_raise=self._haunted):
+            parent = multiprocessing.parent_process()
+            if parent is not None and not parent.is_alive():
+                raise StateError(f"{self.out}: the run that this worker belongs to has ended.")
+            yield
+
+    def record(self, part: Part, record: PartRecord, tails: Iterable[bytes]) -> None:
+        """Note that a part is done. Its shards and tails are on disk, past the page cache, when this returns."""
+        for output in record.outputs:
+            for path, _ in _shard_files(output, self.out, part.name):
+                _sync(path)
+        path = self._record_path(part)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path.with_suffix(".tail"), b"".join(tails))
+        write_durably(path, msgspec.json.encode(record))
+
+    def load(self, part: Part, recipe: Recipe) -> PartRecord | None:
+        """The record of a part, if it was made by this recipe of these sources and all that it speaks of is there."""
+        path = self._record_path(part)
+        try:
+            record = _RECORD.decode(path.read_bytes())
+            sound = (
+                record.identity == identify(recipe, part.slices)
+                and path.with_suffix(".tail").stat().st_size == sum(output.tail_bytes for output in record.outputs)
+                and all(
+                    file.stat().st_size == size
+                    for output in record.outputs
+                    for file, size in _shard_files(output, self.out, part.name)
+                )
+            )
+        except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
+            return None
+        return record if sound else None
+
+    def tail(self, part: Part, record: PartRecord, at: int) -> bytes:
+        """The tail of a part's output number `at`."""
+        with self._record_path(part).with_suffix(".tail").open("rb") as file:
+            file.seek(sum(output.tail_bytes for output in record.outputs[:at]))
+            return file.read(record.outputs[at].tail_bytes)
+
+    def clear(self, done: Sequence[tuple[Part, PartRecord]]) -> None:
+        """Remove every shard, index and record that `done` does not account for. Other files are left alone."""
+        (self.out / SUMMARY).unlink(missing_ok=True)
+        kept_records = {self._record_path(part) for part, _ in done}
+        for path in sorted(self._ours.glob("parts/*/*")):
+            if path.with_suffix(".json") not in kept_records:
+                path.unlink()
+        kept = {output.directory(self.out, part.name) for part, record in done for output in record.outputs}
+        for split in _SPLITS:
+            for directory in filter(Path.is_dir, sorted(self.out.glob(f"*/{split}"))):
+                # The index goes first: what has an index is whole.
+                (directory / "index.json").unlink(missing_ok=True)
+                for part in sorted(directory.iterdir()):
+                    if _PART_NAME.fullmatch(part.name) and part not in kept:
+                        shutil.rmtree(part)
+                _remove_if_empty(directory)
+                _remove_if_empty(directory.parent)
+
+    def _record_path(self, part: Part) -> Path:
+        return self._ours / "parts" / part.group / f"{part.number:05}.json"
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file whole: aside, synced, then renamed over its name."""
+    aside = path.with_name(f"{path.name}.tmp")
+    aside.write_bytes(content)
+    _sync(aside)
+    aside.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove_if_empty(directory: Path) -> None:
+    if not any(directory.iterdir()):
+        directory.rmdir()
+
+
+def _shard_files(output: Output, out: Path, part: str) -> Iterator[tuple[Path, int]]:
+    for shard in output.shards:
+        stored = shard["zip_data"] or shard["raw_data"]
+        yield output.directory(out, part) / stored["basename"], stored["bytes"]
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """How two run.json differ, in words."""
+    for key in [*new["recipe"], *(key for key in old["recipe"] if key not in new["recipe"])]:
+        was, now = old["recipe"].get(key), new["recipe"].get(key)
+        if was != now:
+            yield f"--{key} was {json.dumps(was)}, is {json.dumps(now)}"
+    if old["recipe"] != new["recipe"]:
+        return  # every group has another identity for that alone
+    for name in [*new["groups"], *(name for name in old["groups"] if name not in new["groups"])]:
+        was, now = old["groups"].get(name), new["groups"].get(name)
+        label = "the sources" if name.startswith(".") else f"domain {name!r}"
+        if was is None or now is None:
+            yield f"{label} is {'new' if was is None else 'gone'}"
+        elif was != now:
+            counts = [f"{group['files']} files of {group['bytes']} bytes" for group in (was, now)]
+            yield f"{label}: {counts[0]}, now {counts[1]}{' with other names or times' * (counts[0] == counts[1])}"
+
+
+@contextmanager
+def _locked(path: Path, kind: int, *, wait_s: float, else_raise: Callable[[], Exception]) -> Iterator[None]:
+    """Hold a lock on a file; it ends with the process, however that ends."""
+    until = time.monotonic() + wait_s
+    with path.open("ab") as file:
+        while True:
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno in _NO_LOCKS:
+                    break
+                if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
+                    raise
+                if time.monotonic() >= until:
+                    raise else_raise() from None
+                time.sleep(0.05)
+        yield

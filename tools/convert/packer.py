@@ -1,0 +1,95 @@
+"""Token ids → rows → shards, for one domain and split of one part.
+
+Documents are laid end to end, each followed by the tokenizer's end-of-document id, and cut every `seq_len` tokens. What
+is left behind the last whole row is the part's *tail*. It is handed back, not dropped: publish.py joins the tails of
+all parts and cuts them too, so that less than one row is lost for each domain and split, however many parts there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from mixstream.writer import MDSWriter
+
+    from .tokenizer import TokenIds
+
+_BLOCK = 1 << 16  # tokens gathered before rows are cut from them
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Packed:
+    """What a packer made."""
+
+    rows: int
+    documents: int
+    tail: bytes
+    """The tokens behind the last whole row, little-endian."""
+
+
+class Packer:
+    """Writes rows to `out`, a directory that is made with the first row: without a row, nothing is left there."""
+
+    def __init__(self, *, recipe: Recipe, out: Path) -> None:
+        self._recipe, self._out = recipe, out
+        self._dtype = np.dtype(recipe.tokenizer.dtype).newbyteorder("<")
+        self._row_bytes = recipe.seq_len * self._dtype.itemsize
+        self._end = np.array([recipe.tokenizer.eos], self._dtype)
+        self._held: list[TokenIds] = []
+        self._held_tokens = 0
+        self._rows = self._documents = 0
+        self._writer: MDSWriter | None = None
+
+    def add(self, ids: TokenIds, *, ends: bool) -> None:
+        """Add a piece of a document; `ends` says that it is the document's last."""
+        self._held.append(ids)
+        self._held_tokens += len(ids)
+        if ends:
+            self._held.append(self._end)
+            self._held_tokens += 1
+            self._documents += 1
+        if self._held_tokens >= max(_BLOCK, self._recipe.seq_len):
+            self._write(self._join())
+
+    def add_tail(self, tail: bytes) -> None:
+        """Add another packer's tail; it ends no document that was not counted there."""
+        self.add(np.frombuffer(tail, self._dtype), ends=False)
+
+    def finish(self) -> Packed:
+        """Write the last whole rows and finish the shards."""
+        self._write(self._join())
+        if self._writer is not None:
+            self._writer.finish()
+        return Packed(rows=self._rows, documents=self._documents, tail=self._join())
+
+    def cancel(self) -> None:
+        """Give up: the shards written so far get no index."""
+        if self._writer is not None:
+            self._writer.cancel_future_jobs()
+
+    def _join(self) -> bytes:
+        joined = np.concatenate(self._held, dtype=self._dtype).tobytes() if self._held else b""
+        self._held, self._held_tokens = [], 0
+        return joined
+
+    def _write(self, block: bytes) -> None:
+        whole = len(block) - len(block) % self._row_bytes
+        if whole:
+            writer = self._writer = self._recipe.writer(self._out) if self._writer is None else self._writer
+            for at in range(0, whole, self._row_bytes):
+                # The writer takes bytes as a column's encoding, which for an array of fixed size is its values.
+                writer.write({"tokens": block[at : at + self._row_bytes]})
+            self._rows += whole // self._row_bytes
+        if whole < len(block):
+            rest = np.frombuffer(block, self._dtype, offset=whole)
+            self._held, self._held_tokens = [rest], len(rest)
+
+    def count(self, tail: bytes) -> int:
+        """Tokens in a tail."""
+        return len(tail) // self._dtype.itemsize

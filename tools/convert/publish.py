@@ -1,0 +1,138 @@
+"""Parts → datasets: one index.json for each domain and split, and `domains.json` over all of them.
+
+    DIR/<domain>/train/index.json                  all parts' shards, then those cut from their joined tails
+    DIR/<domain>/train/part-00000/shard.00000.mds
+    DIR/<domain>/train/part-tail/shard.00000.mds
+    DIR/domains.json                               what there is, and what was left out; written last
+
+Rule: everything here is made from records and tails alone, and making it again gives the same bytes. So a run that is
+killed in here just does it again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .ledger import SUMMARY, Ledger, PartRecord, write_durably
+from .packer import Packer
+from .parts import Part
+from .recipe import Recipe
+from .work import shards_in
+
+_TAIL = "part-tail"
+_EXAMPLES = 5
+
+Done = Sequence[tuple[Part, PartRecord]]
+_Place = tuple[Part, PartRecord, int]
+"""A part, its record, and which of the record's outputs is meant."""
+
+
+def publish(ledger: Ledger, recipe: Recipe, domains: Sequence[str], done: Done, identity: str) -> dict[str, Any]:
+    """Write the indexes and the summary; returns the summary.
+
+    Args:
+        ledger: of the output directory.
+        recipe: what the parts were made by.
+        domains: the domains that the command line names, in its order; with `--domain-key` none.
+        done: every part of the plan with its record, in order.
+        identity: of the recipe and all sources, noted in the summary.
+    """
+    places: dict[tuple[str, str], list[_Place]] = defaultdict(list)
+    for part, record in done:
+        for at, output in enumerate(record.outputs):
+            places[output.domain, output.split].append((part, record, at))
+    others = sorted({domain for domain, _ in places} - set(domains))
+    told = {
+        domain: {split: _publish_one(ledger, recipe, domain, split, places[domain, split]) for split in recipe.splits}
+        for domain in [*domains, *others]
+    }
+    faults, warnings = _judge(told, recipe)
+    skipped = sum(record.skipped for _, record in done)
+    examples = [example for _, record in done for example in record.examples]
+    summary = {
+        "version": 1,
+        "identity": identity,
+        "seq_len": recipe.seq_len,
+        "tokenizer": recipe.tokenizer.describe(),
+        "domains": told,
+        "skipped": {"documents": skipped, "examples": examples[:_EXAMPLES]},
+        "faults": faults,
+        "warnings": warnings,
+    }
+    write_durably(ledger.out / SUMMARY, json.dumps(summary, ensure_ascii=False, indent=1).encode())
+    return summary
+
+
+def published(out: Path, identity: str) -> dict[str, Any] | None:
+    """The summary, if everything has been published under this identity and is still there."""
+    try:
+        summary = json.loads((out / SUMMARY).read_bytes())
+        if summary["identity"] != identity:
+            return None
+        for domain, splits in summary["domains"].items():
+            for split, told in splits.items():
+                if told["rows"] and not (out / domain / split / "index.json").is_file():
+                    return None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return summary
+
+
+def _publish_one(ledger: Ledger, recipe: Recipe, domain: str, split: str, places: Sequence[_Place]) -> dict[str, Any]:
+    """Cut the tails, write the index; returns what the summary says of it."""
+    directory = ledger.out / domain / split
+    if (directory / _TAIL).exists():
+        shutil.rmtree(directory / _TAIL)
+    packer = Packer(recipe=recipe, out=directory / _TAIL)
+    shards: list[dict[str, Any]] = []
+    for part, record, at in places:
+        shards += [_placed(shard, part.name) for shard in record.outputs[at].shards]
+        packer.add_tail(ledger.tail(part, record, at))
+    packed = packer.finish()
+    shards += [_placed(shard, _TAIL) for shard in shards_in(directory / _TAIL)]
+    rows = packed.rows + sum(record.outputs[at].rows for _, record, at in places)
+    told = {
+        "documents": sum(record.outputs[at].documents for _, record, at in places),
+        "rows": rows,
+        "tokens": rows * recipe.seq_len,
+        "shards": len(shards),
+        "dropped_tokens": packer.count(packed.tail),
+    }
+    if rows:
+        about = {"domain": domain, "split": split, "seq_len": recipe.seq_len, **told}
+        extra = {"mixstream": {**about, "tokenizer": recipe.tokenizer.describe()}}
+        index = json.dumps({**extra, "shards": shards, "version": 2}, sort_keys=True)
+        write_durably(directory / "index.json", index.encode())
+    return told
+
+
+def _placed(shard: dict[str, Any], directory: str) -> dict[str, Any]:
+    """A shard's entry, as seen from the directory above its own."""
+    moved = dict(shard)
+    for file in ("raw_data", "zip_data"):
+        if moved[file] is not None:
+            moved[file] = {**moved[file], "basename": f"{directory}/{moved[file]['basename']}"}
+    return moved
+
+
+def _judge(told: dict[str, dict[str, Any]], recipe: Recipe) -> tuple[list[str], list[str]]:
+    """What is wrong with the result, and what may surprise."""
+    faults: list[str] = []
+    warnings: list[str] = []
+    for domain, splits in told.items():
+        for split, counts in splits.items():
+            if counts["rows"]:
+                continue
+            where = f"domain {domain!r}{f', split {split!r}' if recipe.val_fraction else ''}"
+            fact = f"{counts['documents']} documents, {counts['dropped_tokens']} tokens, no row of {recipe.seq_len}"
+            if split == "train":
+                remedy = "lower --seq-len" + (" or --val-fraction" if recipe.val_fraction else "") + ", or leave it out"
+                faults.append(f"{where} is empty: {fact}. Give it more text, {remedy}.")
+            else:
+                warnings.append(f"{where} is empty: {fact}. A document is never divided between splits.")
+    return faults, warnings

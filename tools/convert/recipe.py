@@ -1,0 +1,99 @@
+"""What decides the bytes of the output, apart from the sources themselves.
+
+Rule: an option belongs here if changing it may change a byte of a shard or of an index. Two runs with equal
+`Recipe.describe()` over equal sources write equal bytes, and a restart compares just that (ledger.py).
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from mixstream.errors import ConfigError
+from mixstream.writer import MDSWriter
+
+from .readers import Fields
+from .tokenizer import TokenizerSpec
+
+_LAYOUT = 1
+"""Raised whenever this program would write other bytes for the same recipe and sources."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How documents become shards.
+
+    Raises ConfigError for what cannot be. `checked` also asks the writer.
+    """
+
+    tokenizer: TokenizerSpec
+    seq_len: int = 2048
+    """Tokens in a row."""
+    fields: Fields
+    val_fraction: float = 0.0
+    """Share of the documents that is set aside as split `val`."""
+    seed: int = 0
+    """Which documents these are."""
+    on_bad_document: Literal["raise", "skip"] = "raise"
+    """Not in `describe`: to a part without a bad document it makes no difference, so a run may go on with `skip`."""
+    compression: str | None = None
+    hashes: tuple[str, ...] = ("xxh3_64",)
+    size_limit: int | str | None = 1 << 26
+    part_bytes: int | None = None
+    """Source bytes in a part, the unit of work; None chooses by the size of the domain (parts.py)."""
+
+    def __post_init__(self) -> None:
+        if self.seq_len < 1:
+            raise ConfigError(f"--seq-len {self.seq_len}: a row holds at least 1 token.")
+        if not (math.isfinite(self.val_fraction) and 0 <= self.val_fraction < 1):
+            raise ConfigError(f"--val-fraction {self.val_fraction}: give a number from 0 up to, not including, 1.")
+        if not 0 <= self.seed < 1 << 64:
+            raise ConfigError(f"--seed {self.seed}: give a number from 0 to 2**64 - 1.")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, in the order in which they are told."""
+        return ("train", "val") if self.val_fraction else ("train",)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The one column of the shards."""
+        return {"tokens": f"ndarray:{self.tokenizer.dtype}:{self.seq_len}"}
+
+    def writer(self, out: Path, metadata: dict[str, Any] | None = None) -> MDSWriter:
+        """A writer of rows into the directory `out`."""
+        return MDSWriter(
+            columns=self.columns,
+            out=out,
+            compression=self.compression,
+            hashes=self.hashes,
+            size_limit=self.size_limit,
+            max_workers=1,  # there is a process for each core already
+            metadata=metadata or {},
+        )
+
+    def checked(self) -> Recipe:
+        """This recipe as the writer understands it, which refuses here what it would else refuse after hours."""
+        with tempfile.TemporaryDirectory() as scratch:
+            writer = self.writer(Path(scratch))
+            writer.cancel_future_jobs()
+        return replace(self, size_limit=writer.size_limit, hashes=tuple(writer.hashes))
+
+    def describe(self) -> dict[str, Any]:
+        """Everything above as JSON, by the names of the command line's options."""
+        return {
+            "layout": _LAYOUT,
+            "tokenizer": self.tokenizer.describe(),
+            "seq-len": self.seq_len,
+            "text-key": self.fields.text,
+            "domain-key": self.fields.domain,
+            "val-fraction": self.val_fraction,
+            "seed": self.seed,
+            "compression": self.compression,
+            "hashes": list(self.hashes),
+            "size-limit": self.size_limit,
+            "part-bytes": self.part_bytes,
+        }

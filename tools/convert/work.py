@@ -1,0 +1,170 @@
+"""One part, start to end: slices → documents → ids → rows → shards, and the record that says so.
+
+This is what a worker runs. It needs nothing but its task and the two directories, so any executor can carry it.
+Memory is bounded by a batch of text, a piece of the longest document, and a shard for each domain and split.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from .files import DamagedFileError, OnBytes, SourceError
+from .ledger import Ledger, Output, PartRecord, identify
+from .packer import Packer
+from .parts import Part
+from .readers import READERS, Piece
+from .recipe import Recipe
+from .sources import BY_KEY
+from .tokenizer import Tokenizer, TokenizerSpec
+
+_BATCH_CHARS = 1 << 20
+_BATCH_PIECES = 4096
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartTask:
+    """A part, and all that is needed to convert it."""
+
+    out: Path
+    part: Part
+    recipe: Recipe
+
+    def __str__(self) -> str:
+        """How errors call it."""
+        return f"{self.part.name}{'' if self.part.group == BY_KEY else f' of domain {self.part.group!r}'}"
+
+
+def convert_part(task: PartTask, on_bytes: OnBytes) -> PartRecord:
+    """Convert one part and record it. Raises what went wrong, with a note that says where; nothing is recorded then."""
+    ledger = Ledger(task.out)
+    bad = _BadDocuments(skip=task.recipe.on_bad_document == "skip")
+    packers = _Packers(task)
+    try:
+        with ledger.working():
+            tokenizer = _load(task.recipe.tokenizer)
+            for batch in _batches(_pieces(task, bad, on_bytes)):
+                for piece, ids in zip(batch, tokenizer.encode([piece.text for piece in batch])):
+                    packers.packer_for(piece).add(ids, ends=piece.ends)
+            outputs, tails = packers.finish()
+            record = PartRecord(
+                identity=identify(task.recipe, task.part.slices),
+                outputs=outputs,
+                skipped=bad.count,
+                examples=tuple(bad.examples),
+            )
+            ledger.record(task.part, record, tails)
+            return record
+    except BaseException as error:
+        packers.cancel()
+        error.add_note(f"while converting {task}")
+        raise
+
+
+def is_val(text: str, recipe: Recipe) -> bool:
+    """Whether the document that begins with `text` is set aside for validation.
+
+    It is decided by a keyed hash of the document's own beginning (of all of it, unless it is very long): the same
+    document falls on the same side in whatever file it stands, however often it occurs, and whatever else is converted.
+    """
+    key = xxhash.xxh3_64_intdigest(b"mixstream convert val", recipe.seed)
+    return xxhash.xxh3_64_intdigest(text.encode(), key) < int(recipe.val_fraction * 2**64)
+
+
+def shards_in(directory: Path) -> tuple[dict[str, Any], ...]:
+    """The shard entries of the dataset in a directory; none if it has no index."""
+    path = directory / "index.json"
+    return tuple(json.loads(path.read_bytes())["shards"]) if path.exists() else ()
+
+
+_load: Callable[[TokenizerSpec], Tokenizer] = lru_cache(maxsize=1)(TokenizerSpec.load)
+
+
+class _BadDocuments:
+    """What `--on-bad-document` says is done."""
+
+    def __init__(self, *, skip: bool) -> None:
+        self._skip = skip
+        self.count = 0
+        self.examples: list[str] = []
+
+    def __call__(self, fact: str) -> None:
+        if not self._skip:
+            raise SourceError(
+                f"{fact}. Mend it, or pass --on-bad-document skip: what cannot be read is left out, and counted."
+            )
+        self.count += 1
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(fact.encode(errors="backslashreplace").decode())  # a path may hold what no text can
+
+
+class _Packers:
+    """A packer for each domain and split that occurs in a part."""
+
+    def __init__(self, task: PartTask) -> None:
+        self._task = task
+        self._packers: dict[tuple[str, str], Packer] = {}
+        self._split = "train"
+
+    def packer_for(self, piece: Piece) -> Packer:
+        if piece.begins and self._task.recipe.val_fraction:
+            self._split = "val" if is_val(piece.text, self._task.recipe) else "train"
+        key = piece.domain or self._task.part.group, self._split
+        packer = self._packers.get(key)
+        if packer is None:
+            packer = self._packers[key] = Packer(recipe=self._task.recipe, out=self._directory(*key))
+        return packer
+
+    def finish(self) -> tuple[tuple[Output, ...], list[bytes]]:
+        outputs: list[Output] = []
+        tails: list[bytes] = []
+        for (domain, split), packer in sorted(self._packers.items()):
+            packed = packer.finish()
+            tails.append(packed.tail)
+            outputs.append(
+                Output(
+                    domain=domain,
+                    split=split,
+                    rows=packed.rows,
+                    documents=packed.documents,
+                    tail_bytes=len(packed.tail),
+                    shards=shards_in(self._directory(domain, split)),
+                )
+            )
+        return tuple(outputs), tails
+
+    def cancel(self) -> None:
+        for packer in self._packers.values():
+            packer.cancel()
+
+    def _directory(self, domain: str, split: str) -> Path:
+        return self._task.out / domain / split / self._task.part.name
+
+
+def _pieces(task: PartTask, bad: _BadDocuments, on_bytes: OnBytes) -> Iterator[Piece]:
+    for piece in task.part.slices:
+        try:
+            yield from READERS[piece.file.format](piece, task.recipe.fields, bad, on_bytes)
+        except DamagedFileError as error:
+            bad(f"{error}; the rest of it is lost")
+
+
+def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
+    """Pieces in lists that are worth a call of the tokenizer, and no larger."""
+    batch: list[Piece] = []
+    chars = 0
+    for piece in pieces:
+        batch.append(piece)
+        chars += len(piece.text)
+        if chars >= _BATCH_CHARS or len(batch) >= _BATCH_PIECES:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,93 @@
+"""The training processes of one part of the demo: started, watched, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from mixstream.errors import MixstreamError, WaitTimeoutError
+
+from .demo_journal import Journal, Step
+from .demo_settings import Settings
+
+_PATIENCE_S = 300.0
+"""Longest time without a step."""
+_POLL_S = 0.1
+_TOLD_LINES = 12
+
+
+def run_part(settings: Settings, part: str, *, ranks: int, on_step: Callable[[Step], None]) -> list[Step]:
+    """Train `part` on `ranks` processes until they end; returns its steps.
+
+    Raises:
+        MixstreamError: they did not end as this part has to: `before` by its own SIGKILL, `after` with status 0.
+        WaitTimeoutError: no step for minutes.
+    """
+    journal = Journal(files=[settings.journal(part, rank) for rank in range(ranks)])
+    expected = -signal.SIGKILL if part == "before" else 0
+    processes = _start(settings, part, ranks)
+    try:
+        last = time.monotonic()
+        running = True
+        while running:
+            running = any(process.poll() is None for process in processes)
+            for step in journal.poll():
+                on_step(step)
+                last = time.monotonic()
+            for rank, process in enumerate(processes):
+                if process.poll() not in {None, expected}:
+                    raise _failure(settings, part, rank, f"ended with status {process.returncode}")
+            if time.monotonic() - last > _PATIENCE_S:
+                raise WaitTimeoutError(
+                    f"the training made no step in {_PATIENCE_S:.0f} s; its logs are {settings.run}/*.log"
+                )
+            time.sleep(_POLL_S if running else 0)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    steps = settings.kill_after if part == "before" else settings.steps
+    if not journal.steps or journal.steps[-1].step != steps - 1:
+        raise _failure(settings, part, 0, f"ended before step {steps} (did the machine run out of memory?)")
+    return journal.steps
+
+
+def _start(settings: Settings, part: str, ranks: int) -> list[subprocess.Popen[bytes]]:
+    # What torchrun would set. One thread each: on a busy machine two threads in lockstep are slower than one.
+    world = {
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-P", "-m", f"{__package__}.demo_child", str(settings.save()), part]
+    processes: list[subprocess.Popen[bytes]] = []
+    for rank in range(ranks):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        with settings.log(part, rank).open("wb") as log:
+            processes.append(
+                subprocess.Popen(
+                    command, env={**os.environ, **world, **own}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
+            )
+    return processes
+
+
+def _failure(settings: Settings, part: str, rank: int, what: str) -> MixstreamError:
+    log = settings.log(part, rank)
+    error = MixstreamError(f"the training process {rank} ({part} the kill) {what}; its log is {log}")
+    for line in log.read_text(errors="replace").splitlines()[-_TOLD_LINES:]:
+        error.add_note(line)
+    return error
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
