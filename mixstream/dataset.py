@@ -291,6 +291,11 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
             num_samples: samples handed to the model, a multiple of the global batch.
             from_beginning: count them from the epoch's beginning, not from where a loaded state began it.
         """
+        if isinstance(self.mixer, Mixer):
+            raise ConfigError(
+                f"{type(self.mixer).__name__} learns from losses, and what it learned is with the loader: save "
+                "loader.state_dict() of mixstream.Loader or mixstream.StreamingDataLoader"
+            )
         run, claims = self.run, self._claims.count
         start = self._start_cursor()
         cursor = self._epoch_start(max(claims - 1, 0))
@@ -317,11 +322,16 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         Raises:
             StateError: the state does not fit; the message says in what.
         """
+        before = self.__dict__.copy()
         self._loaded, self.loads = (dict(obj), strict), self.loads + 1
         vars(self).pop("run", None)
-        self._claims.reset()
         self._start = self._reached = None
-        self._start_cursor()
+        try:
+            self._start_cursor()
+        except BaseException:
+            self.__dict__ = before  # a state that is refused changes nothing
+            raise
+        self._claims.reset()
 
     def __getstate__(self) -> dict[str, Any]:
         if self.batch_size is not None:

@@ -19,7 +19,7 @@ import numpy as np
 from mixstream.errors import ConfigError, FeedbackError, StateError
 from mixstream.mixers import Mixer, OpenLoop
 from mixstream.types import Feedback, Float64, Int64
-from mixstream.weights import quantise
+from mixstream.weights import WEIGHT_UNIT, quantise
 
 
 @dataclass(kw_only=True)
@@ -108,11 +108,29 @@ class FeedbackLoop:
             raise StateError(
                 f"the saved mixer state cannot be read ({error!r}); pass strict=False to begin it anew"
             ) from error
+        if not self._consistent(step):
+            raise StateError(
+                f"the saved log of weights does not reach from step {step} to what step {self.reported} leads to; load "
+                "an older checkpoint, or pass strict=False to begin the mixture anew"
+            )
         while self.reported < step:  # handed out before the save, never reported: their weights stay as they were
             effective = self.reported + 1 + self.lag
             last_K = self.weights(effective - 1)
             self._log[effective] = quantise(self.prior_K) if last_K is None else last_K
             self.reported += 1
+
+    def _consistent(self, step: int) -> bool:
+        """Tell whether the log is one that a run about to draw `step` can have."""
+        if not self.origin <= self.reported <= step <= self.reported + self.lag + 1:
+            return False
+        known = [self.weights(at) for at in range(step, self.reported + self.lag + 1)]
+        return all(
+            parts_K is not None
+            and parts_K.shape == self.prior_K.shape
+            and parts_K.min() >= 0
+            and parts_K.sum() == WEIGHT_UNIT
+            for parts_K in known
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

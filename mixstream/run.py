@@ -202,8 +202,8 @@ class Run:
             state, plan=self.plan, settings=self._settings, fingerprints=self._fingerprints, fresh=fresh, strict=strict
         )
         if loop is not None:
-            if exact and state.mixing is not None:
-                loop.restore(state.mixing, cursor.step)
+            if exact:
+                loop.restore(state.mixing or {}, cursor.step)
             else:  # other domains: what was learned is not about these
                 loop.origin = loop.reported = cursor.step
         return cursor, loop

@@ -9,7 +9,7 @@ What is stored is O(domains x lanes); no sample numbers, no random generator, no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -19,6 +19,9 @@ from mixstream.plan import Plan
 from mixstream.types import Cursor
 
 VERSION = 1
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]
+Carry = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
 
 
 class DomainState(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,21 +29,21 @@ class DomainState(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     fingerprint: str
-    choose: int | None
-    drawn: list[int]
-    base: list[int]
-    credit: list[int]
+    choose: Count | None
+    drawn: list[Count]
+    base: list[Count]
+    credit: list[Carry]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What a run must have in common with the run that saved the state, beside the domains."""
 
     shuffle_seed: int
-    num_canonical_nodes: int
-    global_batch_size: int
+    num_canonical_nodes: Positive
+    global_batch_size: Positive
     shuffle: bool
     shuffle_block_size: int
-    epoch_size: int
+    epoch_size: Count
     drop_last: bool
     mixer: str
     lag: int | None
@@ -50,16 +53,16 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     """The document."""
 
     mixstream: int
-    epoch: int
-    sample_in_epoch: int
-    num_canonical_nodes: int
+    epoch: Count
+    sample_in_epoch: Count
+    num_canonical_nodes: Positive
     shuffle_seed: int
     initial_physical_nodes: int | None
-    step: int
-    repeats: int
+    step: Count
+    repeats: Count
     settings: Settings
     domains: list[DomainState]
-    total: list[int]
+    total: list[Positive]
     mixing: dict[str, Any] | None
 
 
@@ -110,9 +113,27 @@ def parse_state(document: Mapping[str, Any]) -> RunState:
             "): a state of mosaicml-streaming or of another version cannot be continued exactly; start without it"
         )
     try:
-        return msgspec.convert(dict(document), RunState)
+        state = msgspec.convert(dict(document), RunState)
     except msgspec.ValidationError as error:
         raise StateError(f"the state is damaged: {error}; load an older checkpoint") from error
+    if wrong := _contradiction(state):
+        raise StateError(f"the state is damaged: {wrong}; load an older checkpoint")
+    return state
+
+
+def _contradiction(state: RunState) -> str:
+    """Return in what the parts of `state` contradict each other; empty if they do not."""
+    lanes, names = state.num_canonical_nodes, [domain.name for domain in state.domains]
+    if len(set(names)) < len(names):
+        return f"it has domains twice: {names}"
+    for domain in state.domains:
+        if {len(domain.drawn), len(domain.base), len(domain.credit)} != {lanes}:
+            return f"domain {domain.name!r} does not have one cursor for each of {lanes} lanes"
+    if len(state.total) != lanes or any(map(sum, zip(*(domain.credit for domain in state.domains)))):
+        return "the rounding carry does not add up"
+    if state.sample_in_epoch % state.settings.global_batch_size or state.sample_in_epoch > state.settings.epoch_size:
+        return f"{state.sample_in_epoch} is no number of samples between two steps of an epoch"
+    return ""
 
 
 def load_state(
@@ -175,8 +196,6 @@ def differences(state: RunState, *, plan: Plan, settings: Settings, fingerprints
             found.append(f"domain {name!r} has other shards (fingerprint {was}, now {now})")
         elif plan.choose_K is not None and saved[name].choose != int(plan.choose_K[k]):
             found.append(f"domain {name!r}: an epoch took {saved[name].choose} samples, now {int(plan.choose_K[k])}")
-        elif len(saved[name].drawn) != state.num_canonical_nodes:
-            found.append(f"domain {name!r}: {len(saved[name].drawn)} cursors for {state.num_canonical_nodes} lanes")
     return found
 
 
