@@ -39,6 +39,8 @@ class StreamingDataLoader(DataLoader[Any]):
         super().__init__(dataset, *args, **kwargs)
         self.num_samples_yielded = 0
         self._streaming = dataset if isinstance(dataset, StreamingDataset) else None
+        self._loop: FeedbackLoop | None = None
+        self._ring: WeightRing | None = None
         if self._streaming is None:
             return
         if dataset.batch_size is None:
@@ -51,8 +53,6 @@ class StreamingDataLoader(DataLoader[Any]):
         if self.drop_last and not dataset.drop_last:
             dataset.drop_last = True
             vars(dataset).pop("run", None)
-        self._loop: FeedbackLoop | None = None
-        self._ring: WeightRing | None = None
         self._adopt(dataset)
 
     def _adopt(self, dataset: StreamingDataset) -> None:
@@ -79,11 +79,13 @@ class StreamingDataLoader(DataLoader[Any]):
         if self._streaming is None:
             yield from super().__iter__()
             return
-        walk, batches = self._begin(self._streaming), super().__iter__()
+        walk, batches = self._begin(self._streaming), None
         for _ in range(walk.steps_left):
             if self._loop is not None and not walk.ready():
                 raise self._loop.missing_for(walk.cursor.step)
             try:
+                if batches is None:
+                    batches = super().__iter__()  # not before: its workers would wait for these weights
                 batch = next(batches)
             except StopIteration:
                 return

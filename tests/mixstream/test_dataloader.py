@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from harness import Tilt, drive, loaders_of, losses, make_dataset, row_ids, sums
+from torch.utils.data import DataLoader, TensorDataset
+
+import mixstream as ms
+from mixstream.errors import ConfigError, FeedbackError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # more workers than cores: so be it
+    pytest.mark.filterwarnings("ignore:.*use of fork.. may lead to deadlocks"),
+]
+
+
+def face(root: Any, workers: int = 0, *, data: dict[str, Any] | None = None, **kw: Any) -> ms.StreamingDataLoader:
+    if workers:
+        kw = {"num_workers": workers, "multiprocessing_context": "fork", "timeout": 60, **kw}
+    return ms.StreamingDataLoader(make_dataset(root, **(data or {})), batch_size=8, **kw)
+
+
+LEARNING: dict[str, Any] = {"mixer": Tilt(), "lag": 6}
+
+
+@pytest.fixture(scope="module")
+def learned(library) -> list[list[int]]:
+    with loaders_of(library, **LEARNING) as loaders:
+        return drive(loaders, 70)
+
+
+def test_it_is_a_torch_dataloader(library):
+    loader = face(library)
+    assert isinstance(loader, DataLoader)
+    assert len(loader) == 28
+    assert loader.batch_size == 8
+    assert loader.num_samples_yielded == 0
+    next(iter(loader))
+    assert loader.num_samples_yielded == 8
+
+
+def test_the_dataset_s_batch_size_is_taken_from_it_or_must_agree(library):
+    loader = ms.StreamingDataLoader(make_dataset(library, batch_size=None), batch_size=8)
+    assert loader.dataset.batch_size == 8
+    assert len(list(loader)) == 28
+    with pytest.raises(ConfigError, match="batch_size=4 here and 8 on the dataset"):
+        ms.StreamingDataLoader(make_dataset(library), batch_size=4)
+
+
+def test_drop_last_of_the_loader_is_the_plan_s(library):
+    loader = face(library, drop_last=True)
+    assert len(list(loader)) == len(loader) == 27
+    with loaders_of(library, drop_last=True) as loaders:
+        assert drive([face(library, drop_last=True)], 60) == drive(loaders, 60)
+
+
+def test_an_abandoned_epoch_is_followed_by_the_next_as_in_mosaicml_streaming(library):
+    with loaders_of(library) as loaders:
+        expected = drive(loaders, 28 * 3)
+    for workers in (0, 2):
+        loader = face(library, workers, persistent_workers=bool(workers))
+        it = iter(loader)
+        assert [row_ids(next(it)) for _ in range(3)] == expected[:3]
+        assert [row_ids(batch) for batch in loader] == expected[28:56]
+        assert [row_ids(batch) for batch in loader] == expected[56:]
+
+
+def test_an_iterator_that_was_never_used_costs_no_epoch(library):
+    with loaders_of(library) as loaders:
+        expected = drive(loaders, 28)
+    for workers in (0, 2):
+        loader = face(library, workers, persistent_workers=bool(workers))
+        for _ in range(3):
+            iter(loader)
+        assert [row_ids(batch) for batch in loader] == expected
+
+
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (1, False), (3, True)])
+def test_a_mixer_learns_through_workers(library, learned, workers, persistent):
+    loader = face(library, workers, data=LEARNING, persistent_workers=persistent)
+    assert drive([loader], 70) == learned
+
+
+def test_losses_can_be_reported_as_to_a_loader(library, learned):
+    loader = face(library, data=LEARNING)
+    got = []
+    for batch in loader:
+        got.append(row_ids(batch))
+        loader.report(batch, torch.from_numpy(losses(row_ids(batch))))
+    assert got == learned[:28]
+
+
+def test_a_missing_report_is_named(library):
+    for workers in (0, 1):  # torch waits 5 s for a worker that waits for weights
+        loader = face(library, workers, data=LEARNING)
+        it = iter(loader)
+        for _ in range(7):
+            next(it)
+        with pytest.raises(FeedbackError, match=r"step 0 has not been reported, .* step 7 depend on it \(lag 6\)"):
+            next(it)
+
+
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, False), (2, True)])
+def test_a_report_missing_at_the_start_of_an_epoch_can_be_made_up_for(library, learned, workers, persistent):
+    """Also where persistent workers have begun that epoch already."""
+    loader = face(library, workers, data=LEARNING, persistent_workers=persistent)
+    first = list(loader_reporting(loader, until=21))
+    for _ in range(2):
+        with pytest.raises(FeedbackError, match="step 21 has not been reported"):
+            next(iter(loader))
+    for batch in first[21:]:
+        loader.report_sums(batch.step, *sums(row_ids(batch), batch.domain, 3))
+    assert list(map(row_ids, first)) + drive([loader], 42) == learned
+
+
+def loader_reporting(loader: Any, until: int) -> Any:
+    for batch in loader:
+        if batch.step < until:
+            loader.report_sums(batch.step, *sums(row_ids(batch), batch.domain, 3))
+        yield batch
+
+
+def test_workers_must_not_fetch_past_the_lag(library):
+    with pytest.raises(ConfigError, match=r"4 workers x prefetch_factor 2 fetch 8 batches ahead, .*lag=8"):
+        face(library, 4, data=LEARNING)
+    assert face(library, 3, data=LEARNING)
+
+
+def test_a_plain_dataloader_cannot_feed_a_mixer(library):
+    with pytest.raises(
+        ConfigError, match=r"Tilt learns from losses.*mixstream\.Loader or mixstream\.StreamingDataLoader"
+    ):
+        next(iter(DataLoader(make_dataset(library, **LEARNING), batch_size=8)))
+
+
+def test_over_another_kind_of_dataset_it_is_torch_s(library):
+    loader = ms.StreamingDataLoader(TensorDataset(torch.arange(10)), batch_size=4)
+    assert [batch[0].tolist() for batch in loader] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert loader.state_dict() is None
+    loader.load_state_dict({})
+    loader.report_sums(0, np.ones(1), np.ones(1))
+
+
+def test_a_collate_fn_may_be_given_by_position_or_name(library):
+    def collate(rows: list[Any]) -> list[int]:
+        return [int(row["tokens"][0]) for row in rows]
+
+    with loaders_of(library) as loaders:
+        expected = drive(loaders, 28)
+    assert list(face(library, collate_fn=collate)) == expected
+    assert list(ms.StreamingDataLoader(make_dataset(library), 8, None, None, None, 0, collate)) == expected
+
+
+def test_the_state_counts_what_was_handed_out_not_what_workers_fetched(library):
+    loader = face(library, 3, prefetch_factor=4)
+    it = iter(loader)
+    for step in range(5):
+        assert loader.state_dict()["step"] == step
+        next(it)

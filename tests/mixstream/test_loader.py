@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from harness import (
+    FIRST,
+    SIZES,
+    Tilt,
+    drive,
+    joined,
+    loaders_of,
+    losses,
+    make_dataset,
+    row_ids,
+    streams,
+    sums,
+    write_library,
+)
+from torch.utils.data import DataLoader
+
+import mixstream as ms
+from mixstream.errors import ConfigError, FeedbackError, ShardCorruptError, ShardNotFoundError
+
+STORED = [FIRST[name] + i for name in SIZES for i in range(SIZES[name])]
+
+
+def background() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("mixstream")]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left():
+    assert not background()
+    yield
+    assert not background()
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> tuple[Path, Path]:
+    """Return a library of this test's own, and its shard with rows 120 to 134, as stored."""
+    write_library(tmp_path)
+    return tmp_path, tmp_path / "web" / "shard.00008.mds"
+
+
+# --- what it is -------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_sized_and_no_torch_dataloader(library):
+    with ms.Loader(make_dataset(library)) as loader:
+        assert len(loader) == 28
+        assert not isinstance(loader, DataLoader)  # so that trainers pass it through
+        assert (loader.batch_size, loader.drop_last, loader.sampler, loader.batch_sampler) == (8, False, None, None)
+        assert loader.dataset.size == 219
+        assert loader.device == torch.device("cpu")
+    with ms.Loader(make_dataset(library, drop_last=True)) as loader:
+        assert len(loader) == 27
+
+
+def test_a_batch_is_a_dict_of_tensors_that_knows_its_step(library):
+    with ms.Loader(make_dataset(library)) as loader:
+        batch = next(iter(loader))
+        assert isinstance(batch, ms.Batch)
+        assert isinstance(batch, dict)
+        assert set(batch) == {"tokens", "domain"}
+        assert (batch["tokens"].shape, batch["tokens"].dtype) == ((8, 8), torch.int64)
+        assert batch["domain"].tolist() == batch.domain.tolist() == [n // 1000 - 1 for n in row_ids(batch)]
+        assert (batch.step, batch.repeats, loader.step, loader.epoch) == (0, 0, 1, 0)
+
+
+def test_the_pictures_of_a_run(library):
+    with loaders_of(library, world=2, lanes=2) as loaders:
+        drive(loaders, 30)
+        text = loaders[1].describe()
+    for said in ("step 30: epoch 1, 2 of 28", "8 rows = 2 lane(s) x 4", "rank 1 of 2 takes rows 4 to 7", "web", "150"):
+        assert said in text
+    assert repr(loaders[0]).startswith("Loader([web, code, law], batch_size=4, step=30")
+    assert len(repr(loaders[0])) < 120
+
+
+# --- buffers ----------------------------------------------------------------------------------------------------------
+
+
+def test_batches_that_somebody_holds_are_never_overwritten(library):
+    with ms.Loader(make_dataset(library), prefetch=4) as loader:
+        held, copies = [], []
+        for batch in loader:
+            held.append(batch)
+            copies.append({key: value.clone() for key, value in batch.items()})
+        for _ in loader:  # another epoch, through whatever is free
+            pass
+        assert all(torch.equal(batch[key], copy[key]) for batch, copy in zip(held, copies) for key in copy)
+
+
+def test_a_view_of_a_batch_holds_it_too(library):
+    with ms.Loader(make_dataset(library), prefetch=4) as loader:
+        views, arrays, copies = [], [], []
+        for batch in loader:
+            views.append(batch["tokens"][3, 2:])
+            arrays.append(batch["tokens"].numpy()[1])
+            copies.append(batch["tokens"].clone())
+        for _ in range(2):
+            list(loader)
+        for view, array, copy in zip(views, arrays, copies):
+            assert torch.equal(view, copy[3, 2:])
+            assert np.array_equal(array, copy[1].numpy())
+
+
+def test_a_trainer_may_change_a_batch_in_place(library):
+    with ms.Loader(make_dataset(library)) as loader:
+        expected = [row_ids(batch) for batch in loader]
+    with ms.Loader(make_dataset(library)) as loader:
+        got = []
+        for batch in loader:
+            got.append(row_ids(batch))
+            batch["tokens"].fill_(-1)
+            batch["domain"].fill_(-1)
+            batch.clear()
+    assert got == expected
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefetch", [0, 4])
+@pytest.mark.parametrize("how", ["truncated", "gone", "replaced"])
+def test_a_background_error_surfaces_in_its_place_and_names_the_shard(damaged, how, prefetch):
+    root, shard = damaged
+    whole = shard.read_bytes()
+    with ms.Loader(make_dataset(root, shuffle=False), prefetch=prefetch) as loader:
+        it = iter(loader)
+        got = [row_ids(next(it)) for _ in range(3)]
+        if how == "gone":
+            shard.unlink()
+        else:
+            shard.write_bytes(whole[:-100] if how == "truncated" else bytes(len(whole)))
+        with pytest.raises(ShardNotFoundError if how == "gone" else ShardCorruptError) as error:
+            got.extend(row_ids(batch) for batch in it)
+        assert joined(got) == STORED[:120]  # all that stands before the shard was handed out
+        assert error.value.__cause__ is None or not isinstance(error.value.__cause__, ms.errors.MixstreamError)
+        text = f"{error.value} {' '.join(error.value.__notes__)}"
+        assert "'web'" in text
+        assert shard.name in text
+        assert loader.step == 15
+        with pytest.raises(ms.errors.MixstreamError, match=shard.name):  # it does not go away by itself
+            next(iter(loader))
+        shard.write_bytes(whole)  # once it is mended, the run goes on where it stopped
+        got += [row_ids(batch) for batch in loader]
+    assert joined(got)[:219] == STORED
+
+
+def test_an_error_of_the_user_s_code_comes_as_it_is(library):
+    def collate(rows: list[Any]) -> Any:
+        if int(rows[0]["tokens"][0]) == STORED[16]:
+            raise KeyError("mine")
+        return rows
+
+    with ms.Loader(make_dataset(library, shuffle=False), collate_fn=collate) as loader:
+        it = iter(loader)
+        assert len([next(it), next(it)]) == 2
+        with pytest.raises(KeyError, match="mine"):
+            next(it)
+
+
+@pytest.mark.parametrize("prefetch", [-1, -8])
+def test_prefetch_cannot_be_negative(library, prefetch):
+    with pytest.raises(ConfigError, match=f"prefetch must be at least 0 batches, got {prefetch}"):
+        ms.Loader(make_dataset(library), prefetch=prefetch)
+
+
+def test_a_dataset_without_batch_size_is_refused(library):
+    with pytest.raises(ConfigError, match="Please pass `batch_size` to StreamingDataset"):
+        ms.Loader(make_dataset(library, batch_size=None))
+
+
+# --- life -------------------------------------------------------------------------------------------------------------
+
+
+def test_after_close_no_thread_is_left_and_the_run_goes_on(library):
+    with loaders_of(library) as loaders:
+        expected = drive(loaders, 40)
+    loader = ms.Loader(make_dataset(library), prefetch=4)
+    it = iter(loader)
+    got = [row_ids(next(it)) for _ in range(3)]
+    assert len(background()) == 1
+    for _ in range(2):
+        loader.close()
+    assert not background()
+    got += [row_ids(batch) for batch in loader]
+    loader.close()
+    with loader:
+        got += drive([loader], 40 - len(got))
+    assert got == expected
+
+
+def test_with_closes_also_after_an_error(library):
+    def train() -> None:
+        with ms.Loader(make_dataset(library)) as loader:
+            next(iter(loader))
+            raise RuntimeError("of the trainer")
+
+    with pytest.raises(RuntimeError, match="of the trainer"):
+        train()
+    assert not background()
+
+
+def test_close_lets_go_of_the_shards(tmp_path):
+    write_library(tmp_path)
+
+    def mapped() -> int:
+        return sum(str(tmp_path) in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+    loader = ms.Loader(make_dataset(tmp_path))
+    list(loader)
+    assert mapped() == 16
+    loader.close()
+    assert mapped() == 0
+
+
+def test_two_loaders_over_one_dataset_do_not_disturb_each_other(library):
+    dataset = make_dataset(library)
+    with ms.Loader(dataset) as one, ms.Loader(dataset) as other:
+        assert drive([one], 30)[28:] == drive([other], 30)[28:]
+        pairs = list(zip(one, other))
+        assert all(row_ids(a) == row_ids(b) for a, b in pairs)
+        assert row_ids({"tokens": torch.tensor(dataset[3]["tokens"].astype("i8"))[None]}) == [1003]
+
+
+def test_an_interpreter_that_ends_in_the_middle_of_an_epoch_ends(library):
+    """Nothing to clean up: no hang, no complaint, status 0."""
+    job = {"root": str(library), "steps": 5, "abandon": True}
+    command = [sys.executable, "-W", "error", str(Path(__file__).parent / "job.py"), json.dumps(job)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(5)]
+        began = time.monotonic()
+        rest, complaints = process.communicate(timeout=30)
+    assert all(lines)
+    assert (process.returncode, rest, complaints) == (0, "", "")
+    assert time.monotonic() - began < 5
+
+
+# --- position ---------------------------------------------------------------------------------------------------------
+
+
+def test_set_epoch(library):
+    with loaders_of(library) as loaders:
+        expected = drive(loaders, 28 * 4)
+    epochs = [expected[at : at + 28] for at in range(0, 112, 28)]
+    with loaders_of(library) as (loader,):
+        loader.set_epoch(0)  # trainers say it every epoch, also where it is so anyway
+        assert drive([loader], 28) == epochs[0]
+        loader.set_epoch(1)
+        assert drive([loader], 5) == epochs[1][:5]
+        loader.set_epoch(1)  # in the middle of the epoch too, as after a resume
+        assert drive([loader], 23) == epochs[1][5:]
+        loader.set_epoch(3)
+        assert (loader.epoch, loader.step) == (3, 84)
+        assert [row_ids(batch) for batch in loader] == epochs[3]
+        loader.set_epoch(0)
+        drive([loader], 3)
+        loader.set_epoch(2)
+        assert [row_ids(batch) for batch in loader] == epochs[2]
+
+
+def test_set_epoch_where_weights_come_by_step_moves_on_without_skipping(library):
+    schedule = ms.mixers.Schedule({0: {"web": 1, "code": 1, "law": 1}})
+    with loaders_of(library, mixer=schedule) as (loader,):
+        drive([loader], 5)
+        loader.set_epoch(4)
+        assert (loader.epoch, loader.step) == (4, 5)
+        assert len(list(loader)) == 28
+
+
+def test_max_epochs_warns_leaves_and_ends(library):
+    each = {"law": {"max_epochs": 1}, "code": {"max_epochs": 2}, "web": {"max_epochs": 1}}
+    with loaders_of(library, streams=streams(library, **each)) as (loader,):
+        with pytest.warns(UserWarning, match="max_epochs") as warned:
+            rows = joined(row_ids(batch) for _ in range(3) for batch in loader)
+        assert not list(loader)
+    said = "\n".join(str(warning.message) for warning in warned)
+    assert "domain 'law' has been read 1 times (max_epochs) and leaves the mix after step" in said
+    assert "domain 'web' has been read 1 times" in said
+    counts = {name: sum(n // 1000 == FIRST[name] // 1000 for n in rows) for name in SIZES}
+    assert counts["web"] == 150
+    assert counts["law"] == 19
+    assert 100 - 8 < counts["code"] <= 100  # what does not fill a batch at the very end is left out
+
+
+# --- reports ----------------------------------------------------------------------------------------------------------
+
+
+def learning(root: Path, **kw: Any) -> Any:
+    return loaders_of(root, **{"mixer": Tilt(), "lag": 4, **kw})
+
+
+def row_losses(batch: Any) -> torch.Tensor:
+    return torch.from_numpy(losses(row_ids(batch)))
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 4])
+def test_a_missing_report_is_named_and_can_be_made_up_for(library, prefetch):
+    with learning(library) as loaders:
+        expected = drive(loaders, 8)
+    with learning(library, prefetch=prefetch) as (loader,):
+        it = iter(loader)
+        got = [next(it) for _ in range(5)]  # weights of steps 0 to 4 depend on no feedback
+        for _ in range(2):
+            with pytest.raises(FeedbackError, match=r"step 0 has not been reported, .* step 5 depend on it \(lag 4\)"):
+                next(iter(loader))
+        for batch in got[:3]:
+            loader.report(batch, row_losses(batch))
+        it = iter(loader)
+        got += [next(it) for _ in range(3)]
+        with pytest.raises(FeedbackError, match="step 3 has not been reported"):
+            next(it)
+    assert list(map(row_ids, got)) == expected
+
+
+def test_reports_must_come_once_and_in_order(library):
+    with learning(library) as (loader,):
+        it = iter(loader)
+        first, second, third = (next(it) for _ in range(3))
+        with pytest.raises(FeedbackError, match="step 1 is reported, but step 0 has not been"):
+            loader.report(second, row_losses(second))
+        loader.report(first, row_losses(first))
+        with pytest.raises(FeedbackError, match="step 0 is reported a second time"):
+            loader.report(first, row_losses(first))
+        loader.report(second, row_losses(second))
+        loader.report(third, row_losses(third))
+
+
+def test_losses_per_row_per_token_and_summed_say_the_same(library):
+    weights = []
+    for way in ("row", "token", "sums", "gpu dtype"):
+        with learning(library) as (loader,):
+            for batch in loader:
+                loss = row_losses(batch)
+                if way == "sums":
+                    loader.report_sums(batch.step, *sums(row_ids(batch), batch.domain, 3))
+                else:
+                    loss = loss[:, None].expand(-1, 4) if way == "token" else loss
+                    loader.report(batch, loss.float() if way == "gpu dtype" else loss)
+            weights.append(loader.state_dict()["mixing"]["log"])
+    assert weights[0] == weights[1] == weights[2] == weights[3]
+    assert weights[0][-1][1] != weights[0][0][1]
+
+
+def test_the_list_of_streams_may_be_in_any_order_for_reports(library):
+    got = []
+    for names in (["web", "code", "law"], ["law", "web", "code"]):
+        with learning(library, streams=streams(library, names)) as loaders:
+            got.append(drive(loaders, 60))
+    assert got[0] == got[1]
+
+
+def test_a_loss_of_another_shape_is_refused(library):
+    with learning(library) as (loader,):
+        batch = next(iter(loader))
+        for loss in (torch.tensor(1.0), torch.ones(7)):
+            with pytest.raises(ConfigError, match=r'batch of 8 rows.*reduction="none"'):
+                loader.report(batch, loss)
+        loader.report(batch, torch.ones(8))
+
+
+def test_prefetch_must_not_exceed_the_lag(library):
+    with pytest.raises(ConfigError, match=r"prefetch=5 .*lag is 4 steps; lower prefetch, or give the dataset lag=5"):
+        ms.Loader(make_dataset(library, mixer=Tilt(), lag=4), prefetch=5)
+    with ms.Loader(make_dataset(library, lag=0), prefetch=5) as loader:  # no losses, no lag
+        assert len(list(loader)) == 28
+
+
+def test_prefetch_does_not_change_what_a_mixer_does(library):
+    runs = []
+    for prefetch in (0, 1, 4):
+        with learning(library, prefetch=prefetch) as loaders:
+            runs.append(drive(loaders, 60))
+    assert runs[0] == runs[1] == runs[2]
+    with learning(library, lag=5) as loaders:  # but the lag does: it is part of the run
+        assert drive(loaders, 60) != runs[0]
+
+
+def test_reports_to_a_mixer_that_does_not_learn_are_taken_and_forgotten(library):
+    with ms.Loader(make_dataset(library)) as loader:
+        for batch in loader:
+            loader.report(batch, row_losses(batch))
+            loader.report_sums(batch.step, np.ones(3), np.ones(3))
+
+
+def test_simulated_ranks_cannot_sum_losses_by_themselves(library):
+    with learning(library, world=2) as loaders:
+        batch = next(iter(loaders[0]))
+        with pytest.raises(ConfigError, match=r"losses of 2 ranks .* init_process_group.*report_sums"):
+            loaders[0].report(batch, torch.ones(4))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_on_the_gpu_are_the_same(library):
+    with loaders_of(library) as loaders:
+        expected = drive(loaders, 60)
+    with ms.Loader(make_dataset(library), device="cuda") as loader:
+        assert drive([loader], 60) == expected
+        batch = next(iter(loader))
+        assert batch["tokens"].is_cuda
+        assert batch["domain"].is_cuda
