@@ -11,10 +11,8 @@ from torch.utils.data import DataLoader
 
 from mixstream.collate import Batch, collate_samples
 from mixstream.dataset import StreamingDataset
-from mixstream.distributed import sum_over_ranks
 from mixstream.errors import ConfigError
 from mixstream.feedback import FeedbackLoop
-from mixstream.losses import domain_sums
 from mixstream.types import Float64, Rows
 from mixstream.walk import Walk
 from mixstream.workers import WeightRing
@@ -120,11 +118,8 @@ class StreamingDataLoader(DataLoader[Any]):
 
     def report(self, batch: Batch, loss: torch.Tensor) -> None:
         """Report the losses of `batch`, per row [B] or per token [B, T]; as `Loader.report`."""
-        if self._loop is None or self._streaming is None:
-            return
-        sums, counts = domain_sums(loss, batch.domain, len(self._streaming.streams))
-        both = sum_over_ranks(torch.stack([sums, counts]).cpu().numpy(), size=self._run.world.size)
-        self.report_sums(batch.step, both[0], both[1])
+        if self._loop is not None:
+            self.report_sums(batch.step, *self._run.loss_sums(loss, batch.domain))
 
     def report_sums(self, step: int, loss_sum_K: Float64, count_K: Float64) -> None:
         """Report losses that are summed already, over all ranks: float64 [K] each, in the order of `streams`."""

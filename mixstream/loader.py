@@ -20,9 +20,7 @@ from mixstream.corpus import Addresses
 from mixstream.dataset import StreamingDataset
 from mixstream.describe import describe
 from mixstream.device import BufferPool, DeviceCopy
-from mixstream.distributed import sum_over_ranks
 from mixstream.errors import ConfigError
-from mixstream.losses import domain_sums
 from mixstream.prefetch import BlockedError, Prefetcher
 from mixstream.telemetry import Counters
 from mixstream.types import Cursor, Float64, Rows
@@ -181,11 +179,8 @@ class Loader:
         Raises:
             FeedbackError: a batch was left out, or is reported twice.
         """
-        if self._loop is None:
-            return
-        sums, counts = domain_sums(loss, batch.domain, len(self.dataset.streams))
-        both = sum_over_ranks(torch.stack([sums, counts]).cpu().numpy(), size=self.run.world.size)
-        self.report_sums(batch.step, both[0], both[1])
+        if self._loop is not None:
+            self.report_sums(batch.step, *self.run.loss_sums(loss, batch.domain))
 
     def report_sums(self, step: int, loss_sum_K: Float64, count_K: Float64) -> None:
         """Report losses that are summed already, over all ranks: float64 [K] each, in the order of `streams`."""

@@ -46,12 +46,14 @@ class Prefetcher(Generic[T]):
         Raises:
             BlockedError: the producer waits for the consumer.
             WaitTimeoutError: nothing came in time.
-            BaseException: what the producer raised, StopIteration included.
+            BaseException: what the producer raised, StopIteration included (also after `close`).
         """
         if self._thread is None:
             return self._produce()
         with self._change:
-            came = self._change.wait_for(lambda: self._ready or self._blocked or self._ended, timeout=self._patience)
+            came = self._change.wait_for(
+                lambda: self._ready or self._blocked or self._ended or self._closed, timeout=self._patience
+            )
             if self._ready:
                 item = self._ready.popleft()
                 self._change.notify_all()

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from mixstream.corpus import Addressing, Corpus
-from mixstream.distributed import World
+from mixstream.distributed import World, sum_over_ranks
 from mixstream.errors import ConfigError
 from mixstream.feedback import FeedbackLoop, OpenLoopWeights
+from mixstream.losses import domain_sums
 from mixstream.mixers import Mixer, OpenLoop, Static
 from mixstream.order import Order
 from mixstream.plan import Plan
@@ -140,6 +141,17 @@ class Run:
         if isinstance(self.request.mixer, OpenLoop):
             return OpenLoopWeights(mixer=self.request.mixer, names=self.plan.names).weights
         return None
+
+    def loss_sums(self, loss: Any, domain_B: Any) -> Float64:
+        """Return float64 [2, K], sums and counts of losses over all ranks, in the order of `streams`.
+
+        Args:
+            loss: tensor, [B] per row or [B, T] per token, of this rank's rows.
+            domain_B: their domains.
+        """
+        sums_K, counts_K = domain_sums(loss, domain_B, len(self.corpus.domains))
+        both = np.stack([sums_K.cpu().numpy(), counts_K.cpu().numpy()])
+        return sum_over_ranks(both, size=self.world.size)
 
     def start(self) -> Cursor:
         """Return the cursor of step 0."""
