@@ -23,7 +23,7 @@ from .console import Console, show_seconds, table
 _Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
 
 
-def demo(*, out: Path = Path("runs/demo"), steps: int = 300, seed: int = 0, as_json: _Json = False) -> int:
+def demo(*, out: Path = Path("runs/demo"), steps: int = 240, seed: int = 0, as_json: _Json = False) -> int:
     """Train on five kinds of text, kill the training, go on with another world size, prove the batches equal.
 
     mixstream demo
@@ -46,7 +46,7 @@ def demo(*, out: Path = Path("runs/demo"), steps: int = 300, seed: int = 0, as_j
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         os.environ.pop(name, None)  # this process is no rank of a job, even where it is started in one
     console = Console(as_json=as_json)
-    console.note("mixstream demo: five kinds of text from this machine, one small model, one kill -9. No network.\n")
+    console.note("mixstream demo: five kinds of text, one small model, one kill -9, no network.\n")
     from .demo_run import run_demo  # here, so that one need not look at nothing while torch is loaded
 
     document = run_demo(out=out, steps=steps, seed=seed, console=console)
@@ -60,8 +60,8 @@ def _table(domains: dict[str, dict[str, Any]]) -> Table:
             name,
             told["rows"],
             told["rows_read"],
-            " → ".join(f"{share:4.0%}" for share in told["share"]),
-            " → ".join("  - " if loss is None else f"{loss:.2f}" for loss in told["loss"]),
+            " → ".join(f"{share:3.0%}" for share in told["share"]),
+            " → ".join("-" if loss is None else f"{loss:.2f}" for loss in told["loss"]),
         )
         for name, told in domains.items()
     ]
@@ -74,7 +74,8 @@ def _closing(document: dict[str, Any]) -> str:
     if document["equal"]:
         verdict = (
             f"EQUAL: all {compared} batches, {document['rows_compared']:,} rows, each in its place.\n"
-            f"Among them are the {again} steps that the kill undid: read by {first} process, then by {second}, the same rows."
+            f"Among them is what the kill undid, {again} step{'s' if again > 1 else ''}: read by {first} process, "
+            f"then by {second}."
         )
     else:
         differing = [f"{at['step']} ({at['part']} the kill)" for at in document["batches_differing"]]

@@ -18,8 +18,15 @@ from .demo_show import COLORS, WINDOW, Float64, losses_K, shares_K
 _GREY = "#555555"
 
 
-def draw(names: Sequence[str], before: Sequence[Step], after: Sequence[Step], file: Path) -> Path:
+def draw(names: Sequence[str], before: Sequence[Step], after: Sequence[Step], *, processes: int, file: Path) -> Path:
     """Draw shares and losses of both parts of the run over the steps; returns `file`, whose suffix is its format.
+
+    Args:
+        names: the domains.
+        before: the steps of the run that was killed.
+        after: those of the run that went on.
+        processes: how many it went on with.
+        file: where to write.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -56,15 +63,11 @@ def draw(names: Sequence[str], before: Sequence[Step], after: Sequence[Step], fi
         axes.axvline(killed, color="black", linewidth=1.2)
         axes.set_xlim(1, len(whole))
         axes.spines[["top", "right"]].set_visible(False)
-    losses.annotate(
-        f"kill -9 after step {killed}\ngoes on from step {resumed}, on 2 ranks\n(dotted: what the kill undid)",
-        (killed, losses.get_ylim()[1]),
-        xytext=(8, -4),
-        textcoords="offset points",
-        va="top",
-        fontsize=9,
-        color=_GREY,
+    kill = (
+        f"kill -9 after step {killed},\nresumed from step {resumed} on {processes} processes\n(dotted: what was undone)"
     )
+    at, offset = (killed, losses.get_ylim()[1]), (8, -4)
+    losses.annotate(kill, at, xytext=offset, textcoords="offset points", va="top", fontsize=9, color=_GREY)
     figure.savefig(file, dpi=150)
     return file
 

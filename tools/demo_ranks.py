@@ -1,4 +1,4 @@
-"""The training processes of one part of the demo: started, watched, and never left behind."""
+"""The training processes of one part of the demo: started, watched, and ended when this one gives up."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .console import Advance, Console, show_bytes
+from .console import Advance, Console
 from .convert.job import run_conversion
 from .convert.readers import Fields
 from .convert.recipe import Recipe
@@ -51,18 +51,15 @@ def run_demo(*, out: Path, steps: int, seed: int, console: Console) -> dict[str,
     names, resumed, killed = list(settings.samples), settings.resume_from, settings.kill_after
 
     console.note(
-        f"2/5  train    on {_BEFORE} process: {parameters():,} parameters, {ROWS} rows a step. "
-        "Of each domain: its share of the rows, its loss in nats per byte."
+        f"2/5  train    on {_BEFORE} process: {parameters():,} parameters, {ROWS} rows of {SEQ_LEN} bytes a step"
     )
     with View(names=names, steps=steps, last=killed).shown() as view:
         before = run_part(settings, "before", ranks=_BEFORE, on_step=view.add)
-    console.note(
-        f"3/5  kill -9  after step {killed}; the last checkpoint is of step {resumed}, and batches were read ahead"
-    )
+    console.note(f"3/5  kill -9  after step {killed}: checkpoint of step {resumed}, later batches read ahead")
     console.note(f"4/5  resume   on {_AFTER} processes, from step {resumed}")
-    with View(names=names, steps=steps, last=steps).shown() as view:
+    with View(names=names, steps=steps, last=steps, earlier=before[:resumed]).shown() as view:
         after = run_part(settings, "after", ranks=_AFTER, on_step=view.add)
-    console.note(f"5/5  compare  with the batches of a loader that nothing interrupts, from step 0 to {steps}\n")
+    console.note("5/5  compare  with the batches of a loader that nothing interrupts\n")
     proof = compare(read_uninterrupted(settings), before, after)
     picture = _draw(names, before, after, out / "demo.png", console)
     return {
@@ -73,7 +70,7 @@ def run_demo(*, out: Path, steps: int, seed: int, console: Console) -> dict[str,
         "processes": [_BEFORE, _AFTER],
         **_told(proof),
         "domains": _domains(settings, [*before[:resumed], *after]),
-        "tokens_per_second": [_number(rate(part), 0) for part in (before, after)],
+        "tokens_per_second": [_number(rate(part)) for part in (before, after)],
         "waited_seconds": [round(part[-1].waited, 3) for part in (before, after)],
         "picture": None if picture is None else str(picture),
         "code": str(example_file()),
@@ -94,9 +91,9 @@ def _prepare(out: Path, steps: int, seed: int, console: Console) -> Settings:
     settings = Settings(out=str(out.resolve()), steps=steps, seed=seed, samples=samples)
     shutil.rmtree(settings.run, ignore_errors=True)
     settings.run.mkdir(parents=True)
-    sizes = ", ".join(f"{name} {show_bytes(size)}" for name, size in found.sizes.items())
+    sizes = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in found.sizes.items())
     again = ", as before" if summary["status"] == "nothing to do" else ""
-    console.note(f"1/5  convert  {sizes}: {sum(samples.values()):,} rows of {SEQ_LEN} bytes in {out / 'shards'}{again}")
+    console.note(f"1/5  convert  {sizes} MB{again}")
     for name, why in found.left_out.items():
         console.note(f"              without {name}: {why}")
     return settings
@@ -108,7 +105,7 @@ def _draw(
     from .demo_picture import draw
 
     try:
-        return draw(names, before, after, file)
+        return draw(names, before, after, processes=_AFTER, file=file)
     except ImportError:
         file.unlink(missing_ok=True)  # one of an earlier demo would be of another run
         console.note("no picture: matplotlib is not installed. Run: pip install 'mixstream[report]'\n")
@@ -140,6 +137,6 @@ def _domains(settings: Settings, whole: Sequence[Step]) -> dict[str, dict[str, A
     }
 
 
-def _number(value: float, digits: int) -> float | None:
+def _number(value: float, digits: int | None = None) -> float | None:
     """JSON has no nan."""
     return None if math.isnan(value) else round(float(value), digits)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console as RichConsole
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -57,12 +58,14 @@ class View:
     Args:
         names: the domains.
         steps: of the whole run.
-        last: the step at which this part ends.
+        last: how many of them are done when this part ends.
+        earlier: those before this part.
     """
 
-    def __init__(self, *, names: Sequence[str], steps: int, last: int) -> None:
+    def __init__(self, *, names: Sequence[str], steps: int, last: int, earlier: Sequence[Step] = ()) -> None:
         self._names, self._steps, self._last = list(names), steps, last
-        self._seen: list[Step] = []
+        self._all = list(earlier)
+        self._own: list[Step] = []
         self._live: Live | None = None
         self._every = max(1, steps // _PLAIN_LINES)
 
@@ -77,7 +80,8 @@ class View:
 
     def add(self, step: Step) -> None:
         """Take in one more step."""
-        self._seen.append(step)
+        self._all.append(step)
+        self._own.append(step)
         if self._live is not None:
             self._live.update(self._table())
         elif (step.step + 1) % self._every == 0 or step.step + 1 == self._last:
@@ -85,55 +89,61 @@ class View:
             sys.stderr.flush()
 
     def _line(self) -> str:
-        recent = self._seen[-WINDOW:]
+        recent = self._all[-WINDOW:]
         told = " | ".join(
             f"{name} {share:.0%} {loss:.2f}"
             for name, share, loss in zip(self._names, shares_K(recent), losses_K(recent))
         )
-        return (
-            f"     step {recent[-1].step + 1:{len(str(self._steps))}} of {self._steps}  {told} | {_speed(self._seen)}"
-        )
+        head = f"     step {len(self._all):{len(str(self._steps))}} of {self._steps} | {told} | "
+        return f"{head}{_speed(self._own)}waited {self._own[-1].waited:.2f} s"
 
-    def _table(self) -> Table:
-        done = self._seen[-1].step + 1 if self._seen else 0
-        whole = Table.grid(padding=(0, 2, 0, 0))
-        whole.add_column()
+    def _table(self) -> Padding:
+        done = len(self._all)
         head = Table.grid(padding=(0, 2, 0, 0))
-        told = f"step {done} of {self._steps}  {_speed(self._seen)}" if self._seen else "Python and torch are starting"
-        head.add_row("    ", ProgressBar(total=self._steps, completed=done, width=_BAR), Text(told))
+        head.add_row(
+            ProgressBar(total=self._steps, completed=done, width=_BAR, complete_style="bold"),
+            f"step {done} of {self._steps}",
+        )
+        whole = Table.grid()
         whole.add_row(head)
-        whole.add_row(self._domains())
-        return whole
+        if self._all:
+            whole.add_row(self._domains())
+        whole.add_row(Text(self._waiting(), style="dim"))
+        return Padding(whole, (0, 0, 0, 5))
+
+    def _waiting(self) -> str:
+        """What was waited for, and apart from it for the first batch, before which everything is opened."""
+        if not self._own:
+            return "Python and torch are starting"
+        first, all_ = self._own[0].waited, self._own[-1].waited
+        return f"{_speed(self._own)}waited for data {all_ - first:.2f} s (and {first:.2f} s for the first batch)"
 
     def _domains(self) -> Table:
         view = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        for name in ("    ", "domain", "share", "", "loss", ""):
+        for name in ("domain", "share", "of the rows", "loss", "in nats per byte, so far"):
             view.add_column(name, justify="right" if name in {"share", "loss"} else "left", no_wrap=True)
-        if not self._seen:
-            return view
-        recent = self._seen[-WINDOW:]
-        curves = _curves(self._seen, len(self._names))
+        recent = self._all[-WINDOW:]
+        curves = _curves(self._all, len(self._names))
         rows = zip(self._names, shares_K(recent), losses_K(recent), curves)
         for at, (name, share, loss, curve) in enumerate(rows):
             color = COLORS[at % len(COLORS)]
             bar = Text("█" * round(share * _BAR), style=color)
-            view.add_row("", Text(name, style=color), f"{share:.0%}", bar, f"{loss:.2f}", Text(curve, style=color))
+            view.add_row(Text(name, style=color), f"{share:.0%}", bar, f"{loss:.2f}", Text(curve, style=color))
         return view
 
 
 def _speed(steps: Sequence[Step]) -> str:
-    """What a second gets done, and what was waited for; the first batch, which opens everything, by itself."""
-    recent, first = rate(steps[-WINDOW:]), steps[0].waited
-    speed = "" if np.isnan(recent) else f"{recent / 1000:.1f}k tokens/s, "
-    return f"{speed}waited for data {first:.2f} s + {steps[-1].waited - first:.2f} s"
+    per_second = rate(steps[-WINDOW:])
+    return "" if np.isnan(per_second) else f"{per_second / 1000:.1f}k tokens/s, "
 
 
 def _curves(steps: Sequence[Step], domains: int) -> list[str]:
     """The losses so far, as a line of blocks for each domain, all to one scale."""
     cuts = np.array_split(np.arange(len(steps)), min(_CURVE, len(steps)))
     loss_TK = np.array([losses_K([steps[at] for at in cut]) for cut in cuts])
-    low, high = np.nanmin(loss_TK), np.nanmax(loss_TK)
-    scaled_TK = (loss_TK - low) / max(high - low, 1e-9) * (len(_BLOCKS) - 1)
+    # The first steps are so far above the rest that nothing else would show.
+    low, high = np.nanmin(loss_TK), np.nanquantile(loss_TK, 0.9)
+    scaled_TK = np.clip((loss_TK - low) / max(high - low, 1e-9), 0, 1) * (len(_BLOCKS) - 1)
     return [
         "".join(" " if np.isnan(value) else _BLOCKS[round(value)] for value in scaled_TK[:, k]) for k in range(domains)
     ]
