@@ -2,11 +2,14 @@
 
 Rules: whatever the producer raises surfaces at the consumer's next `get`, as the original exception, in its place in
 the order. The producer may say that it is blocked until the consumer does something (`wake`); a consumer that waits for
-a blocked producer would wait for ever, so it is told. Nothing relies on `__del__`: `close` ends the thread.
+a blocked producer would wait for ever, so it is told. Nothing relies on `__del__`: `close` ends the thread, and where
+nobody calls it the interpreter's exit does, since a thread that is inside torch when its interpreter goes aborts.
 """
 
 from __future__ import annotations
 
+import atexit
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -37,8 +40,10 @@ class Prefetcher(Generic[T]):
         self._blocked = self._closed = self._ended = False
         self._wakes = 0
         self._thread = threading.Thread(target=self._run, name="mixstream-prefetch", daemon=True) if depth else None
+        self._owner = os.getpid()
         if self._thread is not None:
             self._thread.start()
+            atexit.register(self._leave)
 
     def get(self) -> T:
         """Return the next item.
@@ -83,8 +88,13 @@ class Prefetcher(Generic[T]):
             self._closed = True
             self._ready.clear()
             self._change.notify_all()
+        atexit.unregister(self._leave)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=60)
+
+    def _leave(self) -> None:
+        if os.getpid() == self._owner:  # a forked process has no such thread, and perhaps a lock that nobody opens
+            self.close()
 
     def _run(self) -> None:
         while True:

@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 _HELP = """Stream sharded corpora and mix them while the model learns.
 
-Start here:  mixstream convert corpus/ --out shards/
+Start here:  mixstream demo
 
 Every command has --help with an example, and --json. Exit status: 0 done, 1 found a fault or failed, 2 wrong use.
 """

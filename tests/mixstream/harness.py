@@ -41,7 +41,7 @@ def write_library(root: Path) -> Path:
     return root
 
 
-def streams(root: Path, names: Sequence[str] = tuple(SIZES), **each: dict[str, Any]) -> list[ms.Stream]:
+def streams(root: Path, names: Any = tuple(SIZES), **each: Any) -> list[ms.Stream]:
     """Return a stream per name; `each` gives single streams further arguments, as in `web={"repeat": 2}`."""
     return [ms.Stream(remote=str(root / name), **each.get(name, {})) for name in names]
 
@@ -108,7 +108,7 @@ def sums(ids: Sequence[int], domain_B: Sequence[int], domains: int) -> tuple[np.
 
 @contextmanager
 def loaders_of(
-    root: Path, *, world: int = 1, lanes: int | None = None, batch: int = 8, prefetch: int = 2, **kw: Any
+    root: Path, *, world: Any = 1, lanes: Any = None, batch: Any = 8, prefetch: Any = 2, **kw: Any
 ) -> Iterator[list[ms.Loader]]:
     """Yield one Loader per simulated rank, `batch` rows a step over all of them."""
     with ExitStack() as stack:

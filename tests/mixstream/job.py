@@ -1,4 +1,4 @@
-"""A training job in a process of its own, for tests that kill it or that run several of it. Not a test.
+"""A training job in a process of its own, for tests that kill it. Not a test.
 
     python job.py '{"root": ..., "steps": 40, "state": ..., "dataset": {...}}'
 
@@ -22,8 +22,6 @@ import mixstream as ms
 
 def main(settings: dict[str, Any]) -> None:
     """Run the job."""
-    if settings.get("group"):
-        torch.distributed.init_process_group("gloo")
     mixer = Tilt() if settings.get("learns") else None
     loader = ms.Loader(
         make_dataset(Path(settings["root"]), mixer=mixer, lag=4, **settings.get("dataset", {})), prefetch=3
@@ -31,11 +29,10 @@ def main(settings: dict[str, Any]) -> None:
     state = Path(settings["state"]) if "state" in settings else None
     if state is not None and state.exists():
         loader.load_state_dict(json.loads(state.read_text()))
-    rank = int(os.environ.get("RANK", "0"))
     while loader.step < settings["steps"]:
         for batch in loader:
             ids = row_ids(batch)
-            sys.stdout.write(f"{rank} {batch.step} {digest(ids)} {' '.join(map(str, ids))}\n")
+            sys.stdout.write(f"{batch.step} {digest(ids)}\n")
             sys.stdout.flush()
             loader.report(batch, torch.from_numpy(losses(ids)))
             if state is not None:
@@ -44,10 +41,7 @@ def main(settings: dict[str, Any]) -> None:
                 aside.replace(state)
             if loader.step >= settings["steps"]:
                 break
-    if not settings.get("abandon"):
-        loader.close()
-    if settings.get("group"):
-        torch.distributed.destroy_process_group()
+    loader.close()
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import Tilt, drive, loaders_of, losses, make_dataset, row_ids, sums
+from harness import Tilt, drive, joined, loaders_of, losses, make_dataset, row_ids, sums, write_library
 from torch.utils.data import DataLoader, TensorDataset
 
 import mixstream as ms
-from mixstream.errors import ConfigError, FeedbackError
+from mixstream.errors import ConfigError, FeedbackError, ShardNotFoundError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # more workers than cores: so be it
@@ -160,3 +160,16 @@ def test_the_state_counts_what_was_handed_out_not_what_workers_fetched(library):
     for step in range(5):
         assert loader.state_dict()["step"] == step
         next(it)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_worker_keeps_its_type_and_names_domain_and_shard(tmp_path, workers):
+    write_library(tmp_path)
+    (tmp_path / "code" / "shard.00002.mds").unlink()
+    loader = face(tmp_path, workers, data={"shuffle": False})
+    got = []
+    with pytest.raises(ShardNotFoundError, match=r"shard\.00002\.mds") as error:
+        got.extend(joined(map(row_ids, loader)))
+    assert "domain 'code', shard 2 of 4" in f"{error.value} {getattr(error.value, '__notes__', '')}"
+    if not workers:
+        assert loader.state_dict()["step"] == (150 + 30) // 8

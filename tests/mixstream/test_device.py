@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
+import pytest
 import torch
 
-from mixstream.device import BufferPool
+from mixstream.device import BufferPool, DeviceCopy
 
 INT64 = np.dtype(np.int64)
 
@@ -38,3 +41,42 @@ def test_shape_and_dtype_are_as_asked_and_the_memory_is_writable():
     array = BufferPool().empty(np.dtype(np.uint16), (5,))
     array[:] = 7
     assert array.tolist() == [7] * 5
+
+
+def test_buffers_may_come_back_in_any_thread():
+    pool = BufferPool(kept=4)
+
+    def use() -> None:
+        for number in range(300):
+            array = pool.empty(INT64, (8,))
+            array[:] = number
+            tensor = torch.from_numpy(array)
+            del array
+            assert (tensor == number).all()
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(use) for _ in range(4)]:
+            done.result()
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@needs_gpu
+def test_copies_to_the_gpu_are_complete_and_their_source_may_be_reused():
+    copy, pool = DeviceCopy(torch.device("cuda")), BufferPool(pinned=True)
+    for number in range(50):
+        array = pool.empty(INT64, (64, 2048))
+        array[:] = number
+        moved = copy.send({"x": torch.from_numpy(array), "name": "kept on the host"})
+        array[:] = -1
+        copy.receive(moved)
+        assert set(moved) == {"x"}
+        assert moved["x"].is_cuda
+        assert bool((moved["x"] == number).all())
+
+
+@needs_gpu
+def test_pinned_buffers_are_pinned():
+    array = BufferPool(pinned=True).empty(INT64, (1024,))
+    assert torch.from_numpy(array).is_pinned()

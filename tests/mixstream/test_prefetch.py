@@ -89,3 +89,44 @@ def test_close_ends_the_thread():
     items.get()
     items.close()
     assert "mixstream-prefetch" not in [thread.name for thread in threading.enumerate() if thread.is_alive()]
+
+
+def test_after_close_there_is_nothing_to_wait_for():
+    items = Prefetcher(lambda: threading.Event().wait(0.01), depth=2)
+    waiting = []
+
+    def consume() -> None:
+        try:
+            while True:
+                items.get()
+        except StopIteration:
+            waiting.append("ended")
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    items.close()
+    consumer.join(timeout=20)
+    assert waiting == ["ended"]
+    with pytest.raises(StopIteration):
+        items.get()
+
+
+def test_a_producer_woken_while_it_looks_tries_again():
+    """What the consumer says between the producer's look and its being blocked is not lost."""
+    looked, acted = threading.Event(), threading.Event()
+    answers = iter(["first look", "item"])
+
+    def produce() -> str:
+        answer = next(answers, "more")
+        if answer == "first look":
+            looked.set()
+            assert acted.wait(20)
+            raise BlockedError
+        return answer
+
+    items = Prefetcher(produce, depth=1)
+    assert looked.wait(20)
+    items.wake()
+    acted.set()
+    assert items.get() == "item"
+    items.close()

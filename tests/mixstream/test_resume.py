@@ -269,7 +269,7 @@ def test_loaders_notice_a_state_that_their_dataset_was_given(library):
 JOB = Path(__file__).parent / "job.py"
 
 
-@pytest.mark.parametrize(("learns", "stops"), [(False, [9]), (True, [7, 19])])
+@pytest.mark.parametrize(("learns", "stops"), [(True, [7, 19])])
 def test_kill_9_at_any_instant(tmp_path, learns, stops):
     """Killed in different epochs, while compressed shards are unpacked and states written: the batches are the same."""
     root = tmp_path / "library"
@@ -283,7 +283,7 @@ def test_kill_9_at_any_instant(tmp_path, learns, stops):
         with subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, env=env) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                _, step, digest_of_step, *_ = line.split()
+                step, digest_of_step = line.split()
                 said.append((int(step), digest_of_step))
                 if int(step) == stop:
                     process.kill()

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harness import FIRST, SIZES, make_dataset, row_ids
+
+import mixstream as ms
+from mixstream.collate import Column
+from mixstream.corpus import Addresses, OpenShards
+
+INT64 = np.dtype(np.int64)
+
+
+def shards() -> dict[int, np.ndarray]:
+    return {number: np.full(4, number, dtype=np.uint8) for number in range(50)}
+
+
+def test_shards_are_opened_when_needed_and_once():
+    opened, asked = OpenShards(50), []
+
+    def opener(number: int) -> np.ndarray:
+        asked.append(number)
+        return shards()[number]
+
+    opened.need(np.array([3, 1, 3, 7]), opener)
+    opened.need(np.array([7, 8]), opener)
+    assert sorted(asked) == [1, 3, 7, 8]
+    assert opened.get(3, opener).tolist() == [3] * 4
+    assert opened.get(9, opener).tolist() == [9] * 4
+    assert len(asked) == 5
+
+
+def test_those_unused_for_longest_are_closed_first_and_never_those_in_use():
+    opened = OpenShards(50, capacity=4)
+    for number in range(20):
+        opened.need(np.array([number]), shards().__getitem__)
+        assert number in opened.table.data
+        assert len(opened.table.data) <= 5
+    assert 0 not in opened.table.data
+    opened.need(np.arange(30), shards().__getitem__)  # one batch may need more than stay open
+    assert set(range(30)) <= set(opened.table.data)
+    opened.need(np.array([40]), shards().__getitem__)
+    assert len(opened.table.data) <= 5
+    for number in range(50):
+        assert (opened.table.size_S[number] > 0) == (number in opened.table.data)
+
+
+def test_close_and_travel_leave_mappings_behind():
+    opened = OpenShards(5)
+    opened.need(np.array([1]), shards().__getitem__)
+    assert not pickle.loads(pickle.dumps(opened)).table.data
+    opened.close()
+    assert not opened.table.data
+    opened.need(np.array([1]), shards().__getitem__)
+    assert opened.table.size_S.tolist() == [0, 4, 0, 0, 0]
+
+
+def test_addresses_are_cut_like_lists():
+    at = Addresses(domain_B=np.array([0, 1, 2]), shard_B=np.array([3, 4, 5]), row_B=np.array([6, 7, 8]))
+    assert len(at) == 3
+    assert (at[1:].domain_B.tolist(), at[1:].shard_B.tolist(), at[:2].row_B.tolist()) == ([1, 2], [4, 5], [6, 7])
+
+
+def test_gathering_is_reading_sample_by_sample(library):
+    dataset = make_dataset(library)
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(0, 219, 60)
+    found = np.array([dataset.find(int(number)) for number in numbers])
+    at = Addresses(domain_B=found[:, 0], shard_B=found[:, 1], row_B=found[:, 2])
+    assert dataset.number(at).tolist() == numbers.tolist()
+    columns = dataset.corpus.columns(widen=True)
+    assert columns == {"tokens": Column(dtype=INT64, varies=False)}
+    got = dataset.corpus.gather(at, columns, lambda dtype, shape: np.empty(shape, dtype))
+    assert got is not None
+    expected = [dataset[int(number)]["tokens"] for number in numbers]
+    assert np.array_equal(got["tokens"], np.stack(expected))
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+@pytest.mark.parametrize("together", [1, 3, 28])
+def test_addresses_do_not_depend_on_how_many_are_looked_up_together(library, lanes, together):
+    run = make_dataset(library, num_canonical_nodes=lanes, rank=1, world_size=2, batch_size=4).run
+    walk = run.walk(run.start(), None)
+    steps = [walk.advance() for _ in range(28)]
+    for at in range(0, 28, together):
+        part = steps[at : at + together]
+        for rows, found in zip(part, run.addressing.locate(part, run.part)):
+            (alone,) = run.addressing.locate([rows], run.part)
+            (whole,) = run.addressing.locate([rows], slice(0, 8))
+            for one, other, of_all in zip(*((x.domain_B, x.shard_B, x.row_B) for x in (found, alone, whole[4:]))):
+                assert one.tolist() == other.tolist() == of_all.tolist()
+
+
+def test_domains_of_different_columns_are_not_stacked(tmp_path: Path):
+    for name, column in (("a", "x"), ("b", "y")):
+        with ms.MDSWriter(columns={column: "int"}, out=str(tmp_path / name)) as writer:
+            for number in range(8):
+                writer.write({column: number})
+    with ms.Loader(make_dataset(tmp_path, ["a", "b"])) as loader, pytest.raises(KeyError):
+        list(loader)
+
+
+def test_a_domain_is_counted_as_the_user_listed_it(library):
+    with ms.Loader(make_dataset(library, ["law", "web", "code"])) as loader:
+        batch = next(iter(loader))
+    names = ["law", "web", "code"]
+    for number, domain in zip(row_ids(batch), batch.domain.tolist()):
+        assert FIRST[names[domain]] <= number < FIRST[names[domain]] + SIZES[names[domain]]

@@ -1,0 +1,145 @@
+"""The compiled gather equals its reference, on good shards and on bytes that anybody may have damaged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixstream.gather import Field, ShardTable, field_span, gather, gather_reference
+
+CONFIG = b'{"a": 1}'
+
+
+def shard_of(records: list[bytes]) -> np.ndarray:
+    """Return the bytes of a shard, as MDS lays them out."""
+    offsets = np.cumsum([0, *map(len, records)]) + 4 + 4 * (len(records) + 1) + len(CONFIG)
+    return np.frombuffer(
+        np.uint32(len(records)).tobytes() + offsets.astype("<u4").tobytes() + CONFIG + b"".join(records), dtype=np.uint8
+    ).copy()
+
+
+def record_of(columns: list[tuple[bytes, bool]]) -> bytes:
+    """Return a record of (payload, whether its size varies) columns."""
+    sizes = [len(payload) for payload, varies in columns if varies]
+    return np.array(sizes, dtype="<u4").tobytes() + b"".join(payload for payload, _ in columns)
+
+
+@st.composite
+def gathers(draw, *, damaged: bool = False) -> tuple[Any, ...]:
+    """Return (table, shard_B, row_B, field, out dtype); one column of several, in rows of several shards."""
+    stored = np.dtype(draw(st.sampled_from(["<u1", "<u2", "<i4", "<u4", "<i8", "<f2", "<f4", "<f8"])))
+    widened = stored if stored.kind != "u" else np.dtype("<i8")  # few kinds: each is compiled
+    cast = draw(st.sampled_from([stored, widened]))
+    elements, header = draw(st.integers(0, 5)), draw(st.sampled_from([b"", b"\x01", b"\x02\x07"]))
+    before, after = (
+        draw(st.lists(st.one_of(st.none(), st.integers(0, 5)), max_size=2)) for _ in range(2)
+    )  # fixed sizes of the other columns, None for variable
+    sizes = [*before, draw(st.booleans()) or None, *after]
+    if sizes[len(before)] is not None:
+        sizes[len(before)] = len(header) + elements * stored.itemsize
+    table = ShardTable(4)
+    for number in range(3):
+        records = []
+        for _ in range(draw(st.integers(1, 4))):
+            columns = []
+            for at, size in enumerate(sizes):
+                if at == len(before):
+                    values = draw(st.binary(min_size=elements * stored.itemsize, max_size=elements * stored.itemsize))
+                    columns.append((header + values, size is None))
+                else:
+                    length = draw(st.integers(0, 4)) if size is None else size
+                    columns.append((bytes(length), size is None))
+            records.append(record_of(columns))
+        data = shard_of(records)
+        if damaged:
+            for _ in range(draw(st.integers(0, 3))):
+                data[draw(st.integers(0, len(data) - 1))] = draw(st.integers(0, 255))
+            if draw(st.booleans()):
+                data = data[: draw(st.integers(0, len(data)))]
+        if len(data):
+            table.put(number, data)
+    rows = st.integers(0, 5 if damaged else 0)
+    shard_B = np.array(draw(st.lists(st.integers(0, 3 if damaged else 2), max_size=6)), dtype=np.int64)
+    row_B = np.array([draw(rows) for _ in shard_B], dtype=np.int64)
+    field = Field(
+        column=len(before),
+        sizes_C=np.array([-1 if size is None else size for size in sizes], dtype=np.int64),
+        dtype=stored,
+        elements=elements,
+        header=header,
+    )
+    return table, shard_B, row_B, field, cast
+
+
+def both(arguments: tuple[Any, ...]) -> list[tuple[int, np.ndarray]]:
+    table, shard_B, row_B, field, cast = arguments
+    results = []
+    for function in (gather, gather_reference):
+        out = np.full((len(shard_B) + 2, field.elements), 99, dtype=cast)
+        to_B = np.arange(len(shard_B), dtype=np.int64)[::-1] + 1
+        with np.errstate(all="ignore"):  # any bytes are floats
+            results.append((function(table, shard_B, row_B, field, out, to_B), out))
+    return results
+
+
+@settings(max_examples=150)
+@given(gathers())
+def test_compiled_equals_reference(arguments):
+    (got, out), (expected, out_expected) = both(arguments)
+    assert got == expected == -1
+    assert out.tobytes() == out_expected.tobytes() or np.array_equal(out, out_expected, equal_nan=True)
+    assert (out[0] == 99).all()
+    assert (out[-1] == 99).all()
+
+
+@settings(max_examples=300)
+@given(gathers(damaged=True))
+def test_compiled_equals_reference_on_damaged_shards(arguments):
+    """The same row is refused, and no byte outside a shard is ever read."""
+    (got, out), (expected, out_expected) = both(arguments)
+    assert got == expected
+    done = len(arguments[1]) if got < 0 else got
+    if done:
+        assert np.array_equal(out[-1 - done : -1], out_expected[-1 - done : -1], equal_nan=out.dtype.kind == "f")
+
+
+def test_values_arrive_where_they_belong_and_are_cast():
+    records = [record_of([(b"xyz"[:i], True), (np.arange(i, i + 3, dtype="<u2").tobytes(), False)]) for i in range(3)]
+    table = ShardTable(2)
+    table.put(1, shard_of(records))
+    field = Field(column=1, sizes_C=np.array([-1, 6]), dtype=np.dtype("<u2"), elements=3)
+    out = np.zeros((4, 3), dtype=np.int64)
+    rows = np.array([2, 0], dtype=np.int64)
+    assert gather(table, np.array([1, 1]), rows, field, out, np.array([3, 1])) == -1
+    assert out.tolist() == [[0, 0, 0], [0, 1, 2], [0, 0, 0], [2, 3, 4]]
+
+
+def test_a_shard_that_is_not_there_is_refused():
+    table = ShardTable(2)
+    field = Field(column=0, sizes_C=np.array([2]), dtype=np.dtype("<u2"), elements=1)
+    out = np.zeros((1, 1), dtype=np.int64)
+    table.put(0, shard_of([b"\x01\x00"]))
+    table.drop(0)
+    for number in (0, 1):
+        assert gather(table, np.array([number]), np.array([0]), field, out, np.array([0])) == 0
+    assert out.tolist() == [[0]]
+
+
+def test_a_header_that_differs_is_refused():
+    """As where a row of an `ndarray:uint16` column has another shape than the first."""
+    table = ShardTable(1)
+    table.put(0, shard_of([record_of([(b"\x01\x04ab", True)]), record_of([(b"\x01\x05ab", True)])]))
+    field = Field(column=0, sizes_C=np.array([-1]), dtype=np.dtype("u1"), elements=2, header=b"\x01\x04")
+    out = np.zeros((2, 2), dtype=np.uint8)
+    assert gather(table, np.array([0, 0]), np.array([0, 1]), field, out, np.array([0, 1])) == 1
+    assert out.tolist() == [[97, 98], [0, 0]]
+
+
+@pytest.mark.parametrize("record", [b"", b"\x09\x00\x00\x00ab", b"\x02\x00"])
+def test_sizes_that_cannot_be_have_no_span(record):
+    field = Field(column=0, sizes_C=np.array([-1]), dtype=np.dtype("u1"), elements=2)
+    assert field_span(np.frombuffer(record, dtype=np.uint8), field) is None
