@@ -69,6 +69,8 @@ def batch_columns(records: Sequence[Mapping[str, str]], *, widen: bool) -> dict[
                 varies = True
             else:
                 return None
+        if len({dtype.kind in "iu" for dtype in dtypes}) > 1:
+            return None  # whole numbers and floats: torch's rules for that, not numpy's
         together = np.result_type(*[widened(d) if widen else d for d in dtypes])
         columns[name] = Column(dtype=together, varies=varies)
     return columns

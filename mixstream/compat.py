@@ -37,6 +37,8 @@ def check_options(**options: Any) -> None:
             raise ConfigError(f"{key}={options[key]!r} is not known; choose one of {', '.join(choices)}")
     if options["sampling_granularity"] < 1:
         raise ConfigError(f"`sampling_granularity` must be at least 1, got {options['sampling_granularity']}")
+    if (block := options["shuffle_block_size"]) is not None and block < 1:
+        raise ConfigError(f"shuffle_block_size must be at least 1 sample, got {block}")
     if options["shuffle_seed"] < 0:
         raise ConfigError(f"`shuffle_seed` must be at least 0, got {options['shuffle_seed']}")
     if options["cache_limit"] is not None:

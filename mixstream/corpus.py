@@ -60,7 +60,9 @@ class OpenShards:
         """Return the bytes of a shard, opened with `opener` if it is not mapped."""
         if (data := self.table.data.get(number)) is None:
             data = opener(number)
+            self._turn += 1
             self.table.put(number, data)
+            self._used_S[number] = self._turn
             self._make_room()
         self._used_S[number] = self._turn
         return data
@@ -81,7 +83,7 @@ class OpenShards:
     def _make_room(self) -> None:
         if (excess := len(self.table.data) - self._capacity) <= 0:
             return
-        idle = sorted((int(self._used_S[number]), number) for number in self.table.data)
+        idle = sorted((int(self._used_S[number]), number) for number in list(self.table.data))
         for turn, number in idle[: excess + self._capacity // 8]:
             if turn < self._turn:
                 self.table.drop(number)

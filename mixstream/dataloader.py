@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,10 +12,10 @@ from torch.utils.data import DataLoader
 
 from mixstream.collate import Batch, collate_samples
 from mixstream.dataset import StreamingDataset
-from mixstream.errors import ConfigError
+from mixstream.errors import ConfigError, ExhaustedError
 from mixstream.feedback import FeedbackLoop
 from mixstream.types import Float64, Rows
-from mixstream.walk import Walk
+from mixstream.walk import Departures, Walk
 from mixstream.workers import WeightRing
 
 
@@ -50,14 +51,15 @@ class StreamingDataLoader(DataLoader[Any]):
             )
         if self.drop_last and not dataset.drop_last:
             dataset.drop_last = True
-            vars(dataset).pop("run", None)
+            dataset.forget_run()
         self._adopt(dataset)
 
     def _adopt(self, dataset: StreamingDataset) -> None:
         """Take up the dataset's position: the start, or a loaded state."""
         self._run, self._loads = dataset.run, dataset.loads
         self._cursor, self._loop = dataset.position()
-        self._handed, self._iterator = False, None
+        self._handed, self._ended, self._iterator = False, False, None
+        self._departures = Departures(self._run.plan, self._cursor)
         if self._loop is None:
             return
         ahead = self.num_workers * (self.prefetch_factor or 0)
@@ -86,19 +88,34 @@ class StreamingDataLoader(DataLoader[Any]):
                     batches = super().__iter__()  # not before: its workers would wait for these weights
                 batch = next(batches)
             except StopIteration:
-                return
+                break
             if (rows := walk.advance()) is None:
-                return
+                break
+            self._departures.check(walk.cursor)
             self._cursor, self._handed = walk.cursor, True
             self.num_samples_yielded += self._run.batch_size
             yield self._tagged(batch, rows)
+        else:
+            return
+        warnings.warn(self._departures.end(self._cursor), stacklevel=2)
+        self._ended = True
+
+    def _follow(self) -> None:
+        """Notice a state that was loaded into the dataset, or ranks that came to be, since we looked last."""
+        dataset = self._streaming
+        if dataset is not None and (
+            dataset.loads != self._loads or (not self._cursor.step and dataset.run is not self._run)
+        ):
+            self._adopt(dataset)
 
     def _begin(self, dataset: StreamingDataset) -> Walk:
         """Return the walk of the epoch that begins now, with the dataset's workers at the same place."""
-        if dataset.loads != self._loads:
-            self._adopt(dataset)
+        self._follow()
+        if self._ended:
+            raise ExhaustedError(self._departures.end(self._cursor))
         if self._handed and self._cursor.step_in_epoch:  # the last iter() was abandoned
-            self._cursor, self._iterator = self._run.plan.at_epoch(self._cursor, self._cursor.epoch + 1), None
+            self._cursor = self._run.walk_to_epoch(self._cursor, self._cursor.epoch + 1)
+            self._iterator = None
         self._handed, self.num_samples_yielded = False, 0
         if self._iterator is None:  # else persistent workers stand where we do, at the end of their epoch
             dataset.begin_at(self._cursor)
@@ -133,6 +150,7 @@ class StreamingDataLoader(DataLoader[Any]):
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the run's state after the batches handed out; None over another kind of dataset."""
+        self._follow()
         return None if self._streaming is None else self._run.document(self._cursor, self._loop)
 
     def load_state_dict(self, obj: Mapping[str, Any], strict: bool = True) -> None:

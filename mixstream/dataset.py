@@ -5,8 +5,9 @@ It wires and computes nothing: what to draw is `run.Run`, which epoch an `iter()
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,10 @@ from mixstream.errors import ConfigError
 from mixstream.feedback import FeedbackLoop
 from mixstream.mixers import Mixer, OpenLoop, Static
 from mixstream.run import Request, Run, Weights, check_batch_size, lanes_of
-from mixstream.stream import Stream, prepared
-from mixstream.types import Cursor, Int64
+from mixstream.stream import Stream, epoch_counts, prepared
+from mixstream.types import Cursor
 from mixstream.units import parse_bytes, parse_count
-from mixstream.weights import resolve_choose
+from mixstream.walk import Departures
 from mixstream.workers import EpochClaims
 
 
@@ -37,13 +38,13 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         remote: where a single domain's shards are kept.
         local: where a single domain's raw shards are.
         split: sub-directory of both.
-        download_retry: attempts per file.
-        download_timeout: seconds per attempt.
+        download_retry: accepted; for object stores, which are to come.
+        download_timeout: accepted, likewise.
         validate_hash: hash that shards are checked against when they are opened.
-        keep_zip: whether compressed files are kept beside raw ones.
+        keep_zip: accepted; originals are never removed.
         epoch_size: rows of an epoch, for relative weights ("100k", "64m" may be written); all samples if not given.
-        predownload: rows per worker that shards are fetched ahead.
-        cache_limit: bytes on disk ("100gb"), for remote shards.
+        predownload: accepted; for object stores, likewise.
+        cache_limit: accepted with a warning, likewise.
         sampling_method: accepted; draws go on through a domain from epoch to epoch, so nothing is sampled twice.
         sampling_granularity: accepted, as above.
         partition_algo: accepted; rows are dealt to ranks in slices of the global batch.
@@ -107,6 +108,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
             partition_algo=partition_algo,
             shuffle_algo=shuffle_algo,
             shuffle_seed=shuffle_seed,
+            shuffle_block_size=shuffle_block_size,
             batching_method=batching_method,
             cache_limit=cache_limit,
         )
@@ -127,56 +129,45 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         self.validate_hash, self.keep_zip, self.allow_unsafe_types = validate_hash, keep_zip, allow_unsafe_types
         self.stream_name, self.mixer, self.lag = stream_name, mixer, lag
         self.corpus = Corpus(domains=tuple(s.open(allow_unsafe_types=allow_unsafe_types) for s in self.streams))
-        self._choose_K = self._resolve_weights(parse_count(epoch_size) if epoch_size else None)
+        rows = parse_count(epoch_size) if epoch_size else None
+        if rows is not None and rows < 1:
+            raise ConfigError(f"epoch_size={epoch_size!r} must be at least 1 row; leave it out for all samples")
+        if not isinstance(lag, int) or lag < 0:
+            raise ConfigError(f"lag={lag!r} must be a whole number of steps, 0 or more")
+        samples = [int(domain.samples_S.sum()) for domain in self.corpus.domains]
+        self._choose_K, self._weighted = epoch_counts(self.streams, samples, mixer, rows, shuffle_seed)
         self.epoch_size = self.length = int(self._choose_K.sum())
         self._given_world = (rank, world_size)
-        World.detect(rank=rank, world_size=world_size)
+        World.detect(rank, world_size)
+        self._run: tuple[World, Run] | None = None
+        self._pid = os.getpid()
         self._claims = EpochClaims()
         self._start: Cursor | None = None  # where the first epoch to come begins; None for step 0
         self._loaded: tuple[dict[str, Any], bool] | None = None
         self._reached: tuple[int, Cursor] | None = None  # where the epoch with this claim begins, walked to before
+        self.announce = True  # whether iterating tells of domains that leave; a loader over this does it itself
         self.loads = 0  # how often a state was loaded, for loaders to notice
         self.weights_source: Weights | None = None  # set by a loader that runs a learning mixer
 
-    def _resolve_weights(self, epoch_size: int | None) -> Int64:
-        """Return how many samples an epoch takes from each stream, and note it on the streams."""
-        proportion = [s.proportion for s in self.streams]
-        if isinstance(self.mixer, Static):
-            if any(
-                p is not None or s.repeat is not None or s.choose is not None for p, s in zip(proportion, self.streams)
-            ):
-                raise ConfigError("weights are given twice: leave them off the streams, or leave out mixer=Static(...)")
-            proportion = list(self.mixer.proportion_of(tuple(str(s.name) for s in self.streams)))
-        samples = [int(domain.samples_S.sum()) for domain in self.corpus.domains]
-        self._weighted = epoch_size is not None or any(
-            value is not None for s, p in zip(self.streams, proportion) for value in (p, s.repeat, s.choose)
-        )
-        choose_K = resolve_choose(
-            samples=samples,
-            proportion=proportion,
-            repeat=[s.repeat for s in self.streams],
-            choose=[s.choose for s in self.streams],
-            epoch_size=epoch_size,
-            seed=self.shuffle_seed,
-        )
-        if not int(choose_K.sum()):
-            raise ConfigError(f"an epoch of these streams has no samples at all: {self.streams}")
-        for stream, chosen, size in zip(self.streams, choose_K.tolist(), samples):
-            stream.choose, stream.proportion = chosen, chosen / int(choose_K.sum())
-            stream.repeat = chosen / size if size else 0.0
-        return choose_K
-
-    @cached_property
+    @property
     def run(self) -> Run:
-        """The parts of the run: fixed when it is first asked for, by the first iteration or a loader."""
-        rank, world_size = self._given_world
-        world = World.detect(rank=rank, world_size=world_size)
+        """The parts of the run, for the ranks that there are now; workers keep what their parent knew."""
+        if self._run is None or (self._pid == os.getpid() and World.detect(*self._given_world) != self._run[0]):
+            world = World.detect(*self._given_world)
+            self._run, self._pid = (world, self._assemble(world)), os.getpid()
+        return self._run[1]
+
+    def forget_run(self) -> None:
+        """Let the parts of the run be put together anew: something that they depend on has changed."""
+        self._run = self._start = self._reached = None
+
+    def _assemble(self, world: World) -> Run:
         block = {"naive": 1 << 62, "py1s": 1, "py2s": 1}.get(self.shuffle_algo, self.shuffle_block_size)
         request = Request(
             choose_K=self._choose_K,
             epoch_size=self.epoch_size,
             max_epochs_K=tuple(stream.max_epochs for stream in self.streams),
-            weighted=self._weighted,
+            weighted=self._weighted or self.batching_method == "stratified",
             mixer=self.mixer,
             lag=self.lag,
             shuffle=self.shuffle,
@@ -237,10 +228,15 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
         weights = self.weights_source or run.weights(None)
         claim = self._claims.claim()
-        walk = run.walk(self._epoch_start(claim), weights, announce=worker == 0)
+        walk = run.walk(self._epoch_start(claim), weights)
+        departures = Departures(run.plan, walk.cursor)
         for step in range(walk.steps_left):
             if (rows := walk.advance()) is None:
+                if worker == 0 and self.announce:
+                    warnings.warn(departures.end(walk.cursor), stacklevel=2)
                 return
+            if worker == 0 and self.announce:
+                departures.check(walk.cursor)
             if step % workers == worker:
                 (at,) = run.addressing.locate([rows], run.part)
                 yield from map(self.__getitem__, self.number(at).tolist())
@@ -270,7 +266,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
 
     def begin_at(self, cursor: Cursor) -> None:
         """Let the next `iter()` begin at `cursor`: for loaders that keep the position."""
-        self._start, self._reached = cursor, None
+        self._start, self._reached, self.announce = cursor, None, False
         self._claims.reset()
 
     @property
@@ -306,7 +302,12 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
                 "take states between steps"
             )
         steps -= cursor.step_in_epoch if from_beginning and cursor is start else 0
-        walk = run.walk(cursor, run.weights(None), announce=False)
+        if steps < 0:
+            raise ConfigError(
+                f"{num_samples} samples from the epoch's beginning lie before the state that this run goes on from "
+                f"({cursor.step_in_epoch * run.plan.global_batch_size} samples): count all of the epoch's samples"
+            )
+        walk = run.walk(cursor, run.weights(None))
         for _ in range(steps):
             walk.advance()
         return run.document(walk.cursor, None)
@@ -324,8 +325,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         """
         before = self.__dict__.copy()
         self._loaded, self.loads = (dict(obj), strict), self.loads + 1
-        vars(self).pop("run", None)
-        self._start = self._reached = None
+        self.forget_run()
         try:
             self._start_cursor()
         except BaseException:

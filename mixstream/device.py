@@ -7,7 +7,7 @@ over it is gone. So a trainer may keep batches as long as it likes, and in the s
 from __future__ import annotations
 
 import weakref
-from collections import defaultdict
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -20,20 +20,19 @@ class BufferPool:
 
     Args:
         pinned: page-locked memory, from which copies to a GPU run in the background.
-        kept: buffers of one size that are kept for later at most.
+        kept: buffers that are kept for later at most, over all sizes; those unused for longest go first.
     """
 
     def __init__(self, *, pinned: bool = False, kept: int = 16) -> None:
         self.pinned, self.kept = pinned, kept
-        self._free: dict[int, list[NDArray[np.uint8]]] = defaultdict(list)
+        self._free: deque[NDArray[np.uint8]] = deque()  # its operations are atomic: two threads use it
         self._leased: dict[weakref.ref[_Lease], NDArray[np.uint8]] = {}
 
     def empty(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         """Return an uninitialised array; its memory comes back when the array and all views of it are gone."""
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        try:
-            memory = self._free[size].pop()
-        except IndexError:
+        memory = self._reuse(size)
+        if memory is None:
             memory = torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned).numpy()
         # numpy collapses chains of views, so what tells us that the last one is gone is an object of our own at the
         # end of every chain.
@@ -43,9 +42,17 @@ class BufferPool:
 
     def _take_back(self, lease: weakref.ref[_Lease]) -> None:
         memory = self._leased.pop(lease)
-        free = self._free[len(memory)]
-        if len(free) < self.kept:
-            free.append(memory)
+        self._free.append(memory)
+        if len(self._free) > self.kept:
+            self._free.popleft()
+
+    def _reuse(self, size: int) -> NDArray[np.uint8] | None:
+        for _ in range(len(self._free)):
+            memory = self._free.popleft()
+            if len(memory) == size:
+                return memory
+            self._free.append(memory)
+        return None
 
 
 class _Lease:

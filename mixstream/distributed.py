@@ -30,7 +30,7 @@ class World:
             raise ConfigError(f"rank {self.rank} of world size {self.size} cannot be; ranks count from 0")
 
     @classmethod
-    def detect(cls, *, rank: int | None = None, world_size: int | None = None) -> World:
+    def detect(cls, rank: int | None = None, world_size: int | None = None) -> World:
         """Return the world given, or that of torch.distributed if it is initialised, or of RANK and WORLD_SIZE."""
         if (rank is None) != (world_size is None):
             raise ConfigError(f"give both rank and world_size or neither; got rank={rank}, world_size={world_size}")
@@ -48,7 +48,9 @@ class World:
 
 
 def sum_over_ranks(values: Float64, *, size: int) -> Float64:
-    """Return float64 `values` summed over the ranks of the default process group.
+    """Return float64 `values` summed over the `size` ranks that see different rows, by the default process group.
+
+    Where the group is larger, its ranks are replicas, and each row is counted once all the same.
 
     Raises:
         ConfigError: the run has `size` > 1 ranks and torch.distributed is not initialised, so nobody can sum.
@@ -68,7 +70,7 @@ def sum_over_ranks(values: Float64, *, size: int) -> Float64:
     on = "cuda" if dist.get_backend() == "nccl" else "cpu"
     tensor = torch.as_tensor(values, dtype=torch.float64, device=on)
     dist.all_reduce(tensor)
-    return np.asarray(tensor.cpu().numpy(), dtype=np.float64)
+    return np.asarray(tensor.cpu().numpy(), dtype=np.float64) / max(group[1] // size, 1)
 
 
 def _group() -> tuple[int, int] | None:

@@ -6,7 +6,6 @@ memory is O(shards), plus the page cache. What a row decodes to is `formats`' bu
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from mixstream.errors import ConfigError, ShardCorruptError, UnsafeEncodingError
 from mixstream.formats import Index, ShardInfo, decode_sample, decompress, hash_hex, parse_index, read_offsets
 from mixstream.formats import is_mds_encoding_safe as is_safe
-from mixstream.storage import DatasetFiles
+from mixstream.storage import DatasetFiles, map_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,13 +120,9 @@ class Domain:
 
     def _map(self, info: ShardInfo) -> NDArray[np.uint8]:
         path = self._raw_file(info)
-        with path.open("rb") as file:
-            try:
-                data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
-            except ValueError as error:  # an empty file cannot be mapped
-                raise ShardCorruptError(f"{path}: empty file, the index says {info.raw.bytes} bytes") from error
+        data = map_file(path)
         read_offsets(data, info, where=str(path))
-        if self.validate_hash is not None and info.zip is None:
+        if self.validate_hash is not None:
             self._check(data, info.raw.hashes, str(path))
         return data
 

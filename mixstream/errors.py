@@ -16,6 +16,7 @@ parent that a user would catch.
     ├── ShardNotFoundError(FileNotFoundError)
     ├── StateError(ValueError)                 a saved state that does not fit this run
     ├── FeedbackError(RuntimeError)            a step's losses are missing, doubled or late
+    ├── ExhaustedError(RuntimeError)           no domain is left to draw from
     └── WaitTimeoutError(TimeoutError)         a wait gave up; the message names what it waited for
 """
 
@@ -68,6 +69,10 @@ class StateError(MixstreamError, ValueError):
 
 class FeedbackError(MixstreamError, RuntimeError):
     """Losses of a step are missing, doubled or late."""
+
+
+class ExhaustedError(MixstreamError, RuntimeError):
+    """Every domain of positive weight has been read `max_epochs` times: there is nothing left to draw."""
 
 
 class WaitTimeoutError(MixstreamError, TimeoutError):

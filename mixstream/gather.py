@@ -47,7 +47,7 @@ class ShardTable:
     def drop(self, shard: int) -> None:
         """Let go of a shard's bytes."""
         self.address_S[shard] = self.size_S[shard] = 0
-        del self.data[shard]
+        self.data.pop(shard, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

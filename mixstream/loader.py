@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
@@ -20,11 +22,11 @@ from mixstream.corpus import Addresses
 from mixstream.dataset import StreamingDataset
 from mixstream.describe import describe
 from mixstream.device import BufferPool, DeviceCopy
-from mixstream.errors import ConfigError
+from mixstream.errors import ConfigError, ExhaustedError, FeedbackError
 from mixstream.prefetch import BlockedError, Prefetcher
 from mixstream.telemetry import Counters
 from mixstream.types import Cursor, Float64, Rows
-from mixstream.walk import Walk
+from mixstream.walk import Departures, Walk
 
 _PLANNED_ROWS = 4096  # rows, at least a step's, whose addresses are looked up together
 _PLANNED_STEPS = 64  # and no more steps than this, so that small batches do not put off the first
@@ -75,7 +77,9 @@ class Loader:
         )
         self._corpus = dataset.corpus.reopened()
         self._columns = None if overridden or collate_fn else self._corpus.columns(widen=widen)
-        self._pool = BufferPool(pinned=self.device.type == "cuda", kept=prefetch + 4)
+        self._pool = BufferPool(
+            pinned=self.device.type == "cuda", kept=(prefetch + 4) * max(len(self._columns or ()), 1)
+        )
         self._copy = DeviceCopy(self.device) if self.device.type == "cuda" else None
         self._lock = threading.Lock()  # guards the feedback loop, which both threads use
         self._planned: deque[tuple[Rows, Cursor, Addresses]] = deque()
@@ -86,6 +90,12 @@ class Loader:
         self._stop()
         self.run, self._loads = self.dataset.run, self.dataset.loads
         self._cursor, self._loop = self.dataset.position()
+        self._departures, self._ended = Departures(self.run.plan, self._cursor), False
+
+    def _follow(self) -> None:
+        """Notice a state that was loaded into the dataset, or ranks that came to be, since we looked last."""
+        if self.dataset.loads != self._loads or (self._prefetcher is None and self.dataset.run is not self.run):
+            self._adopt()
 
     # --- iteration ------------------------------------------------------------------------------------------------
 
@@ -95,21 +105,26 @@ class Loader:
 
     def __iter__(self) -> Iterator[Any]:
         """Yield batches from the loader's position to the end of the running epoch."""
-        if self.dataset.loads != self._loads:
-            self._adopt()
+        self._follow()
+        if self._ended:
+            raise ExhaustedError(self._departures.end(self._cursor))
         epoch = self.run.plan.settle(self._cursor).epoch
         while self.run.plan.settle(self._cursor).epoch == epoch:
             try:
                 batch = self._next()
             except StopIteration:
+                warnings.warn(self._departures.end(self._cursor), stacklevel=2)
+                self._ended = True
                 return
+            self._departures.check(self._cursor)
             yield batch
 
     def _next(self) -> Any:
         if self._prefetcher is None:
             self._planned.clear()
             self._walk = self.run.walk(self._cursor, self.run.weights(self._loop))
-            self._prefetcher = Prefetcher(self._make, depth=self.prefetch)
+            self._prefetcher = Prefetcher(_unless_gone(weakref.WeakMethod(self._make)), depth=self.prefetch)
+            self._finalizer = weakref.finalize(self, self._prefetcher.close)
         asked = time.perf_counter()
         try:
             batch, self._cursor = self._prefetcher.get()
@@ -167,6 +182,8 @@ class Loader:
         batch.step, batch.repeats, batch.domain = rows.step, rows.repeats, at.domain_B
         if self._copy is not None:
             batch.update(self._copy.send(batch))
+        elif self.device.type != "cpu":
+            batch.update({k: v.to(self.device) for k, v in batch.items() if isinstance(v, torch.Tensor)})
         return batch
 
     # --- feedback -------------------------------------------------------------------------------------------------
@@ -179,8 +196,14 @@ class Loader:
         Raises:
             FeedbackError: a batch was left out, or is reported twice.
         """
-        if self._loop is not None:
-            self.report_sums(batch.step, *self.run.loss_sums(loss, batch.domain))
+        if self._loop is None:
+            return
+        if getattr(batch, "domain", None) is None:
+            raise FeedbackError(
+                f"a {type(batch).__name__} does not say of which step and domains it is: report the batch as the "
+                "loader handed it out, and let a collate_fn return a dict"
+            )
+        self.report_sums(batch.step, *self.run.loss_sums(loss, batch.domain))
 
     def report_sums(self, step: int, loss_sum_K: Float64, count_K: Float64) -> None:
         """Report losses that are summed already, over all ranks: float64 [K] each, in the order of `streams`."""
@@ -198,18 +221,20 @@ class Loader:
     @property
     def step(self) -> int:
         """Steps handed out since the run began."""
+        self._follow()
         return self._cursor.step
 
     @property
     def epoch(self) -> int:
         """The epoch that the next batch belongs to."""
+        self._follow()
         return self.run.plan.settle(self._cursor).epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Move to the beginning of `epoch`; nothing happens if the next batch belongs to it anyway."""
         if epoch != self.epoch:
             self._stop()
-            self._cursor = self.run.plan.at_epoch(self.run.plan.settle(self._cursor), epoch)
+            self._cursor = self.run.walk_to_epoch(self.run.plan.settle(self._cursor), epoch)
 
     def state_dict(self, num_samples: int | None = None, from_beginning: bool = True) -> dict[str, Any]:
         """Return the run's state after the batches handed out: a small JSON-able dict, the same on every rank.
@@ -217,6 +242,7 @@ class Loader:
         The arguments are mosaicml-streaming's and are not used: a loader knows its position.
         """
         del num_samples, from_beginning
+        self._follow()
         with self._lock:
             return self.run.document(self._cursor, self._loop)
 
@@ -249,7 +275,7 @@ class Loader:
 
     def _stop(self) -> None:
         if self._prefetcher is not None:
-            self._prefetcher.close()
+            self._finalizer()
             self._prefetcher = None
 
     def __enter__(self) -> Self:
@@ -261,3 +287,14 @@ class Loader:
     def __repr__(self) -> str:
         names = ", ".join(self.dataset.domain_names[:4]) + ("…" if len(self.dataset.streams) > 4 else "")
         return f"Loader([{names}], batch_size={self.batch_size}, step={self.step}, device={self.device})"
+
+
+def _unless_gone(make: weakref.WeakMethod[Callable[[], tuple[Any, Cursor]]]) -> Callable[[], tuple[Any, Cursor]]:
+    """Return `make` for a thread that must not keep its loader alive."""
+
+    def produce() -> tuple[Any, Cursor]:
+        if (method := make()) is None:
+            raise StopIteration
+        return method()
+
+    return produce

@@ -136,7 +136,9 @@ class Order:
         number_W = np.arange(1, len(opens) + 1, dtype=np.int64)
         window_key = kernels.permute(number_W, 1 << 62, derive_key(self.seed, "window", self.name, epoch, lane))
         layout = _Layout(window_start, window_key.astype(np.uint64), start_P, shard_P, row_P)
-        for old in [at for at in self._layouts if at[0] == lane][: -_KEPT_LAYOUTS + 1]:
-            del self._layouts[old]
+        for old in [at for at in list(self._layouts) if at[0] == lane][: -_KEPT_LAYOUTS + 1]:
+            self._layouts.pop(
+                old, None
+            )  # several loaders may share an order, and only remember what they all would find
         self._layouts[lane, epoch] = layout
         return layout

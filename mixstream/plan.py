@@ -96,7 +96,7 @@ class Plan:
         last_LK = np.full((self.lanes, len(self.names)), _NEVER, dtype=np.int64)
         for k, epochs in enumerate(self.max_epochs_K or ()):
             if epochs is not None:
-                last_LK[:, k] = np.floor(epochs * np.maximum(self.owned_LK[:, k], 1)).astype(np.int64)
+                last_LK[:, k] = np.floor(epochs * self.owned_LK[:, k]).astype(np.int64)
         return last_LK
 
     def start(self, weight_K: Int64 | None = None) -> Cursor:
@@ -143,7 +143,8 @@ class Plan:
 
     def at_epoch(self, cursor: Cursor, epoch: int) -> Cursor:
         """Return the cursor at the start of `epoch`; where weights arrive by step, steps and draws just go on."""
-        return self._begin(cursor, epoch, step=cursor.step if self.quota_LK is None else epoch * self.steps_per_epoch)
+        skipped = (epoch - cursor.epoch) * self.steps_per_epoch - cursor.step_in_epoch
+        return self._begin(cursor, epoch, step=cursor.step + (0 if self.quota_LK is None else skipped))
 
     def left_LK(self, cursor: Cursor) -> NDArray[np.bool_]:
         """Return which domains have used up their `max_epochs`, bool [L, K]."""
@@ -194,7 +195,8 @@ class Plan:
                 if self.choose_K is not None and (left_K & (part_K > 0)).any():
                     # No exact epochs any more: the lane goes on by the domains' shares as a whole, since its own quota
                     # may hold nothing of those that are left.
-                    part_K, exact = self.choose_K, False
+                    own = self.in_order and (part_K > 0)[~left_K].any()
+                    part_K, exact = part_K if own else self.choose_K, False
                 part_K, owed = np.where(left_K, 0, part_K), bool(at.credit_K[left_K].any())
             if not (total := int(part_K.sum())):
                 return None

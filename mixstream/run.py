@@ -8,9 +8,12 @@ Shape suffixes: B rows of the global batch, K domains.
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -158,15 +161,21 @@ class Run:
         weights = self.weights(self.loop())
         return self.plan.start(weights(0) if weights else None)
 
-    def walk(self, cursor: Cursor, weights: Weights | None, *, announce: bool = True) -> Walk:
+    def walk(self, cursor: Cursor, weights: Weights | None) -> Walk:
         """Return a walk from `cursor`."""
-        return Walk(plan=self.plan, cursor=cursor, weights=weights, announce=announce)
+        return Walk(plan=self.plan, cursor=cursor, weights=weights)
 
     def walk_to_epoch(self, cursor: Cursor, epoch: int) -> Cursor:
-        """Return the cursor at the start of `epoch`, as if every step before it had been drawn."""
-        if self.plan.choose_K is not None and self.plan.max_epochs_K is None:
+        """Return the cursor at the start of `epoch`, as if every step before it had been drawn.
+
+        Under a learning mixer, whose weights nobody knows beforehand, draws just go on from where they are.
+        """
+        exact = self.plan.choose_K is not None and self.plan.max_epochs_K is None
+        if exact or isinstance(self.request.mixer, Mixer):
             return self.plan.at_epoch(cursor, epoch)
-        walk = self.walk(cursor, self.weights(None), announce=False)
+        if epoch < cursor.epoch:
+            cursor = self.start()
+        walk = self.walk(cursor, self.weights(None))
         while walk.cursor.epoch < epoch and walk.advance() is not None:
             pass
         return walk.cursor
@@ -183,7 +192,7 @@ class Run:
             shuffle_block_size=self.block_size,
             epoch_size=ask.epoch_size,
             drop_last=ask.drop_last,
-            mixer=("in order" if self._in_order else "static") if static else type(mixer).__name__,
+            mixer=("in order" if self._in_order else "static") if static else _digest(mixer),
             lag=ask.lag if isinstance(mixer, Mixer) else None,
         )
 
@@ -199,6 +208,7 @@ class Run:
             cursor=cursor,
             settings=self._settings,
             fingerprints=self._fingerprints,
+            choose_K=self.request.choose_K[self.domain_K],
             mixing=loop.document(cursor.step) if loop is not None else None,
         )
 
@@ -211,14 +221,33 @@ class Run:
         state = parse_state(document)
         fresh, loop = self.start(), self.loop()
         cursor, exact = load_state(
-            state, plan=self.plan, settings=self._settings, fingerprints=self._fingerprints, fresh=fresh, strict=strict
+            state,
+            plan=self.plan,
+            settings=self._settings,
+            fingerprints=self._fingerprints,
+            choose_K=self.request.choose_K[self.domain_K],
+            fresh=fresh,
+            strict=strict,
         )
         if loop is not None:
             if exact:
                 loop.restore(state.mixing or {}, cursor.step)
-            else:  # other domains: what was learned is not about these
+            else:
+                warnings.warn(
+                    "the state is of another run (strict=False): what its mixer has learned is dropped, and weights "
+                    "begin at the prior again",
+                    stacklevel=3,
+                )
                 loop.origin = loop.reported = cursor.step
         return cursor, loop
+
+
+def _digest(mixer: Any) -> str:
+    """Return a mixer's name and, where it can be told, a digest of its hyper-parameters."""
+    name = type(mixer).__name__
+    if not dataclasses.is_dataclass(mixer):
+        return name
+    return f"{name} {blake2b(repr(mixer).encode(), digest_size=6).hexdigest()}"
 
 
 def lanes_of(document: Mapping[str, Any] | None, wanted: int | None, nodes: int) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from mixstream.errors import StateError
 from mixstream.plan import Plan
-from mixstream.types import Cursor
+from mixstream.types import Cursor, Int64
 
 VERSION = 1
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
@@ -29,7 +29,8 @@ class DomainState(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     fingerprint: str
-    choose: Count | None
+    choose: Count
+    max_epochs: float | None
     drawn: list[Count]
     base: list[Count]
     credit: list[Carry]
@@ -67,15 +68,25 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def save_state(
-    *, plan: Plan, cursor: Cursor, settings: Settings, fingerprints: Sequence[str], mixing: dict[str, Any] | None
+    *,
+    plan: Plan,
+    cursor: Cursor,
+    settings: Settings,
+    fingerprints: Sequence[str],
+    choose_K: Int64,
+    mixing: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return the document of `cursor` as a plain dict; `fingerprints` are the domains', in the plan's order."""
+    """Return the document of `cursor` as a plain dict.
+
+    `fingerprints` and `choose_K` (what an epoch takes, or the prior) are the domains', in the plan's order.
+    """
     cursor = plan.settle(cursor)
     domains = [
         DomainState(
             name=name,
             fingerprint=fingerprints[k],
-            choose=None if plan.choose_K is None else int(plan.choose_K[k]),
+            choose=int(choose_K[k]),
+            max_epochs=plan.max_epochs_K[k] if plan.max_epochs_K else None,
             drawn=cursor.drawn_LK[:, k].tolist(),
             base=cursor.base_LK[:, k].tolist(),
             credit=cursor.credit_LK[:, k].tolist(),
@@ -137,7 +148,14 @@ def _contradiction(state: RunState) -> str:
 
 
 def load_state(
-    state: RunState, *, plan: Plan, settings: Settings, fingerprints: Sequence[str], fresh: Cursor, strict: bool
+    state: RunState,
+    *,
+    plan: Plan,
+    settings: Settings,
+    fingerprints: Sequence[str],
+    choose_K: Int64,
+    fresh: Cursor,
+    strict: bool,
 ) -> tuple[Cursor, bool]:
     """Return the cursor that `state` describes, in this run's plan, and whether it is that very run's.
 
@@ -147,7 +165,7 @@ def load_state(
     Raises:
         StateError: with `strict`, something differs; the message names everything that does.
     """
-    found = differences(state, plan=plan, settings=settings, fingerprints=fingerprints)
+    found = differences(state, plan=plan, settings=settings, fingerprints=fingerprints, choose_K=choose_K)
     if not found:
         lanes = state.num_canonical_nodes
         by_name = {domain.name: domain for domain in state.domains}
@@ -175,7 +193,9 @@ def load_state(
     return _carry_over(state, plan=plan, fingerprints=fingerprints, fresh=fresh), False
 
 
-def differences(state: RunState, *, plan: Plan, settings: Settings, fingerprints: Sequence[str]) -> list[str]:
+def differences(
+    state: RunState, *, plan: Plan, settings: Settings, fingerprints: Sequence[str], choose_K: Int64
+) -> list[str]:
     """Return, as sentences, in what the run that saved `state` differs from this one."""
     found = []
     labels = {"num_canonical_nodes": "lanes (num_canonical_nodes)", "mixer": "mixing method"}
@@ -194,8 +214,10 @@ def differences(state: RunState, *, plan: Plan, settings: Settings, fingerprints
         elif saved[name].fingerprint != fingerprints[k]:
             was, now = saved[name].fingerprint[:8], fingerprints[k][:8]
             found.append(f"domain {name!r} has other shards (fingerprint {was}, now {now})")
-        elif plan.choose_K is not None and saved[name].choose != int(plan.choose_K[k]):
-            found.append(f"domain {name!r}: an epoch took {saved[name].choose} samples, now {int(plan.choose_K[k])}")
+        elif saved[name].choose != int(choose_K[k]):
+            found.append(f"domain {name!r}: an epoch took {saved[name].choose} samples, now {int(choose_K[k])}")
+        elif saved[name].max_epochs != (limit := plan.max_epochs_K[k] if plan.max_epochs_K else None):
+            found.append(f"domain {name!r}: max_epochs was {saved[name].max_epochs}, now {limit}")
     return found
 
 

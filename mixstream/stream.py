@@ -8,7 +8,10 @@ from typing import Any
 
 from mixstream.domain import Domain
 from mixstream.errors import ConfigError
+from mixstream.mixers import Mixer, OpenLoop, Static
 from mixstream.storage import DatasetFiles
+from mixstream.types import Int64
+from mixstream.weights import apportion, resolve_choose
 
 
 class Stream:
@@ -52,10 +55,15 @@ class Stream:
         if len(set_ := [key for key, value in given.items() if value is not None]) > 1:
             raise ConfigError(f"a stream takes at most one of `proportion`, `repeat` and `choose`; got {set_}")
         for key, value in given.items():
-            if value is not None and value < 0:
-                raise ConfigError(f"`{key}` must be at least 0, got {value}")
-        if max_epochs is not None and max_epochs <= 0:
-            raise ConfigError(f"`max_epochs` must be above 0, got {max_epochs}; leave the stream out to not read it")
+            if value is not None and not 0 <= value < float("inf"):
+                raise ConfigError(f"`{key}` must be at least 0, got {value}; give a finite number")
+        if choose is not None and choose != int(choose):
+            raise ConfigError(f"`choose` is a whole number of samples, got {choose}; use `repeat` for parts")
+        if max_epochs is not None and not 0 < max_epochs < float("inf"):
+            raise ConfigError(
+                f"`max_epochs` must be above 0, got {max_epochs}; leave the stream out to not read it, or give None "
+                "for no limit"
+            )
         if download_retry is not None and download_retry < 0:
             raise ConfigError(f"`download_retry` must be at least 0, got {download_retry}")
         if download_timeout is not None and download_timeout <= 0:
@@ -94,6 +102,8 @@ def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream
     A stream without a name takes the last part of its path that is not the split; where several would share that, they
     take their whole path.
     """
+    if isinstance(streams, str) or not all(isinstance(stream, Stream) for stream in streams):
+        raise ConfigError(f"`streams` is a list of mixstream.Stream, got {streams!r}; write [Stream(...), ...]")
     copies = [copy.copy(stream) for stream in streams]
     short = [s.name or s.location.removesuffix(f"/{s.split}").rsplit("/", 1)[-1] for s in copies]
     for stream, name in zip(copies, short):
@@ -105,3 +115,45 @@ def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream
     if twice := sorted({str(name) for name in names if names.count(name) > 1}):
         raise ConfigError(f"streams share the names {twice}; give each stream a `name` of its own")
     return copies
+
+
+def epoch_counts(
+    streams: Sequence[Stream], samples: Sequence[int], mixer: Any, epoch_size: int | None, seed: int
+) -> tuple[Int64, bool]:
+    """Return how many rows an epoch takes from each stream (for a learning mixer: the prior), int64 [K].
+
+    Also whether anything weighs the streams. What was resolved is noted on them, as in mosaicml-streaming.
+
+    Args:
+        streams: the domains.
+        samples: how many samples each has.
+        mixer: the dataset's.
+        epoch_size: rows of an epoch, if that was given.
+        seed: decides who gets what is left by rounding.
+    """
+    given = any(value is not None for s in streams for value in (s.proportion, s.repeat, s.choose))
+    if mixer is not None and not isinstance(mixer, Mixer | OpenLoop | Static):
+        raise ConfigError(
+            f"mixer={mixer!r} is no mixer: give an object such as mixstream.mixers.Static({{...}}) or Schedule({{...}})"
+            ", or one with init() and update()"
+        )
+    if given and isinstance(mixer, Static | OpenLoop):
+        raise ConfigError("weights are given twice: leave them off the streams, or leave out the mixer")
+    if isinstance(mixer, Static):  # exact to the row, and nothing of a domain of weight 0
+        proportions = mixer.proportion_of(tuple(str(s.name) for s in streams))
+        choose_K = apportion(epoch_size or sum(samples), proportions)
+    else:
+        choose_K = resolve_choose(
+            samples=samples,
+            proportion=[s.proportion for s in streams],
+            repeat=[s.repeat for s in streams],
+            choose=[s.choose for s in streams],
+            epoch_size=epoch_size,
+            seed=seed,
+        )
+    if not int(choose_K.sum()):
+        raise ConfigError(f"an epoch of these streams has no samples at all: {list(streams)}")
+    for stream, chosen, size in zip(streams, choose_K.tolist(), samples):
+        stream.choose, stream.proportion = chosen, chosen / int(choose_K.sum())
+        stream.repeat = chosen / size if size else 0.0
+    return choose_K, given or epoch_size is not None

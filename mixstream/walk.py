@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,23 +24,14 @@ class Walk:
         plan: where to walk.
         cursor: where to begin.
         weights: step -> weights in whole parts, int64 [K], or None while they are not known; None for static mixing.
-        announce: whether to warn when a domain leaves the mix.
     """
 
     plan: Plan
     cursor: Cursor
     weights: Callable[[int], Int64 | None] | None = None
-    announce: bool = True
-    _left: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.cursor = self.plan.settle(self.cursor)
-        self._left = self._left_now()
-
-    @classmethod
-    def begin(cls, plan: Plan, weights: Callable[[int], Int64 | None] | None = None, *, announce: bool = True) -> Walk:
-        """Return a walk at step 0."""
-        return cls(plan=plan, cursor=plan.start(weights(0) if weights else None), weights=weights, announce=announce)
 
     @property
     def steps_left(self) -> int:
@@ -57,26 +48,36 @@ class Walk:
         if moved is None:
             return None
         self.cursor, rows = self.plan.settle(moved[0]), moved[1]
-        if self.announce and self.plan.max_epochs_K is not None:
-            self._announce()
         return rows
 
-    def to_epoch(self, epoch: int) -> None:
-        """Move to the start of `epoch`, unless that is the running one already."""
-        if epoch != self.cursor.epoch:
-            self.cursor = self.plan.at_epoch(self.cursor, epoch)
 
-    def _left_now(self) -> set[str]:
-        gone_K = np.flatnonzero(self.plan.left_LK(self.cursor).all(axis=0))
-        return {self.plan.names[k] for k in gone_K.tolist()}
+class Departures:
+    """Tells, once, when a domain has left the mix: for whoever hands batches out, at the step that it hands out."""
 
-    def _announce(self) -> None:
-        now = self._left_now()
-        for name in sorted(now - self._left):
-            epochs = (self.plan.max_epochs_K or ())[self.plan.names.index(name)]
+    def __init__(self, plan: Plan, cursor: Cursor) -> None:
+        self._plan = plan
+        self._gone: set[str] = self._left(cursor) if cursor.step else set()
+
+    def check(self, cursor: Cursor) -> None:
+        """Warn of the domains that have left since the last call."""
+        if self._plan.max_epochs_K is None:
+            return
+        now = self._left(cursor)
+        news, self._gone = sorted(now - self._gone), now
+        for name in news:
+            epochs = self._plan.max_epochs_K[self._plan.names.index(name)]
             warnings.warn(
                 f"domain {name!r} has been read {epochs:g} times (max_epochs) and leaves the mix after step "
-                f"{self.cursor.step - 1}; the other domains' weights are scaled up",
+                f"{cursor.step - 1}; the other domains' weights are scaled up",
                 stacklevel=4,
             )
-        self._left = now
+
+    def end(self, cursor: Cursor) -> str:
+        """Return the words for a run that ends here."""
+        return (
+            f"the run ends at step {cursor.step}: the domains {sorted(self._gone)} have been read max_epochs times, "
+            "and what is left has no weight or fills no batch; raise max_epochs, or train for fewer steps"
+        )
+
+    def _left(self, cursor: Cursor) -> set[str]:
+        return {self._plan.names[k] for k in np.flatnonzero(self._plan.left_LK(cursor).all(axis=0)).tolist()}

@@ -11,8 +11,8 @@ the next epoch for all. `WeightRing`: the weights of steps to come, from the pro
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-import struct
 import tempfile
 import time
 import weakref
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from mixstream.errors import WaitTimeoutError
+from mixstream.errors import ConfigError, WaitTimeoutError
 from mixstream.types import Int64
 
 
@@ -72,45 +72,70 @@ class InheritedFile:
             self.write(state["content"])
 
 
-_CLAIM = struct.Struct("<qq128s")  # token of the last claim, claims so far, the workers that share the last (bits)
+_CLAIMS_KEPT = 64
 
 
 class EpochClaims:
-    """A counter of epochs begun, common to this process and its workers."""
+    """A counter of epochs begun, common to this process and its workers.
+
+    The file holds how often it was reset, how many claims there have been since, and the last of them: the token of
+    the `iter()`, its number, the workers that have claimed it.
+    """
 
     def __init__(self) -> None:
-        self._file = InheritedFile(_CLAIM.size)
+        self._file = InheritedFile(1 << 16)
         self._begun: dict[int, int] = {}
+        self._resets = 0
+        self._write(0, 0, [])
 
     def reset(self) -> None:
-        """Forget all claims: the next one is number 0."""
-        self._file.write(_CLAIM.pack(0, 0, b""))
+        """Forget all claims: the next one is number 0. Workers that live already can claim no more."""
+        self._resets += 1
+        self._write(self._resets, 0, [])
 
     @property
     def count(self) -> int:
         """How many epochs have been claimed."""
-        return _CLAIM.unpack(self._file.read(_CLAIM.size))[1]
+        return self._read()[1]
 
     def claim(self) -> int:
-        """Return the number, from 0, of the epoch that this `iter()` is; equal in all workers of one DataLoader."""
-        info, token = get_worker_info(), self._token()
-        mine = 1 << (info.id % 1024 if info is not None else 0)
-        with self._file:
-            last, count, shared = _CLAIM.unpack(self._file.read(_CLAIM.size))
-            claimants = int.from_bytes(shared, "little")
-            if last != token or claimants & mine:  # who comes again comes from another iter(), seeded alike
-                count, claimants = count + 1, 0
-            self._file.write(_CLAIM.pack(token, count, (claimants | mine).to_bytes(128, "little")))
-            return count - 1
+        """Return the number, from 0, of the epoch that this `iter()` is; equal in all workers of one DataLoader.
 
-    def _token(self) -> int:
-        """Return a number that workers of one `iter()` share and no other `iter()` has."""
+        Raises:
+            ConfigError: the claims were reset after this worker began.
+        """
+        token, worker = self._token()
+        with self._file:
+            resets, count, known = self._read()
+            if resets != self._resets:
+                raise ConfigError(
+                    "a state was loaded into the dataset while persistent workers were alive, and they cannot know it: "
+                    "use mixstream.StreamingDataLoader, or make the DataLoader anew after load_state_dict"
+                )
+            entry = next((e for e in known if e[0] == token and worker not in e[2]), None)
+            if entry is None:  # the first worker of this iter(), or one that has been here under the same seed
+                entry, count = [token, count, []], count + 1
+                known.append(entry)
+            entry[2].append(worker)
+            self._write(resets, count, known[-_CLAIMS_KEPT:])
+            return entry[1]
+
+    def _token(self) -> tuple[int, int]:
+        """Return a number that workers of one `iter()` share and other `iter()`s do not have, and the worker."""
         info = get_worker_info()
         if info is None:
-            return int.from_bytes(os.urandom(7), "little") + 1
+            return int.from_bytes(os.urandom(7), "little") + 1, 0
         base = int(info.seed - info.id)  # persistent workers keep it from one iter() to the next, so count those too
         self._begun[base] = self._begun.get(base, 0) + 1
-        return (base * 1_000_003 + self._begun[base]) & (2**62 - 1)
+        return (base * 1_000_003 + self._begun[base]) & (2**62 - 1), info.id
+
+    def _read(self) -> tuple[int, int, list[Any]]:
+        resets, count, known = json.loads(self._file.read(1 << 16).rstrip(b"\0"))
+        return resets, count, known
+
+    def _write(self, resets: int, count: int, known: list[Any]) -> None:
+        data = json.dumps([resets, count, known], separators=(",", ":")).encode()
+        self._file.write(data.ljust(1 << 16, b"\0"))
 
 
 class WeightRing:

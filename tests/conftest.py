@@ -11,7 +11,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent / "mixstream"))  # so that tests, and the workers they spawn, find the harness
 
-from harness import write_library
+from harness import write_library  # pyright: ignore[reportMissingImports] - the path is set above
 
 # A gate is no lottery: the same examples each time. HYPOTHESIS_PROFILE=explore looks for new ones.
 hypothesis.settings.register_profile("gate", derandomize=True, deadline=None)

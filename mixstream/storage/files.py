@@ -6,13 +6,21 @@ stands under a shard's name can be trusted or replaced; nothing is ever written 
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
+import mmap
+import os
 import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2s
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError, IndexNotFoundError, ShardCorruptError, ShardNotFoundError
 
@@ -34,6 +42,32 @@ def local_path(location: str) -> Path:
             "copy the dataset to a local directory first"
         )
     return Path(location)
+
+
+def map_file(path: Path) -> NDArray[np.uint8]:
+    """Return the bytes of a file, uint8 [bytes], mapped and read-only; unmapped when the last view is gone.
+
+    Python's own mmap keeps a descriptor open for every mapping, and a run has thousands of shards.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size == 0:
+            return np.empty(0, dtype=np.uint8)
+        address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+    if address == ctypes.c_void_p(-1).value:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{os.strerror(number)}; could not map {size} bytes", str(path))
+    memory = (ctypes.c_uint8 * size).from_address(address)
+    weakref.finalize(memory, _LIBC.munmap, address, size).atexit = False  # threads may still read at exit
+    data = np.frombuffer(memoryview(memory), dtype=np.uint8)
+    data.flags.writeable = False
+    return data
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mmap.restype = ctypes.c_void_p
+_LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +94,7 @@ class DatasetFiles:
         index = origin / INDEX
         stamp = f"{origin.resolve()}:{index.stat().st_mtime_ns if index.is_file() else 0}"
         key = blake2s(stamp.encode(), digest_size=16).hexdigest()
-        return cls(local=Path(tempfile.gettempdir()) / "mixstream" / key, remote=origin)
+        return cls(local=Path(tempfile.gettempdir()) / f"mixstream-{os.getuid()}" / key, remote=origin)
 
     def describe(self) -> str:
         """Return the place that a user would look at."""
@@ -68,7 +102,7 @@ class DatasetFiles:
 
     def read_index(self) -> tuple[bytes, str]:
         """Return the bytes of `index.json` and where they were read."""
-        for directory in (self.local, self.remote):
+        for directory in (self.remote, self.local):
             if directory is not None and (path := directory / INDEX).is_file():
                 return path.read_bytes(), str(path)
         raise IndexNotFoundError(
@@ -81,8 +115,11 @@ class DatasetFiles:
 
         Raises:
             ShardCorruptError: the original has another size.
+            ConfigError: the local directory is filled from another dataset.
         """
         if (mine := self.local / basename).is_file() and mine.stat().st_size == size:
+            if self.remote is not None:
+                _ = self._bound
             return mine
         origin = self.local if self.remote is None else self.remote
         path = origin / basename
@@ -109,6 +146,7 @@ class DatasetFiles:
         Of several threads or processes that want the same file of `size` bytes, one makes it and the others wait. What
         a killed process leaves is written over by the next.
         """
+        _ = self._bound
         path = self.local / basename
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
@@ -122,3 +160,26 @@ class DatasetFiles:
                 file.flush()
                 partial.replace(path)
         return path
+
+    @cached_property
+    def _bound(self) -> bool:
+        """Bind the local directory to where it is filled from; the first to use it says it, for all others.
+
+        Raises:
+            ConfigError: it is bound to another dataset, whose shards could be taken for this one's.
+        """
+        origin = f"{(self.remote or self.local).resolve()} {blake2s(self.read_index()[0], digest_size=16).hexdigest()}"
+        note = self.local / ".mixstream-origin"
+        try:
+            self.local.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with note.open("x") as file:
+                file.write(origin)
+        except FileExistsError:
+            if (found := note.read_text()) not in (origin, ""):
+                raise ConfigError(
+                    f"Reused local directory: {self.local} holds shards of {found.split()[0]} vs {self.describe()} (or "
+                    "of an earlier version of it). Provide a different one, or remove it"
+                ) from None
+        except PermissionError:
+            return False  # a directory that we only read: nobody fills it from here
+        return True

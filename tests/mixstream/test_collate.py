@@ -25,7 +25,7 @@ def test_uint16_and_uint32_are_widened_and_nothing_else():
         (["int"], np.int64, False),
         (["float32"], np.float32, False),
         (["ndarray:uint16:8", "ndarray:uint32:8"], np.int64, False),
-        (["ndarray:int32:8", "ndarray:float32:8"], np.float64, False),
+        (["ndarray:float16:8", "ndarray:float32:8"], np.float32, False),
         (["ndarray:int32"], np.int32, True),
         (["ndarray:int32", "ndarray:int32:4"], np.int32, True),
     ],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +73,7 @@ def test_gathering_is_reading_sample_by_sample(library):
     at = Addresses(domain_B=found[:, 0], shard_B=found[:, 1], row_B=found[:, 2])
     assert dataset.number(at).tolist() == numbers.tolist()
     columns = dataset.corpus.columns(widen=True)
+    assert columns is not None
     assert columns == {"tokens": Column(dtype=INT64, varies=False)}
     got = dataset.corpus.gather(at, columns, lambda dtype, shape: np.empty(shape, dtype))
     assert got is not None
@@ -84,7 +86,7 @@ def test_gathering_is_reading_sample_by_sample(library):
 def test_addresses_do_not_depend_on_how_many_are_looked_up_together(library, lanes, together):
     run = make_dataset(library, num_canonical_nodes=lanes, rank=1, world_size=2, batch_size=4).run
     walk = run.walk(run.start(), None)
-    steps = [walk.advance() for _ in range(28)]
+    steps: list[Any] = [walk.advance() for _ in range(28)]
     for at in range(0, 28, together):
         part = steps[at : at + together]
         for rows, found in zip(part, run.addressing.locate(part, run.part)):

@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-def face(root: Any, workers: int = 0, *, data: dict[str, Any] | None = None, **kw: Any) -> ms.StreamingDataLoader:
+def face(root: Any, workers: int = 0, *, data: dict[str, Any] | None = None, **kw: Any) -> Any:
     if workers:
         kw = {"num_workers": workers, "multiprocessing_context": "fork", "timeout": 60, **kw}
     return ms.StreamingDataLoader(make_dataset(root, **(data or {})), batch_size=8, **kw)
@@ -33,8 +33,8 @@ def learned(library) -> list[list[int]]:
 
 
 def test_it_is_a_torch_dataloader(library):
+    assert isinstance(face(library), DataLoader)
     loader = face(library)
-    assert isinstance(loader, DataLoader)
     assert len(loader) == 28
     assert loader.batch_size == 8
     assert loader.num_samples_yielded == 0
@@ -43,8 +43,9 @@ def test_it_is_a_torch_dataloader(library):
 
 
 def test_the_dataset_s_batch_size_is_taken_from_it_or_must_agree(library):
-    loader = ms.StreamingDataLoader(make_dataset(library, batch_size=None), batch_size=8)
-    assert loader.dataset.batch_size == 8
+    dataset = make_dataset(library, batch_size=None)
+    loader = ms.StreamingDataLoader(dataset, batch_size=8)
+    assert dataset.batch_size == 8
     assert len(list(loader)) == 28
     with pytest.raises(ConfigError, match="batch_size=4 here and 8 on the dataset"):
         ms.StreamingDataLoader(make_dataset(library), batch_size=4)
@@ -137,7 +138,8 @@ def test_a_plain_dataloader_cannot_feed_a_mixer(library):
 
 
 def test_over_another_kind_of_dataset_it_is_torch_s(library):
-    loader = ms.StreamingDataLoader(TensorDataset(torch.arange(10)), batch_size=4)
+    other: Any = TensorDataset(torch.arange(10))
+    loader = ms.StreamingDataLoader(other, batch_size=4)
     assert [batch[0].tolist() for batch in loader] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert loader.state_dict() is None
     loader.load_state_dict({})

@@ -137,6 +137,27 @@ def test_an_epoch_begins_anew_whatever_torch_is_seeded_with(library, workers):
     assert got == expected(library, "natural", 3)
 
 
+@pytest.mark.parametrize("config", ["natural", "schedule"])
+def test_epochs_are_counted_on_whoever_iterates(library, config):
+    """The main process, workers of one loader, then of another; epochs that were given up count too."""
+    epoch = expected(library, config, 3)
+    data = dataset(library, config)
+
+    def face(workers: int, **kw: Any) -> DataLoader[Any]:
+        context = "fork" if workers else None
+        return DataLoader(data, batch_size=8, num_workers=workers, multiprocessing_context=context, **kw)
+
+    assert epochs(face(2), 1) == epoch[:1]
+    assert row_ids(next(iter(face(0)))) == epoch[1][0]
+    assert epochs(face(1), 1) == epoch[2:]
+    data = dataset(library, config)
+    persistent = face(2, persistent_workers=True)
+    assert row_ids(next(iter(persistent))) == epoch[0][0]
+    it = iter(persistent)
+    assert [row_ids(next(it)) for _ in range(3)] == epoch[1][:3]
+    assert epochs(persistent, 1) == epoch[2:]
+
+
 def test_ranks_read_their_part_of_the_same_global_batches(library):
     whole = expected(library, "natural", 3)[0]
     for world in (2, 8):
@@ -232,7 +253,7 @@ def test_overrides_are_honoured_by_every_face(library, workers):
 @pytest.mark.parametrize("face", [ms.Loader, ms.StreamingDataLoader])
 def test_batches_carry_step_and_domains(library, face):
     kw = {"batch_size": 8} if face is ms.StreamingDataLoader else {}
-    loader = face(dataset(library, names=["law", "web", "code"]), **kw)
+    loader: Any = face(dataset(library, names=["law", "web", "code"]), **kw)
     order = {3: 0, 1: 1, 2: 2}
     repeats = 0
     for epoch in range(2):

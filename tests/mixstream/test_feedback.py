@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from mixstream.weights import WEIGHT_UNIT, quantise
 PRIOR = np.array([0.5, 0.3, 0.2])
 
 
-def loop(lag: int = 3, origin: int = 0) -> FeedbackLoop:
+def loop(lag: int = 3, origin: int = 0) -> Any:
     return FeedbackLoop(mixer=Tilt(), prior_K=PRIOR, lag=lag, origin=origin)
 
 

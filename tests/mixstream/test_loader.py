@@ -24,7 +24,7 @@ from harness import (
 from torch.utils.data import DataLoader
 
 import mixstream as ms
-from mixstream.errors import ConfigError, ShardCorruptError, ShardNotFoundError
+from mixstream.errors import ConfigError, ExhaustedError, ShardCorruptError, ShardNotFoundError
 
 STORED = [FIRST[name] + i for name in SIZES for i in range(SIZES[name])]
 
@@ -281,21 +281,24 @@ def test_set_epoch(library):
         assert [row_ids(batch) for batch in loader] == epochs[2]
 
 
-def test_set_epoch_where_weights_come_by_step_moves_on_without_skipping(library):
+def test_set_epoch_under_a_schedule_is_where_its_steps_lead(library):
     schedule = ms.mixers.Schedule({0: {"web": 1, "code": 1, "law": 1}})
     with loaders_of(library, mixer=schedule) as (loader,):
         drive([loader], 5)
         loader.set_epoch(4)
-        assert (loader.epoch, loader.step) == (4, 5)
-        assert len(list(loader)) == 28
+        assert (loader.epoch, loader.step) == (4, 4 * 28)
+        there = drive([loader], 28)
+    with loaders_of(library, mixer=schedule) as (loader,):
+        assert drive([loader], 5 * 28)[-28:] == there
 
 
 def test_max_epochs_warns_leaves_and_ends(library):
     each = {"law": {"max_epochs": 1}, "code": {"max_epochs": 2}, "web": {"max_epochs": 1}}
     with loaders_of(library, streams=streams(library, **each)) as (loader,):
         with pytest.warns(UserWarning, match="max_epochs") as warned:
-            rows = joined(row_ids(batch) for _ in range(3) for batch in loader)
-        assert not list(loader)
+            rows = joined(row_ids(batch) for _ in range(2) for batch in loader)
+        with pytest.raises(ExhaustedError, match=r"ends at step 33.*'law', 'web'"):
+            list(loader)
     said = "\n".join(str(warning.message) for warning in warned)
     assert "domain 'law' has been read 1 times (max_epochs) and leaves the mix after step" in said
     assert "domain 'web' has been read 1 times" in said

@@ -42,7 +42,7 @@ def test_a_schedule_that_cannot_be_is_refused(weights, said):
     with pytest.raises(ConfigError, match=said):
         Schedule(weights)
     with pytest.raises(ConfigError, match="'step' or 'linear'"):
-        Schedule({0: {"web": 1, "code": 1}}, kind="cosine")
+        Schedule({0: {"web": 1, "code": 1}}, kind="cosine")  # type: ignore[arg-type]
 
 
 def test_names_that_do_not_fit_the_domains_are_named(library):

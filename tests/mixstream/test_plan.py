@@ -14,7 +14,7 @@ from planning import LANES, by_step, lane_rows, plans, run, static
 from mixstream.errors import ConfigError
 from mixstream.plan import Plan
 from mixstream.types import Cursor
-from mixstream.weights import quantise
+from mixstream.weights import deal, quantise
 
 
 def same(one: Cursor, other: Cursor) -> bool:
@@ -153,7 +153,7 @@ def test_in_order_each_lane_reads_domain_after_domain(samples, lanes, share):
     plan = static(samples, lanes=lanes, share=share, in_order=True)
     sequence_L = lane_rows(plan, run(plan, plan.steps_per_epoch))
     for lane in range(lanes):
-        expected = np.repeat(np.arange(len(samples)), plan.quota_LK[lane])
+        expected = np.repeat(np.arange(len(samples)), deal(samples, lanes)[lane])
         assert sequence_L[lane].tolist() == np.resize(expected, sequence_L.shape[1]).tolist()
 
 
@@ -179,7 +179,7 @@ def test_max_epochs_is_exact_per_lane_and_the_run_ends_when_all_have_left(domain
     weights = (lambda _: weight_K) if kind == "by step" else None
     taken = run(plan, 300, weights)
     last_LK = np.array(
-        [[np.inf if e is None else np.floor(e * max(n, 1)) for n, e in zip(owned, epochs)] for owned in plan.owned_LK]
+        [[np.inf if e is None else np.floor(e * n) for n, e in zip(owned, epochs)] for owned in plan.owned_LK]
     )
     drawn_LK = np.zeros((lanes, len(samples)), dtype=np.int64)
     for _, rows in taken:

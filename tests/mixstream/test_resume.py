@@ -187,7 +187,7 @@ def test_workers_of_streaming_dataloader_may_change(library, config, before, aft
         dataset = make_dataset(library, **options(library, config))
         return ms.StreamingDataLoader(dataset, batch_size=8, num_workers=workers, **forked)
 
-    one = face(before)
+    one: Any = face(before)
     assert drive([one], step) == expected[:step]
     other = face(after)
     other.load_state_dict(travel(one.state_dict()))

@@ -27,6 +27,7 @@ def test_a_missing_index_names_the_place_and_what_to_check(tmp_path):
 
 
 def files(tmp_path: Path) -> DatasetFiles:
+    write_tokens(tmp_path / "remote", range(3))
     return DatasetFiles(local=tmp_path / "local", remote=tmp_path / "remote")
 
 
@@ -49,7 +50,7 @@ def test_what_a_killed_process_left_is_written_over(tmp_path):
     (tmp_path / "local").mkdir()
     (tmp_path / "local/.shard.partial").write_bytes(b"half of someth")
     assert at.write("shard", 3, lambda: b"abc").read_bytes() == b"abc"
-    assert [path.name for path in (tmp_path / "local").iterdir()] == ["shard"]
+    assert {path.name for path in (tmp_path / "local").iterdir()} == {"shard", ".mixstream-origin"}
 
 
 def test_of_many_threads_one_makes_the_file(tmp_path):
@@ -109,3 +110,31 @@ def test_a_damaged_shard_is_refused_by_name(tmp_path, damage):
         list(loader)
     assert any("domain 'web', shard 1 of" in note for note in caught.value.__notes__)
     assert loader.step == 1  # the batch before the damage was handed out
+
+
+def test_a_local_directory_belongs_to_one_dataset(tmp_path):
+    for name, first in (("a", 100), ("b", 200)):
+        write_tokens(tmp_path / name, range(first, first + 20), compression="zstd")
+    a, b = (ms.StreamingDataset(remote=str(tmp_path / name), local=str(tmp_path / "raw")) for name in "ab")
+    assert int(a[0]["tokens"][0]) == 100
+    with pytest.raises(ConfigError, match=r"Reused local directory.*vs.*Provide a different one"):
+        b[0]
+
+
+def test_unpacked_shards_are_checked_too(tmp_path):
+    write_tokens(tmp_path / "packed", range(100, 120), compression="zstd", hashes=["xxh3_64"])
+    where = {"remote": str(tmp_path / "packed"), "local": str(tmp_path / "raw")}
+    assert len(ms.StreamingDataset(**where)[:]) == 20
+    raw = tmp_path / "raw/shard.00000.mds"
+    raw.write_bytes(raw.read_bytes()[:-1] + b"!")
+    with pytest.raises(ShardCorruptError, match="Checksum failure"):
+        ms.StreamingDataset(**where, validate_hash="xxh3_64")[0]
+
+
+def test_mapped_shards_hold_no_descriptors(tmp_path):
+    write_tokens(tmp_path / "many", range(1000), shard_bytes=400)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    dataset = ms.StreamingDataset(remote=str(tmp_path / "many"))
+    assert [int(sample["tokens"][0]) for sample in dataset[:]] == list(range(1000))
+    assert dataset.num_shards > 50
+    assert len(list(Path("/proc/self/fd").iterdir())) < before + 10

@@ -102,7 +102,7 @@ def recipe(samples, proportion, epoch_size, seed):
     return choose.tolist()
 
 
-def resolve(samples, *, proportion=None, repeat=None, choose=None, epoch_size=None, seed=9176):
+def resolve(samples, *, proportion=None, repeat=None, choose=None, epoch_size=None, seed=9176) -> list[int]:
     none = [None] * len(samples)
     return resolve_choose(
         samples=samples,
@@ -146,7 +146,8 @@ def test_weights_that_contradict_each_other_are_refused():
         resolve([1, 2], proportion=[0.5, None])
     with pytest.raises(ConfigError, match="every stream or to none"):
         resolve([1, 2], proportion=[0.5, None], repeat=[None, 2])
-    for absolute in ({"repeat": [2, None]}, {"choose": [None, 3]}):
+    absolutes: list[dict] = [{"repeat": [2, None]}, {"choose": [None, 3]}]
+    for absolute in absolutes:
         with pytest.raises(ConfigError, match="Only provide `choose` when weighting streams relatively"):
             resolve([1, 2], epoch_size=10, **absolute)
     with pytest.raises(ConfigError, match="proportion"):

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mixstream_tools.cli import main
 
 from mixstream.formats import decode_sample, parse_index, read_offsets
+from mixstream_tools.cli import main
 
 EOS = 256
 

@@ -8,10 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from mixstream_tools import cli
-from mixstream_tools.cli import COMMANDS, main
 
 from mixstream.errors import ShardCorruptError
+from mixstream_tools import cli
+from mixstream_tools.cli import COMMANDS, main
 
 OPTIONS_OF_CONVERT = {
     *("--out", "--tokenizer", "--seq-len", "--text-key", "--domain-key", "--format", "--include", "--exclude"),

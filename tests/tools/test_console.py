@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from mixstream_tools.console import Console, show_bytes, show_seconds, table
 
 

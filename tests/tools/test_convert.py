@@ -5,12 +5,12 @@ from itertools import chain
 
 import numpy as np
 import pytest
+
+from mixstream.formats import parse_index
 from mixstream_tools.convert.job import run_conversion
 from mixstream_tools.convert.readers import Fields
 from mixstream_tools.convert.recipe import Recipe
 from mixstream_tools.convert.tokenizer import describe_tokenizer
-
-from mixstream.formats import parse_index
 
 TEXTS = {name: f"document {name} " * count for name, count in [("a", 30), ("b", 1), ("c", 200), ("d", 77)]}
 

@@ -5,6 +5,7 @@ import signal
 import time
 
 import pytest
+
 from mixstream_tools.convert.executor import InProcess, Processes, WorkerDiedError
 
 # Workers import what they run by name: this becomes a module on the path, which spawned processes inherit.

@@ -8,6 +8,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mixstream_tools.convert import readers
 from mixstream_tools.convert.files import DamagedFileError, Slice, SourceError, list_file
 from mixstream_tools.convert.parts import plan_parts

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from mixstream.errors import ConfigError, StateError
 from mixstream_tools.cli import main
 from mixstream_tools.convert import job
 from mixstream_tools.convert.job import run_conversion
@@ -17,8 +19,6 @@ from mixstream_tools.convert.readers import Fields
 from mixstream_tools.convert.recipe import Recipe
 from mixstream_tools.convert.sources import Choice
 from mixstream_tools.convert.tokenizer import describe_tokenizer
-
-from mixstream.errors import ConfigError, StateError
 
 
 def recipe(**options) -> Recipe:

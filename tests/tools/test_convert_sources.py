@@ -5,10 +5,10 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixstream_tools.convert.parts import plan_parts
-from mixstream_tools.convert.sources import Choice, check_domain_name, find_sources
 
 from mixstream.errors import ConfigError
+from mixstream_tools.convert.parts import plan_parts
+from mixstream_tools.convert.sources import Choice, check_domain_name, find_sources
 
 
 def found(tmp_path, *sources, by_key=False, **choice) -> dict[str, list[str]]:

@@ -5,9 +5,9 @@ import sys
 
 import numpy as np
 import pytest
-from mixstream_tools.convert.tokenizer import describe_tokenizer
 
 from mixstream.errors import ConfigError
+from mixstream_tools.convert.tokenizer import describe_tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors  # noqa: E402
