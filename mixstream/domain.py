@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixstream.errors import ConfigError, ShardCorruptError, UnsafeEncodingError
+from mixstream.errors import ConfigError, IndexCorruptError, ShardCorruptError, UnsafeEncodingError
 from mixstream.formats import Index, ShardInfo, decode_sample, decompress, hash_hex, parse_index, read_offsets
 from mixstream.formats import is_mds_encoding_safe as is_safe
 from mixstream.storage import DatasetFiles, map_file
@@ -145,8 +145,12 @@ class Domain:
 
     def _check(self, data: Any, hashes: Any, where: str) -> None:
         assert self.validate_hash is not None
-        found, expected = hash_hex(self.validate_hash, data), hashes[self.validate_hash]
-        if found != expected:
+        if (expected := hashes.get(self.validate_hash)) is None:
+            raise IndexCorruptError(
+                f"{where}: the index names the hash {self.validate_hash} and does not give it; write the dataset again, "
+                "or pass validate_hash=None"
+            )
+        if (found := hash_hex(self.validate_hash, data)) != expected:
             raise ShardCorruptError(
                 f"Checksum failure: {where}: {self.validate_hash} is {found}, the index says {expected}; "
                 "the file is damaged or belongs to another index: copy it again from its origin"

@@ -76,11 +76,20 @@ def published(out: Path, identity: str) -> dict[str, Any] | None:
             return None
         for domain, splits in summary["domains"].items():
             for split, told in splits.items():
-                if told["rows"] and not (out / domain / split / "index.json").is_file():
+                if told["rows"] and not _whole(out / domain / split):
                     return None
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return summary
+
+
+def _whole(directory: Path) -> bool:
+    """Whether every shard that the index names is there in its size."""
+    for shard in json.loads((directory / "index.json").read_bytes())["shards"]:
+        file = shard["zip_data"] or shard["raw_data"]
+        if (directory / file["basename"]).stat().st_size != file["bytes"]:
+            return False
+    return True
 
 
 def _publish_one(ledger: Ledger, recipe: Recipe, domain: str, split: str, places: Sequence[_Place]) -> dict[str, Any]:

@@ -131,8 +131,8 @@ def _decoded(source: Slice, on_bytes: OnBytes | None) -> Iterator[str]:
                 error.start += consumed - pending
                 raise
             consumed += len(block)
-            if text:
-                yield text.removeprefix("\ufeff") if consumed == len(block) else text
+            if text := text.removeprefix("\ufeff") if consumed == len(block) else text:
+                yield text
             if not block:
                 return
 
