@@ -147,8 +147,8 @@ class Domain:
         assert self.validate_hash is not None
         if (expected := hashes.get(self.validate_hash)) is None:
             raise IndexCorruptError(
-                f"{where}: the index names the hash {self.validate_hash} and does not give it; write the dataset again, "
-                "or pass validate_hash=None"
+                f"{where}: the index names the hash {self.validate_hash} and does not give it; write the dataset "
+                "again, or pass validate_hash=None"
             )
         if (found := hash_hex(self.validate_hash, data)) != expected:
             raise ShardCorruptError(

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import Tilt, drive, joined, loaders_of, losses, make_dataset, row_ids, sums, write_library
+from harness import Tilt, drive, joined, loaders_of, losses, make_dataset, row_ids, streams, sums, write_library
 from torch.utils.data import DataLoader, TensorDataset
 
 import mixstream as ms
-from mixstream.errors import ConfigError, FeedbackError, ShardNotFoundError
+from mixstream.errors import ConfigError, ExhaustedError, FeedbackError, ShardNotFoundError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # more workers than cores: so be it
@@ -135,6 +135,16 @@ def test_a_plain_dataloader_cannot_feed_a_mixer(library):
         ConfigError, match=r"Tilt learns from losses.*mixstream\.Loader or mixstream\.StreamingDataLoader"
     ):
         next(iter(DataLoader(make_dataset(library, **LEARNING), batch_size=8)))
+
+
+def test_a_run_that_is_over_says_so_once_and_then_refuses(library):
+    limited = {"streams": streams(library, **dict.fromkeys(("web", "code", "law"), {"max_epochs": 1}))}
+    for workers in (0, 2):
+        loader = face(library, workers, data=limited, persistent_workers=bool(workers))
+        with pytest.warns(UserWarning, match=r"the run ends at step 27: .*max_epochs"):
+            assert len(list(loader)) == 27  # 219 samples fill no 28th batch
+        with pytest.raises(ExhaustedError, match="the run ends at step 27"):
+            next(iter(loader))
 
 
 def test_over_another_kind_of_dataset_it_is_torch_s(library):

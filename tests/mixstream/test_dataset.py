@@ -164,6 +164,13 @@ def test_start_up_and_memory_do_not_grow_with_samples(tmp_path):
         ({"partition_algo": "odd"}, "orig, relaxed"),
         ({"sampling_granularity": 0}, "`sampling_granularity` must be at least 1, got 0"),
         ({"shuffle_seed": -1}, "`shuffle_seed` must be at least 0, got -1"),
+        ({"streams": "s3://x"}, r"list of mixstream\.Stream"),
+        ({"streams": ["s3://x"]}, r"list of mixstream\.Stream"),
+        ({"mixer": "ADO"}, "mixer='ADO' is no mixer"),
+        ({"lag": -1}, "lag=-1 must be a whole number of steps"),
+        ({"lag": 2.5}, r"lag=2\.5 must be a whole number of steps"),
+        ({"epoch_size": -5}, "epoch_size=-5 must be at least 1 row"),
+        ({"shuffle_block_size": 0}, "`shuffle_block_size` must be at least 1 sample, got 0"),
         ({"rank": 1}, "both rank and world_size or neither"),
         ({"rank": 2, "world_size": 2}, "rank 2 of world size 2 cannot be"),
     ],
@@ -177,7 +184,6 @@ def test_arguments_that_cannot_be_are_refused_at_once(library, kw, said):
     ("kw", "said"),
     [
         ({"num_canonical_nodes": 3}, "3 lanes .* cannot share a global batch of 8 rows evenly"),
-        ({"shuffle_block_size": -1}, "shuffle_block_size must be at least 1"),
         ({"batch_size": 300, "drop_last": True}, "epoch of 219 rows holds no full global batch of 300 rows"),
         (
             {"replication": 3, "rank": 0, "world_size": 4},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from harness import Tilt, drive, loaders_of, make_dataset
 
+import mixstream as ms
 from mixstream.distributed import World, sum_over_ranks
 from mixstream.errors import ConfigError
 
@@ -36,7 +39,10 @@ with ms.Loader(dataset, prefetch=2) as loader:
             if len(taken) == 40:
                 break
     state = loader.state_dict()
-Path(sys.argv[3]).joinpath(f"{rank}.json").write_text(json.dumps([taken, state]))
+from mixstream.distributed import sum_over_ranks
+import numpy as np
+summed = [sum_over_ranks(np.array([1.0, rank]), size=size).tolist() for size in (2, 1)]  # 1: replicas, each counts once
+Path(sys.argv[3]).joinpath(f"{rank}.json").write_text(json.dumps([taken, state, summed]))
 dist.destroy_process_group()
 """
 
@@ -78,10 +84,38 @@ def test_two_real_processes_learn_what_one_does(library, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     where = [str(Path(__file__).parent), str(library), str(tmp_path)]
     subprocess.run([*command, *where], check=True, capture_output=True, timeout=200)
-    (rows_0, state_0), (rows_1, state_1) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    (rows_0, state_0, summed_0), (rows_1, state_1, summed_1) = (
+        json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)
+    )
     with loaders_of(library, mixer=Tilt(), lag=4) as loaders:
         alone = drive(loaders, 40)
         state = loaders[0].state_dict()
     assert [a + b for a, b in zip(rows_0, rows_1)] == alone
     assert state_0 == state_1 == json.loads(json.dumps(state))
+    assert summed_0 == summed_1 == [[2, 1], [1, 0.5]]
     assert make_dataset(library).run.world.size == 1
+
+
+def rows_of_rank(dataset, rank: int, results) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    with ms.Loader(dataset) as loader:
+        results.put([rank, *(int(number) for number in next(iter(loader))["tokens"][:, 0])])
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.. may lead to deadlocks")
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_a_dataset_made_before_the_ranks_were_started_finds_its_rank(library, asked_before):
+    """As with torch.multiprocessing.spawn, Lightning's ddp_spawn and notebooks."""
+    dataset = make_dataset(library, batch_size=4)
+    if asked_before:
+        len(dataset)
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    ranks = [context.Process(target=rows_of_rank, args=(dataset, rank, results)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    found = sorted(results.get(timeout=60) for _ in ranks)
+    for process in ranks:
+        process.join()
+    with loaders_of(library) as loaders:
+        assert found[0][1:] + found[1][1:] == drive(loaders, 1)[0]

@@ -158,6 +158,19 @@ def test_epochs_are_counted_on_whoever_iterates(library, config):
     assert epochs(persistent, 1) == epoch[2:]
 
 
+def test_a_state_cannot_reach_persistent_workers_of_a_plain_dataloader_and_says_so(library):
+    data = dataset(library)
+    state = data.state_dict(0)
+    loader = DataLoader(
+        data, batch_size=8, num_workers=1, multiprocessing_context="fork", persistent_workers=True, timeout=60
+    )
+    epochs(loader, 1)
+    data.load_state_dict(state)
+    with pytest.raises(ms.errors.ConfigError, match=r"StreamingDataLoader, or make the DataLoader anew"):
+        epochs(loader, 1)
+    assert epochs(DataLoader(data, batch_size=8), 1) == expected(library, "natural", 3)[:1]
+
+
 def test_ranks_read_their_part_of_the_same_global_batches(library):
     whole = expected(library, "natural", 3)[0]
     for world in (2, 8):

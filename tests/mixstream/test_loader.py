@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -228,6 +229,20 @@ def test_two_loaders_over_one_dataset_do_not_disturb_each_other(library):
         pairs = list(zip(one, other))
         assert all(row_ids(a) == row_ids(b) for a, b in pairs)
         assert row_ids({"tokens": torch.tensor(dataset[3]["tokens"].astype("i8"))[None]}) == [1003]
+
+
+def test_a_loader_that_nobody_holds_any_more_ends_its_thread(library):
+    loader = ms.Loader(make_dataset(library), prefetch=4)
+    batch = next(iter(loader))
+    rows = row_ids(batch)
+    assert len(background()) == 1
+    del loader
+    gc.collect()
+    deadline = time.monotonic() + 20
+    while background() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not background()
+    assert row_ids(batch) == rows
 
 
 ENDS = """

@@ -87,6 +87,26 @@ def test_a_learning_run_names_its_lag_and_its_mixer(library):
             loader.load_state_dict(state)
 
 
+def test_what_a_mixer_and_its_domains_were_told_is_part_of_the_run(library):
+    limited = streams(library, law={"max_epochs": 2})
+    with loaders_of(library, streams=limited) as (loader,):
+        with pytest.raises(StateError, match=r"domain 'law': max_epochs was None, now 2"):
+            loader.load_state_dict(saved(library))
+        loader.load_state_dict(saved(library, streams=limited))
+    for one, other in ((Tilt(), Tilt(rate=0.5)), (SCHEDULE, ms.mixers.Schedule({0: {"web": 2, "code": 1, "law": 1}}))):
+        with loaders_of(library, mixer=one) as (loader,), pytest.raises(StateError, match="mixing method: saved"):
+            loader.load_state_dict(saved(library, mixer=other))
+
+
+def test_the_prior_of_a_learning_mixer_is_part_of_the_run(library):
+    weighted = streams(library, **{name: {"proportion": 1} for name in SIZES})
+    with (
+        loaders_of(library, mixer=Tilt(), streams=weighted) as (loader,),
+        pytest.raises(StateError, match=r"domain 'code': an epoch took 50 samples, now 73"),
+    ):
+        loader.load_state_dict(saved(library, mixer=Tilt()))
+
+
 def test_a_new_domain_and_other_shards_are_named(library, tmp_path):
     write_tokens(tmp_path / "new", range(9000, 9030))
     write_tokens(tmp_path / "code", range(2000, 2051))
