@@ -5,7 +5,6 @@ It wires and computes nothing: what to draw is `run.Run`, which epoch an `iter()
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -140,7 +139,6 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         self._given_world = (rank, world_size)
         World.detect(rank, world_size)
         self._run: tuple[World, Run] | None = None
-        self._pid = os.getpid()
         self._claims = EpochClaims()
         self._start: Cursor | None = None  # where the first epoch to come begins; None for step 0
         self._loaded: tuple[dict[str, Any], bool] | None = None
@@ -152,9 +150,10 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
     @property
     def run(self) -> Run:
         """The parts of the run, for the ranks that there are now; workers keep what their parent knew."""
-        if self._run is None or (self._pid == os.getpid() and World.detect(*self._given_world) != self._run[0]):
+        if self._run is None or get_worker_info() is None:  # a process that is no worker may have become a rank
             world = World.detect(*self._given_world)
-            self._run, self._pid = (world, self._assemble(world)), os.getpid()
+            if self._run is None or self._run[0] != world:
+                self._run = world, self._assemble(world)
         return self._run[1]
 
     def forget_run(self) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import Tilt, drive, joined, loaders_of, losses, make_dataset, row_ids, streams, sums, write_library
+from harness import SIZES, Tilt, drive, joined, loaders_of, losses, make_dataset, row_ids, streams, sums, write_library
 from torch.utils.data import DataLoader, TensorDataset
 
 import mixstream as ms
@@ -137,8 +137,9 @@ def test_a_plain_dataloader_cannot_feed_a_mixer(library):
         next(iter(DataLoader(make_dataset(library, **LEARNING), batch_size=8)))
 
 
+@pytest.mark.filterwarnings("ignore:domain .* has been read")
 def test_a_run_that_is_over_says_so_once_and_then_refuses(library):
-    limited = {"streams": streams(library, **dict.fromkeys(("web", "code", "law"), {"max_epochs": 1}))}
+    limited = {"streams": streams(library, **{name: {"max_epochs": 1} for name in SIZES})}
     for workers in (0, 2):
         loader = face(library, workers, data=limited, persistent_workers=bool(workers))
         with pytest.warns(UserWarning, match=r"the run ends at step 27: .*max_epochs"):

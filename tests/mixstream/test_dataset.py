@@ -170,7 +170,7 @@ def test_start_up_and_memory_do_not_grow_with_samples(tmp_path):
         ({"lag": -1}, "lag=-1 must be a whole number of steps"),
         ({"lag": 2.5}, r"lag=2\.5 must be a whole number of steps"),
         ({"epoch_size": -5}, "epoch_size=-5 must be at least 1 row"),
-        ({"shuffle_block_size": 0}, "`shuffle_block_size` must be at least 1 sample, got 0"),
+        ({"shuffle_block_size": 0}, "shuffle_block_size`? must be at least 1 sample, got 0"),
         ({"rank": 1}, "both rank and world_size or neither"),
         ({"rank": 2, "world_size": 2}, "rank 2 of world size 2 cannot be"),
     ],
