@@ -153,6 +153,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         if self._run is None or get_worker_info() is None:  # a process that is no worker may have become a rank
             world = World.detect(*self._given_world)
             if self._run is None or self._run[0] != world:
+                self.forget_run()
                 self._run = world, self._assemble(world)
         return self._run[1]
 

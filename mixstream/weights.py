@@ -86,7 +86,7 @@ def stagger(weight_K: Int64, lanes: int) -> Int64:
     credit_LK = np.zeros((lanes, len(weight_K)), dtype=np.int64)
     largest = int(np.argmax(weight_K))
     for lane in range(1, lanes):
-        owed_K = np.full(len(weight_K), total * lane // lanes, dtype=np.int64)
+        owed_K = np.where(weight_K > 0, total * lane // lanes, 0)
         owed_K[largest] = 0
         owed_K[largest] = -int(owed_K.sum()) % total
         due_K = np.where(weight_K > 0, (total - owed_K) / np.maximum(weight_K, 1), np.finfo(np.float64).max)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import make_dataset, write_tokens
@@ -123,7 +124,7 @@ def test_a_local_directory_belongs_to_one_dataset(tmp_path):
 
 def test_unpacked_shards_are_checked_too(tmp_path):
     write_tokens(tmp_path / "packed", range(100, 120), compression="zstd", hashes=["xxh3_64"])
-    where = {"remote": str(tmp_path / "packed"), "local": str(tmp_path / "raw")}
+    where: dict[str, Any] = {"remote": str(tmp_path / "packed"), "local": str(tmp_path / "raw")}
     assert len(ms.StreamingDataset(**where)[:]) == 20
     raw = tmp_path / "raw/shard.00000.mds"
     raw.write_bytes(raw.read_bytes()[:-1] + b"!")

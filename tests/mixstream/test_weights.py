@@ -71,6 +71,7 @@ def test_stagger_begins_lanes_apart_and_owes_nothing_on_the_whole(parts, lanes):
     credit_LK = stagger(weight_K, lanes)
     assert (credit_LK.sum(axis=1) == 0).all()
     assert not credit_LK[0].any()
+    assert not credit_LK[:, weight_K == 0].any()
     assert (np.abs(credit_LK) < weight_K.sum()).all()  # nobody begins a whole row late or early
 
 
