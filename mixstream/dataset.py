@@ -19,6 +19,7 @@ from mixstream.errors import ConfigError
 from mixstream.feedback import FeedbackLoop
 from mixstream.mixers import Mixer, OpenLoop, Static
 from mixstream.run import Request, Run, Weights, check_batch_size, lanes_of
+from mixstream.state import parse_state
 from mixstream.stream import Stream, epoch_counts, prepared
 from mixstream.types import Cursor
 from mixstream.units import parse_bytes, parse_count
@@ -49,7 +50,8 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         partition_algo: accepted; rows are dealt to ranks in slices of the global batch.
         num_canonical_nodes: lanes: independent paths through the shards, so that a node reads its own lanes' only.
             One per node if not given; a loaded state brings its own.
-        batch_size: rows per rank and step.
+        batch_size: rows per rank and step; a DataLoader over the dataset must have the same. Samples keep their stored
+            dtypes (torch's uint16 has to be cast before an embedding); `Loader` and `StreamingDataLoader` widen them.
         shuffle: whether to shuffle.
         shuffle_algo: "py1e", "py1br" (samples within windows of `shuffle_block_size`), "py1s", "py2s" (within shards),
             "naive" (within the whole domain).
@@ -323,6 +325,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         Raises:
             StateError: the state does not fit; the message says in what.
         """
+        parse_state(obj)
         before = self.__dict__.copy()
         self._loaded, self.loads = (dict(obj), strict), self.loads + 1
         self.forget_run()

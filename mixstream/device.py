@@ -59,6 +59,7 @@ class _Lease:
     """The base object of one array that was handed out."""
 
     def __init__(self, memory: NDArray[np.uint8]) -> None:
+        self.memory = memory  # a batch may outlive its loader, and with it the pool
         self.__array_interface__ = memory.__array_interface__
 
 

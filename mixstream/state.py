@@ -19,6 +19,7 @@ from mixstream.plan import Plan
 from mixstream.types import Cursor, Int64
 
 VERSION = 1
+_PER_RANK = ("global_batch_size",)
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]
 Carry = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
@@ -119,6 +120,9 @@ def parse_state(document: Mapping[str, Any]) -> RunState:
     version = document.get("mixstream") if isinstance(document, Mapping) else None
     if version != VERSION:
         keys = sorted(document) if isinstance(document, Mapping) else type(document).__name__
+        for key, value in document.items() if isinstance(document, Mapping) else ():
+            if isinstance(value, Mapping) and value.get("mixstream") == VERSION:
+                raise StateError(f"this is a checkpoint, and the state is in it: load checkpoint[{key!r}]")
         raise StateError(
             f"this is not a state of mixstream's version {VERSION} (its 'mixstream' entry is {version!r}; it has {keys}"
             "): a state of mosaicml-streaming or of another version cannot be continued exactly; start without it"
@@ -202,7 +206,8 @@ def differences(
     for field in msgspec.structs.fields(Settings):
         theirs, ours = getattr(state.settings, field.name), getattr(settings, field.name)
         if theirs != ours:
-            found.append(f"{labels.get(field.name, field.name)}: saved {theirs!r}, now {ours!r}")
+            hint = f" (batch_size is per rank: batch_size x ranks must be {theirs})" if field.name in _PER_RANK else ""
+            found.append(f"{labels.get(field.name, field.name)}: saved {theirs!r}, now {ours!r}{hint}")
     saved = {domain.name: domain for domain in state.domains}
     if gone := sorted(set(saved) - set(plan.names)):
         found.append(f"domains in the state and not in this run: {gone}")

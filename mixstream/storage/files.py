@@ -105,9 +105,15 @@ class DatasetFiles:
         for directory in (self.remote, self.local):
             if directory is not None and (path := directory / INDEX).is_file():
                 return path.read_bytes(), str(path)
+        place = Path(self.describe())
+        if not place.is_dir():
+            raise IndexNotFoundError(
+                f"no {INDEX} in {place}: there is no such directory; check `remote`, `local`, `split`"
+            )
+        below = sorted(path.parent.name for path in place.glob(f"*/{INDEX}"))
+        hint = f"; there is one in its sub-directories {below}: pass it as `split`" if below else ""
         raise IndexNotFoundError(
-            f"no {INDEX} in {self.describe()}: not an MDS dataset, or an unfinished one; check `remote`, `local` and "
-            "`split`"
+            f"no {INDEX} in {place}: not an MDS dataset, or an unfinished one; check `remote`, `local`, `split`{hint}"
         )
 
     def find(self, basename: str, size: int) -> Path | None:

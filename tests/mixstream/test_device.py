@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -41,6 +42,16 @@ def test_shape_and_dtype_are_as_asked_and_the_memory_is_writable():
     array = BufferPool().empty(np.dtype(np.uint16), (5,))
     array[:] = 7
     assert array.tolist() == [7] * 5
+
+
+def test_an_array_outlives_its_pool():
+    for number in range(200):
+        array = BufferPool().empty(INT64, (16, 1024))  # large enough to go back to the system at once
+        array[:] = number
+        gc.collect(0)
+        other = np.full((16, 1024), -1)
+        assert (array == number).all()
+        del other
 
 
 def test_buffers_may_come_back_in_any_thread():

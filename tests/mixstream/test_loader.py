@@ -97,6 +97,18 @@ def test_batches_that_somebody_holds_are_never_overwritten(library):
         assert all(torch.equal(batch[key], copy[key]) for batch, copy in zip(held, copies) for key in copy)
 
 
+def test_a_batch_outlives_its_loader(library):
+    with ms.Loader(make_dataset(library)) as loader:
+        expected = [row_ids(batch) for batch in loader]
+    for _ in range(20):
+        batches = list(ms.Loader(make_dataset(library)))
+        gc.collect()
+        assert list(map(row_ids, batches)) == expected
+    deadline = time.monotonic() + 20
+    while background() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def test_a_view_of_a_batch_holds_it_too(library):
     with ms.Loader(make_dataset(library), prefetch=4) as loader:
         views, arrays, copies = [], [], []
