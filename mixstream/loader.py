@@ -90,11 +90,13 @@ class Loader:
         self._stop()
         self.run, self._loads = self.dataset.run, self.dataset.loads
         self._cursor, self._loop = self.dataset.position()
+        self._origin = self._cursor
         self._departures, self._ended = Departures(self.run.plan, self._cursor), False
 
     def _follow(self) -> None:
         """Notice a state that was loaded into the dataset, or ranks that came to be, since we looked last."""
-        if self.dataset.loads != self._loads or (self._prefetcher is None and self.dataset.run is not self.run):
+        unmoved = self._cursor is self._origin  # once batches were handed out, the position is ours
+        if self.dataset.loads != self._loads or (unmoved and self.dataset.run is not self.run):
             self._adopt()
 
     # --- iteration ------------------------------------------------------------------------------------------------

@@ -66,6 +66,18 @@ def test_ranks_that_come_to_be_after_len_was_asked_are_noticed(library, monkeypa
         assert row_ids(next(iter(loader))) == row_ids(next(iter(loaders[1])))
 
 
+def test_a_position_outlives_the_ranks_that_reached_it(library, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with ms.Loader(make_dataset(library, batch_size=4)) as loader:
+        drive([loader], 5)
+        state = loader.state_dict()
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    assert loader.state_dict() == state
+    assert loader.step == 5
+
+
 def test_loaders_of_one_dataset_do_not_disturb_each_other(library):
     dataset = make_dataset(library)
     with loaders_of(library) as loaders:
