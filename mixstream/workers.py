@@ -72,7 +72,7 @@ class InheritedFile:
             self.write(state["content"])
 
 
-_CLAIMS_KEPT = 64
+_CLAIMS_KEPT = 16
 
 
 class EpochClaims:
