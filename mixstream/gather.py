@@ -2,8 +2,8 @@
 
 The compiled loop reads addresses, so its caller keeps the shards mapped; the numpy reference beside it reads the same
 shards as arrays, and the two must be equal. Bounds are checked for every row even though a shard was validated when it
-was mapped: a file that somebody writes to underneath gives an error, not wild reads. (One that is truncated underneath is a SIGBUS,
-as for every mapping.)
+was mapped: a file that somebody writes to underneath gives an error, not wild reads. (One that is truncated underneath
+is a SIGBUS, as for every mapping.)
 
 Layout of a sample (specs/mds.md section 2): u32 sizes of the variable columns, then the payloads in column order. A
 column may begin with a header that is the same in every row (an `ndarray:DT` says its shape there); it is compared and
