@@ -34,7 +34,7 @@ from mixstream.formats.mds.index import MAX_OFFSET, FileInfo, Index, ShardInfo, 
 from mixstream.formats.mds.shard import encode_config, encode_sample, encode_shard
 from mixstream.units import parse_bytes
 
-_OWN_FILE = re.compile(r"index\.json(\.tmp)?|shard\.\d{5,}\.mds(\.\w+)*", re.ASCII)
+_OWN_FILE = re.compile(r"index\.json(\.tmp)?|\.mixstream-origin|shard\.\d{5,}\.mds(\.\w+)*", re.ASCII)
 
 
 class MDSWriter:

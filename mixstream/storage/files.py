@@ -7,6 +7,7 @@ stands under a shard's name can be trusted or replaced; nothing is ever written 
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -186,6 +187,8 @@ class DatasetFiles:
                     f"Reused local directory: {self.local} holds shards of {found.split()[0]} vs {self.describe()} (or "
                     "of an earlier version of it). Provide a different one, or remove it"
                 ) from None
-        except PermissionError:
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
             return False  # a directory that we only read: nobody fills it from here
         return True

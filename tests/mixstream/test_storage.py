@@ -139,3 +139,9 @@ def test_mapped_shards_hold_no_descriptors(tmp_path):
     assert [int(sample["tokens"][0]) for sample in dataset[:]] == list(range(1000))
     assert dataset.num_shards > 50
     assert len(list(Path("/proc/self/fd").iterdir())) < before + 10
+
+
+def test_a_dataset_unpacked_in_place_can_be_written_anew_there(tmp_path):
+    for first in (100, 200):
+        write_tokens(tmp_path / "d", range(first, first + 20), compression="zstd", exist_ok=True)
+        assert int(ms.StreamingDataset(local=str(tmp_path / "d"))[0]["tokens"][0]) == first
