@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 from mixstream import errors
 
 if TYPE_CHECKING:
-    from mixstream import mixers
+    from mixstream import losses, mixers
     from mixstream.collate import Batch
     from mixstream.dataloader import StreamingDataLoader
     from mixstream.dataset import StreamingDataset
     from mixstream.loader import Loader
-    from mixstream.losses import domain_sums
+    from mixstream.losses import domain_cross_entropy, domain_sums
+    from mixstream.recorded import replay
     from mixstream.stream import Stream
     from mixstream.types import Feedback
+    from mixstream.validation import ValidationSet, evaluate
     from mixstream.writer import MDSWriter
 
 __version__ = "0.1.0"
@@ -33,7 +35,11 @@ _HOMES = {
     "Stream": "stream",
     "StreamingDataLoader": "dataloader",
     "StreamingDataset": "dataset",
+    "ValidationSet": "validation",
+    "domain_cross_entropy": "losses",
     "domain_sums": "losses",
+    "evaluate": "validation",
+    "replay": "recorded",
 }
 
 __all__ = [
@@ -44,16 +50,21 @@ __all__ = [
     "Stream",
     "StreamingDataLoader",
     "StreamingDataset",
+    "ValidationSet",
     "__version__",
+    "domain_cross_entropy",
     "domain_sums",
     "errors",
+    "evaluate",
+    "losses",
     "mixers",
+    "replay",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "mixers":
-        return import_module("mixstream.mixers")
+    if name in {"losses", "mixers"}:
+        return import_module(f"mixstream.{name}")
     if name in _HOMES:
         globals()[name] = value = getattr(import_module(f"mixstream.{_HOMES[name]}"), name)
         return value

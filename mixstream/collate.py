@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from mixstream.errors import ConfigError
 from mixstream.formats import fixed_array, ndarray_dtype
 
 _WIDENED = {np.dtype(np.uint16), np.dtype(np.uint32)}  # what torch can hold but not compute with, nor embed
@@ -25,11 +27,32 @@ class Batch(dict[str, Any]):
         step: the step that this batch is for; `Loader.report` takes it from here.
         repeats: how many rows of the *global* batch only fill up the epoch's last batch.
         domain: int64 [B], each row's domain, in the order of `streams`.
+        rows: which of the rank's rows of this step these are; all of them, unless the batch was split.
     """
 
     step: int = -1
     repeats: int = 0
     domain: Any = None
+    rows: slice = slice(None)
+
+    def split(self, parts: int) -> list[Batch]:
+        """Return the batch as `parts` micro-batches, equal in size but for rounding; views, no copies.
+
+        For steps whose rows do not fit the device at once: train on each, and report the losses of each.
+        """
+        size = len(self.domain) if self.domain is not None else len(next(iter(self.values()), ()))
+        if not 1 <= parts <= max(size, 1):
+            raise ConfigError(f"a batch of {size} rows cannot be split into {parts} parts; give 1 to {size}")
+        offset = self.rows.start or 0
+        bounds = [size * at // parts for at in range(parts + 1)]
+        return [self._part(slice(start, end), offset) for start, end in pairwise(bounds)]
+
+    def _part(self, rows: slice, offset: int) -> Batch:
+        part = Batch({name: value[rows] for name, value in self.items()})
+        part.step, part.repeats = self.step, self.repeats
+        part.domain = None if self.domain is None else self.domain[rows]
+        part.rows = slice(offset + rows.start, offset + rows.stop)
+        return part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

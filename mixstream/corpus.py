@@ -130,6 +130,13 @@ class Corpus:
                 of_shard.append(kinds[layout])
         return examples, np.asarray(of_shard, dtype=np.int64)
 
+    @property
+    def row_tokens(self) -> int | None:
+        """Tokens of a row, where every record has a column `tokens` of one fixed length."""
+        found = [fixed_array(shard.columns.get("tokens", "")) for shard in self._kinds[0]]
+        lengths = {array[1][0] if array is not None and len(array[1]) == 1 else None for array in found}
+        return lengths.pop() if len(lengths) == 1 else None
+
     def columns(self, *, widen: bool) -> dict[str, Column] | None:
         """Return the columns of a gathered batch; None if samples have to be collated one by one."""
         return batch_columns([shard.columns for shard in self._kinds[0]], widen=widen)

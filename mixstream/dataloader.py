@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch.utils.data import DataLoader
 
 from mixstream.collate import Batch, collate_samples
 from mixstream.dataset import StreamingDataset
 from mixstream.errors import ConfigError, ExhaustedError
 from mixstream.feedback import FeedbackLoop
-from mixstream.types import Float64, Rows
+from mixstream.loss_reports import LossReports
+from mixstream.types import Rows
 from mixstream.walk import Departures, Walk
 from mixstream.workers import WeightRing
 
 
-class StreamingDataLoader(DataLoader[Any]):
+class StreamingDataLoader(LossReports, DataLoader[Any]):
     """A torch DataLoader over a `StreamingDataset`, with its arguments.
 
     Counts batches handed out, whatever its workers have fetched ahead. Each `iter()` begins an epoch: the next one, if
@@ -29,15 +29,17 @@ class StreamingDataLoader(DataLoader[Any]):
     Args:
         dataset: what to read; its `batch_size` must be this loader's, and is set to it if it was not given.
         args: as for torch's DataLoader.
-        kwargs: likewise. `collate_fn` defaults to torch's, with uint16 and uint32 widened to int64.
+        log: directory for a log of weights and losses by step, as JSONL and, where it is installed, for TensorBoard.
+        kwargs: as for torch's. `collate_fn` defaults to torch's, with uint16 and uint32 widened to int64.
     """
 
-    def __init__(self, dataset: StreamingDataset, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, dataset: StreamingDataset, *args: Any, log: str | Path | None = None, **kwargs: Any) -> None:
         if isinstance(dataset, StreamingDataset) and kwargs.get("collate_fn") is None and len(args) < 6:
             kwargs["collate_fn"] = collate_samples
         super().__init__(dataset, *args, **kwargs)
         self.num_samples_yielded = 0
-        self._streaming = dataset if isinstance(dataset, StreamingDataset) else None
+        self._source = self._streaming = dataset if isinstance(dataset, StreamingDataset) else None
+        self._log = Path(log) if log is not None else None
         self._loop: FeedbackLoop | None = None
         self._ring: WeightRing | None = None
         if self._streaming is None:
@@ -60,18 +62,24 @@ class StreamingDataLoader(DataLoader[Any]):
         self._cursor, self._loop = dataset.position()
         self._handed, self._ended, self._iterator = False, False, None
         self._departures = Departures(self._run.plan, self._cursor)
-        if self._loop is None:
-            return
+        self._ring = None
+        if self._loop is not None:
+            self._look_ahead(dataset, self._loop)
+        publish = self._ring.put if self._ring is not None else lambda step, weights_K: None
+        self._listen(self._run, self._loop, self._cursor, publish)
+
+    def _look_ahead(self, dataset: StreamingDataset, loop: FeedbackLoop) -> None:
+        """Let the dataset, in this process or its workers, know the weights of the steps to come."""
         ahead = self.num_workers * (self.prefetch_factor or 0)
-        if ahead > self._loop.lag:
+        if ahead > loop.lag:
             raise ConfigError(
                 f"{self.num_workers} workers x prefetch_factor {self.prefetch_factor} fetch {ahead} batches ahead, "
-                f"more than the lag of {self._loop.lag} steps between losses and the batches that they shape: lower "
+                f"more than the lag of {loop.lag} steps between losses and the batches that they shape: lower "
                 f"them, or give the dataset lag={ahead} (it changes the run)"
             )
-        dataset.weights_source = self._loop.weights
+        dataset.weights_source = loop.weights
         if self.num_workers:
-            self._ring = WeightRing(domains=len(dataset.streams), lag=self._loop.lag)
+            self._ring = WeightRing(domains=len(dataset.streams), lag=loop.lag)
             dataset.weights_source = self._ring.get
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -81,8 +89,8 @@ class StreamingDataLoader(DataLoader[Any]):
             return
         walk, batches = self._begin(self._streaming), None
         for _ in range(walk.steps_left):
-            if self._loop is not None and not walk.ready():
-                raise self._loop.missing_for(walk.cursor.step)
+            if self._reporter is not None and not walk.ready():
+                self._reporter.await_weights(walk.cursor.step)
             try:
                 if batches is None:
                     batches = super().__iter__()  # not before: its workers would wait for these weights
@@ -94,6 +102,8 @@ class StreamingDataLoader(DataLoader[Any]):
             self._departures.check(walk.cursor)
             self._cursor, self._handed = walk.cursor, True
             self.num_samples_yielded += self._run.batch_size
+            if self._reporter is not None:
+                self._reporter.drew(rows)
             yield self._tagged(batch, rows)
         else:
             return
@@ -133,24 +143,11 @@ class StreamingDataLoader(DataLoader[Any]):
         tagged.domain = self._run.domain_K[rows.domain_B[self._run.part]]
         return tagged
 
-    def report(self, batch: Batch, loss: torch.Tensor) -> None:
-        """Report the losses of `batch`, per row [B] or per token [B, T]; as `Loader.report`."""
-        if self._loop is not None:
-            self.report_sums(batch.step, *self._run.loss_sums(loss, batch.domain))
-
-    def report_sums(self, step: int, loss_sum_K: Float64, count_K: Float64) -> None:
-        """Report losses that are summed already, over all ranks: float64 [K] each, in the order of `streams`."""
-        if self._loop is None:
-            return
-        order = self._run.domain_K
-        weight_K = self._loop.report(step, np.asarray(loss_sum_K)[order], np.asarray(count_K)[order])
-        self._loop.forget_before(self._cursor.step)
-        if self._ring is not None:
-            self._ring.put(step + 1 + self._loop.lag, weight_K)
-
     def state_dict(self) -> dict[str, Any] | None:
         """Return the run's state after the batches handed out; None over another kind of dataset."""
         self._follow()
+        if self._reporter is not None:
+            self._reporter.drain()
         return None if self._streaming is None else self._run.document(self._cursor, self._loop)
 
     def load_state_dict(self, obj: Mapping[str, Any], strict: bool = True) -> None:

@@ -16,11 +16,11 @@ from mixstream.compat import ShardTables, check_options
 from mixstream.corpus import Corpus
 from mixstream.distributed import World
 from mixstream.errors import ConfigError
-from mixstream.feedback import FeedbackLoop
-from mixstream.mixers import Mixer, OpenLoop, Static
-from mixstream.run import Request, Run, Weights, check_batch_size, lanes_of
+from mixstream.feedback import FeedbackLoop, Weights
+from mixstream.mixers import Binding, Mixer, OpenLoop, Static
+from mixstream.run import Request, Run, check_batch_size, lanes_of
 from mixstream.state import parse_state
-from mixstream.stream import Stream, epoch_counts, prepared
+from mixstream.stream import Stream, bound, epoch_counts, prepared
 from mixstream.types import Cursor
 from mixstream.units import parse_bytes, parse_count
 from mixstream.walk import Departures
@@ -97,7 +97,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         replication: int | None = None,
         stream_name: str = "stream",
         stream_config: Mapping[str, Any] | None = None,
-        mixer: Mixer | OpenLoop | Static | None = None,
+        mixer: Mixer | OpenLoop | Static | Binding | None = None,
         lag: int = 16,
         drop_last: bool = False,
         rank: int | None = None,
@@ -130,13 +130,14 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         self.validate_hash, self.keep_zip, self.allow_unsafe_types = validate_hash, keep_zip, allow_unsafe_types
         self.stream_name, self.mixer, self.lag = stream_name, mixer, lag
         self.corpus = Corpus(domains=tuple(s.open(allow_unsafe_types=allow_unsafe_types) for s in self.streams))
+        self._policy = bound(mixer, self.corpus.domains)
         rows = parse_count(epoch_size) if epoch_size else None
         if rows is not None and rows < 1:
             raise ConfigError(f"epoch_size={epoch_size!r} must be at least 1 row; leave it out for all samples")
         if not isinstance(lag, int) or lag < 0:
             raise ConfigError(f"lag={lag!r} must be a whole number of steps, 0 or more")
         samples = [int(domain.samples_S.sum()) for domain in self.corpus.domains]
-        self._choose_K, self._weighted = epoch_counts(self.streams, samples, mixer, rows, shuffle_seed)
+        self._choose_K, self._weighted = epoch_counts(self.streams, samples, self._policy, rows, shuffle_seed)
         self.epoch_size = self.length = int(self._choose_K.sum())
         self._given_world = (rank, world_size)
         World.detect(rank, world_size)
@@ -170,7 +171,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
             epoch_size=self.epoch_size,
             max_epochs_K=tuple(stream.max_epochs for stream in self.streams),
             weighted=self._weighted or self.batching_method == "stratified",
-            mixer=self.mixer,
+            mixer=self._policy,
             lag=self.lag,
             shuffle=self.shuffle,
             shuffle_seed=self.shuffle_seed,
@@ -221,7 +222,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         Inside a DataLoader, its `batch_size` must be this dataset's: worker w makes the steps w, w + workers, ….
         """
         run = self.run
-        if isinstance(self.mixer, Mixer) and self.weights_source is None:
+        if isinstance(self._policy, Mixer) and self.weights_source is None:
             raise ConfigError(
                 f"{type(self.mixer).__name__} learns from losses, which a plain DataLoader cannot report: "
                 "use mixstream.Loader or mixstream.StreamingDataLoader"
@@ -289,7 +290,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
             num_samples: samples handed to the model, a multiple of the global batch.
             from_beginning: count them from the epoch's beginning, not from where a loaded state began it.
         """
-        if isinstance(self.mixer, Mixer):
+        if isinstance(self._policy, Mixer):
             raise ConfigError(
                 f"{type(self.mixer).__name__} learns from losses, and what it learned is with the loader: save "
                 "loader.state_dict() of mixstream.Loader or mixstream.StreamingDataLoader"

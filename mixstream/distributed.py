@@ -1,14 +1,17 @@
-"""Ranks: who we are among how many, and sums over all. The only user of torch.distributed."""
+"""Ranks: who we are among how many, and what all of them know together. The only user of torch.distributed."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import numpy as np
 
-from mixstream.errors import ConfigError
-from mixstream.types import Float64
+from mixstream.errors import ConfigError, RanksDisagreeError
+from mixstream.types import Float64, Int64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,30 +50,77 @@ class World:
         return World(rank=self.rank // times, size=self.size // times, nodes=self.nodes)
 
 
-def sum_over_ranks(values: Float64, *, size: int) -> Float64:
-    """Return float64 `values` summed over the `size` ranks that see different rows, by the default process group.
+class Exchange:
+    """What the ranks of a run tell each other about their losses, beside the training.
 
-    Where the group is larger, its ranks are replicas, and each row is counted once all the same.
+    All its collectives go through a process group of its own, on the CPU, and are made by one thread of each rank: the
+    training never waits for them, and they never mix with its own. Making one is collective.
 
-    Raises:
-        ConfigError: the run has `size` > 1 ranks and torch.distributed is not initialised, so nobody can sum.
+    Where the run has fewer ranks than the job, the others are replicas, and each row is counted once all the same.
+
+    Args:
+        size: ranks of the run, those that see different rows.
+        patience: seconds that a collective waits for the slowest rank.
     """
-    if (group := _group()) is None:
-        if size == 1:
-            return values
-        raise ConfigError(
-            f"losses of {size} ranks have to be summed and torch.distributed is not initialised: call "
-            "init_process_group first, or hand the global sums to report_sums()"
-        )
-    import torch
-    import torch.distributed as dist
 
-    if group[1] == 1:
-        return values
-    on = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    tensor = torch.as_tensor(values, dtype=torch.float64, device=on)
-    dist.all_reduce(tensor)
-    return np.asarray(tensor.cpu().numpy(), dtype=np.float64) / max(group[1] // size, 1)
+    def __init__(self, *, size: int, patience: float = 1800.0) -> None:
+        import torch.distributed as dist
+
+        if (group := _group()) is None:
+            raise ConfigError(
+                f"losses of {size} ranks have to be summed and torch.distributed is not initialised: call "
+                "init_process_group first, or hand the global sums to report_sums()"
+            )
+        self.rank, self.ranks = group
+        self.size, self._replicas = size, max(self.ranks // size, 1)
+        self._group: Any = dist.new_group(backend="gloo", timeout=timedelta(seconds=patience))
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank's weights are those that all ranks take."""
+        return self.rank == 0
+
+    def agree(self, facts: Mapping[str, Any], *, what: str) -> None:
+        """Compare `facts` over all ranks.
+
+        Raises:
+            RanksDisagreeError: they differ; the message names what, and the ranks.
+        """
+        import torch.distributed as dist
+
+        told: list[Any] = [None] * self.ranks
+        dist.all_gather_object(told, dict(facts), group=self._group)
+        differing = []
+        for name in dict.fromkeys(name for of_rank in told for name in of_rank):
+            values: dict[str, list[int]] = {}
+            for rank, of_rank in enumerate(told):
+                values.setdefault(repr(of_rank.get(name)), []).append(rank)
+            if len(values) > 1:
+                said = "; ".join(f"{value} on ranks {ranks}" for value, ranks in values.items())
+                differing.append(f"{name}: {said}")
+        if differing:
+            raise RanksDisagreeError(
+                f"the ranks disagree {what}:\n  - " + "\n  - ".join(differing) + "\nStart every rank with the same "
+                "arguments, code and checkpoint, and report on every rank"
+            )
+
+    def sum(self, values: Float64) -> Float64:
+        """Return `values`, float64, summed over the ranks of the run."""
+        import torch
+        import torch.distributed as dist
+
+        tensor = torch.from_numpy(np.array(values, dtype=np.float64))
+        dist.all_reduce(tensor, group=self._group)
+        return np.asarray(tensor.numpy(), dtype=np.float64) / self._replicas
+
+    def from_leader(self, values: Int64) -> Int64:
+        """Return rank 0's `values`, int64."""
+        import torch
+        import torch.distributed as dist
+
+        tensor = torch.from_numpy(np.array(values, dtype=np.int64))
+        dist.broadcast(tensor, src=0, group=self._group)
+        return np.asarray(tensor.numpy(), dtype=np.int64)
 
 
 def _group() -> tuple[int, int] | None:

@@ -15,7 +15,8 @@ parent that a user would catch.
     ├── ShardCorruptError(ValueError)          a shard is not what its index says
     ├── ShardNotFoundError(FileNotFoundError)
     ├── StateError(ValueError)                 a saved state that does not fit this run
-    ├── FeedbackError(RuntimeError)            a step's losses are missing, doubled or late
+    ├── FeedbackError(RuntimeError)            a step's losses are missing, or cannot be those of the step
+    ├── RanksDisagreeError(RuntimeError)       ranks of one run have different settings, states or reports
     ├── ExhaustedError(RuntimeError)           no domain is left to draw from
     └── WaitTimeoutError(TimeoutError)         a wait gave up; the message names what it waited for
 """
@@ -68,7 +69,11 @@ class StateError(MixstreamError, ValueError):
 
 
 class FeedbackError(MixstreamError, RuntimeError):
-    """Losses of a step are missing, doubled or late."""
+    """Losses of a step are missing, or cannot be those of the step."""
+
+
+class RanksDisagreeError(MixstreamError, RuntimeError):
+    """Ranks of one run have different settings, states or reports; the message names them."""
 
 
 class ExhaustedError(MixstreamError, RuntimeError):

@@ -6,15 +6,14 @@ DataLoader: trainers pass it through as it is.
 
 from __future__ import annotations
 
-import threading
 import time
 import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 
 from mixstream.collate import Batch, collate_samples
@@ -23,16 +22,17 @@ from mixstream.dataset import StreamingDataset
 from mixstream.describe import describe
 from mixstream.device import BufferPool, DeviceCopy
 from mixstream.errors import ConfigError, ExhaustedError, FeedbackError
+from mixstream.loss_reports import LossReports
 from mixstream.prefetch import BlockedError, Prefetcher
 from mixstream.telemetry import Counters
-from mixstream.types import Cursor, Float64, Rows
+from mixstream.types import Cursor, Int64, Rows
 from mixstream.walk import Departures, Walk
 
 _PLANNED_ROWS = 4096  # rows, at least a step's, whose addresses are looked up together
 _PLANNED_STEPS = 64  # and no more steps than this, so that small batches do not put off the first
 
 
-class Loader:
+class Loader(LossReports):
     """Iterates over this rank's batches: column -> tensor, plus `"domain"`, and `batch.step`.
 
     A loader is a position in the run. `for batch in loader` goes on from there to the end of the epoch; the next such
@@ -45,6 +45,7 @@ class Loader:
         prefetch: batches that are kept ready; 0 makes each one when it is asked for.
         collate_fn: list of samples -> batch, for samples that do not stack; slower than gathering.
         widen: deliver uint16 and uint32 columns as int64, which embeddings take; False delivers them as stored.
+        log: directory for a log of weights and losses by step, as JSONL and, where it is installed, for TensorBoard.
     """
 
     sampler = None
@@ -58,13 +59,15 @@ class Loader:
         prefetch: int = 4,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         widen: bool = True,
+        log: str | Path | None = None,
     ) -> None:
         if prefetch < 0:
             raise ConfigError(f"prefetch must be at least 0 batches, got {prefetch}")
         self.dataset, self.prefetch, self.collate_fn, self.widen = dataset, prefetch, collate_fn, widen
         self.device = torch.device(device or "cpu")
         self.counters = Counters()
-        self._prefetcher: Prefetcher[tuple[Any, Cursor]] | None = None
+        self._source, self._device, self._log = dataset, self.device, Path(log) if log is not None else None
+        self._prefetcher: Prefetcher[tuple[Any, Cursor, Rows]] | None = None
         self._adopt()
         self.batch_size, self.drop_last = self.run.batch_size, dataset.drop_last
         if self._loop is not None and prefetch > self._loop.lag:
@@ -81,7 +84,6 @@ class Loader:
             pinned=self.device.type == "cuda", kept=(prefetch + 4) * max(len(self._columns or ()), 1)
         )
         self._copy = DeviceCopy(self.device) if self.device.type == "cuda" else None
-        self._lock = threading.Lock()  # guards the feedback loop, which both threads use
         self._planned: deque[tuple[Rows, Cursor, Addresses]] = deque()
         self._walk: Walk | None = None
 
@@ -92,6 +94,7 @@ class Loader:
         self._cursor, self._loop = self.dataset.position()
         self._origin = self._cursor
         self._departures, self._ended = Departures(self.run.plan, self._cursor), False
+        self._listen(self.run, self._loop, self._cursor, _unless_gone(weakref.WeakMethod(self._wake), None))
 
     def _follow(self) -> None:
         """Notice a state that was loaded into the dataset, or ranks that came to be, since we looked last."""
@@ -125,17 +128,20 @@ class Loader:
         if self._prefetcher is None:
             self._planned.clear()
             self._walk = self.run.walk(self._cursor, self.run.weights(self._loop))
-            self._prefetcher = Prefetcher(_unless_gone(weakref.WeakMethod(self._make)), depth=self.prefetch)
+            self._prefetcher = Prefetcher(
+                _unless_gone(weakref.WeakMethod(self._make), StopIteration()), depth=self.prefetch
+            )
             self._finalizer = weakref.finalize(self, self._prefetcher.close)
         asked = time.perf_counter()
         try:
-            batch, self._cursor = self._prefetcher.get()
-        except BlockedError:
-            assert self._loop is not None
-            raise self._loop.missing_for(self._cursor.step) from None
+            batch, self._cursor, rows = self._get(self._prefetcher)
+        except FeedbackError:
+            raise  # the trainer can make up for it
         except BaseException:
             self._stop()
             raise
+        if self._reporter is not None:
+            self._reporter.drew(rows)
         self.counters.waited += time.perf_counter() - asked
         if self._copy is not None and isinstance(batch, dict):
             self._copy.receive(batch)
@@ -143,7 +149,23 @@ class Loader:
         self.counters.rows += self.batch_size
         return batch
 
-    def _make(self) -> tuple[Any, Cursor]:
+    def _get(self, prefetcher: Prefetcher[tuple[Any, Cursor, Rows]]) -> tuple[Any, Cursor, Rows]:
+        """Return the next batch, waiting for its weights if they are being worked on."""
+        while True:
+            try:
+                return prefetcher.get()
+            except BlockedError:
+                assert self._reporter is not None
+                self._reporter.await_weights(self._cursor.step)
+                prefetcher.wake()
+
+    def _wake(self, step: int, weights_K: Int64) -> None:
+        """Let the background thread go on, which may have waited for these weights."""
+        del step, weights_K
+        if (prefetcher := self._prefetcher) is not None:
+            prefetcher.wake()
+
+    def _make(self) -> tuple[Any, Cursor, Rows]:
         """Make the next batch; runs in the background thread."""
         if not self._planned:
             self._plan_ahead()
@@ -151,18 +173,19 @@ class Loader:
         began = time.perf_counter()
         batch = self._assemble(rows, at)
         self.counters.gathering += time.perf_counter() - began
-        return batch, cursor
+        return batch, cursor, rows
 
     def _plan_ahead(self) -> None:
         assert self._walk is not None
         planned: list[tuple[Rows, Cursor]] = []
-        with self._lock:
-            steps = min(-(-_PLANNED_ROWS // self.batch_size), _PLANNED_STEPS)
-            while len(planned) < steps and self._walk.ready():
-                if (rows := self._walk.advance()) is None:
-                    break
-                planned.append((rows, self._walk.cursor))
-            blocked = not self._walk.ready()
+        steps = min(-(-_PLANNED_ROWS // self.batch_size), _PLANNED_STEPS)
+        blocked = False
+        while len(planned) < steps:
+            if blocked := not self._walk.ready():
+                break
+            if (rows := self._walk.advance()) is None:
+                break
+            planned.append((rows, self._walk.cursor))
         if not planned:
             raise BlockedError if blocked else StopIteration
         found = self.run.addressing.locate([rows for rows, _ in planned], self.run.part)
@@ -187,36 +210,6 @@ class Loader:
         elif self.device.type != "cpu":
             batch.update({k: v.to(self.device) for k, v in batch.items() if isinstance(v, torch.Tensor)})
         return batch
-
-    # --- feedback -------------------------------------------------------------------------------------------------
-
-    def report(self, batch: Batch, loss: torch.Tensor) -> None:
-        """Report the losses of `batch`, per row [B] or per token [B, T]; needed once per batch by mixers that learn.
-
-        Sums over ranks when torch.distributed is initialised, so all ranks have to call it.
-
-        Raises:
-            FeedbackError: a batch was left out, or is reported twice.
-        """
-        if self._loop is None:
-            return
-        if getattr(batch, "domain", None) is None:
-            raise FeedbackError(
-                f"a {type(batch).__name__} does not say of which step and domains it is: report the batch as the "
-                "loader handed it out, and let a collate_fn return a dict"
-            )
-        self.report_sums(batch.step, *self.run.loss_sums(loss, batch.domain))
-
-    def report_sums(self, step: int, loss_sum_K: Float64, count_K: Float64) -> None:
-        """Report losses that are summed already, over all ranks: float64 [K] each, in the order of `streams`."""
-        if self._loop is None:
-            return
-        order = self.run.domain_K
-        with self._lock:
-            self._loop.report(step, np.asarray(loss_sum_K)[order], np.asarray(count_K)[order])
-            self._loop.forget_before(self._cursor.step)
-        if self._prefetcher is not None:
-            self._prefetcher.wake()
 
     # --- position -------------------------------------------------------------------------------------------------
 
@@ -245,8 +238,9 @@ class Loader:
         """
         del num_samples, from_beginning
         self._follow()
-        with self._lock:
-            return self.run.document(self._cursor, self._loop)
+        if self._reporter is not None:
+            self._reporter.drain()
+        return self.run.document(self._cursor, self._loop)
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Go on from `state`, saved by any rank of a run with any number of ranks, workers or prefetched batches.
@@ -271,8 +265,13 @@ class Loader:
         return describe(self.run, self._cursor, self.counters)
 
     def close(self) -> None:
-        """End the background thread and let go of the shards. The loader can be iterated again."""
+        """End the background threads, after what was reported, and let go of the shards.
+
+        The loader can be iterated again. Close it before `torch.distributed.destroy_process_group()`.
+        """
         self._stop()
+        if self._reporter is not None:
+            self._reporter.close()
         self._corpus.opened.close()
 
     def _stop(self) -> None:
@@ -291,12 +290,14 @@ class Loader:
         return f"Loader([{names}], batch_size={self.batch_size}, step={self.step}, device={self.device})"
 
 
-def _unless_gone(make: weakref.WeakMethod[Callable[[], tuple[Any, Cursor]]]) -> Callable[[], tuple[Any, Cursor]]:
-    """Return `make` for a thread that must not keep its loader alive."""
+def _unless_gone(method: weakref.WeakMethod[Callable[..., Any]], otherwise: BaseException | None) -> Callable[..., Any]:
+    """Return `method` for a thread that must not keep its loader alive."""
 
-    def produce() -> tuple[Any, Cursor]:
-        if (method := make()) is None:
-            raise StopIteration
-        return method()
+    def call(*args: Any) -> Any:
+        if (bound := method()) is not None:
+            return bound(*args)
+        if otherwise is not None:
+            raise otherwise
+        return None
 
-    return produce
+    return call

@@ -9,29 +9,28 @@ Shape suffixes: B rows of the global batch, K domains.
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from mixstream.corpus import Addressing, Corpus
-from mixstream.distributed import World, sum_over_ranks
+from mixstream.distributed import World
 from mixstream.errors import ConfigError
-from mixstream.feedback import FeedbackLoop, OpenLoopWeights
-from mixstream.losses import domain_sums
+from mixstream.feedback import FeedbackLoop, OpenLoopWeights, Weights
 from mixstream.mixers import Mixer, OpenLoop, Static
 from mixstream.order import Order
 from mixstream.plan import Plan
 from mixstream.state import Settings, load_state, parse_state, save_state
 from mixstream.types import Cursor, Float64, Int64
 from mixstream.walk import Walk
-from mixstream.weights import normalise
-
-Weights = Callable[[int], Int64 | None]
+from mixstream.weights import normalise, quantise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,21 +144,40 @@ class Run:
             return OpenLoopWeights(mixer=self.request.mixer, names=self.plan.names).weights
         return None
 
-    def loss_sums(self, loss: Any, domain_B: Any) -> Float64:
-        """Return float64 [2, K], sums and counts of losses over all ranks, in the order of `streams`.
-
-        Args:
-            loss: tensor, [B] per row or [B, T] per token, of this rank's rows.
-            domain_B: their domains.
-        """
-        sums_K, counts_K = domain_sums(loss, domain_B, len(self.corpus.domains))
-        both = np.stack([sums_K.cpu().numpy(), counts_K.cpu().numpy()])
-        return sum_over_ranks(both, size=self.world.size)
+    def facts(self, cursor: Cursor, loop: FeedbackLoop | None) -> dict[str, Any]:
+        """Return what all ranks of the run have to have in common at `cursor`, by name."""
+        facts = msgspec.to_builtins(self._settings)
+        drawn = f"{cursor.step} {cursor.drawn_LK.tolist()} {cursor.credit_LK.tolist()}"
+        learned = "" if loop is None else json.dumps(loop.document(loop.reported), sort_keys=True)
+        return {
+            **facts,
+            "domains": dict(zip(self.plan.names, (f[:12] for f in self._fingerprints))),
+            "step": cursor.step,
+            "position": blake2b(drawn.encode(), digest_size=6).hexdigest(),
+            "state of the mixer": blake2b(learned.encode(), digest_size=6).hexdigest(),
+        }
 
     def start(self) -> Cursor:
         """Return the cursor of step 0."""
         weights = self.weights(self.loop())
         return self.plan.start(weights(0) if weights else None)
+
+    def fixed(self, step: int) -> Int64:
+        """Return the weights of static mixing in whole parts, int64 [K], which are those of every step."""
+        del step
+        return quantise(self.prior_K)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the header of a log says of the run."""
+        ask, mixer = self.request, self.request.mixer
+        return {
+            "mixer": type(mixer).__name__ if mixer is not None else "none",
+            "lag": ask.lag if isinstance(mixer, Mixer) else None,
+            "global_batch_size": self.plan.global_batch_size,
+            "samples_K": self.plan.samples_K,
+            "row_tokens": self.corpus.row_tokens,
+        }
 
     def walk(self, cursor: Cursor, weights: Weights | None) -> Walk:
         """Return a walk from `cursor`."""
@@ -233,12 +251,13 @@ class Run:
             if exact:
                 loop.restore(state.mixing or {}, cursor.step)
             else:
-                warnings.warn(
-                    "the state is of another run (strict=False): what its mixer has learned is dropped, and weights "
-                    "begin at the prior again",
-                    stacklevel=3,
-                )
-                loop.origin = loop.reported = cursor.step
+                names = [domain.name for domain in state.domains]
+                if not loop.carry_over(state.mixing, names=names, into=self.plan.names, step=cursor.step):
+                    warnings.warn(
+                        "the state is of another run (strict=False): what its mixer has learned is dropped, and "
+                        "weights begin at the prior again",
+                        stacklevel=3,
+                    )
         return cursor, loop
 
 

@@ -18,7 +18,7 @@ from mixstream.errors import StateError
 from mixstream.plan import Plan
 from mixstream.types import Cursor, Int64
 
-VERSION = 1
+VERSION = 2
 _PER_RANK = ("global_batch_size",)
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]
@@ -30,6 +30,7 @@ class DomainState(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     fingerprint: str
+    samples: Count
     choose: Count
     max_epochs: float | None
     drawn: list[Count]
@@ -86,6 +87,7 @@ def save_state(
         DomainState(
             name=name,
             fingerprint=fingerprints[k],
+            samples=int(plan.samples_K[k]),
             choose=int(choose_K[k]),
             max_epochs=plan.max_epochs_K[k] if plan.max_epochs_K else None,
             drawn=cursor.drawn_LK[:, k].tolist(),

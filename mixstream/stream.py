@@ -6,9 +6,11 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from mixstream.domain import Domain
 from mixstream.errors import ConfigError
-from mixstream.mixers import Mixer, OpenLoop, Static
+from mixstream.mixers import Binding, Mixer, OpenLoop, Static
 from mixstream.storage import DatasetFiles
 from mixstream.types import Int64
 from mixstream.weights import apportion, resolve_choose
@@ -115,6 +117,15 @@ def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream
     if twice := sorted({str(name) for name in names if names.count(name) > 1}):
         raise ConfigError(f"streams share the names {twice}; give each stream a `name` of its own")
     return copies
+
+
+def bound(mixer: Any, domains: Sequence[Domain]) -> Any:
+    """Return `mixer` for these domains: as it is, or resolved by their names and sizes (`mixers.Binding`)."""
+    if not isinstance(mixer, Binding):
+        return mixer
+    domains = sorted(domains, key=lambda domain: domain.name)
+    samples_K = np.array([int(domain.samples_S.sum()) for domain in domains], dtype=np.int64)
+    return mixer.bind(tuple(domain.name for domain in domains), samples_K)
 
 
 def epoch_counts(

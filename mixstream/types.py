@@ -1,6 +1,6 @@
 """The frozen records that layers hand to each other. Plain values: no I/O, no torch, no behaviour beyond checks.
 
-Shape suffixes: B rows of the global batch, K domains, L lanes.
+Shape suffixes: B rows of the global batch, K domains, L lanes, V validation groups.
 """
 
 from __future__ import annotations
@@ -16,19 +16,36 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feedback:
-    """Losses of one optimiser step, summed over all ranks.
+    """What one optimiser step told, over all ranks.
 
     Attributes:
-        step: the step whose losses these are, counted from 0.
+        step: the step whose losses these are, counted from 0. The step before a run's first, -1, brings a
+            `validation_V` that was measured before any training, and nothing else.
         effective: the first step that weights computed from this will shape (`step + 1 + lag`).
-        loss_sum_K: float64 [K], summed loss per domain, in nats.
+        rows_K: float64 [K], rows of the step's global batch that each domain had.
+        weights_K: float64 [K], the weights that the step was drawn by.
+        loss_sum_K: float64 [K], summed training loss per domain, in nats.
         count_K: float64 [K], tokens (or rows) that the sums are over; 0 where a domain was not in the batch.
+        validation_V: float64 [V], mean validation losses of the model after this step and before the next, one per
+            group (usually the domains, in their order); None where none was due.
+        matrix_VK: float64 [V, K], what the trainer measured of how training on domain k helps group v, positive where
+            it does (`mixers.LMO`); None where it measured nothing.
     """
 
     step: int
     effective: int
+    rows_K: Float64
+    weights_K: Float64
     loss_sum_K: Float64
     count_K: Float64
+    validation_V: Float64 | None = None
+    matrix_VK: Float64 | None = None
+
+    @property
+    def loss_K(self) -> Float64:
+        """Mean loss per term, float64 [K]; NaN where the domain was not in the batch or its loss is not finite."""
+        known_K = (self.count_K > 0) & np.isfinite(self.loss_sum_K)
+        return np.where(known_K, self.loss_sum_K, np.nan) / np.where(known_K, self.count_K, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

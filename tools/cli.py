@@ -21,6 +21,7 @@ from cyclopts import App, CycloptsError
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("mixstream_tools.demo:demo", "Mix, train, kill -9, resume on two processes, prove the batches equal."),
     "convert": ("mixstream_tools.convert.command:convert", "Turn text and JSONL into tokenised shards, by domain."),
+    "plan": ("mixstream_tools.plan:plan", "Tell what a mixture reads: epochs, tokens, weights by step."),
 }
 """Command → (where its function is, one line for `mixstream --help`)."""
 

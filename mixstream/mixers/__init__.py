@@ -1,12 +1,43 @@
 """Mixers: policies that turn feedback into weights, one paper a file.
 
 A mixer is a frozen dataclass of hyper-parameters with two pure methods (`Mixer`). One whose weights depend on nothing
-but the step has one (`OpenLoop`), and needs no reports. State is JSON-able: dicts, lists, numbers, strings. Arrays
-over domains stand in the plan's canonical order, `names`.
+but the step has one (`OpenLoop`), and needs no reports. `protocol.py` has what a mixer may do besides. Arrays over
+domains stand in the plan's canonical order, `names`.
 """
 
-from mixstream.mixers.protocol import Mixer, OpenLoop
+from mixstream.mixers.ado import ADO
+from mixstream.mixers.aioli import Aioli
+from mixstream.mixers.doge import DoGE
+from mixstream.mixers.doremi import DoReMi
+from mixstream.mixers.lmo import LMO, MatrixMixer
+from mixstream.mixers.odm import ODM
+from mixstream.mixers.protocol import Adapting, Binding, Explaining, Mixer, Opening, OpenLoop, Validating
 from mixstream.mixers.schedule import Schedule
+from mixstream.mixers.sized import Natural, Stratified, Temperature
+from mixstream.mixers.skill_it import SkillIt
 from mixstream.mixers.static import Static
+from mixstream.mixers.unimax import UniMax
 
-__all__ = ["Mixer", "OpenLoop", "Schedule", "Static"]
+__all__ = [
+    "ADO",
+    "LMO",
+    "ODM",
+    "Adapting",
+    "Aioli",
+    "Binding",
+    "DoGE",
+    "DoReMi",
+    "Explaining",
+    "MatrixMixer",
+    "Mixer",
+    "Natural",
+    "OpenLoop",
+    "Opening",
+    "Schedule",
+    "SkillIt",
+    "Static",
+    "Stratified",
+    "Temperature",
+    "UniMax",
+    "Validating",
+]

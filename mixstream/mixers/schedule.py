@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
 from mixstream.errors import ConfigError
 from mixstream.mixers.static import by_name
-from mixstream.types import Float64
+from mixstream.types import Float64, Int64
 from mixstream.weights import normalise
 
 
@@ -19,7 +20,8 @@ class Schedule:
     """Piecewise weights by step.
 
     `Schedule({0: {"web": 0.9, "code": 0.1}, 10_000: {"web": 0.5, "code": 0.5}})` changes at step 10,000; with
-    `kind="linear"` weights move in a straight line from one entry to the next. After the last entry they stay.
+    `kind="linear"` weights move in a straight line from one entry to the next. After the last entry they stay. A
+    schedule may be as long as the log of a run: `weights_at` looks up one entry, or two.
 
     Args:
         weights: step -> weight per domain name, any positive scale. Must begin at step 0.
@@ -32,6 +34,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if 0 not in self.weights or min(self.weights) < 0:
             raise ConfigError(f"a Schedule says what holds from step 0 on; its steps are {sorted(self.weights)}")
+        if fractions := sorted(step for step in self.weights if step != int(step)):
+            raise ConfigError(f"Schedule steps are whole numbers; got {fractions[:5]}")
         if self.kind not in ("step", "linear"):
             raise ConfigError(f"Schedule kind {self.kind!r} is not known; choose 'step' or 'linear'")
         for step, weights in self.weights.items():
@@ -39,13 +43,19 @@ class Schedule:
 
     def weights_at(self, step: int, names: tuple[str, ...]) -> Float64:
         """Return the weights of `step`, float64 [K], in the order of `names`."""
-        steps = sorted(self.weights)
+        steps = self._steps
         at = int(np.searchsorted(steps, step, side="right")) - 1
-        here = self._entry(steps[at], names)
+        here = self._entry(int(steps[at]), names)
         if self.kind == "step" or at + 1 == len(steps):
             return here
-        done = (step - steps[at]) / (steps[at + 1] - steps[at])
-        return normalise((1 - done) * here + done * self._entry(steps[at + 1], names))
+        begin, end = int(steps[at]), int(steps[at + 1])
+        done = (step - begin) / (end - begin)
+        return normalise((1 - done) * here + done * self._entry(end, names))
+
+    @cached_property
+    def _steps(self) -> Int64:
+        """The steps at which something changes, int64, ascending."""
+        return np.array(sorted(self.weights), dtype=np.int64)
 
     def _entry(self, step: int, names: tuple[str, ...]) -> Float64:
         what = f"Schedule at step {step}"

@@ -92,6 +92,36 @@ class Tilt:
         return {"logits": logits_K.tolist(), "seen": state["seen"] + 1}, weights_K
 
 
+@dataclass(frozen=True)
+class Asking(Tilt):
+    """A mixer that follows validation losses, which it wants before every step that is a multiple of `every`."""
+
+    every: int = 5
+
+    def wants_validation(self, state: Any, step: int) -> bool:
+        """Whether the model has to be evaluated before `step`."""
+        return step % self.every == 0
+
+    def opening(self, state: Any, step: int) -> np.ndarray:
+        """Return the weights of the first steps: the domains in turn."""
+        weights_K = np.full(len(state["logits"]), 0.1)
+        weights_K[step % len(weights_K)] = 1.0
+        return weights_K / weights_K.sum()
+
+    def update(self, state: Any, feedback: ms.Feedback) -> tuple[dict[str, Any], np.ndarray]:
+        """Return the state after `feedback`, and the weights that follow."""
+        logits_K = np.asarray(state["logits"])
+        if feedback.validation_V is not None:
+            logits_K = np.nan_to_num(feedback.validation_V)
+        weights_K = np.exp(logits_K) / np.exp(logits_K).sum()
+        return {"logits": logits_K.tolist(), "seen": state["seen"] + 1}, weights_K
+
+    def adapt(self, state: Any, source_K: np.ndarray, prior_K: np.ndarray, step: int) -> dict[str, Any]:
+        """Return the state for other domains: a new one begins at 0."""
+        old = [*state["logits"], 0.0]
+        return {"logits": [old[k] for k in source_K], "seen": state["seen"]}
+
+
 def losses(ids: Sequence[int]) -> np.ndarray:
     """Return a made-up loss per row, float64 [B]: a function of its identity, different in mean between domains."""
     rows = np.asarray(ids, dtype=np.int64)

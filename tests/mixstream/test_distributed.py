@@ -8,41 +8,73 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from harness import Tilt, drive, loaders_of, make_dataset
+import torch
+from harness import Asking, Tilt, drive, joined, loaders_of, losses, make_dataset, row_ids
 
 import mixstream as ms
-from mixstream.distributed import World, sum_over_ranks
+from mixstream.distributed import World
 from mixstream.errors import ConfigError
 
 JOB = """
-import json, sys
+import json, os, sys
+import numpy as np
 import torch, torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
-from harness import Tilt, losses, make_dataset, row_ids
+from harness import Asking, Tilt, losses, make_dataset, row_ids
 from pathlib import Path
 import mixstream as ms
 dist.init_process_group("gloo")
-import os
 for name in ("RANK", "WORLD_SIZE"):
     del os.environ[name]  # the process group has to be enough
-rank = dist.get_rank()
-dataset = make_dataset(Path(sys.argv[2]), batch_size=4, mixer=Tilt(), lag=4)
-taken = []
-with ms.Loader(dataset, prefetch=2) as loader:
-    while len(taken) < 40:
+rank, world = dist.get_rank(), dist.get_world_size()
+
+def loader_of(mixer, **kw):
+    return ms.Loader(make_dataset(Path(sys.argv[2]), batch_size=8 // world, lag=4, mixer=mixer, **kw), prefetch=2)
+
+def train(loader, steps):
+    taken = []
+    while len(taken) < steps:
         for batch in loader:
+            if loader.wants_validation:  # the model is as good as the number of its step, on this rank's rows
+                loader.report_evaluation(([1.0 * batch.step * (rank + 1), 2.0, 3.0], [rank + 1.0, 1.0, 1.0]))
             taken.append(row_ids(batch))
-            loader.report(batch, torch.from_numpy(losses(taken[-1])))
-            if len(taken) == 40:
+            for part in batch.split(2):
+                loader.report(part, torch.from_numpy(losses(row_ids(part))))
+            if len(taken) == steps:
                 break
-    state = loader.state_dict()
-from mixstream.distributed import sum_over_ranks
-import numpy as np
-summed = [sum_over_ranks(np.array([1.0, rank]), size=size).tolist() for size in (2, 1)]  # 1: replicas, each counts once
-Path(sys.argv[3]).joinpath(f"{rank}.json").write_text(json.dumps([taken, state, summed]))
+    return taken
+
+def refused(job):
+    try:
+        job()
+    except ms.errors.RanksDisagreeError as error:
+        return str(error)
+
+class Odd(Tilt):
+    def update(self, state, feedback):
+        state, weights = super().update(state, feedback)
+        return state, np.roll(weights, rank if feedback.step == 3 else 0)
+
+told = {}
+for name, mixer in {"losses": Tilt(), "evaluations": Asking()}.items():
+    with loader_of(mixer) as loader:
+        told[name] = [train(loader, 40), loader.state_dict()]
+with loader_of(Tilt(), replication=2) as loader:
+    taken = train(loader, 3)
+    told["replicas"] = [taken, loader.state_dict()]
+with loader_of(Tilt(), shuffle_seed=rank) as loader:
+    told["seeds"] = refused(lambda: train(loader, 9))
+with loader_of(Odd()) as loader:
+    told["weights"] = refused(lambda: train(loader, 19))
+with loader_of(Tilt()) as loader:
+    def measure_on_one():
+        for batch in loader:
+            loader.report(batch, torch.ones(8 // world), matrix=np.eye(3) if rank else None)
+    told["matrix"] = refused(measure_on_one)
+Path(sys.argv[3]).joinpath(f"{rank}.json").write_text(json.dumps(told))
 dist.destroy_process_group()
 """
 
@@ -72,28 +104,42 @@ def test_replicated_ranks_see_the_same_rows(library):
     assert rows[0] == rows[1] != rows[2] == rows[3]
 
 
-def test_losses_of_several_ranks_without_a_process_group_are_refused():
-    assert sum_over_ranks(np.ones(3), size=1).tolist() == [1, 1, 1]
-    with pytest.raises(ConfigError, match="init_process_group"):
-        sum_over_ranks(np.ones(3), size=2)
-
-
-def test_two_real_processes_learn_what_one_does(library, tmp_path):
+@pytest.mark.parametrize("world", [2, 4])
+def test_real_processes_learn_what_one_does_and_name_who_disagrees(library, tmp_path, world):
     script = tmp_path / "job.py"
     script.write_text(JOB)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", str(script)]
     where = [str(Path(__file__).parent), str(library), str(tmp_path)]
-    subprocess.run([*command, *where], check=True, capture_output=True, timeout=200)
-    (rows_0, state_0, summed_0), (rows_1, state_1, summed_1) = (
-        json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)
-    )
-    with loaders_of(library, mixer=Tilt(), lag=4) as loaders:
-        alone = drive(loaders, 40)
-        state = loaders[0].state_dict()
-    assert [a + b for a, b in zip(rows_0, rows_1)] == alone
-    assert state_0 == state_1 == json.loads(json.dumps(state))
-    assert summed_0 == summed_1 == [[2, 1], [1, 0.5]]
-    assert make_dataset(library).run.world.size == 1
+    done = subprocess.run([*command, *where], check=False, capture_output=True, timeout=200)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(world)]
+    for name, mixer in {"losses": Tilt(), "evaluations": Asking()}.items():
+        alone, state = learn_alone(library, mixer)
+        assert [joined(parts) for parts in zip(*(of_rank[name][0] for of_rank in told))] == alone
+        assert all(of_rank[name][1] == state for of_rank in told)
+    replicas = [of_rank["replicas"] for of_rank in told]
+    assert replicas[0] == replicas[1]
+    assert all(of_rank[1] == replicas[0][1] for of_rank in replicas)
+    for of_rank in told:
+        assert "disagree about the run:\n  - shuffle_seed: 0 on ranks [0]; 1 on ranks [1]" in of_rank["seeds"]
+        assert "disagree at step 4:\n  - weights of step 8: None on ranks [0" in of_rank["weights"]
+        assert "on ranks [1]" in of_rank["weights"]
+        assert f"matrix: False on ranks [0]; True on ranks {list(range(1, world))}" in of_rank["matrix"]
+
+
+def learn_alone(library: Path, mixer: Any) -> tuple[list[list[int]], Any]:
+    """Return the rows and the state of 40 steps in one process, over the same global batches."""
+    batches: list[list[int]] = []
+    with ms.Loader(make_dataset(library, mixer=mixer, lag=4), prefetch=2) as loader:
+        while len(batches) < 40:
+            for batch in loader:
+                if loader.wants_validation:
+                    loader.report_validation([batch.step, 2.0, 3.0])
+                batches.append(row_ids(batch))
+                loader.report(batch, torch.from_numpy(losses(batches[-1])))
+                if len(batches) == 40:
+                    break
+        return batches, json.loads(json.dumps(loader.state_dict()))
 
 
 def rows_of_rank(dataset, rank: int, results) -> None:

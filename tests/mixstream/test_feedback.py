@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import Tilt
-from hypothesis import given
+from harness import Asking, Tilt
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixstream.errors import ConfigError, FeedbackError, StateError
@@ -17,6 +17,7 @@ from mixstream.mixers import Schedule
 from mixstream.weights import WEIGHT_UNIT, quantise
 
 PRIOR = np.array([0.5, 0.3, 0.2])
+ROWS = np.array([4.0, 0.0, 2.0])
 
 
 def loop(lag: int = 3, origin: int = 0) -> Any:
@@ -29,6 +30,7 @@ def losses_of(step: int) -> tuple[np.ndarray, np.ndarray]:
 
 def report(to: FeedbackLoop, steps: range) -> None:
     for step in steps:
+        to.drew(step, ROWS)
         to.report(step, *losses_of(step))
 
 
@@ -39,26 +41,28 @@ def test_weights_are_known_exactly_as_far_as_the_lag_allows(lag, reported, origi
     known = origin + lag + reported  # step t needs feedback of t - 1 - lag and before
     assert feedback.weights(known) is not None
     assert feedback.weights(known + 1) is None
-    for step in range(origin + lag + 1):
-        assert (feedback.weights(step) == quantise(PRIOR)).all()  # no feedback reaches these
+    first = loop(lag, origin)
+    for step in range(origin, origin + lag + 1):
+        assert (first.weights(step) == quantise(PRIOR)).all()  # no feedback reaches these
 
 
 @given(st.integers(0, 6), st.integers(1, 30))
 def test_weights_of_a_step_do_not_depend_on_later_feedback(lag, steps):
     one, other = loop(lag), loop(lag)
     report(one, range(steps))
-    before = [one.weights(step).tolist() for step in range(lag + steps + 1)]
     report(other, range(steps))
-    for step in range(steps, steps + 10):
+    for step in range(steps, steps + lag):
+        other.drew(step, ROWS)
         other.report(step, np.full(3, 1000.0), np.ones(3))
-    assert [other.weights(step).tolist() for step in range(lag + steps + 1)] == before
+    known = range(steps + lag, steps + lag + 1)
+    assert [other.weights(step).tolist() for step in known] == [one.weights(step).tolist() for step in known]
 
 
 def test_weights_are_whole_parts_of_the_unit():
     feedback = loop()
-    report(feedback, range(50))
     for step in range(50):
         assert int(feedback.weights(step).sum()) == WEIGHT_UNIT
+        report(feedback, range(step, step + 1))
     assert (feedback.weights(53) != quantise(PRIOR)).any()
 
 
@@ -68,6 +72,8 @@ def test_the_mixer_is_told_which_step_and_what_it_will_shape():
     class Listening(Tilt):
         def update(self, state, feedback):
             told.append((feedback.step, feedback.effective, feedback.loss_sum_K.tolist(), feedback.count_K.tolist()))
+            assert feedback.rows_K is ROWS
+            assert abs(feedback.weights_K - PRIOR).max() < 1e-9
             return super().update(state, feedback)
 
     feedback = FeedbackLoop(mixer=Listening(), prior_K=PRIOR, lag=7)
@@ -77,17 +83,17 @@ def test_the_mixer_is_told_which_step_and_what_it_will_shape():
 
 def test_reports_must_be_in_order_and_once():
     feedback = loop()
-    with pytest.raises(FeedbackError, match="step 2 is reported, but step 0 has not been"):
+    for step in range(6):
+        feedback.drew(step, ROWS)
+    with pytest.raises(FeedbackError, match="step 2 is reported; the next to report is 0"):
         feedback.report(2, *losses_of(2))
     report(feedback, range(3))
-    for step in range(3):
-        with pytest.raises(FeedbackError, match=rf"step {step} is reported a second time .*next to report is 3"):
-            feedback.report(step, *losses_of(step))
-    report(feedback, range(3, 5))
-    assert feedback.reported == 5
-    assert "step 5 has not been reported, and the weights of step 9 depend on it (lag 3)" in str(
-        feedback.missing_for(9)
-    )
+    with pytest.raises(FeedbackError, match="step 1 is reported; the next to report is 3"):
+        feedback.report(1, *losses_of(1))
+    report(feedback, range(3, 6))
+    assert feedback.reported == 6
+    with pytest.raises(FeedbackError, match="step 6 is reported and has not been handed out"):
+        feedback.report(6, *losses_of(6))
 
 
 def test_a_lag_cannot_be_negative():
@@ -96,37 +102,40 @@ def test_a_lag_cannot_be_negative():
 
 
 @given(st.integers(0, 6), st.integers(0, 25))
+@settings(max_examples=40)
 def test_the_document_is_enough_to_go_on(lag, steps):
     whole, first = loop(lag), loop(lag)
     report(whole, range(steps + 20))
     report(first, range(steps))
-    first.forget_before(steps)
     text = json.dumps(first.document(steps))
     second = loop(lag)
     second.restore(json.loads(text), steps)
     assert second.document(steps) == json.loads(text)
     report(second, range(steps, steps + 20))
-    for step in range(steps, steps + 20 + lag):
+    for step in range(steps + 20, steps + 21 + lag):
         assert (second.weights(step) == whole.weights(step)).all()
 
 
 def test_the_log_keeps_only_what_is_needed():
     feedback = loop(lag=4)
     for step in range(500):
-        feedback.report(step, *losses_of(step))
-        feedback.forget_before(step + 1)
+        report(feedback, range(step, step + 1))
         assert len(feedback.document(step + 1)["log"]) <= 5
 
 
 def test_a_state_before_the_report_says_what_is_lost():
     feedback = loop()
     report(feedback, range(10))
+    for step in (10, 11):
+        feedback.drew(step, ROWS)
     with pytest.warns(UserWarning, match=r"after step 11 was handed out .*call report\(\) before state_dict\(\)"):
         document = feedback.document(12)
     resumed = loop()
-    resumed.restore(document, 12)
-    assert resumed.reported == 12
-    assert all((resumed.weights(step) == feedback.weights(13)).all() for step in (13, 14, 15))  # weights stay
+    resumed.restore(json.loads(json.dumps(document)), 12)
+    assert resumed.reported == 12  # the mixer was told of steps 10 and 11, and that they had no losses
+    for step in (10, 11):
+        feedback.report(step, np.zeros(3), np.zeros(3))
+    assert resumed.document(12) == feedback.document(12)
 
 
 @pytest.mark.parametrize(
@@ -152,3 +161,71 @@ def test_open_loops_need_no_reports():
     weights = OpenLoopWeights(mixer=mixer, names=("a", "b")).weights
     assert weights(4).tolist() == [3 << 30, 1 << 30]
     assert weights(10**12).tolist() == [1 << 31, 1 << 31]
+
+
+# --- mixers that want more than losses --------------------------------------------------------------------------------
+
+
+def asking(lag: int = 3) -> Any:
+    return FeedbackLoop(mixer=Asking(), prior_K=PRIOR, lag=lag)
+
+
+def run_asking(to: FeedbackLoop, steps: range) -> None:
+    """Report and evaluate whatever is due, up to and with the evaluation before the last step."""
+    for step in steps:
+        if to.waiting:
+            to.evaluated(step, np.array([step, 1.0, 2.0]))
+        to.drew(step, ROWS)
+        to.report(step, *losses_of(step))
+
+
+def test_a_mixer_may_say_how_the_first_steps_are_drawn():
+    feedback = asking(lag=4)
+    assert [int(np.argmax(feedback.weights(step))) for step in range(4)] == [0, 1, 2, 0]
+    assert feedback.weights(4) is None  # the evaluation before step 0 reaches this one
+    feedback.evaluated(0, np.array([0.0, 9.0, 0.0]))
+    assert int(np.argmax(feedback.weights(4))) == 1
+
+
+def test_evaluations_have_to_come_where_they_are_due_and_nowhere_else():
+    feedback = asking()
+    feedback.drew(0, ROWS)
+    with pytest.raises(FeedbackError, match="next to report is 0 and an evaluation before it"):
+        feedback.report(0, *losses_of(0))
+    run_asking(feedback, range(5))
+    assert feedback.waiting
+    assert feedback.weights(5 + 3) is None
+    with pytest.raises(FeedbackError, match="no evaluation is due before step 4"):
+        feedback.evaluated(4, PRIOR)
+    feedback.evaluated(5, PRIOR)
+    assert feedback.weights(5 + 3) is not None
+    with pytest.raises(FeedbackError, match="no evaluation is due before step 5"):
+        feedback.evaluated(5, PRIOR)
+
+
+@given(st.integers(0, 4), st.integers(1, 23))
+@settings(max_examples=40)
+def test_a_state_may_be_saved_while_an_evaluation_is_due(lag, steps):
+    whole, first = asking(lag), asking(lag)
+    run_asking(whole, range(steps + 20))
+    run_asking(first, range(steps))
+    second = asking(lag)
+    second.restore(json.loads(json.dumps(first.document(steps))), steps)
+    assert second.waiting == (steps % 5 == 0)
+    run_asking(second, range(steps, steps + 20))
+    assert second.document(steps + 20) == whole.document(steps + 20)
+
+
+def test_what_was_learned_is_kept_by_name_where_domains_change():
+    feedback = asking()
+    run_asking(feedback, range(8))
+    other = FeedbackLoop(mixer=Asking(), prior_K=np.array([0.5, 0.5]), lag=3)
+    assert other.carry_over(feedback.document(8), names=["a", "b", "c"], into=("c", "new"), step=8)
+    learned = other.document(8)
+    assert learned["state"]["logits"] == [2.0, 0.0]
+    assert (learned["origin"], learned["reported"]) == (8, 8)
+    assert other.weights(8) is not None
+    plain = FeedbackLoop(mixer=Tilt(), prior_K=np.array([0.5, 0.5]), lag=3)
+    assert not plain.carry_over(feedback.document(8), names=["a", "b", "c"], into=("c", "new"), step=8)
+    assert (plain.weights(8 + 3) == quantise([0.5, 0.5])).all()
+    assert plain.weights(8 + 4) is None

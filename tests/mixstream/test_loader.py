@@ -282,7 +282,7 @@ def test_an_interpreter_that_ends_in_the_middle_of_an_epoch_ends(library):
         began = time.monotonic()
         rest, complaints = process.communicate(timeout=30)
     assert (process.returncode, rest, complaints) == (0, "[]", "")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20  # a wait for the thread would be a minute
 
 
 # --- position ---------------------------------------------------------------------------------------------------------

@@ -41,32 +41,119 @@ def test_a_missing_report_is_named_and_can_be_made_up_for(library, prefetch):
     assert list(map(row_ids, got)) == expected
 
 
-def test_reports_must_come_once_and_in_order(library):
+def test_what_is_told_twice_counts_once(library):
+    with learning(library) as loaders:
+        expected = drive(loaders, 12)
+        state = loaders[0].state_dict()
     with learning(library) as (loader,):
+        got, before = [], None
+        for batch in loader:
+            got.append(row_ids(batch))
+            loader.report(batch, row_losses(batch))
+            if before is not None:
+                loader.report(before, 7 * row_losses(before))  # another value, and still the first one counts
+            if batch.step == 0:
+                with pytest.warns(UserWarning, match="step 0 is reported again; what is told twice counts once"):
+                    loader.report(batch, row_losses(batch))
+            before = batch
+            if len(got) == 12:
+                break
+        assert loader.state_dict() == state
+    assert got == expected
+
+
+def test_reports_may_come_late_and_in_any_order(library):
+    with learning(library) as loaders:
+        expected = drive(loaders, 20)
+        state = loaders[0].state_dict()
+    with learning(library) as (loader,):
+        got: list[Any] = []
         it = iter(loader)
-        first, second, third = (next(it) for _ in range(3))
-        with pytest.raises(FeedbackError, match="step 1 is reported, but step 0 has not been"):
-            loader.report(second, row_losses(second))
+        for _ in range(4):
+            got += [next(it) for _ in range(5)]
+            for at in (3, 1, 4, 0, 2):
+                loader.report(got[len(got) - 5 + at], row_losses(got[len(got) - 5 + at]))
+        assert loader.state_dict() == state
+    assert list(map(row_ids, got)) == expected
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_the_parts_of_a_batch_add_up(library, parts):
+    with learning(library) as loaders:
+        expected = drive(loaders, 20)
+        state = loaders[0].state_dict()
+    with learning(library) as (loader,):
+        got: list[list[int]] = []
+        for batch in loader:
+            micro = batch.split(parts)
+            assert [row for part in micro for row in row_ids(part)] == row_ids(batch)
+            assert {part.step for part in micro} == {batch.step}
+            for part in reversed(micro):
+                loader.report(part, row_losses(part))
+            got.append(row_ids(batch))
+            if len(got) == 20:
+                break
+        assert loader.state_dict() == state
+    assert got == expected
+
+
+def test_a_part_that_is_missing_is_named(library):
+    with learning(library, lag=0, prefetch=0) as (loader,):
+        it = iter(loader)
+        first, second = next(it).split(2)
         loader.report(first, row_losses(first))
-        with pytest.raises(FeedbackError, match="step 0 is reported a second time"):
+        with pytest.raises(FeedbackError, match=r"step 0 has not been reported in full \(4 of 8 rows\)"):
+            next(it)
+        with pytest.warns(UserWarning, match="reported again"):
             loader.report(first, row_losses(first))
         loader.report(second, row_losses(second))
-        loader.report(third, row_losses(third))
+        batch = next(iter(loader))
+        loader.report(batch.split(4)[1], torch.ones(2))
+        with pytest.raises(FeedbackError, match="some of rows 0 to 3 of step 1 were reported before"):
+            loader.report(batch.split(2)[0], torch.ones(4))
+    with pytest.raises(ConfigError, match="8 rows cannot be split into 9 parts"):
+        batch.split(9)
+
+
+def test_a_batch_of_nobody_is_refused(library):
+    with learning(library) as (loader,), learning(library) as (other,):
+        it = iter(other)
+        next(it)
+        batch = next(it)
+        next(iter(loader))
+        with pytest.raises(FeedbackError, match="step 1 is reported and was not handed out by this loader"):
+            loader.report(batch, row_losses(batch))
+        with pytest.raises(FeedbackError, match="a dict does not say of which step"):
+            loader.report(dict(batch), row_losses(batch))  # type: ignore[arg-type]
+
+
+def test_a_step_without_losses_is_said_to_have_none(library):
+    with learning(library) as (loader,):
+        for batch in loader:
+            loader.report(batch, None if batch.step % 3 else row_losses(batch))
+        assert loader.state_dict()["mixing"]["reported"] == len(loader)
 
 
 def test_losses_per_row_per_token_and_summed_say_the_same(library):
     weights = []
-    for way in ("row", "token", "sums", "gpu dtype"):
+    for way in ("row", "token", "flat", "masked", "pair", "sums", "gpu dtype"):
         with learning(library) as (loader,):
             for batch in loader:
                 loss = row_losses(batch)
                 if way == "sums":
                     loader.report_sums(batch.step, *sums(row_ids(batch), batch.domain, 3))
+                elif way == "pair":
+                    loader.report(batch, ms.domain_sums(loss, batch.domain, 3))
+                elif way == "masked":
+                    padded = torch.stack([loss, torch.full_like(loss, 99.0)], dim=1)
+                    loader.report(batch, padded, mask=torch.tensor([True, False]).expand(8, 2))
+                elif way == "flat":
+                    loader.report(batch, loss[:, None].expand(-1, 4).reshape(-1))
                 else:
                     loss = loss[:, None].expand(-1, 4) if way == "token" else loss
                     loader.report(batch, loss.float() if way == "gpu dtype" else loss)
             weights.append(loader.state_dict()["mixing"]["log"])
-    assert weights[0] == weights[1] == weights[2] == weights[3]
+    assert all(found == weights[0] for found in weights)
     assert weights[0][-1][1] != weights[0][0][1]
 
 

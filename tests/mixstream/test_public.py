@@ -53,10 +53,15 @@ def test_every_public_name_is_there_and_no_other():
         "Stream",
         "StreamingDataLoader",
         "StreamingDataset",
+        "ValidationSet",
         "__version__",
+        "domain_cross_entropy",
         "domain_sums",
         "errors",
+        "evaluate",
+        "losses",
         "mixers",
+        "replay",
     ]
     assert all(getattr(ms, name) is not None for name in ms.__all__)
     assert set(ms.__all__) <= set(dir(ms))
@@ -74,7 +79,7 @@ def test_the_stream_takes_what_its_namesake_takes_and_ours_on_top():
 
 def test_the_loader_takes_few_arguments():
     found = arguments(ms.Loader)
-    assert list(found) == ["dataset", "device", "prefetch", "collate_fn", "widen"]
+    assert list(found) == ["dataset", "device", "prefetch", "collate_fn", "widen", "log"]
 
 
 def test_state_methods_take_what_trainers_pass():

@@ -29,7 +29,7 @@ def saved(root: Path, steps: int = 10, **kw: Any) -> dict[str, Any]:
 
 def test_the_document_says_where_the_run_is(library):
     state = saved(library, 30, world=2)
-    assert state["mixstream"] == 1
+    assert state["mixstream"] == 2
     assert (state["step"], state["epoch"], state["sample_in_epoch"]) == (30, 1, 16)
     assert (state["num_canonical_nodes"], state["shuffle_seed"], state["repeats"]) == (1, 9176, 5)
     assert {domain["name"] for domain in state["domains"]} == set(SIZES)
@@ -216,13 +216,13 @@ MOSAIC = {
 }
 
 
-@pytest.mark.parametrize("state", [MOSAIC, {}, {"mixstream": 2}, {"mixstream": "1"}, {"model": {}}])
+@pytest.mark.parametrize("state", [MOSAIC, {}, {"mixstream": 1}, {"mixstream": "2"}, {"model": {}}])
 @pytest.mark.parametrize("strict", [True, False])
 def test_foreign_states_are_refused(library, state, strict):
     dataset = make_dataset(library)
     with ms.Loader(dataset) as loader:
         for target in (dataset, loader, ms.StreamingDataLoader(make_dataset(library), batch_size=8)):
-            with pytest.raises(StateError, match="not a state of mixstream's version 1"):
+            with pytest.raises(StateError, match="not a state of mixstream's version 2"):
                 target.load_state_dict(state, strict=strict)
 
 

@@ -1,0 +1,117 @@
+"""One thread that does jobs in order, beside the trainer's.
+
+Rules: jobs are done one at a time, in the order in which they were handed in. The first that fails ends the work; its
+exception surfaces, as it is, at every later call. No wait is unbounded. Nothing relies on `__del__`: `close` ends the
+thread, and where nobody calls it the interpreter's exit does.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from mixstream.errors import WaitTimeoutError
+
+Job = Callable[[], None]
+
+
+class Background:
+    """A queue of jobs and the thread that does them, which begins with the first job.
+
+    Args:
+        name: of the thread.
+        patience: seconds that `wait` waits.
+    """
+
+    def __init__(self, *, name: str, patience: float = 1800.0) -> None:
+        self._name, self._patience = name, patience
+        self._jobs: deque[Job] = deque()
+        self._change = threading.Condition()
+        self._error: BaseException | None = None
+        self._busy = self._closed = False
+        self._thread: threading.Thread | None = None
+        self._owner = os.getpid()
+
+    def submit(self, job: Job) -> None:
+        """Hand in a job.
+
+        Raises:
+            BaseException: what an earlier job raised.
+        """
+        with self._change:
+            self._check()
+            self._jobs.append(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+                atexit.register(self._leave)
+            self._change.notify_all()
+
+    def wait(self, until: Callable[[], bool], *, what: str) -> None:
+        """Wait until `until()` holds, which is looked at after each job, or until no job is left.
+
+        Raises:
+            WaitTimeoutError: it took too long; the message says for `what` we waited.
+            BaseException: what a job raised.
+        """
+        with self._change:
+            came = self._change.wait_for(lambda: self._error or self._idle() or until(), timeout=self._patience)
+            self._check()
+        if not came:
+            raise WaitTimeoutError(f"{what} did not come in {self._patience:g} s; is a rank stuck or gone?")
+
+    def drain(self, *, what: str) -> None:
+        """Wait until all jobs are done; as `wait`."""
+        self.wait(lambda: False, what=what)
+
+    def check(self) -> None:
+        """Raise what a job raised, if one did."""
+        with self._change:
+            self._check()
+
+    def close(self, *, patience: float = 10.0) -> None:
+        """Finish the jobs that are handed in, for so many seconds at most, and end the thread."""
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+        atexit.unregister(self._leave)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout=patience)
+            if not self._thread.is_alive():  # a later job may begin another
+                self._thread, self._closed = None, False
+
+    def _leave(self) -> None:
+        if os.getpid() == self._owner:  # a forked process has no such thread, and perhaps a lock that nobody opens
+            self.close()
+
+    def _idle(self) -> bool:
+        return not self._jobs and not self._busy
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._jobs or self._closed)
+                if not self._jobs:
+                    return
+                job, self._busy = self._jobs.popleft(), True
+            error: BaseException | None = None
+            try:
+                job()
+            except BaseException as raised:
+                error = raised
+            del job  # what it refers to may go while we wait for the next
+            with self._change:
+                self._busy = False
+                if error is not None:
+                    self._error = error
+                    self._jobs.clear()
+                self._change.notify_all()
+                if error is not None:
+                    return

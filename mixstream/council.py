@@ -1,0 +1,153 @@
+"""What all ranks conclude from one step: summed losses, rank 0's weights, one line in the log.
+
+Runs on one thread per rank, off the trainer's. Every rank asks the mixer, which keeps the state the same everywhere, so
+that any rank can save it; the weights that count are rank 0's, as whole numbers. A rank that comes to others has other
+settings, another state or other reports: that is an error on all ranks, which names it.
+
+Shape suffixes: K domains in the plan's order, V validation groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mixstream.distributed import Exchange
+from mixstream.errors import RanksDisagreeError
+from mixstream.feedback import FeedbackLoop, Weights
+from mixstream.journal import Journal
+from mixstream.types import Float64, Int64
+from mixstream.weights import WEIGHT_UNIT
+
+_TOLERANCE = WEIGHT_UNIT >> 20  # rounding, on processors of several kinds
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Validation losses of the model before `step`: everybody's means, float64 [V], or this rank's sums and counts."""
+
+    step: int
+    values: Float64
+    means: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One step as a rank reports it.
+
+    Attributes:
+        step: the step.
+        rows_K: float64 [K], rows of each domain in the global batch.
+        sums: float64 [2, K], summed losses and how many terms they have.
+        over_all_ranks: whether `sums` are summed over ranks already.
+        matrix_VK: what the trainer measured, float64 [V, K].
+    """
+
+    step: int
+    rows_K: Float64
+    sums: Float64
+    over_all_ranks: bool = False
+    matrix_VK: Float64 | None = None
+
+
+@dataclass(kw_only=True)
+class Council:
+    """Concludes from reports, step by step.
+
+    Args:
+        loop: the feedback loop; None if nothing learns.
+        weights: step -> the weights that it is drawn by, for the log.
+        facts: what all ranks must have in common before the first step.
+        publish: is told (step, weights) as soon as they are known.
+        journal: where the log is written; None for no log.
+
+    Attributes:
+        exchange: the ranks' channel; None in a run of one rank, or while all that is reported is summed already.
+    """
+
+    loop: FeedbackLoop | None
+    weights: Weights
+    facts: Mapping[str, Any]
+    publish: Callable[[int, Int64], None]
+    journal: Journal | None
+    exchange: Exchange | None = field(default=None, init=False)
+    _agreed: bool = field(default=False, init=False)
+    _odd: dict[str, Any] = field(default_factory=dict, init=False)
+
+    def close(self) -> None:
+        """Close the log, until there is more to write."""
+        if self.journal is not None:
+            self.journal.close()
+
+    def conclude(self, report: Report) -> None:
+        """Take one step's losses to their end: to the weights that they lead to, and to the log.
+
+        Raises:
+            RanksDisagreeError: the ranks' reports, settings, states or weights are not those of one run.
+        """
+        sums, matrix_VK = report.sums, report.matrix_VK
+        together = self.exchange is not None and not report.over_all_ranks
+        if self.exchange is not None and together:
+            sums = self._pool(self.exchange, report.step, sums, matrix=matrix_VK is not None)
+            if matrix_VK is not None:
+                matrix_VK = self.exchange.sum(matrix_VK) / self.exchange.size
+        drawn_by_K = self.weights(report.step)
+        if self.loop is not None:
+            self._serve(self.loop.report(report.step, *sums, matrix_VK=matrix_VK), together=together)
+        if self.journal is not None and drawn_by_K is not None:
+            self.journal.write(
+                report.step,
+                weights_K=drawn_by_K,
+                rows_K=report.rows_K,
+                loss_sum_K=sums[0],
+                count_K=sums[1],
+                explained=self.loop.explain() if self.loop is not None else None,
+            )
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Take one evaluation to its end; as `conclude`."""
+        assert self.loop is not None
+        values, domains = evaluation.values, len(self.loop.prior_K)
+        if self.exchange is not None:
+            told = np.zeros((2, domains)) if evaluation.means else values
+            sums = self._pool(self.exchange, evaluation.step, told, means=evaluation.means, evaluation=True)
+            values = values if evaluation.means else sums
+        if not evaluation.means:
+            values = np.where(values[1] > 0, values[0], np.nan) / np.where(values[1] > 0, values[1], 1)
+        self._serve(self.loop.evaluated(evaluation.step, values), together=self.exchange is not None)
+        if self.journal is not None:
+            self.journal.write_validation(evaluation.step - 1, values)
+
+    def _pool(self, exchange: Exchange, step: int, values: Float64, **said: bool) -> Float64:
+        """Return `values`, [2, K], summed over all ranks, once it is known that all speak of the same."""
+        if not self._agreed:
+            exchange.agree(self.facts, what="about the run")
+            self._agreed = True
+        kinds = ("evaluation", "means", "matrix")
+        head = [step, float(bool(self._odd)), *(float(said.get(kind, False)) for kind in kinds)]
+        total, size = exchange.sum(np.concatenate([head, values.ravel()])), exchange.size
+        if total[0] != step * size or total[1] or not set(total[2:5].tolist()) <= {0, size}:
+            told = {"step": step, **{kind: said.get(kind, False) for kind in kinds}, **self._odd}
+            exchange.agree(told, what=f"at step {step}")
+            raise RanksDisagreeError(f"the ranks disagree at step {step}: {told}")
+        return total[5:].reshape(values.shape)
+
+    def _serve(self, found: tuple[int, Int64] | None, *, together: bool) -> None:
+        """Publish the weights that were `found`: rank 0's, where ranks speak together."""
+        if found is None:
+            return
+        step, weights_K = found
+        if self.exchange is not None and together:
+            weights_K = self._of_leader(self.exchange, step, weights_K)
+        self.publish(step, weights_K)
+
+    def _of_leader(self, exchange: Exchange, step: int, weights_K: Int64) -> Int64:
+        theirs_K = exchange.from_leader(weights_K)
+        if np.abs(theirs_K - weights_K).max() > _TOLERANCE:
+            self._odd = {f"weights of step {step}": (weights_K / WEIGHT_UNIT).round(6).tolist()}
+        assert self.loop is not None
+        self.loop.overrule(step, theirs_K)
+        return theirs_K

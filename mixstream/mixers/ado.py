@@ -1,0 +1,347 @@
+"""ADO: weights from scaling laws that are fitted to the domains' own losses while the model trains.
+
+A domain gets rows in proportion to how fast a further row still lowers its loss. The laws are `scaling_law.py`'s, the
+loss curves that they are fitted to are `history.py`'s; here is what the paper does with them. In its symbols, at step t
+and for domain k, with the fitted L_k(n) = eps_k + beta_k n^-alpha_k:
+
+    speed_k  = -dL_k/dn = alpha_k beta_k n_k^-alpha_k / n_k
+    h_k      = (1 - gamma1) h_k + gamma1 (rows of k in the step / rows of the step)           credit_K
+    rho_k    ∝ mu_k h_k^s speed_k, at least delta_min                                         the preference
+    pi_k     = (1 - gamma2) pibar_k + gamma2 rho_k                                            served_K, the weights
+    pibar_k  = the mean of rho_k over all steps, mu_k in those before the first policy        average_K
+
+The invariant: what leaves is on the simplex and finite, whatever comes in.
+
+Source: Jiang et al. 2024, "Adaptive Data Optimization: Dynamic Sample Selection with Scaling Laws", arXiv 2410.11820;
+section 1 of specs/mixing.md describes the released code.
+
+Shape suffixes: K domains, P points of the loss curves, 3 parameters of a law (log beta, log eps, alpha).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixstream.errors import ConfigError
+from mixstream.mixers import scaling_law
+from mixstream.mixers.floors import clip, lift
+from mixstream.mixers.history import History, Sampling
+from mixstream.mixers.protocol import State
+from mixstream.mixers.scaling_law import ALPHA, LOG_BETA, LOG_EPS, Limits
+from mixstream.types import Feedback, Float64, Int64
+from mixstream.weights import normalise
+
+_LEAST = {"ignore_steps": 0, "start_step": 0, "update_interval": 1, "subsample": 1, "window": 1, "degree": 0}
+_LEAST |= {"min_points": 1, "min_seen": 0, "s": 0.0, "alpha_floor": 0.0}
+_CHOICES = {"credit": ("rows", "weights"), "floor_on": ("rho", "p")}
+_CHOICES |= {"accept": ("each", "all"), "data_term": ("mean", "sum")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ADO:
+    """Adaptive Data Optimization.
+
+    `ADO()` is what to run; `ADO.reference()` is the released code to the letter. They differ, with these reasons:
+
+    | | reference | here | why |
+    |---|---|---|---|
+    | `log_eps_min` | 0.5 | ln 0.01 | 0.5 says that no domain's loss can go below 1.65 nats: false for bytes and code |
+    | `data_term` | sum | mean | the limits of the laws give way to a sum from about 1000 points on |
+    | `accept` | all | each | one domain whose fit fails need not hold up the others for the rest of the run |
+    | `min_points` | 1 | 20 | the reference's first fit sees one point, through which any law goes |
+    | `min_seen` | 0 | 10 | a domain not seen yet has no curve; the reference gives it the mean loss of the others |
+    | `ignore_steps`, `update_interval` | 1000 | 500 | the first law comes at step 1000 instead of 2000 |
+    | `max_points` | all | 512 | bounds the state and the cost of a fit; a curve of 3 parameters needs no more |
+    | `p_min` | 0.01 | min(0.01, 0.25 / K) | with 100 domains, 0.01 for each would be everything |
+    | `revive` | yes | no | weight 0 in the prior means that a domain is left out |
+
+    Both guard where the released code fails for good: losses that are NaN, infinite, zero or negative count as missing,
+    laws use finite points alone, a domain without rows or with a flat curve has speed 0, and if all have, rho is mu.
+
+    A run of less than a few thousand steps sets `window`, `ignore_steps`, `start_step` and `update_interval` lower.
+
+    Args:
+        s: exponent of the credit h; 0 takes it out.
+        gamma1: weight of the newest step in h.
+        gamma2: weight of rho in the served weights; the rest is the running mean of rho.
+        p_min: delta_min, the least share of a domain; None for min(0.01, 0.25 / K).
+        floor_on: "rho" raises rho to `p_min` before it is averaged, so that weights can be lower for long (as
+            released); "p" raises the served weights, which then hold it at every step from the first policy on.
+        credit: what h averages: "rows" that were trained on (as released), or the "weights" they were drawn by (as in
+            the paper).
+        same_step: n_k is the number of all sequences, not the domain's own. As released. Own counts did better in
+            synthetic worlds (specs/mixing.md section 5.2): with the total, who is fed more appears to learn faster.
+        start_step: first step that can lead to a policy, counted from 0; before, the weights are the prior.
+        update_interval: steps between fits; there is one at each multiple that is not before `start_step`.
+        ignore_steps: steps at the beginning whose losses are not fitted.
+        subsample: steps between fitted points, to begin with.
+        window: steps in a smoothing window, odd. There is no fit before so many steps.
+        degree: of the smoothing polynomials.
+        max_points: points kept, beyond which every other one goes; None for all.
+        min_points: points that a domain's law needs.
+        min_seen: steps in which a domain must have had a loss before its points count; 0 also gives a domain that never
+            had one the mean loss of the step, as released.
+        accept: "each" domain's law by itself, or a refit only if "all" have one (as released).
+        alpha_floor: least alpha in the factor alpha of the speed; the curve keeps the fitted one.
+        alpha_max: upper limit of alpha.
+        log_beta_max: upper limit of log beta, for n in sequences (of 1024 tokens, in the paper).
+        log_eps_min: lower limit of log eps, eps in nats; `-math.inf` for none.
+        data_term: `scaling_law.Limits.data`.
+        revive: give domains of prior 0 their `p_min` too (as released).
+
+    Raises:
+        ConfigError: a value that cannot be.
+    """
+
+    s: float = 0.5
+    gamma1: float = 0.1
+    gamma2: float = 0.1
+    p_min: float | None = None
+    floor_on: Literal["rho", "p"] = "rho"
+    credit: Literal["rows", "weights"] = "rows"
+    same_step: bool = True
+    start_step: int = 500
+    update_interval: int = 500
+    ignore_steps: int = 500
+    subsample: int = 10
+    window: int = 101
+    degree: int = 3
+    max_points: int | None = 512
+    min_points: int = 20
+    min_seen: int = 10
+    accept: Literal["each", "all"] = "each"
+    alpha_floor: float = 0.05
+    alpha_max: float = 0.8
+    log_beta_max: float = 6.5
+    log_eps_min: float = math.log(0.01)
+    data_term: Literal["mean", "sum"] = "mean"
+    revive: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if not getattr(self, name) >= least:
+                raise ConfigError(f"ADO {name}={getattr(self, name)} cannot be; give {least} or more")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"ADO {name}={getattr(self, name)!r} is not known; choose {' or '.join(choices)}")
+        for name in ("gamma1", "gamma2"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"ADO {name}={getattr(self, name)} is no weight; give more than 0 and at most 1")
+        if self.p_min is not None and not 0 <= self.p_min <= 1:
+            raise ConfigError(f"ADO p_min={self.p_min} is no share; give 0 to 1, or None for min(0.01, 0.25 / K)")
+        if not self.alpha_max > 0 or math.isnan(self.log_beta_max + self.log_eps_min):
+            raise ConfigError(
+                f"ADO limits alpha_max={self.alpha_max}, log_beta_max={self.log_beta_max} and"
+                f" log_eps_min={self.log_eps_min} leave no law; give an alpha_max above 0, and numbers"
+            )
+        self._check_points()
+
+    def _check_points(self) -> None:
+        if self.window % 2 == 0 or self.window <= self.degree:
+            raise ConfigError(
+                f"ADO window={self.window} cannot be smoothed by polynomials of degree {self.degree}: it has no middle"
+                f" row, or too few rows; give an odd number above {self.degree}"
+            )
+        if self.max_points is not None and self.max_points < 2 * self.min_points:
+            raise ConfigError(
+                f"ADO max_points={self.max_points} would leave fewer than min_points={self.min_points} after every"
+                f" other one is dropped, and so no law; give {2 * self.min_points} or more"
+            )
+
+    @classmethod
+    def reference(cls, **overrides: Any) -> Self:
+        """Return the released code's form, with its defaults where `overrides` has no other."""
+        released: dict[str, Any] = {
+            "p_min": 0.01,
+            "start_step": 500,
+            "update_interval": 1000,
+            "ignore_steps": 1000,
+            "max_points": None,
+            "min_points": 1,
+            "min_seen": 0,
+            "accept": "all",
+            "log_eps_min": 0.5,
+            "data_term": "sum",
+            "revive": True,
+        }
+        return cls(**(released | overrides))
+
+    def init(self, prior_K: Float64) -> State:
+        """Return the state before any feedback."""
+        prior_K = normalise(prior_K, what="the prior")
+        self._floor(prior_K)
+        return {
+            "step": 0,
+            "prior_K": prior_K,
+            "credit_K": prior_K,
+            "average_K": prior_K,
+            "served_K": prior_K,
+            "theta_K3": np.full((len(prior_K), 3), np.nan),
+            "history": History.begin(len(prior_K), self._sampling, shared=self.same_step).dump(),
+        }
+
+    def opening(self, state: State, step: int) -> Float64:
+        """Return the weights that are served until feedback leads to others."""
+        return state["served_K"].copy()
+
+    def update(self, state: State, feedback: Feedback) -> tuple[State, Float64]:
+        """Return the state after one step's losses, and the weights, float64 [K], that follow."""
+        if feedback.step < 0:  # validation before any training: nothing here
+            return state, state["served_K"].copy()
+        step, theta_K3 = int(state["step"]), state["theta_K3"]
+        share_K = feedback.rows_K if self.credit == "rows" else feedback.weights_K
+        credit_K, average_K, served_K = state["credit_K"], state["average_K"], state["served_K"]
+        if (total := share_K.sum()) > 0:
+            credit_K = (1 - self.gamma1) * credit_K + self.gamma1 * (share_K / total)
+        history = History.load(state["history"]).append(feedback.loss_K, feedback.rows_K, self._sampling)
+        after = {**state, "step": step + 1, "credit_K": credit_K, "history": history.dump()}
+        if step >= self.start_step:
+            if step % self.update_interval == 0:
+                theta_K3 = self.refit(after)
+            if _fitted(theta_K3).any():
+                served_K, average_K = self.policy(
+                    theta_K3, history.n_K, state["prior_K"], credit_K, average_K, step=step
+                )
+        return {**after, "theta_K3": theta_K3, "average_K": average_K, "served_K": served_K}, served_K.copy()
+
+    def refit(self, state: State) -> Float64:
+        """Return the laws, float64 [K, 3], that follow from the curves in `state`; NaN for a domain without one."""
+        before_K3 = state["theta_K3"]
+        theta_K3 = scaling_law.fit(
+            *History.load(state["history"]).points(self._sampling),
+            self._limits,
+            warm_K3=before_K3,
+            min_points=self.min_points,
+        )
+        fitted_K = _fitted(theta_K3)
+        if self.accept == "all" and not fitted_K[self._enabled(state["prior_K"])].all():
+            return before_K3
+        return np.where(fitted_K[:, None], theta_K3, before_K3)
+
+    def policy(
+        self, theta_K3: Float64, n_K: Float64, prior_K: Float64, credit_K: Float64, average_K: Float64, *, step: int
+    ) -> tuple[Float64, Float64]:
+        """Return pi and the next pibar, both float64 [K].
+
+        Args:
+            theta_K3: the laws; NaN for a domain without one, which gets its prior share of rho.
+            n_K: sequences that the laws' n counts by now.
+            prior_K: mu.
+            credit_K: h.
+            average_K: pibar.
+            step: t, counted from 0; pibar is the mean of t values.
+        """
+        floor_K = self._floor(prior_K)
+        rho_K = self._preference(theta_K3, n_K, prior_K, credit_K)
+        if self.floor_on == "rho":
+            rho_K = clip(rho_K, floor_K)
+        served_K = (1 - self.gamma2) * average_K + self.gamma2 * rho_K
+        if self.floor_on == "p":
+            served_K = lift(served_K / served_K.sum(), floor_K)
+        average_K = (1 - 1 / (step + 1)) * average_K + rho_K / (step + 1)
+        return served_K / served_K.sum(), average_K
+
+    def adapt(self, state: State, source_K: Int64, prior_K: Float64, step: int) -> State:
+        """Return the state for other domains.
+
+        A new domain begins as all domains did: h, pibar and its weight are its prior share, and it has no law until
+        enough of its own points are there. The others keep theirs, and share the rest as before.
+        """
+        prior_K = normalise(prior_K, what="the prior")
+        self._floor(prior_K)
+        fresh_K = (source_K < 0) | (state["prior_K"][source_K] == 0) | (prior_K == 0)
+        new_K = np.where(fresh_K, prior_K, 0.0)
+
+        def extended(old_K: Float64) -> Float64:
+            kept_K = np.where(fresh_K, 0.0, old_K[source_K])
+            total = kept_K.sum()
+            return new_K + (1 - new_K.sum()) * kept_K / total if total > 0 else prior_K
+
+        theta_K3 = np.where((source_K < 0)[:, None], np.nan, state["theta_K3"][source_K])
+        begun = _fitted(state["theta_K3"]).any()
+        return {
+            "step": state["step"],
+            "prior_K": prior_K,
+            "credit_K": extended(state["credit_K"]),
+            "average_K": extended(state["average_K"]) if begun else prior_K,
+            "served_K": extended(state["served_K"]) if begun else prior_K,
+            "theta_K3": theta_K3,
+            "history": History.load(state["history"]).adapt(source_K, self._sampling).dump(),
+        }
+
+    def explain(self, state: State) -> Mapping[str, Any]:
+        """Return the laws, the speeds in nats per sequence, h, pibar and each domain's number of fitted points."""
+        history, theta_K3 = History.load(state["history"]), state["theta_K3"].copy()
+        return {
+            "log_beta": theta_K3[:, LOG_BETA],
+            "log_eps": theta_K3[:, LOG_EPS],
+            "alpha": theta_K3[:, ALPHA],
+            "speed": scaling_law.speed_at(theta_K3, history.n_K, alpha_floor=self.alpha_floor),
+            "credit": state["credit_K"].copy(),
+            "average": state["average_K"].copy(),
+            "points": np.isfinite(history.points(self._sampling).loss_PK).sum(axis=0),
+        }
+
+    def curves(self, state: State) -> tuple[Float64, Float64]:
+        """Return what the laws are fitted to: n and smoothed loss in nats, float64 [P, K]; NaN where there is none.
+
+        `scaling_law.loss_at(theta, n)` is the law beside it.
+        """
+        n_PK, loss_PK = History.load(state["history"]).points(self._sampling)
+        return n_PK, loss_PK
+
+    @property
+    def _sampling(self) -> Sampling:
+        return Sampling(
+            window=self.window,
+            degree=self.degree,
+            ignore=self.ignore_steps,
+            every=self.subsample,
+            most=self.max_points,
+            seen=self.min_seen,
+        )
+
+    @property
+    def _limits(self) -> Limits:
+        return Limits(
+            log_beta_max=self.log_beta_max,
+            log_eps_min=self.log_eps_min,
+            alpha_max=self.alpha_max,
+            data=self.data_term,
+        )
+
+    def _enabled(self, prior_K: Float64) -> NDArray[np.bool_]:
+        return (prior_K > 0) | self.revive
+
+    def _floor(self, prior_K: Float64) -> Float64:
+        """Return delta_min per domain, float64 [K]."""
+        enabled_K = self._enabled(prior_K)
+        domains = int(enabled_K.sum())
+        if self.p_min is not None and domains * self.p_min > 1:
+            raise ConfigError(
+                f"ADO p_min={self.p_min} for each of {domains} domains adds up to more than 1, which leaves nothing to"
+                f" mix; give at most {1 / domains:.3g}, or p_min=None for {0.25 / domains:.3g}"
+            )
+        return np.where(enabled_K, min(0.01, 0.25 / domains) if self.p_min is None else self.p_min, 0.0)
+
+    def _preference(self, theta_K3: Float64, n_K: Float64, prior_K: Float64, credit_K: Float64) -> Float64:
+        """Return rho before any floor, float64 [K] on the simplex."""
+        speed_K = scaling_law.speed_at(theta_K3, n_K, alpha_floor=self.alpha_floor)
+        known_K = np.isfinite(speed_K)
+        rho_K = np.where(known_K, prior_K * credit_K**self.s * np.where(known_K, speed_K, 0.0), 0.0)
+        total = rho_K.sum()
+        if not (np.isfinite(total) and total > 0):
+            return prior_K
+        missing_K = np.where(known_K, 0.0, prior_K)
+        return missing_K + (1 - missing_K.sum()) * (rho_K / total)
+
+
+def _fitted(theta_K3: Float64) -> NDArray[np.bool_]:
+    """Tell which domains have a law, bool [K]."""
+    return ~np.isnan(theta_K3[:, ALPHA])

@@ -1,0 +1,349 @@
+"""Aioli: measure how domains help each other by short probes on the way, then weigh them by it.
+
+Chen et al. 2024, "Aioli: A Unified Optimization Framework for Language Model Data Mixing", arXiv 2411.05735; code
+HazyResearch/aioli. Written from specs/mixing.md section 2.
+
+What lives here: when probes are, what they found, the estimate of A. What is done with A is `mixers.lmo`'s. Invariants:
+where probes lie, and in which order, depends on the options, the seed and the step alone, so the plan runs through
+them ahead of the feedback; weights of step t depend on the feedback up to t - 1 - lag alone.
+
+Shape suffixes: K domains, N active domains (those whose prior is not 0), R sweeps, V validation groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+
+from mixstream.errors import ConfigError, FeedbackError
+from mixstream.mixers.lmo import LMO, Targets, bind_targets, weigh_groups
+from mixstream.mixers.protocol import State
+from mixstream.rng import derive_key
+from mixstream.types import Feedback, Float64, Int64
+from mixstream.weights import normalise as on_simplex
+
+WORST_CONDITION = 1e6
+"""A round whose realised mixtures are worse conditioned than this is not solved: rounding would be the answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aioli:
+    """Probe, solve, exploit; anew every `round_steps` steps (arXiv 2411.05735).
+
+    A round begins at step `prior_steps` + r `round_steps`. First come the probes: `sweeps` times, in random order, one
+    for each of the N domains whose prior is not 0; the probe of domain j trains `probe_steps` real steps on a mixture
+    of `one_hot` of j and (1 - `one_hot`) / (N - 1) of each other. Validation losses are wanted before the first probe
+    and after each: N R + 1 times a round. Column j of G is how much each loss fell in the probe of j, column j of P
+    what that probe was really made of, both averaged over the sweeps; A = G P^-1 goes to `LMO`. The rest of the round,
+    the exploit, trains on the weights that come out.
+
+    Only the exploit mixture waits. The last evaluation comes with the feedback of the last probe step, s - 1, and
+    shapes the weights from step s + lag on. The steps between, from s, still get the exploit weights of the round
+    before (the prior, if there was none), and so does the whole round if its estimate fails. With lag 0 there are no
+    such steps, and the timing is the reference's.
+
+    Args:
+        round_steps: U (update_steps), steps of a round, probes included.
+        sweeps: R (lp_rounds), probes of each domain in a round. With 2 or more, `explain` gives standard errors.
+        probe_steps: m (lp_steps), steps of a probe. N R m may not exceed U.
+        one_hot: q (one_hot_factor), the probed domain's share of its probe, in (0, 1] but not 1 / N. Noise of the
+            measured losses is amplified by (N - 1) / (q N - 1).
+        eta: step size.
+        ema: share of old matrices in the running mean of A; weights then restart from w0 each round, as in the released
+            code. None: no mean, and weights accumulate.
+        normalise: shift A to be >= 0 and scale it to sum 1 before use (aioli_normalize_A).
+        diagonal: only measure how each domain helps itself: A = diag(G_jj / P_jj).
+        prior_steps: steps at the prior before the first round.
+        w0: where exponentiated gradient starts: "uniform", as released, or at the "prior".
+        targets: v, how much each validation group counts; all 1 by default. See `LMO`.
+        seed: of the order of the probes.
+
+    Differences from the paper and the released code:
+
+    - A is solved with the composition that the probes' batches really had (`Feedback.rows_K`), not with the one asked
+      for: whole rows are only near it. Equal where probes are exact. The released batches are far from it with many
+      domains (max(1, floor(p B)) rows, the remainder on the last domain, which may come out negative) and their probe
+      sets run out early, yet it solves with exact P.
+    - A round whose P is ill-conditioned (above 1e6), that lacks an evaluation or a step's feedback, or whose A is
+      constant, leaves the weights as they are; the reference divides 0 by 0. A validation loss that is not finite
+      costs that group's row of A, not the round.
+    - Probe order comes from (seed, round, sweep), not from numpy's global generator.
+    - A boundary between two rounds is evaluated once; the reference evaluates it twice.
+    - Rounds begin at prior_steps + r U. The released loop goes on to multiples of U, the same if U divides
+      prior_steps, and does not end with prior_steps 0, which here is a run without that phase.
+    - Domains of prior 0 are neither probed nor drawn; their validation losses, if reported, count as groups.
+    - Not reproduced, being bugs: options that are read and never parsed, steps subtracted from sequences, arrays
+      normalised in place (the raw A in `explain` is raw).
+
+    Raises:
+        ConfigError: an option is out of its range; or, from `init`, the probes do not fit into a round.
+    """
+
+    round_steps: int = 250
+    sweeps: int = 4
+    probe_steps: int = 4
+    one_hot: float = 0.75
+    eta: float = 0.2
+    ema: float | None = None
+    normalise: bool = True
+    diagonal: bool = False
+    prior_steps: int = 0
+    w0: Literal["uniform", "prior"] = "uniform"
+    targets: Targets = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("round_steps", "sweeps", "probe_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.prior_steps < 0:
+            raise ConfigError(f"prior_steps must be at least 0, got {self.prior_steps}")
+        if not 0 < self.one_hot <= 1:
+            raise ConfigError(f"one_hot is the probed domain's share of its probe, 0 < q <= 1; got {self.one_hot}")
+        _ = self._lmo  # checks its options
+
+    @property
+    def _lmo(self) -> LMO:
+        return LMO(
+            eta=self.eta,
+            mode="accumulate" if self.ema is None else "restart",
+            ema=self.ema,
+            normalise=self.normalise,
+            targets=self.targets,
+            w0=self.w0,
+        )
+
+    def bind(self, names: tuple[str, ...], samples_K: Int64) -> Aioli:
+        """Return this for the domains `names`, in whose order targets are put; sizes do not matter."""
+        return replace(self, targets=bind_targets(self.targets, names))
+
+    def init(self, prior_K: Float64) -> State:
+        """Return the state before any feedback.
+
+        Raises:
+            ConfigError: the probes of so many domains do not fit into a round, or cannot tell the domains apart.
+        """
+        prior_K = on_simplex(prior_K, what="the prior")
+        self._check(int(np.count_nonzero(prior_K)))
+        law = self._lmo.begin(prior_K)
+        return {"began": 0, "prior_K": prior_K, "lmo": law, "probing": {}, "estimate": {}, "solved": 0, "failed": 0}
+
+    def opening(self, state: State, step: int) -> Float64:
+        """Return the weights of a `step` that comes too early for feedback: its probe's mixture, or the prior."""
+        return self._weights(state, step)
+
+    def wants_validation(self, state: State, step: int) -> bool:
+        """Tell whether `step` is the first of a probe, or the first after a round's probes."""
+        domains = _active(state)
+        if domains < 2 or (place := self._place(state, step)) is None:
+            return False
+        return place[1] % self.probe_steps == 0 and place[1] <= self._probing_steps(domains)
+
+    def update(self, state: State, feedback: Feedback) -> tuple[State, Float64]:
+        """Return the state after `feedback` and the weights of step `feedback.effective`.
+
+        Raises:
+            FeedbackError: the number of validation groups is not what it was, or not what `targets` say.
+        """
+        after = dict(state)
+        if after["probing"]:
+            after |= self._watch(after, feedback)
+        if self._begins_round(after, feedback.step + 1):
+            after |= self._open(after, feedback)
+        return after, self._weights(after, feedback.effective)
+
+    def adapt(self, state: State, source_K: Int64, prior_K: Float64, step: int) -> State:
+        """Carry the weights over to other domains; go on at the first round that begins at `step` or later.
+
+        A running round is abandoned and the running mean of A dropped.
+
+        Raises:
+            ConfigError: see `init`.
+        """
+        after = dict(self.init(prior_K))
+        after |= {"began": step, "lmo": self._lmo.adapt(state["lmo"], source_K, prior_K)}
+        return after | {"solved": state["solved"], "failed": state["failed"]}
+
+    def explain(self, state: State) -> Mapping[str, Any]:
+        """Return the weights, what they come from, and how sure it is.
+
+        - `weights`, `score`: the exploit weights [K], and the column sums of v A [K] as used for them;
+        - `probe_share`: delta = N R m / U, the share of a round's steps that are probes;
+        - `rounds_solved`, `rounds_failed`: rounds that moved the weights, and rounds that could not;
+        - of the last round with all its evaluations: `condition` of P; unless it was too bad, `matrix` A [V, K] and
+          `column_sums` of v A [K] before normalisation; with two sweeps or more `gain_error` [V, K] and
+          `column_sums_error` [K], standard errors of G and of the column sums over the sweeps.
+        """
+        domains = _active(state)
+        law = self._lmo.explain(state["lmo"])
+        told = {
+            **{name: law[name] for name in ("weights", "score")},
+            "probe_share": self._probing_steps(domains) / self.round_steps if domains > 1 else 0.0,
+            "rounds_solved": state["solved"],
+            "rounds_failed": state["failed"],
+        }
+        return told | {name: np.array(value) for name, value in state["estimate"].items()}
+
+    def probe_order(self, number: int, sweep: int, domains: int) -> tuple[int, ...]:
+        """Return in which order round `number` probes its domains in `sweep`: a permutation of 0 … `domains` - 1."""
+        return _probe_order(self.seed, number, sweep, domains)
+
+    # Where a step lies: from the options, the seed and where the state began, never from what feedback told.
+
+    def _check(self, domains: int) -> None:
+        if domains < 2:
+            return  # one domain has one mixture: there is nothing to probe
+        if (steps := self._probing_steps(domains)) > self.round_steps:
+            raise ConfigError(
+                f"the probes of {domains} domains take {domains} x {self.sweeps} sweeps x {self.probe_steps} steps = "
+                f"{steps} steps and a round has {self.round_steps}: set round_steps to {steps} or more (several times "
+                "that leaves steps to exploit), or lower sweeps or probe_steps"
+            )
+        if not self.diagonal and abs(self.one_hot * domains - 1) * WORST_CONDITION < domains - 1:
+            raise ConfigError(
+                f"one_hot = {self.one_hot} of {domains} domains makes all probes the same uniform mixture, from which "
+                f"nothing can be told; set one_hot well above {1 / domains:.3g}, such as 0.75"
+            )
+
+    def _probing_steps(self, domains: int) -> int:
+        return domains * self.sweeps * self.probe_steps
+
+    def _place(self, state: State, step: int) -> tuple[int, int] | None:
+        """Return (round, step within it); None before the first round and in a round that began before the state."""
+        number, at = divmod(step - self.prior_steps, self.round_steps)
+        return None if number < 0 or step - at < state["began"] else (number, at)
+
+    def _begins_round(self, state: State, step: int) -> bool:
+        place = self._place(state, step)
+        return _active(state) > 1 and place is not None and place[1] == 0
+
+    def _probed(self, state: State, step: int) -> int | None:
+        """Return which of the N active domains `step` probes."""
+        domains, place = _active(state), self._place(state, step)
+        if domains < 2 or place is None or place[1] >= self._probing_steps(domains):
+            return None
+        sweep, turn = divmod(place[1] // self.probe_steps, domains)
+        return self.probe_order(place[0], sweep, domains)[turn]
+
+    def _weights(self, state: State, step: int) -> Float64:
+        if (probed := self._probed(state, step)) is None:
+            return self._lmo.weights(state["lmo"])
+        active_N = np.flatnonzero(state["prior_K"])
+        weights_K = np.zeros(len(state["prior_K"]))
+        weights_K[active_N] = (1 - self.one_hot) / (len(active_N) - 1)
+        weights_K[active_N[probed]] = self.one_hot
+        return weights_K
+
+    # What the probes found. `probing` is the round at work, empty between rounds and after one that broke off:
+    #   next: the step whose feedback must come next · steps: of the running probe that were fed back · done: probes
+    #   loss_V: at the last boundary · gain_RVN: fall of losses per probe · made_N: the running probe's composition,
+    #   summed over its steps · made_NN: column j, those of the probes of j, summed over the sweeps
+
+    def _open(self, state: State, feedback: Feedback) -> dict[str, Any]:
+        """Begin a round with the losses before its first probe."""
+        if feedback.validation_V is None:
+            return {"failed": state["failed"] + 1}
+        loss_V, domains = _finite(feedback.validation_V), _active(state)
+        weigh_groups(self.targets, len(loss_V))  # refuses a wrong number here, not at the end of the probes
+        if self.diagonal and len(loss_V) != len(state["prior_K"]):
+            raise FeedbackError(
+                f"{len(loss_V)} validation losses were reported for {len(state['prior_K'])} domains, and diagonal=True "
+                "asks how each domain helps itself: report one loss per domain, in the plan's order"
+            )
+        probing = {
+            "next": feedback.step + 1,
+            "steps": 0,
+            "done": 0,
+            "loss_V": loss_V,
+            "gain_RVN": np.zeros((self.sweeps, len(loss_V), domains)),
+            "made_N": np.zeros(domains),
+            "made_NN": np.zeros((domains, domains)),
+        }
+        return {"probing": probing}
+
+    def _watch(self, state: State, feedback: Feedback) -> dict[str, Any]:
+        """Take in one step of a probe; at its end, how the losses fell; at the end of the last, solve."""
+        at, broken = dict(state["probing"]), {"probing": {}, "failed": state["failed"] + 1}
+        if feedback.step != at["next"]:
+            return broken
+        probed = self._probed(state, feedback.step)
+        assert probed is not None
+        rows_N = np.where(np.isfinite(feedback.rows_K), feedback.rows_K, 0.0)[state["prior_K"] > 0]
+        at["made_N"] = at["made_N"] + (rows_N / rows_N.sum() if rows_N.sum() > 0 else rows_N)
+        at |= {"next": at["next"] + 1, "steps": at["steps"] + 1}
+        if at["steps"] < self.probe_steps:
+            return {"probing": at}
+        if feedback.validation_V is None:
+            return broken
+        loss_V = _finite(feedback.validation_V)
+        if len(loss_V) != len(at["loss_V"]):
+            raise FeedbackError(
+                f"{len(loss_V)} validation losses were reported with step {feedback.step}, and {len(at['loss_V'])} "
+                "before: report the same groups, in the same order, all through a round"
+            )
+        at["gain_RVN"], at["made_NN"] = at["gain_RVN"].copy(), at["made_NN"].copy()
+        at["gain_RVN"][at["done"] // len(rows_N), :, probed] = at["loss_V"] - loss_V
+        at["made_NN"][:, probed] += at["made_N"] / self.probe_steps
+        at |= {"loss_V": loss_V, "made_N": np.zeros(len(rows_N)), "steps": 0, "done": at["done"] + 1}
+        return {"probing": at} if at["done"] < self.sweeps * len(rows_N) else self._solve(state, at)
+
+    def _solve(self, state: State, probing: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn a round's probes into A, and A into weights."""
+        made_NN, active_N = probing["made_NN"] / self.sweeps, np.flatnonzero(state["prior_K"])
+        estimate = self._estimate(probing["gain_RVN"], made_NN, active_N, len(state["prior_K"]))
+        law = state["lmo"]
+        if "matrix" in estimate:
+            law, _ = self._lmo.observe(law, estimate["matrix"])
+        moved = law["observed"] > state["lmo"]["observed"]
+        counts = {"solved": state["solved"] + moved, "failed": state["failed"] + (not moved)}
+        return {"probing": {}, "estimate": estimate, "lmo": law, **counts}
+
+    def _estimate(self, gain_RVN: Float64, made_NN: Float64, active_N: Int64, domains: int) -> dict[str, Any]:
+        """Return A and how sure it is, by the names of `explain`."""
+        gain_VN, target_V = gain_RVN.mean(axis=0), weigh_groups(self.targets, gain_RVN.shape[1])
+        if self.diagonal:
+            made_NN, gain_VN = np.diag(np.diag(made_NN)), _only_own(gain_VN, active_N)
+            gain_RVN = np.stack([_only_own(one_VN, active_N) for one_VN in gain_RVN])
+        condition = float(np.linalg.cond(made_NN))
+        told: dict[str, Any] = {"condition": np.array(condition)}  # an array, for JSON has no infinity
+        if not condition <= WORST_CONDITION:
+            return told
+        known_V = np.isfinite(gain_VN).all(axis=1)
+        matrix_VK = np.zeros((len(gain_VN), domains))
+        matrix_VK[np.ix_(~known_V, active_N)] = np.nan
+        matrix_VK[np.ix_(known_V, active_N)] = np.linalg.solve(made_NN.T, gain_VN[known_V].T).T
+        told |= {"matrix": matrix_VK, "column_sums": target_V[known_V] @ matrix_VK[known_V]}
+        if self.sweeps > 1:
+            sums_RN = np.linalg.solve(made_NN.T, (target_V[known_V] @ gain_RVN[:, known_V]).T).T
+            told["gain_error"] = np.zeros_like(matrix_VK)
+            told["gain_error"][:, active_N] = gain_RVN.std(axis=0, ddof=1) / math.sqrt(self.sweeps)
+            told["column_sums_error"] = np.zeros(domains)
+            told["column_sums_error"][active_N] = sums_RN.std(axis=0, ddof=1) / math.sqrt(self.sweeps)
+        return told
+
+
+def _active(state: State) -> int:
+    return int(np.count_nonzero(state["prior_K"]))
+
+
+@lru_cache(maxsize=256)
+def _probe_order(seed: int, number: int, sweep: int, domains: int) -> tuple[int, ...]:
+    key_N = [derive_key(seed, "aioli", "probe", number, sweep, domain) for domain in range(domains)]
+    return tuple(sorted(range(domains), key=key_N.__getitem__))
+
+
+def _finite(loss_V: Float64) -> Float64:
+    return np.where(np.abs(loss_V) < 1e100, loss_V, np.nan)  # beyond it, differences could overflow
+
+
+def _only_own(gain_VN: Float64, active_N: Int64) -> Float64:
+    """Return the gains with all but each domain's own put to 0; a row that is not measured stays NaN."""
+    own_VN = np.zeros_like(gain_VN)
+    column_N = np.arange(len(active_N))
+    own_VN[active_N, column_N] = gain_VN[active_N, column_N]
+    return own_VN

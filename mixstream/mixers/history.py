@@ -1,0 +1,243 @@
+"""What ADO remembers of a run: every domain's loss curve, smoothed, subsampled and small.
+
+Rules. A `History` is a value: `append` returns the next one and leaves this one as it was. The curve is smoothed by
+local polynomials (Savitzky and Golay 1964) as by `scipy.signal.savgol_filter` over the whole history, mode "interp": a
+row's smoothed loss is the value there of the polynomial fitted to the window around it; the first and last half window
+lie on the first and last window's polynomial. So a smoothed loss is final once half a window of rows follows it. Only
+final points are stored, every `every`-th row, as float32, together with the last window of raw rows, from which the
+points of the last half window are made when asked for. What is stored is all that ever matters, so that a run goes on
+bit for bit from a saved state.
+
+Shape suffixes: K domains, W rows of a window, P points, C counters (1 where all domains share one, else K), R runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixstream.types import Float64, Int64
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How a history is made from rows.
+
+    Attributes:
+        window: rows that a smoothing polynomial goes through; odd.
+        degree: of that polynomial, below `window`.
+        ignore: rows at the beginning that give no points.
+        every: rows between points, to begin with.
+        most: final points that are kept; beyond it every other one goes and the distance doubles. None: all.
+        seen: rows in which a domain must have had a loss before points of it count. With 0, a domain that had none yet
+            takes the mean loss of the row, as the released code has it.
+    """
+
+    window: int
+    degree: int
+    ignore: int
+    every: int
+    most: int | None
+    seen: int
+
+
+class Points(NamedTuple):
+    """A history's smoothed points, up to its last row.
+
+    Attributes:
+        n_PK: float64 [P, K], rows of the corpus (or of the domain) seen by then.
+        loss_PK: float64 [P, K], smoothed loss in nats; NaN where the domain has none that counts.
+    """
+
+    n_PK: Float64
+    loss_PK: Float64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """A run's loss curves.
+
+    Attributes:
+        rows: rows so far.
+        every: rows between points, by now.
+        recent_loss_WK: float32 [<= window, K], the last raw rows, oldest first; NaN for a domain never seen.
+        recent_n_WC: float64 [<= window, C], sequences seen up to and with each of them.
+        final_loss_PK: float32 [P, K], smoothed losses that will not change any more.
+        final_n: what n they stand at; shared counters: float64 [R, 2], runs of (points, sequences between points), as
+            a batch's size seldom changes; else float32 [P, K].
+        sightings_K: int64 [K], rows in which the domain had a loss.
+        ready_K: int64 [K], the row in which it had been seen often enough; -1 before.
+    """
+
+    rows: int
+    every: int
+    recent_loss_WK: Float32
+    recent_n_WC: Float64
+    final_loss_PK: Float32
+    final_n: NDArray[Any]
+    sightings_K: Int64
+    ready_K: Int64
+
+    @classmethod
+    def begin(cls, domains: int, sampling: Sampling, *, shared: bool) -> Self:
+        """Return the empty history; `shared` counters count all domains' sequences together."""
+        return cls(
+            rows=0,
+            every=sampling.every,
+            recent_loss_WK=np.empty((0, domains), np.float32),
+            recent_n_WC=np.empty((0, 1 if shared else domains)),
+            final_loss_PK=np.empty((0, domains), np.float32),
+            final_n=np.empty((0, 2)) if shared else np.empty((0, domains), np.float32),
+            sightings_K=np.zeros(domains, np.int64),
+            ready_K=np.full(domains, -1 if sampling.seen else 0, np.int64),
+        )
+
+    @classmethod
+    def load(cls, state: Mapping[str, Any]) -> Self:
+        """Return what `dump` was called on."""
+        return cls(**state)
+
+    def dump(self) -> dict[str, Any]:
+        """Return the history as a dict of numbers and arrays, not copied."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @property
+    def shared(self) -> bool:
+        """Whether one counter stands for all domains."""
+        return self.final_n.dtype == np.float64
+
+    @property
+    def n_K(self) -> Float64:
+        """Sequences seen by now, float64 [K]."""
+        last_C = self.recent_n_WC[-1] if self.rows else np.zeros(1)
+        return np.broadcast_to(last_C, self.sightings_K.shape).copy()
+
+    def append(self, loss_K: Float64, rows_K: Float64, sampling: Sampling) -> History:
+        """Return the history with one more step.
+
+        Args:
+            loss_K: float64 [K], mean losses in nats. One that is not finite or not positive counts as not known, and
+                takes the value that the domain had before.
+            rows_K: float64 [K], sequences of each domain in the step.
+            sampling: the same in every call.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            row_K = loss_K.astype(np.float32)
+            known_K = np.isfinite(row_K) & (row_K > 0)
+        if not known_K.all():
+            row_K = self._imputed(row_K, known_K, rows_K, sampling)
+        grown_C = rows_K.sum(keepdims=True) if self.shared else rows_K
+        n_C = self.recent_n_WC[-1] + grown_C if self.rows else grown_C.astype(np.float64)
+        kept = slice(max(len(self.recent_n_WC) + 1 - sampling.window, 0), None)
+        sightings_K = self.sightings_K + known_K
+        arrived_K = (self.ready_K < 0) & (sightings_K >= sampling.seen)
+        longer = replace(
+            self,
+            rows=self.rows + 1,
+            recent_loss_WK=np.concatenate([self.recent_loss_WK[kept], row_K[None]]),
+            recent_n_WC=np.concatenate([self.recent_n_WC[kept], n_C[None]]),
+            sightings_K=sightings_K,
+            ready_K=np.where(arrived_K, self.rows, self.ready_K),
+        )
+        return longer._settled(sampling)
+
+    def points(self, sampling: Sampling) -> Points:
+        """Return all points by now, those of the last half window among them; none in less than a window of rows."""
+        domains = len(self.sightings_K)
+        if self.rows < sampling.window:
+            return Points(np.empty((0, domains)), np.empty((0, domains)))
+        first = self.rows - sampling.window
+        at_Q = self._on_grid(np.arange(sampling.window // 2 + 1, sampling.window), first, sampling)
+        loss_PK = np.concatenate([self.final_loss_PK, self._smoothed(at_Q, sampling)]).astype(np.float64)
+        n_PC = np.concatenate([self._final_n_PC(), self.recent_n_WC[at_Q]])
+        row_P = sampling.ignore + self.every * np.arange(len(loss_PK))
+        counts_PK = (self.ready_K >= 0) & (row_P[:, None] >= self.ready_K)
+        return Points(np.broadcast_to(n_PC, loss_PK.shape), np.where(counts_PK, loss_PK, np.nan))
+
+    def adapt(self, source_K: Int64, sampling: Sampling) -> History:
+        """Return the history of other domains; `source_K` is each one's place among these, -1 for a new one."""
+        new_K = source_K < 0
+
+        def columns(array: NDArray[Any], empty: float) -> NDArray[Any]:
+            return np.where(new_K, np.array(empty, array.dtype), array[..., source_K])
+
+        return replace(
+            self,
+            recent_loss_WK=columns(self.recent_loss_WK, np.nan),
+            recent_n_WC=self.recent_n_WC if self.shared else columns(self.recent_n_WC, 0),
+            final_loss_PK=columns(self.final_loss_PK, np.nan),
+            final_n=self.final_n if self.shared else columns(self.final_n, 0),
+            sightings_K=columns(self.sightings_K, 0),
+            ready_K=columns(self.ready_K, -1 if sampling.seen else 0),
+        )
+
+    def _imputed(self, row_K: Float32, known_K: NDArray[np.bool_], rows_K: Float64, sampling: Sampling) -> Float32:
+        """Return the row with unknown losses as they were before; never known: NaN, or the mean of the row."""
+        previous_K = self.recent_loss_WK[-1] if self.rows else np.full_like(row_K, np.nan)
+        row_K = np.where(known_K, row_K, previous_K)
+        if sampling.seen == 0 and np.isnan(row_K).any():
+            weight_K = np.where(known_K, rows_K, 0.0)
+            if (total := weight_K.sum()) > 0:
+                mean = np.float32(weight_K @ np.where(known_K, row_K, 0.0) / total)
+                row_K = np.where(np.isnan(row_K), mean, row_K)
+        return row_K
+
+    def _settled(self, sampling: Sampling) -> History:
+        """Return the history with the points that its last row made final."""
+        middle = sampling.window // 2
+        first = self.rows - sampling.window
+        if first < 0:
+            return self
+        if first:
+            row = first + middle
+            if row < sampling.ignore or (row - sampling.ignore) % self.every:
+                return self
+            at_Q = np.array([middle])
+        else:
+            at_Q = self._on_grid(np.arange(middle + 1), 0, sampling)
+        loss_PK = np.concatenate([self.final_loss_PK, self._smoothed(at_Q, sampling)])
+        n_PC = np.concatenate([self._final_n_PC(), self.recent_n_WC[at_Q]])
+        every = self.every
+        while sampling.most is not None and len(loss_PK) > sampling.most:
+            loss_PK, n_PC, every = loss_PK[::2].copy(), n_PC[::2], 2 * every
+        return replace(self, every=every, final_loss_PK=loss_PK, final_n=self._packed_n(n_PC))
+
+    def _on_grid(self, at_Q: Int64, first: int, sampling: Sampling) -> Int64:
+        """Return those places of a window, beginning at row `first`, whose rows give points."""
+        row_Q = first + at_Q
+        return at_Q[(row_Q >= sampling.ignore) & ((row_Q - sampling.ignore) % self.every == 0)]
+
+    def _smoothed(self, at_Q: Int64, sampling: Sampling) -> Float32:
+        """Return the smoothed losses at places of the last window, as float32: this is the moment of rounding."""
+        with np.errstate(invalid="ignore"):
+            smooth_QK = smoother(sampling.window, sampling.degree)[at_Q] @ self.recent_loss_WK.astype(np.float64)
+            return smooth_QK.astype(np.float32)
+
+    def _final_n_PC(self) -> Float64:
+        if not self.shared:
+            return self.final_n.astype(np.float64)
+        return np.cumsum(np.repeat(self.final_n[:, 1], self.final_n[:, 0].astype(np.int64)))[:, None]
+
+    def _packed_n(self, n_PC: Float64) -> NDArray[Any]:
+        if not self.shared:
+            return n_PC.astype(np.float32)
+        grown_P = np.diff(n_PC[:, 0], prepend=0.0)
+        begin_R = np.flatnonzero(np.diff(grown_P, prepend=np.nan) != 0)
+        return np.stack([np.diff(begin_R, append=len(grown_P)), grown_P[begin_R]], axis=1).astype(np.float64)
+
+
+@lru_cache(maxsize=8)
+def smoother(window: int, degree: int) -> Float64:
+    """Return the matrix, float64 [W, W], from a window's values to those of the polynomial fitted to it."""
+    basis_WD = np.vander(np.linspace(-1.0, 1.0, window), degree + 1)
+    orthonormal_WD = np.linalg.qr(basis_WD)[0]
+    matrix_WW = orthonormal_WD @ orthonormal_WD.T
+    matrix_WW.flags.writeable = False
+    return matrix_WW

@@ -1,0 +1,319 @@
+"""Exponentiated gradient on a mixing law, the engine of Aioli's family; and the mixer that takes any such law.
+
+Chen et al. 2024, "Aioli: A Unified Optimization Framework for Language Model Data Mixing", arXiv 2411.05735: many ways
+to mix differ only in how they get the matrix A of a linear law, loss_i(t + 1) = loss_i(t) - b sum_j A_ij p_j, in which
+rows i are validation groups, columns j are domains and a positive entry says that domain j helps group i. What they do
+with A is one and the same step, and it lives here and nowhere else:
+
+    p_j  <-  p_j exp(eta sum_i v_i A_ij) / Z
+
+Front ends (`Aioli`, `SkillIt`, `DoReMi`, `DoGE`, `MatrixMixer`) hold an `LMO` and only bring A.
+Invariants: weights are kept as logarithms, so none overflows or is lost; a domain of prior 0 stays at 0; a number that
+is not finite never gets into the weights.
+
+Shape suffixes: K domains, V validation groups.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixstream.errors import ConfigError, FeedbackError
+from mixstream.mixers.protocol import State
+from mixstream.types import Feedback, Float64, Int64
+from mixstream.weights import normalise as on_simplex
+
+Mask = NDArray[np.bool_]
+Targets = Mapping[str, float] | Sequence[float] | None
+"""How much each validation group counts (v): by name, or one number for each in the plan's order; None: all count 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LMO:
+    """Linear mixing optimisation: matrices A in, weights out (arXiv 2411.05735; see the top of this file).
+
+    Args:
+        eta: step size, >= 0.
+        mode: "accumulate" goes on from the weights at hand, true exponentiated gradient; "restart" takes every step
+            from the first weights.
+        ema: share of the old matrices in the running mean, 0 <= ema < 1: Abar <- (1 - ema) A + ema Abar; the first is
+            taken as it is. None: no mean, each A counts once.
+        normalise: bring A to one scale before use (`normalise_matrix`), so that eta means the same all along the run.
+        targets: v, how much each validation group counts. A mapping by name leaves out (v = 0) who is not named.
+        w0: where the first step starts: at the "prior", or "uniform" over the domains whose prior is not 0. It is not
+            what is served: until a matrix has come, the weights are the prior.
+        smoothing: c, uniform weight mixed in after every step, p <- (1 - c) p + c / K; what DoReMi does.
+
+    Raises:
+        ConfigError: an option is out of its range.
+    """
+
+    eta: float = 0.2
+    mode: Literal["accumulate", "restart"] = "accumulate"
+    ema: float | None = None
+    normalise: bool = True
+    targets: Targets = None
+    w0: Literal["uniform", "prior"] = "prior"
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.eta) and self.eta >= 0):
+            raise ConfigError(f"eta is the step size of exponentiated gradient, a finite number >= 0; got {self.eta}")
+        if self.mode not in ("accumulate", "restart"):
+            raise ConfigError(f"mode {self.mode!r} is not known; choose 'accumulate' or 'restart'")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ConfigError(
+                f"ema is the share of the old matrices, 0 <= ema < 1, or None for no mean; got {self.ema}"
+            )
+        if self.w0 not in ("uniform", "prior"):
+            raise ConfigError(f"w0 {self.w0!r} is not known; choose 'uniform' or 'prior'")
+        if not 0 <= self.smoothing < 1:
+            raise ConfigError(f"smoothing is a share of uniform weight, 0 <= smoothing < 1; got {self.smoothing}")
+        check_targets(self.targets)
+
+    def bind(self, names: tuple[str, ...]) -> LMO:
+        """Return this with `targets` by name put into the order of `names`.
+
+        Raises:
+            ConfigError: a target is none of `names`.
+        """
+        return replace(self, targets=bind_targets(self.targets, names))
+
+    def begin(self, prior_K: Float64) -> State:
+        """Return the state before any matrix; `prior_K` is float64 [K], any positive scale.
+
+        Raises:
+            ConfigError: the prior is no point on the simplex, or targets by name have not been bound to an order.
+        """
+        if isinstance(self.targets, Mapping):
+            raise ConfigError(_UNBOUND)
+        prior_K = on_simplex(prior_K, what="the prior")
+        log_K = self._start(prior_K)
+        return {"prior_K": prior_K, "log_K": log_K, "score_K": np.zeros(len(prior_K)), "observed": 0}
+
+    def weights(self, state: State) -> Float64:
+        """Return the weights of `state`, float64 [K], summing to 1: the prior until a matrix has been taken in."""
+        if not state["observed"]:
+            return state["prior_K"].copy()
+        weights_K = np.exp(state["log_K"])
+        return weights_K / weights_K.sum()
+
+    def observe(self, state: State, matrix_VK: Float64) -> tuple[State, Float64]:
+        """Return the state after one step of exponentiated gradient on A = `matrix_VK`, and its weights [K].
+
+        Rows that hold a number that is not finite are left out, as if their groups had not been measured; the running
+        mean keeps what it had of them. Where nothing usable is left (no row that a target counts, or a matrix that
+        cannot be normalised), the state is returned as it was. Columns of domains of prior 0 are not looked at.
+
+        Raises:
+            FeedbackError: the matrix has other columns than there are domains, or other rows than `targets`.
+        """
+        matrix_VK = np.asarray(matrix_VK, dtype=np.float64)
+        active_K: Mask = state["prior_K"] > 0
+        target_V = self._targets_of(matrix_VK, len(active_K))
+        used_VK = np.where(_known(matrix_VK, active_K)[:, None] & active_K, matrix_VK, np.nan)
+        if self.normalise:
+            used_VK = normalise_matrix(used_VK)
+        if not np.isfinite(used_VK).any():
+            return state, self.weights(state)
+        after = dict(state)
+        if self.ema is not None:
+            used_VK = after["mean_VK"] = self._averaged(state.get("mean_VK"), used_VK)
+        known_V = _known(used_VK, active_K)
+        with np.errstate(over="ignore", invalid="ignore"):
+            score_K = target_V[known_V] @ np.where(active_K, used_VK, 0.0)[known_V]
+            log_K = self._start(state["prior_K"]) if self.mode == "restart" else state["log_K"]
+            log_K = np.where(active_K, log_K + self.eta * score_K, -np.inf)
+        if not (target_V[known_V] > 0).any() or not np.isfinite(log_K[active_K]).all():
+            return state, self.weights(state)
+        after |= {"log_K": self._smoothed(_log_normalised(log_K), active_K), "score_K": score_K}
+        after["observed"] = state["observed"] + 1
+        return after, self.weights(after)
+
+    def adapt(self, state: State, source_K: Int64, prior_K: Float64) -> State:
+        """Return the state for other domains: weights are carried over (`carry`), the running mean of A is dropped."""
+        after = dict(self.begin(prior_K))
+        if state["observed"]:
+            after["log_K"] = carry(state["log_K"], source_K, after["prior_K"])
+            after["observed"] = state["observed"]
+        return after
+
+    def explain(self, state: State) -> dict[str, Any]:
+        """Return the weights, the scores (column sums of v A as used) and how many matrices were taken in."""
+        return {"weights": self.weights(state), "score": state["score_K"].copy(), "matrices": state["observed"]}
+
+    def _start(self, prior_K: Float64) -> Float64:
+        start_K = prior_K if self.w0 == "prior" else (prior_K > 0) / np.count_nonzero(prior_K)
+        return _log(start_K)
+
+    def _targets_of(self, matrix_VK: Float64, domains: int) -> Float64:
+        """Return v [V]; refuse a matrix that does not fit."""
+        if matrix_VK.ndim != 2 or matrix_VK.shape[1] != domains:
+            raise FeedbackError(
+                f"a matrix of shape {list(matrix_VK.shape)} was reported, and there are {domains} domains: give "
+                f"[V, {domains}], a row for each validation group and a column for each domain in the plan's order"
+            )
+        return weigh_groups(self.targets, len(matrix_VK))
+
+    def _averaged(self, mean_VK: Float64 | None, used_VK: Float64) -> Float64:
+        if mean_VK is None:
+            return used_VK
+        if mean_VK.shape != used_VK.shape:
+            raise FeedbackError(
+                f"a matrix of shape {list(used_VK.shape)} was reported after ones of {list(mean_VK.shape)}: a running "
+                "mean (ema) needs the same validation groups all along; report the same groups, or set ema=None"
+            )
+        assert self.ema is not None
+        both_VK = (1 - self.ema) * used_VK + self.ema * mean_VK
+        return np.where(np.isnan(mean_VK), used_VK, np.where(np.isnan(used_VK), mean_VK, both_VK))
+
+    def _smoothed(self, log_K: Float64, active_K: Mask) -> Float64:
+        if not self.smoothing:
+            return log_K
+        share_K = _log(active_K * self.smoothing / np.count_nonzero(active_K))
+        return _log_normalised(np.logaddexp(math.log1p(-self.smoothing) + log_K, share_K))
+
+
+_UNBOUND = "targets are given by name, and no order of domains was set; call bind(names, samples_K)"
+
+
+def check_targets(targets: Targets) -> None:
+    """Raise ConfigError if `targets` are no weights: finite, >= 0, not all zero. Their scale matters and is kept."""
+    if targets is not None:
+        on_simplex(list(targets.values() if isinstance(targets, Mapping) else targets), what="targets")
+
+
+def bind_targets(targets: Targets, names: tuple[str, ...]) -> Targets:
+    """Return targets by name put into the order of `names`, 0 for who is not named; others as they are.
+
+    Raises:
+        ConfigError: a target is none of `names`.
+    """
+    if not isinstance(targets, Mapping):
+        return targets
+    if unknown := sorted(set(targets) - set(names)):
+        raise ConfigError(f"targets name {unknown}, which are no domains; the domains are {sorted(names)}")
+    return tuple(float(targets.get(name, 0.0)) for name in names)
+
+
+def weigh_groups(targets: Targets, groups: int) -> Float64:
+    """Return v, float64 [V], for so many validation groups.
+
+    Raises:
+        ConfigError: targets by name have not been bound to an order.
+        FeedbackError: there are more or fewer targets than groups.
+    """
+    if targets is None:
+        return np.ones(groups)
+    if isinstance(targets, Mapping):
+        raise ConfigError(_UNBOUND)
+    if len(targets) != groups:
+        raise FeedbackError(
+            f"{groups} validation groups were reported, and targets weigh {len(targets)}: give one target for each "
+            "group, or none to let all count the same"
+        )
+    return np.asarray(targets, dtype=np.float64)
+
+
+def normalise_matrix(matrix_VK: Float64) -> Float64:
+    """Return the matrix with no entry below 0 and all adding up to 1; all NaN where there is no such thing.
+
+    If the smallest entry is negative, it is taken from every entry; then all are divided by their sum. NaN entries
+    (not measured) take no part and stay NaN. A matrix of equal entries <= 0 sums to 0 and says nothing about which
+    domain is better. Aioli's `aioli_normalize_A`, without its division 0 / 0.
+    """
+    known_VK = np.isfinite(matrix_VK)
+    if not known_VK.any():
+        return np.full_like(matrix_VK, np.nan)
+    with np.errstate(over="ignore", invalid="ignore"):
+        lifted_VK = matrix_VK - min(float(np.nanmin(matrix_VK)), 0.0)
+        total = float(np.nansum(lifted_VK))
+        if not (math.isfinite(total) and total > 0):
+            return np.full_like(matrix_VK, np.nan)
+        return lifted_VK / total
+
+
+def carry(log_K: Float64, source_K: Int64, prior_K: Float64) -> Float64:
+    """Return log-weights over other domains, float64 [K], of a distribution that sums to 1.
+
+    Domains that were there keep their weights relative to each other, and together what the prior gives them; domains
+    that are new, or had weight 0, get their share of the prior; domains of prior 0 get none.
+
+    Args:
+        log_K: log-weights over the old domains; -inf is weight 0.
+        source_K: int64 [K], for each new domain its place among the old ones, -1 if it was not there.
+        prior_K: float64 [K], prior over the new domains, summing to 1.
+    """
+    old_K = np.where(source_K >= 0, log_K[np.maximum(source_K, 0)], -np.inf)
+    carried_K = np.isfinite(old_K) & (prior_K > 0)
+    new_K = _log(prior_K)
+    if carried_K.any():
+        new_K[carried_K] = _log_normalised(old_K[carried_K]) + math.log(prior_K[carried_K].sum())
+    return _log_normalised(new_K)
+
+
+def carry_weights(weights_K: Float64, source_K: Int64, prior_K: Float64) -> Float64:
+    """Return what `carry` does, of weights rather than their logarithms."""
+    return np.exp(carry(_log(weights_K), source_K, prior_K))
+
+
+def _known(matrix_VK: Float64, active_K: Mask) -> Mask:
+    """Tell which groups [V] have been measured in all the active domains."""
+    return np.asarray(np.isfinite(matrix_VK[:, active_K]).all(axis=1))
+
+
+def _log(weights_K: Float64) -> Float64:
+    with np.errstate(divide="ignore"):
+        return np.log(weights_K)
+
+
+def _log_normalised(log_K: Float64) -> Float64:
+    shifted_K = log_K - log_K.max()
+    return shifted_K - math.log(np.exp(shifted_K).sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixMixer:
+    """Weights from any matrix A that the trainer measures: inner products of gradients, ablations, influence.
+
+    Whenever `Feedback.matrix_VK` comes it is taken in, one step of exponentiated gradient; in between, weights stay.
+    Until the first one the prior is served. It hosts methods such as PiKE (arXiv 2502.06244) and R&B (2505.00358),
+    whose matrices only the trainer can compute.
+
+    Args:
+        lmo: what is done with A; its step size, running mean, normalisation and targets.
+    """
+
+    lmo: LMO = LMO()
+
+    def bind(self, names: tuple[str, ...], samples_K: Int64) -> MatrixMixer:
+        """Return this for the domains `names`, in whose order targets are put; sizes do not matter."""
+        return replace(self, lmo=self.lmo.bind(names))
+
+    def init(self, prior_K: Float64) -> State:
+        """Return the state before any feedback."""
+        return self.lmo.begin(prior_K)
+
+    def update(self, state: State, feedback: Feedback) -> tuple[State, Float64]:
+        """Take in the matrix, if one came.
+
+        Raises:
+            FeedbackError: its shape is not [V, K].
+        """
+        if feedback.matrix_VK is None:
+            return state, self.lmo.weights(state)
+        return self.lmo.observe(state, feedback.matrix_VK)
+
+    def adapt(self, state: State, source_K: Int64, prior_K: Float64, step: int) -> State:
+        """Carry the weights over to other domains; the running mean of A is dropped."""
+        return self.lmo.adapt(state, source_K, prior_K)
+
+    def explain(self, state: State) -> Mapping[str, Any]:
+        """Return the weights, the scores of the domains by the last matrix, and how many matrices came."""
+        return self.lmo.explain(state)

@@ -1,0 +1,80 @@
+"""Fixed proportions that follow from how many rows the domains have: natural, uniform, and what lies between.
+
+Each is stated without domain names and becomes a `Static` once the domains are known (`bind`). The temperature form is
+that of specs/mixing.md section 3 (multilingual sampling; "natural" and "stratified" are its two ends).
+
+Shape suffixes: K domains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mixstream.errors import ConfigError
+from mixstream.mixers.static import Static
+from mixstream.types import Int64
+from mixstream.weights import normalise
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """Weigh domains by a power of their size: p_k ∝ n_k^(1/tau), n_k the rows of domain k.
+
+    `tau=1` is natural; as tau grows, small domains are repeated more, up to uniform weights at infinity; below 1 large
+    domains gain. A domain without rows has weight 0.
+
+    Args:
+        tau: temperature, above 0; may be infinite.
+    """
+
+    tau: float
+
+    def __post_init__(self) -> None:
+        if not self.tau > 0:
+            raise ConfigError(f"Temperature tau={self.tau} must be above 0; 1 is natural, inf is uniform")
+
+    def bind(self, names: tuple[str, ...], samples_K: Int64) -> Static:
+        """Return the proportions of these domains.
+
+        Raises:
+            ConfigError: no domain has a row.
+        """
+        rows_K = np.asarray(samples_K, dtype=np.float64)
+        if not (rows_K > 0).any():
+            raise ConfigError(
+                f"the domains {list(names)} hold no rows, so that none could weigh; check their selection"
+            )
+        # In logs and below the largest, since n^(1/tau) overflows for a small tau.
+        size_K = np.log(np.where(rows_K > 0, rows_K, 1.0) / rows_K.max())
+        weights_K = normalise(np.where(rows_K > 0, np.exp(size_K / self.tau), 0.0))
+        return Static(dict(zip(names, weights_K.tolist())))
+
+
+@dataclass(frozen=True)
+class Natural:
+    """Weigh domains by their rows: an epoch reads every row once. The same as `Temperature(1)`."""
+
+    def bind(self, names: tuple[str, ...], samples_K: Int64) -> Static:
+        """Return the proportions of these domains.
+
+        Raises:
+            ConfigError: no domain has a row.
+        """
+        Temperature(1).bind(names, samples_K)  # refuses what holds no rows
+        # Whole numbers of rows, so that an epoch's shares are exact.
+        return Static(dict(zip(names, np.asarray(samples_K, dtype=np.float64).tolist())))
+
+
+@dataclass(frozen=True)
+class Stratified:
+    """Weigh all domains alike, whatever their size. The same as `Temperature(inf)`; a domain without rows gets none."""
+
+    def bind(self, names: tuple[str, ...], samples_K: Int64) -> Static:
+        """Return the proportions of these domains.
+
+        Raises:
+            ConfigError: no domain has a row.
+        """
+        return Temperature(np.inf).bind(names, samples_K)

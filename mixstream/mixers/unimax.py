@@ -1,0 +1,58 @@
+"""UniMax: as even over domains as their sizes allow, with no domain read more than a few times.
+
+Source: Chung et al., "UniMax: Fairer and More Effective Language Sampling for Large-Scale Multilingual Pretraining",
+2023 (arXiv 2304.09151), algorithm 1; specs/mixing.md section 3.
+
+Shape suffixes: K domains.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from mixstream.errors import ConfigError
+from mixstream.mixers.static import Static
+from mixstream.types import Int64
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniMax:
+    """Share a budget of rows evenly, up to `max_epochs` passes over a domain; larger ones get what small ones leave.
+
+    Domains are visited from the smallest to the largest: u_k = min(what is left / domains left, max_epochs * n_k), and
+    p = u / sum(u). If the budget exceeds what all caps allow together, every domain gets its cap, that is, natural
+    weights. The caps hold for a run of `budget` rows; a longer one reads small domains more often in proportion
+    (`Stream(max_epochs=)` stops them).
+
+    Args:
+        budget: rows of the whole run: global batch size times steps.
+        max_epochs: passes over a domain that are allowed; need not be whole.
+    """
+
+    budget: float
+    max_epochs: float
+
+    def __post_init__(self) -> None:
+        for name, value in (("budget", self.budget), ("max_epochs", self.max_epochs)):
+            if not 0 < value < math.inf:
+                raise ConfigError(f"UniMax {name}={value} must be a finite number above 0")
+
+    def bind(self, names: tuple[str, ...], samples_K: Int64) -> Static:
+        """Return the proportions of these domains.
+
+        Raises:
+            ConfigError: no domain has a row.
+        """
+        cap_K = self.max_epochs * np.asarray(samples_K, dtype=np.float64)
+        if not (cap_K > 0).any():
+            raise ConfigError(
+                f"the domains {list(names)} hold no rows, so that none could weigh; check their selection"
+            )
+        rows_K, left = np.zeros(len(cap_K)), float(self.budget)
+        for visited, k in enumerate(np.argsort(cap_K, kind="stable").tolist()):
+            rows_K[k] = min(left / (len(cap_K) - visited), cap_K[k])
+            left -= rows_K[k]
+        return Static(dict(zip(names, (rows_K / rows_K.sum()).tolist())))

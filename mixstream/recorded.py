@@ -1,0 +1,236 @@
+"""The mixing log (`mixstream.journal`) read again: for tables and pictures, and to replay a run from it.
+
+Rules: nothing is guessed. A torn last line is passed over; any other line that cannot be read is an error with its
+number. Weights are exact: a log in which they are not whole parts of `WEIGHT_UNIT` any more is refused.
+
+Shape suffixes: T logged steps, K domains, V validation groups, C changes of the weights.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mixstream.errors import ConfigError, StateError
+from mixstream.journal import VERSION, Begin, Step, Validation, log_file
+from mixstream.mixers.static import by_name
+from mixstream.types import Float64, Int64
+from mixstream.weights import WEIGHT_UNIT, normalise
+
+
+@dataclass(frozen=True)
+class Replay:
+    """An `OpenLoop` mixer that draws by logged weights, to the bit; after the log's end the last ones stay.
+
+    Args:
+        names: the domains.
+        step_C: int64 [C], steps at which weights change, rising from 0.
+        weights_CK: int64 [C, K], in parts of `WEIGHT_UNIT`.
+    """
+
+    names: tuple[str, ...]
+    step_C: Int64 = field(repr=False, compare=False)
+    weights_CK: Int64 = field(repr=False, compare=False)
+    digest: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        content = blake2b(self.step_C.tobytes() + self.weights_CK.tobytes(), digest_size=8)
+        object.__setattr__(self, "digest", content.hexdigest())  # tells replays apart in a run's state
+
+    def weights_at(self, step: int, names: tuple[str, ...]) -> Float64:
+        """Return the weights of `step`, float64 [K], in the order of `names`.
+
+        Raises:
+            ConfigError: `names` are not the log's domains.
+        """
+        at = int(np.searchsorted(self.step_C, step, side="right")) - 1
+        weights = dict(zip(self.names, (self.weights_CK[at] / WEIGHT_UNIT).tolist()))
+        return normalise(by_name(weights, names, what="the log"))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Recorded:
+    """What a log says, step by step; steps that were run again after a resume as they were last.
+
+    Attributes:
+        path: the file.
+        headers: of the run and its resumes that count.
+        names: the domains, in the order of all arrays; of all headers, where domains came or went.
+        step_T: int64 [T], the logged steps, rising.
+        weights_TK: int64 [T, K], what each step was drawn by, in parts of `WEIGHT_UNIT`.
+        rows_TK: int64 [T, K], rows of each domain in the global batch.
+        loss_TK: float64 [T, K], mean loss in nats; NaN where none is known.
+        count_TK: float64 [T, K], tokens (or rows) that the means are over.
+        validation: step -> group -> mean validation loss after it.
+        explained: step -> what the mixer told of itself: entries that changed there.
+    """
+
+    path: str
+    headers: tuple[Begin, ...]
+    names: tuple[str, ...]
+    step_T: Int64
+    weights_TK: Int64
+    rows_TK: Int64
+    loss_TK: Float64
+    count_TK: Float64
+    validation: Mapping[int, Mapping[str, float]]
+    explained: Mapping[int, Mapping[str, Any]]
+
+    @property
+    def header(self) -> Begin:
+        """The newest header."""
+        return self.headers[-1]
+
+    @cached_property
+    def samples_K(self) -> Int64:
+        """Samples that each domain has, int64 [K]."""
+        known = {name: size for header in self.headers for name, size in header.samples.items()}
+        return np.array([known.get(name, 0) for name in self.names], dtype=np.int64)
+
+    def replay(self) -> Replay:
+        """Return the mixer that draws these weights again.
+
+        Raises:
+            StateError: the log does not have every step from 0 on, or domains came or went in mid-run.
+        """
+        if not len(self.step_T):
+            raise StateError(f"{self.path}: the log has no steps yet, so there is nothing to replay")
+        if (missing := np.flatnonzero(self.step_T != np.arange(len(self.step_T)))).size:
+            first = int(missing[0])
+            raise StateError(
+                f"{self.path}: the log lacks the steps {first} to {int(self.step_T[first]) - 1}, so the run cannot be "
+                "replayed from it: give the log that has them"
+            )
+        if other := [header.step for header in self.headers if set(header.domains) != set(self.names)]:
+            raise StateError(
+                f"{self.path}: the domains changed in mid-run (the header of step {other[0]} has not all of "
+                f"{list(self.names)}), and no single run draws that"
+            )
+        change_T = np.ones(len(self.step_T), dtype=bool)
+        change_T[1:] = (self.weights_TK[1:] != self.weights_TK[:-1]).any(axis=1)
+        return Replay(names=self.names, step_C=self.step_T[change_T], weights_CK=self.weights_TK[change_T])
+
+
+def replay(path: str | os.PathLike[str]) -> Replay:
+    """Return a mixer that draws a logged run's weights again: the same batches, without its losses.
+
+    Args:
+        path: the log, or the directory with its `mixture.jsonl`.
+
+    Raises:
+        StateError: the log is damaged or lacks steps.
+    """
+    return read_journal(path).replay()
+
+
+def read_journal(path: str | os.PathLike[str]) -> Recorded:
+    """Read a log; also one that is being written.
+
+    Args:
+        path: the log, or the directory with its `mixture.jsonl`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ConfigError: the file is no mixing log.
+        StateError: a line of it is damaged.
+    """
+    file, pages = log_file(path), _Pages()
+    decode = msgspec.json.Decoder(Begin | Step | Validation).decode
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                break  # torn: its writer was killed, or is writing it now
+            try:
+                pages.turn(decode(line))
+            except msgspec.DecodeError as error:
+                if number == 1:
+                    raise ConfigError(f"{file} is no mixing log: its first line is no header ({error})") from error
+                raise StateError(
+                    f"{file}: line {number} of the log is damaged ({error}); remove it and the lines from it on, or "
+                    "take a copy of the log"
+                ) from error
+    if not pages.pages:
+        raise StateError(f"{file}: the log is empty: its run has not begun to write it")
+    return pages.bound(str(file))
+
+
+class _Pages:
+    """The lines that count so far: a page for each header, of step -> float64 [4, K] (weights, rows, loss, count)."""
+
+    def __init__(self) -> None:
+        self.pages: list[tuple[Begin, dict[int, Float64]]] = []
+        self.validation: dict[int, dict[str, float]] = {}
+        self.explained: dict[int, dict[str, Any]] = {}
+
+    def turn(self, line: Begin | Step | Validation) -> None:
+        """Take in the next line."""
+        if isinstance(line, Begin):
+            self._open(line)
+        elif not self.pages:
+            raise msgspec.ValidationError("it comes before any header")
+        elif isinstance(line, Step):
+            header, page = self.pages[-1]
+            values = [
+                [line.weights.get(name, 0.0), line.rows.get(name, 0), line.loss.get(name), line.count.get(name, 0.0)]
+                for name in header.domains
+            ]
+            page[line.step] = np.array(values, dtype=np.float64).T  # None, where no loss is known, becomes NaN
+            if line.explained:
+                self.explained[line.step] = line.explained
+        else:
+            self.validation[line.step] = {k: float("nan") if v is None else v for k, v in line.loss.items()}
+
+    def _open(self, header: Begin) -> None:
+        if header.mixstream != VERSION:
+            raise msgspec.ValidationError(f"it is of version {header.mixstream}, and this mixstream reads {VERSION}")
+        kept = [(begun, _before(header.step, page)) for begun, page in self.pages if begun.step < header.step]
+        self.pages = [*kept, (header, {})]
+        self.validation = _before(header.step, self.validation)
+        self.explained = _before(header.step, self.explained)
+
+    def bound(self, path: str) -> Recorded:
+        """Return all of it as arrays."""
+        headers = tuple(header for header, _ in self.pages)
+        names = tuple(dict.fromkeys(name for header in headers for name in header.domains))
+        steps = sorted((step, at) for at, (_, page) in enumerate(self.pages) for step in page)
+        step_T = np.array([step for step, _ in steps], dtype=np.int64)
+        value_4TK = np.zeros((4, len(steps), len(names)))
+        value_4TK[2] = np.nan
+        columns = [[names.index(name) for name in header.domains] for header in headers]
+        for t, (step, at) in enumerate(steps):
+            value_4TK[:, t, columns[at]] = self.pages[at][1][step]
+        return Recorded(
+            path=path,
+            headers=headers,
+            names=names,
+            step_T=step_T,
+            weights_TK=_whole_parts(value_4TK[0], step_T, path),
+            rows_TK=value_4TK[1].astype(np.int64),
+            loss_TK=value_4TK[2],
+            count_TK=value_4TK[3],
+            validation=self.validation,
+            explained=self.explained,
+        )
+
+
+def _before(step: int, table: dict[int, Any]) -> dict[int, Any]:
+    return {at: value for at, value in table.items() if at < step}
+
+
+def _whole_parts(weights_TK: Float64, step_T: Int64, path: str) -> Int64:
+    """Return weights in parts of `WEIGHT_UNIT`, int64 [T, K]."""
+    parts_TK = np.clip(weights_TK * WEIGHT_UNIT, 0, WEIGHT_UNIT).astype(np.int64)
+    wrong_T = (parts_TK / WEIGHT_UNIT != weights_TK).any(axis=1) | (parts_TK.sum(axis=1) != WEIGHT_UNIT)
+    if wrong_T.any():
+        raise StateError(
+            f"{path}: the weights of step {int(step_T[wrong_T][0])} are no whole parts of 2**32 that sum to 1: they "
+            "were rounded since they were written; use the log as the run wrote it"
+        )
+    return parts_TK

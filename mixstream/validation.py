@@ -1,0 +1,349 @@
+"""A small fixed set of validation rows per domain, and a model's losses on it.
+
+Rules. Which rows there are depends on the split's content, the domains' names and the seed alone: the same on every
+rank, at every evaluation and after a resume, so that two evaluations differ by the model only. Ranks share the rows,
+and between them read each exactly once, in equally many batches (a sharded model communicates in forward: a rank with
+a batch more would wait for ever). Nothing here talks to other ranks: sums are of this rank's rows, to be added up by
+the caller. Rows are read straight from the shards; the training plan is not touched.
+
+Shape suffixes: B rows of a batch, K domains in the order of `streams`, R rows of the set, S shards.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from mixstream.collate import Batch, collate_samples
+from mixstream.corpus import Addresses, Corpus
+from mixstream.dataset import StreamingDataset
+from mixstream.distributed import World
+from mixstream.domain import Domain
+from mixstream.errors import ConfigError, IndexNotFoundError
+from mixstream.losses import domain_sums
+from mixstream.order import Order
+from mixstream.rng import derive_key
+from mixstream.stream import Stream, prepared
+from mixstream.types import Float64, Int64
+
+Collate = Callable[[list[Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationSet:
+    """The validation rows of all domains; iterating yields this rank's batches, the same ones each time.
+
+    Batches are as a `Loader`'s: column -> tensor, `"domain"`, and `batch.domain`; they belong to no step (`batch.step`
+    is -1). Used by one thread at a time.
+
+    Args:
+        corpus: the domains' validation splits, in the order of the dataset's streams.
+        rows: rows per domain; a domain that has fewer gives all that it has.
+        batch_size: rows per batch, at most; rows are spread evenly over as few batches as that takes. Where 1 would
+            give some ranks a batch more than others, a batch has 2.
+        seed: what the choice of rows derives from.
+        world: this rank among those that share the rows.
+        device: where tensors are delivered; the CPU if not given.
+        collate_fn: list of decoded samples -> batch (a dict), instead of gathering.
+        widen: deliver uint16 and uint32 columns as int64.
+
+    Raises:
+        ConfigError: a domain has no validation rows, or there are more ranks than rows.
+    """
+
+    corpus: Corpus
+    rows: int
+    batch_size: int
+    seed: int
+    world: World
+    device: str | torch.device | None = None
+    collate_fn: Collate | None = None
+    widen: bool = True
+
+    def __post_init__(self) -> None:
+        for what, value in (("rows", self.rows), ("batch_size", self.batch_size)):
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{what}={value!r} of a validation set must be a whole number, 1 or more")
+        if empty := [domain.name for domain in self.corpus.domains if not domain.samples_S.sum()]:
+            raise ConfigError(
+                f"the validation split of {empty} has no samples: write some, or pass streams=[...] that have"
+            )
+        if self.total < self.world.size:
+            raise ConfigError(
+                f"{self.total} validation rows are fewer than the {self.world.size} ranks that share them, and every "
+                f"rank has to run the model: raise rows={self.rows}"
+            )
+
+    @classmethod
+    def open(
+        cls,
+        dataset: StreamingDataset,
+        *,
+        split: str = "val",
+        rows: int = 64,
+        batch_size: int | None = None,
+        streams: Sequence[Stream] | None = None,
+        seed: int | None = None,
+        device: str | torch.device | None = None,
+        collate_fn: Collate | None = None,
+        widen: bool = True,
+    ) -> ValidationSet:
+        """Return the validation set of `dataset`, from the split beside each stream's own.
+
+        A stream with a `split` of its own is read from `split` instead; one without, whose paths end in "train", from
+        the directory `split` beside that. Domains that have fewer than `rows` rows give all, with a warning on rank 0.
+
+        Args:
+            dataset: what is trained on; names, order, `batch_size`, seed and ranks are taken from it.
+            split: the directory of the validation shards.
+            rows: rows per domain, over all ranks.
+            batch_size: rows per rank and batch; the dataset's if not given.
+            streams: where the validation shards are instead, one stream per domain, with the domains' names.
+            seed: the dataset's shuffle seed if not given.
+            device: as for `Loader`.
+            collate_fn: as for `Loader`; needed where the dataset overrides `get_item`.
+            widen: as for `Loader`.
+
+        Raises:
+            ConfigError: a stream's validation split cannot be told, or `streams` are not those domains.
+            IndexNotFoundError: there is no such split.
+        """
+        _check_items(dataset, collate_fn)
+        beside = [_sibling(stream, split) for stream in dataset.streams] if streams is None else None
+        chosen = beside or _named(streams or (), dataset)
+        found = cls(
+            corpus=Corpus(domains=tuple(_opened(stream, dataset.allow_unsafe_types) for stream in chosen)),
+            rows=rows,
+            batch_size=dataset.run.batch_size if batch_size is None else batch_size,
+            seed=dataset.shuffle_seed if seed is None else seed,
+            world=dataset.run.world,
+            device=device,
+            collate_fn=collate_fn,
+            widen=widen,
+        )
+        few = {name: n for name, n in zip(found.names, found.rows_K.tolist()) if n < rows}
+        if few and found.world.rank == 0:
+            warnings.warn(
+                f"validation sets are smaller than rows={rows} for want of samples: {few}; their losses are noisier",
+                stacklevel=2,
+            )
+        return found
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The domains, in the order of the dataset's streams."""
+        return tuple(domain.name for domain in self.corpus.domains)
+
+    @cached_property
+    def rows_K(self) -> Int64:
+        """Rows of each domain in the set, over all ranks; int64 [K]."""
+        return np.array([min(self.rows, int(d.samples_S.sum())) for d in self.corpus.domains], dtype=np.int64)
+
+    @property
+    def total(self) -> int:
+        """Rows of the set, R, over all ranks."""
+        return int(self.rows_K.sum())
+
+    @cached_property
+    def _batches(self) -> list[Addresses]:
+        """This rank's share: every `world.size`-th row of the set, so that each rank gets its part of each domain."""
+        parts = [_choice(domain, n, self.seed) for domain, n in zip(self.corpus.domains, self.rows_K.tolist())]
+        shard_R, row_R = (np.concatenate(part) for part in zip(*parts))
+        domain_R = np.repeat(np.arange(len(self.corpus.domains), dtype=np.int64), self.rows_K)
+        mine = [array[self.world.rank :: self.world.size] for array in (domain_R, shard_R, row_R)]
+        cuts = zip(*(np.array_split(array, len(self)) for array in mine))
+        return [Addresses(domain_B=domain_B, shard_B=shard_B, row_B=row_B) for domain_B, shard_B, row_B in cuts]
+
+    def __len__(self) -> int:
+        """Return the batches of a pass, the same on every rank."""
+        largest, smallest = -(-self.total // self.world.size), self.total // self.world.size
+        return min(-(-largest // self.batch_size), smallest)  # the second binds for batches of one row alone
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield this rank's batches."""
+        columns = None if self.collate_fn else self.corpus.columns(widen=self.widen)
+        for at in self._batches:
+            arrays = columns and self.corpus.gather(at, columns, lambda dtype, shape: np.empty(shape, dtype))
+            made = {k: torch.from_numpy(v) for k, v in arrays.items()} if arrays else self._collated(at)
+            yield self._finished(made, at)
+
+    def _collated(self, at: Addresses) -> dict[str, Any]:
+        where = zip(at.domain_B.tolist(), at.shard_B.tolist(), at.row_B.tolist())
+        samples = [self.corpus.sample(*address) for address in where]
+        batch = self.collate_fn(samples) if self.collate_fn else collate_samples(samples, widen=self.widen)
+        if not isinstance(batch, dict):
+            raise ConfigError(
+                f"collate_fn returned a {type(batch).__name__}, which cannot tell its rows' domains: return a dict"
+            )
+        return batch
+
+    def _finished(self, columns: dict[str, Any], at: Addresses) -> Batch:
+        batch = columns if isinstance(columns, Batch) else Batch(columns)
+        batch.domain = at.domain_B.copy()  # what a trainer does to a batch must not reach the next pass
+        batch.setdefault("domain", torch.from_numpy(batch.domain))
+        if self.device is not None:
+            batch.update({k: v.to(self.device) for k, v in batch.items() if isinstance(v, torch.Tensor)})
+        return batch
+
+    def describe(self) -> str:
+        """Return a table: each domain's rows in the set, and how many its split has."""
+        width = max(map(len, ("domain", *self.names)))
+        used = zip(self.corpus.domains, self.rows_K.tolist())
+        lines = [f"{domain.name:{width}}  {n:>4,}  {int(domain.samples_S.sum()):>8,}" for domain, n in used]
+        return "\n".join([f"{'domain':{width}}  rows  of split", *lines])
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.names[:4]) + ("…" if len(self.names) > 4 else "")
+        return f"ValidationSet([{names}], rows={self.total}, rank {self.world.rank} of {self.world.size})"
+
+    def close(self) -> None:
+        """Let go of the shards. The set can be iterated again."""
+        self.corpus.opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def evaluate(
+    model_loss: Callable[[Batch], Any], validation: ValidationSet, *, model: torch.nn.Module | None = None
+) -> tuple[Float64, Float64]:
+    """Return (sums_K, counts_K), float64 [K]: the summed losses on this rank's validation rows, and their terms.
+
+    Mean losses are the sums over all ranks divided by the counts over all ranks. A count of 0 means that the domain
+    has no row on this rank, or no loss that is finite. Nothing waits for the device but the end.
+
+    Args:
+        model_loss: what the model loses on a batch, without gradients: a tensor [B], [B, T] or [B * T]; or (loss,
+            mask), as in `domain_sums`; or (loss, sums, counts), as `domain_cross_entropy` returns them.
+        validation: the rows.
+        model: switched to `eval()` meanwhile, and each of its modules back to the mode that it was in.
+
+    Raises:
+        ConfigError: `model_loss` returned something else.
+    """
+    domains = len(validation.names)
+    total: torch.Tensor | None = None
+    with _evaluating(model), torch.no_grad():
+        for batch in validation:
+            both = torch.stack(_summed(model_loss(batch), batch, domains))
+            total = both if total is None else total + both
+    assert total is not None  # every rank has a batch
+    sums_K, counts_K = total.cpu().numpy()
+    return sums_K, counts_K
+
+
+def _summed(result: Any, batch: Batch, domains: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (sums, counts), float64 [K], from what `model_loss` returned."""
+    match result:
+        case torch.Tensor():
+            return domain_sums(result, batch.domain, domains)
+        case (torch.Tensor() as loss, mask):
+            return domain_sums(loss, batch.domain, domains, mask=mask)
+        case (_, torch.Tensor() as sums, torch.Tensor() as counts) if sums.shape == counts.shape == (domains,):
+            return sums.detach().double(), counts.detach().double()
+    raise ConfigError(
+        f"model_loss returned {_shape_of(result)}: return losses per row [B] or per token [B, T], or (loss, mask), or "
+        f"(loss, sums, counts) with a sum and a count for each of the {domains} domains"
+    )
+
+
+def _shape_of(result: Any) -> str:
+    if isinstance(result, tuple):
+        return f"({', '.join(map(_shape_of, result))})"
+    return f"a tensor {list(result.shape)}" if isinstance(result, torch.Tensor) else type(result).__name__
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module | None) -> Iterator[None]:
+    """Switch `model` to evaluation, and each module back: some may be kept in it all through training."""
+    if model is None:
+        yield
+        return
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _choice(domain: Domain, rows: int, seed: int) -> tuple[Int64, Int64]:
+    """Return (shard, row), int64 [rows] each, of the rows of `domain` that are in the set.
+
+    The first of a keyed permutation of all of its rows: a smaller set is part of a larger one.
+    """
+    key, total = derive_key(seed, "validation", domain.name), int(domain.samples_S.sum())
+    whole = {"owned_L": np.array([total]), "block_size": total}  # one lane, mixed over all of its samples
+    order = Order(name=domain.name, seed=key, samples_S=domain.samples_S, shuffle=True, **whole)
+    _, shard, row = order.locate(lane=0, draw_B=np.arange(rows, dtype=np.int64))
+    return shard, row
+
+
+def _sibling(stream: Stream, split: str) -> Stream:
+    """Return `stream` over the split beside its own."""
+    beside = copy.copy(stream)
+    if stream.split == split:
+        raise ConfigError(
+            f"domain {stream.name!r} is trained on the split {split!r} itself: name another split, or pass "
+            "streams=[Stream(name=..., ...), ...] to evaluate on what is trained on"
+        )
+    if stream.split:
+        beside.split = split
+        return beside
+    places = {key: str(at).rstrip("/") for key, at in (("remote", stream.remote), ("local", stream.local)) if at}
+    if not all(at.rsplit("/", 1)[-1] == "train" for at in places.values()):
+        raise ConfigError(
+            f'domain {stream.name!r} at {stream.location} names no split, and its path does not end in "train", so '
+            f'where its {split!r} rows are cannot be told: give Stream(..., split="train"), or pass '
+            f"streams=[Stream(name={stream.name!r}, ...), ...] with the validation shards' places"
+        )
+    for key, at in places.items():
+        setattr(beside, key, at.removesuffix("train") + split)
+    return beside
+
+
+def _named(streams: Sequence[Stream], dataset: StreamingDataset) -> list[Stream]:
+    """Return `streams` in the order of the dataset's domains, by their names."""
+    inherited = ("download_retry", "download_timeout", "validate_hash", "keep_zip")
+    found = prepared(streams, {key: getattr(dataset, key) for key in inherited})
+    by_name = {str(stream.name): stream for stream in found}
+    wanted = [str(stream.name) for stream in dataset.streams]
+    if set(by_name) != set(wanted):
+        raise ConfigError(
+            f"validation streams are named {sorted(by_name)}, the dataset's domains {sorted(wanted)}: give one stream "
+            "per domain, each with its `name`"
+        )
+    return [by_name[name] for name in wanted]
+
+
+def _opened(stream: Stream, allow_unsafe_types: bool) -> Domain:
+    try:
+        return stream.open(allow_unsafe_types=allow_unsafe_types)
+    except IndexNotFoundError as error:
+        error.add_note(
+            f"domain {stream.name!r} has no validation rows at {stream.location}: write that split, name another by "
+            "split=..., or pass streams=[...]"
+        )
+        raise
+
+
+def _check_items(dataset: StreamingDataset, collate_fn: Collate | None) -> None:
+    """Refuse samples that would not be what the model is trained on."""
+    own = [n for n in ("__getitem__", "get_item") if getattr(type(dataset), n) is not getattr(StreamingDataset, n)]
+    if own and collate_fn is None:
+        raise ConfigError(
+            f"{type(dataset).__name__} overrides {own[0]}, which validation rows do not pass through: give "
+            "collate_fn=..., from a list of decoded samples to a batch"
+        )

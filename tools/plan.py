@@ -1,0 +1,269 @@
+"""`mixstream plan`: its options, its help, and how they come together. It reads and writes nothing else."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from cyclopts import Parameter
+
+from mixstream.errors import ConfigError
+from mixstream.units import parse_count
+
+from .console import Console
+from .plan_course import Course, Float64, look_ahead
+from .plan_show import describe_preview, describe_source, show_preview, show_source, warnings_of
+from .plan_source import Domains, Source, open_source, read_shards
+
+_Weights = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True, show_default=False)]
+_Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
+_Mixer = Literal["natural", "stratified", "temperature", "unimax"]
+
+
+def plan(
+    source: Annotated[Path | None, Parameter(name="SRC")] = None,
+    /,
+    *,
+    data: Path | None = None,
+    split: str = "train",
+    mixer: _Mixer | None = None,
+    weights: _Weights = (),
+    temperature: float | None = None,
+    max_epochs: float | None = None,
+    steps: str | None = None,
+    tokens: str | None = None,
+    batch_size: int | None = None,
+    points: int = 10,
+    as_json: _Json = False,
+) -> int:
+    """Tell what a mixture reads: of a run so far, or of one to come.
+
+    mixstream plan runs/x/mixture.jsonl
+    mixstream plan checkpoint.pt --data shards/ --steps 100k
+    mixstream plan --data shards/ --mixer unimax --max-epochs 4 --tokens 10b
+    mixstream plan --data shards/ --weights web=0.7 code=0.3 \\
+        --steps 20k --batch-size 256
+
+    A RUN. SRC is a mixing log (or the directory with its mixture.jsonl), a
+    state that was saved as JSON, or a torch checkpoint with a state in it. It
+    shows rows, tokens and epochs of each domain, weights by step, and of a log
+    the losses. A state does not know how large the domains are: --data does.
+
+    A PREVIEW. With --steps or --tokens the run is continued to that length, by
+    the weights that are known and then by the last of them. With --data alone,
+    a mixture that has not begun: --mixer or --weights, over one epoch of all
+    samples if no length is given. Nothing is drawn for it; a preview is within
+    a few rows of what the run will read.
+
+    EPOCHS. A domain that is read more than 4 times is warned of. --max-epochs
+    lets each domain leave the mix after so many passes; where none is left
+    before the end, the exit status is 1. With --mixer unimax it is the most
+    passes that the weights are chosen for.
+
+    Args:
+        source: a mixing log, a state or a checkpoint.
+        data: directory of shards, as `mixstream convert --out` wrote it.
+        split: which split of the data.
+        mixer: weights by size: as they are, all alike, to the power 1 / temperature, or even up to --max-epochs.
+        weights: fixed weights, NAME=WEIGHT for each domain.
+        temperature: of --mixer temperature; 1 is natural, large is even.
+        max_epochs: passes over a domain.
+        steps: length of the whole run in steps (20k, 1m).
+        tokens: length of the whole run in tokens (500m, 10b).
+        batch_size: rows of a step over all ranks; of a run, its own.
+        points: at how many steps to show the weights.
+        as_json: print one JSON document, not tables.
+    """
+    _check(source, data, mixer=mixer, weights=weights, temperature=temperature, max_epochs=max_epochs)
+    if points < 1 or (batch_size is not None and batch_size < 1):
+        raise ConfigError("--points and --batch-size are whole numbers of 1 or more")
+    run = open_source(source) if source is not None else None
+    domains = _domains(run, data, split)
+    batch = batch_size or (run.batch if run is not None else None)
+    end = _length(steps, tokens, domains, batch, whole=run is None)
+    console, told = Console(as_json=as_json), _Told()
+    if run is not None:
+        told.run(run, domains, points)
+    if end is not None:
+        if run is None:
+            course = Course.constant(
+                _static(domains, mixer, weights, temperature, max_epochs, budget=end * (batch or 1))
+            )
+            cap = None if mixer == "unimax" else max_epochs
+        else:
+            course, cap = _course(run), max_epochs
+        told.preview(run, course, domains, cap=cap, end=end, batch=batch)
+    for warning in told.warnings():
+        console.note(f"warning: {warning}")
+    console.result(told.document(), *told.parts)
+    return 0 if told.reaches else 1
+
+
+class _Told:
+    """What there is to say, as it comes together."""
+
+    def __init__(self) -> None:
+        self.source: dict[str, Any] | None = None
+        self.ahead: dict[str, Any] | None = None
+        self.parts: list[Any] = []
+        self._notes: list[str] = []
+
+    @property
+    def reaches(self) -> bool:
+        return self.ahead is None or bool(self.ahead["reaches_the_end"])
+
+    def run(self, run: Source, domains: Domains, points: int) -> None:
+        """Tell of the run so far."""
+        self.source = describe_source(run, domains, points=points)
+        self.parts += show_source(self.source)
+        if (steps := self.source.get("loss_steps")) is not None:
+            self.parts += ["", f"losses are means over the first and the last {steps} steps of the log, in nats"]
+        if self.source.get("first_step"):
+            self._notes.append(
+                f"the log begins at step {self.source['first_step']:,}: what was read before it is not counted"
+            )
+        if run.kind == "state" and run.course is None:
+            self.parts += ["", f"its weights are {run.mixer}'s, which the state does not hold: give the run's log"]
+        elif run.learns and run.course is not None:
+            self.parts += [
+                "",
+                f"weights are known up to step {run.course.known_to:,}; later ones depend on losses that are to come",
+            ]
+
+    def preview(
+        self, run: Source | None, course: Course, domains: Domains, *, cap: float | None, end: int, batch: int | None
+    ) -> None:
+        """Tell of the run at step `end`."""
+        # A log replays from its beginning; a state goes on from where it is.
+        state = run if run is not None and run.kind == "state" else None
+        first, drawn_K = (state.step, state.drawn_K) if state is not None else (0, np.zeros(len(domains.names)))
+        if end < first:
+            raise ConfigError(f"the run is at step {first:,} already: give --steps or --tokens beyond it")
+        caps = tuple(cap if own is None else own for own in (state.max_epochs_K if state else (cap,) * len(drawn_K)))
+        room_K = _room(domains, caps, drawn_K)
+        outlook = look_ahead(course, first=first, end=end, batch=batch or 1, room_K=room_K)
+        self.ahead = describe_preview(
+            outlook, domains, drawn_K=drawn_K, batch=batch or 1, asked=end, counts_steps=batch is not None
+        )
+        self.parts += [""] * bool(self.parts) + show_preview(self.ahead)
+        if run is not None and end > course.known_to + 1:
+            self.parts += ["", f"from step {course.known_to:,} on, the last known weights are taken to stay"]
+        if not self.reaches:
+            at = f"step {outlook.end:,}, of {end:,}" if batch is not None else f"row {outlook.end:,}, of {end:,}"
+            self._notes.append(f"the run ends at {at}: every domain has been read as often as it may be")
+
+    def warnings(self) -> list[str]:
+        """Return the sentences that are to surprise nobody later."""
+        shown = self.ahead or self.source or {"domains": ()}
+        return [*self._notes, *warnings_of(shown["domains"])]
+
+    def document(self) -> dict[str, Any]:
+        """Return all of it."""
+        status = "ok" if self.reaches else "ends early"
+        return {"status": status, "source": self.source, "preview": self.ahead, "warnings": self.warnings()}
+
+
+def _check(source: Path | None, data: Path | None, **options: Any) -> None:
+    """Refuse options that contradict each other."""
+    mixer, given = options["mixer"], [f"--{name}" for name in ("mixer", "weights", "temperature") if options[name]]
+    if source is None and data is None:
+        raise ConfigError("nothing to plan: give a mixing log, a state or a checkpoint, or shards with --data")
+    if source is not None and given:
+        raise ConfigError(f"{source} has its own weights: leave out {', '.join(given)}, or plan with --data alone")
+    if mixer is not None and options["weights"]:
+        raise ConfigError("weights are given twice: use either --mixer or --weights")
+    if (mixer == "temperature") != (options["temperature"] is not None):
+        raise ConfigError("--mixer temperature and --temperature TAU are given together, as in --temperature 3.3")
+    if mixer == "unimax" and options["max_epochs"] is None:
+        raise ConfigError("--mixer unimax needs the passes that it may plan: give --max-epochs, such as 4")
+    if (passes := options["max_epochs"]) is not None and not 0 < passes < float("inf"):
+        raise ConfigError(f"--max-epochs {passes:g}: give a number above 0, or leave it out for no limit")
+
+
+def _domains(run: Source | None, data: Path | None, split: str) -> Domains:
+    if data is None:
+        assert run is not None
+        return run.domains
+    shards = read_shards(data, split)
+    return shards if run is None else shards.among(run.domains.names, where=run.where)
+
+
+def _length(steps: str | None, tokens: str | None, domains: Domains, batch: int | None, *, whole: bool) -> int | None:
+    """Return the steps of the run to preview, in rows where the batch size is not known; None for no preview.
+
+    `whole` asks for one epoch of all samples if no length was given.
+    """
+    if steps is not None and tokens is not None:
+        raise ConfigError("the length is given twice: use either --steps or --tokens")
+    if steps is not None:
+        if batch is None:
+            raise ConfigError("--steps needs --batch-size, the rows of a step over all ranks")
+        return parse_count(steps)
+    if tokens is not None:
+        if domains.row_tokens is None:
+            raise ConfigError("--tokens needs to know how long rows are, which nothing here tells: give --steps")
+        rows = parse_count(tokens) // domains.row_tokens
+    elif whole and domains.samples_K is not None:
+        rows = int(domains.samples_K.sum())
+    else:
+        return None
+    return -(-rows // (batch or 1))
+
+
+def _course(run: Source) -> Course:
+    if run.course is None:
+        raise ConfigError(
+            f"{run.where} tells no weights to go on with: leave out --steps and --tokens, or give the log of a run "
+            "that has trained"
+        )
+    return run.course
+
+
+def _room(domains: Domains, caps: tuple[float | None, ...], drawn_K: Float64) -> Float64:
+    """Return the rows that may still be drawn of each domain, float64 [K]."""
+    if not any(caps):
+        return np.full(len(drawn_K), np.inf)
+    if domains.samples_K is None:
+        raise ConfigError("max_epochs needs the sizes of the domains, which a state does not hold: give --data")
+    limits = [
+        math.inf if passes is None else math.floor(passes * n) for passes, n in zip(caps, domains.samples_K.tolist())
+    ]
+    return np.maximum(np.array(limits) - drawn_K, 0)
+
+
+def _static(
+    domains: Domains,
+    mixer: _Mixer | None,
+    weights: tuple[str, ...],
+    temperature: float | None,
+    max_epochs: float | None,
+    *,
+    budget: int,
+) -> Float64:
+    """Return the weights of a mixture that does not change, float64 [K]."""
+    from mixstream.mixers import Natural, Static, Stratified, Temperature, UniMax
+
+    assert domains.samples_K is not None
+    if weights:
+        static = Static(dict(map(_weight, weights)))
+    elif mixer == "temperature":
+        static = Temperature(temperature or 0).bind(domains.names, domains.samples_K)
+    elif mixer == "unimax":
+        static = UniMax(budget=budget, max_epochs=max_epochs or 0).bind(domains.names, domains.samples_K)
+    else:
+        by_size = Stratified() if mixer == "stratified" else Natural()
+        static = by_size.bind(domains.names, domains.samples_K)
+    weights_K = np.array(static.proportion_of(domains.names))
+    return weights_K / weights_K.sum()
+
+
+def _weight(word: str) -> tuple[str, float]:
+    name, _, number = word.rpartition("=")
+    try:
+        if name:
+            return name, float(number)
+    except ValueError:
+        pass
+    raise ConfigError(f"--weights {word}: write NAME=WEIGHT, as in web=0.7")

@@ -1,0 +1,241 @@
+"""What `mixstream plan` plans from: a mixing log, a saved state (alone or in a checkpoint), shards. Reading only.
+
+Shape suffixes: K domains, T logged steps.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixstream.errors import ConfigError, StateError
+from mixstream.journal import FILE
+from mixstream.recorded import Recorded, read_journal
+from mixstream.state import RunState, parse_state
+from mixstream.weights import WEIGHT_UNIT
+
+from .plan_course import Course, Float64, Int64
+
+_DEPTH = 3
+_LOG_LINE = b'{"event":'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domains:
+    """The domains, and how much there is of them.
+
+    Attributes:
+        names: in the order of all arrays.
+        samples_K: int64 [K]; None if it is not known.
+        row_tokens: tokens of a row, None likewise.
+    """
+
+    names: tuple[str, ...]
+    samples_K: Int64 | None
+    row_tokens: int | None
+
+    def among(self, names: tuple[str, ...], *, where: str) -> Domains:
+        """Return the same in the order of `names`.
+
+        Raises:
+            ConfigError: these have other names.
+        """
+        if set(names) != set(self.names):
+            raise ConfigError(
+                f"{where} mixes the domains {sorted(names)}, and --data has {sorted(self.names)}: give the directory "
+                "that the run read, or leave out --data"
+            )
+        samples = dict(zip(self.names, self.samples_K.tolist())) if self.samples_K is not None else {}
+        samples_K = np.array([samples[name] for name in names], dtype=np.int64) if samples else None
+        return Domains(names=names, samples_K=samples_K, row_tokens=self.row_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A run, as its log or its state tells it.
+
+    Attributes:
+        kind: "log" or "state".
+        where: the file, and the place in it.
+        domains: what it mixes.
+        mixer: for people.
+        learns: whether weights depend on losses.
+        batch: rows of a step.
+        step: the first step that it does not count any more.
+        epoch: of that step; None if it is not told.
+        drawn_K: float64 [K], rows before it.
+        course: weights; None where only the run's own mixer knows them.
+        max_epochs_K: passes after which a domain leaves, per domain.
+        recorded: the log.
+    """
+
+    kind: str
+    where: str
+    domains: Domains
+    mixer: str
+    learns: bool
+    batch: int
+    step: int
+    epoch: int | None
+    drawn_K: Float64
+    course: Course | None
+    max_epochs_K: tuple[float | None, ...]
+    recorded: Recorded | None = None
+
+
+def open_source(path: Path) -> Source:
+    """Return the run that `path` tells of.
+
+    Raises:
+        ConfigError: it is neither a log nor a state.
+        StateError: it is one, and damaged.
+    """
+    if path.is_dir():
+        if not (path / FILE).is_file():
+            raise ConfigError(f"{path} holds no {FILE}: give a log, a state or a checkpoint; shards go to --data")
+        return _of_log(read_journal(path))
+    if not path.is_file():
+        raise ConfigError(f"{path} is not there: give a mixing log ({FILE}), a saved state or a checkpoint")
+    with path.open("rb") as file:
+        beginning = file.read(len(_LOG_LINE))
+    if beginning == _LOG_LINE:
+        return _of_log(read_journal(path))
+    document = _json(path) if beginning.lstrip()[:1] in (b"{", b"[") else _checkpoint(path)
+    place, state = _find_state(document, path)
+    return _of_state(parse_state(state), f"{path}{place}")
+
+
+def read_shards(data: Path, split: str) -> Domains:
+    """Return the domains below `data`: DIR/DOMAIN/SPLIT, or DIR/DOMAIN where there are no splits.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    import mixstream as ms
+
+    if not data.is_dir():
+        raise ConfigError(f"--data {data} is no directory: give the one that `mixstream convert --out` wrote")
+    found = [
+        (child, next((part for part in (split, "") if (child / part / "index.json").is_file()), None))
+        for child in sorted(data.iterdir())
+        if child.is_dir()
+    ]
+    if not (usable := [(child, part) for child, part in found if part is not None]):
+        raise ConfigError(
+            f"--data {data} has no domain with {split}/index.json: give the directory above the domains, as "
+            "`mixstream convert --out` wrote it, or another --split"
+        )
+    streams = [ms.Stream(name=child.name, remote=str(child), split=part or None) for child, part in usable]
+    corpus = ms.StreamingDataset(streams=streams).corpus
+    samples_K = np.array([int(domain.samples_S.sum()) for domain in corpus.domains], dtype=np.int64)
+    return Domains(
+        names=tuple(domain.name for domain in corpus.domains), samples_K=samples_K, row_tokens=corpus.row_tokens
+    )
+
+
+def _of_log(recorded: Recorded) -> Source:
+    header, steps = recorded.header, recorded.step_T
+    course = Course(step_C=steps, weights_CK=recorded.weights_TK / WEIGHT_UNIT) if len(steps) else None
+    return Source(
+        kind="log",
+        where=recorded.path,
+        domains=Domains(names=recorded.names, samples_K=recorded.samples_K, row_tokens=header.row_tokens),
+        mixer=header.mixer,
+        learns=header.lag is not None,
+        batch=header.global_batch_size,
+        step=int(steps[-1]) + 1 if len(steps) else header.step,
+        epoch=None,
+        drawn_K=recorded.rows_TK.sum(axis=0).astype(np.float64),
+        course=course,
+        max_epochs_K=(None,) * len(recorded.names),
+        recorded=recorded,
+    )
+
+
+def _of_state(state: RunState, where: str) -> Source:
+    names = tuple(domain.name for domain in state.domains)
+    return Source(
+        kind="state",
+        where=where,
+        domains=Domains(names=names, samples_K=None, row_tokens=None),
+        mixer=state.settings.mixer.partition(" ")[0] if state.settings.mixer != "in order" else "none",
+        learns=state.mixing is not None,
+        batch=state.settings.global_batch_size,
+        step=state.step,
+        epoch=state.epoch,
+        drawn_K=np.array([sum(domain.drawn) for domain in state.domains], dtype=np.float64),
+        course=_course_of(state),
+        max_epochs_K=tuple(domain.max_epochs for domain in state.domains),
+    )
+
+
+def _course_of(state: RunState) -> Course | None:
+    """The weights that a state knows: of static mixing, or those that a mixer has learned so far."""
+    if state.mixing is None:
+        if state.settings.mixer not in ("static", "in order"):
+            return None
+        choose_K = np.array([domain.choose for domain in state.domains], dtype=np.float64)
+        return Course.constant(choose_K / max(choose_K.sum(), 1))
+    try:
+        log = sorted((int(step), np.array(parts, dtype=np.float64)) for step, parts in state.mixing["log"])
+        weights_CK = np.stack([parts_K for _, parts_K in log]) / WEIGHT_UNIT
+        if weights_CK.shape[1] != len(state.domains):
+            raise ValueError(f"{weights_CK.shape[1]} weights for {len(state.domains)} domains")
+    except (KeyError, TypeError, ValueError) as error:
+        raise StateError(
+            f"the log of weights in the state cannot be read ({error!r}); use an older checkpoint"
+        ) from error
+    return Course(step_C=np.array([step for step, _ in log], dtype=np.int64), weights_CK=weights_CK)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(
+            f"{path} begins like JSON and is none ({error}): give a log, a state or a checkpoint"
+        ) from error
+
+
+def _checkpoint(path: Path) -> Any:
+    import torch
+
+    if not zipfile.is_zipfile(path):  # as torch.save writes them
+        raise ConfigError(f"{path} is neither a mixing log, nor a state, nor a checkpoint of torch: give one of these")
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise ConfigError(
+            f"{path} is no checkpoint that torch reads without running code from it ({str(error).splitlines()[0]}): "
+            "give the state alone, saved as JSON"
+        ) from error
+
+
+def _find_state(document: Any, path: Path) -> tuple[str, Mapping[str, Any]]:
+    """Return the state in `document`, and its place there."""
+    found = list(_states(document, "", _DEPTH))
+    if not found:
+        keys = sorted(map(str, document)) if isinstance(document, Mapping) else type(document).__name__
+        raise ConfigError(
+            f"{path} holds no state of mixstream (it has {keys}): save loader.state_dict() into the checkpoint"
+        )
+    if len(found) > 1:
+        raise ConfigError(f"{path} holds several states, at {[place for place, _ in found]}: save the one alone")
+    return found[0]
+
+
+def _states(value: Any, place: str, depth: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if not isinstance(value, Mapping) or not depth:
+        return
+    if "mixstream" in value and "domains" in value:
+        yield place, value
+        return
+    for key, item in value.items():
+        yield from _states(item, f"{place}[{key!r}]", depth - 1)
