@@ -66,6 +66,7 @@ class Council:
 
     Attributes:
         exchange: the ranks' channel; None in a run of one rank, or while all that is reported is summed already.
+        newest: the last weights that are known, and of which step they are; None where nothing learns.
     """
 
     loop: FeedbackLoop | None
@@ -74,8 +75,13 @@ class Council:
     publish: Callable[[int, Int64], None]
     journal: Journal | None
     exchange: Exchange | None = field(default=None, init=False)
+    newest: tuple[int, Int64] | None = field(default=None, init=False)
     _agreed: bool = field(default=False, init=False)
     _odd: dict[str, Any] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        if self.loop is not None and (weights_K := self.loop.weights(self.loop.known - 1)) is not None:
+            self.newest = self.loop.known - 1, weights_K
 
     def close(self) -> None:
         """Close the log, until there is more to write."""
@@ -142,6 +148,7 @@ class Council:
         step, weights_K = found
         if self.exchange is not None and together:
             weights_K = self._of_leader(self.exchange, step, weights_K)
+        self.newest = step, weights_K
         self.publish(step, weights_K)
 
     def _of_leader(self, exchange: Exchange, step: int, weights_K: Int64) -> Int64:

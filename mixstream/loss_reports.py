@@ -23,6 +23,7 @@ from mixstream.reporting import Reporter
 from mixstream.run import Run
 from mixstream.types import Cursor, Float64, Int64
 from mixstream.validation import ValidationSet, evaluate
+from mixstream.weights import WEIGHT_UNIT
 
 
 class LossReports:
@@ -30,9 +31,11 @@ class LossReports:
 
     _log: Path | None = None
     _reporter: Reporter | None = None
+    _council: Council | None = None
     _exchange: Exchange | None = None
     _validation: ValidationSet | None = None
     _source: StreamingDataset | None = None
+    _cursor: Cursor
     _device: torch.device | None = None
 
     def _listen(
@@ -47,7 +50,7 @@ class LossReports:
             journal = Journal(self._log, names=run.plan.names)
             journal.begin(step=cursor.step, **run.told)
         alone = run.world.size == 1
-        council = Council(
+        council = self._council = Council(
             loop=loop,
             weights=run.weights(loop) or run.fixed,
             facts={} if alone else run.facts(cursor, loop),
@@ -72,7 +75,7 @@ class LossReports:
     def _hang_up(self) -> None:
         if self._reporter is not None:
             self._end_reports()
-            self._reporter = None
+            self._reporter = self._council = None
 
     def report(self, batch: Batch, loss: Any, *, mask: torch.Tensor | None = None, matrix: Any = None) -> None:
         """Report the losses of `batch`; needed once for every batch by mixers that learn, free otherwise.
@@ -99,6 +102,26 @@ class LossReports:
         """Report losses that are summed already, over all ranks: float64 [K] each, in the order of `streams`."""
         if self._reporter is not None:
             self._reporter.report_sums(step, loss_sum_K, count_K)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The newest weights that are known, by domain: where a mixer learns, those that the last report led to."""
+        assert self._source is not None
+        run, council = self._source.run, self._council
+        if council is not None and council.newest is not None:
+            parts_K = council.newest[1]
+        else:
+            parts_K = (run.weights(None) or run.fixed)(self._cursor.step)
+            assert parts_K is not None
+        return dict(zip(run.plan.names, (parts_K / WEIGHT_UNIT).tolist()))
+
+    def explain(self) -> dict[str, Any]:
+        """Return how the mixer comes to its weights now: name -> number, or array whose last axis is the domains.
+
+        Domains stand in the order of `weights`. Empty for mixers that do not tell.
+        """
+        loop = self._council.loop if self._council is not None else None
+        return dict(loop.explain()) if loop is not None else {}
 
     @property
     def wants_validation(self) -> bool:

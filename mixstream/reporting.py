@@ -236,6 +236,8 @@ class Reporter:
             self._background.check()
             raise self._lacks_report(step)
         self._background.wait(lambda: loop.weights(step) is not None, what=f"the weights of step {step}")
+        if loop.weights(step) is None:
+            raise self._lacks_report(step)
 
     def _lacks_report(self, step: int) -> FeedbackError:
         assert self._loop is not None

@@ -141,6 +141,32 @@ def test_domains_come_and_go_and_what_was_learned_stays(split_library):
         assert len(loader.state_dict()["domains"]) == 2
 
 
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_loader_tells_its_weights_and_how_they_came_to_be(split_library, name):
+    with ms.Loader(make(split_library, MIXERS[name]())) as loader:
+        list(train(loader, 43))
+        state = loader.state_dict()  # all that was reported has led to weights
+        effective, parts = state["mixing"]["log"][-1]
+        assert effective == 43 + 4
+        assert list(loader.weights.values()) == [part / 2**32 for part in parts]
+        assert sorted(loader.weights) == list(loader.weights) == sorted(FIRST)
+        told = loader.explain()
+        assert told
+        assert all(np.asarray(value).dtype.kind in "biuf" for value in told.values())
+
+
+def test_weights_that_do_not_learn_are_told_too(split_library):
+    with ms.Loader(make(split_library, mixers.Stratified())) as loader:
+        assert list(loader.weights.values()) == pytest.approx([1 / 3] * 3, abs=1e-6)
+        assert loader.explain() == {}
+    schedule = mixers.Schedule({0: dict.fromkeys(FIRST, 1), 3: {"web": 1, "code": 0, "law": 0}})
+    with ms.Loader(make(split_library, schedule)) as loader:
+        next(it := iter(loader))
+        assert loader.weights["code"] > 0
+        next(it), next(it)
+        assert loader.weights == {"code": 0, "law": 0, "web": 1}
+
+
 def test_a_log_replays_the_run_without_losses(split_library, tmp_path):
     with ms.Loader(make(split_library, MIXERS["ADO"]()), log=tmp_path) as loader:
         whole = list(train(loader, 60))
