@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check format test-mosaic bench clean
+.PHONY: help demo test check format test-mosaic bench bench-text clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,11 @@ test-mosaic:  ## compare live with mosaicml-streaming, in an environment of its 
 bench: $(READY)  ## run the benchmarks that the README quotes
 	$(BIN)/python bench/loader.py
 	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/losses.py
+	$(BIN)/python bench/mixing.py
+
+bench-text: $(READY)  ## train small models on real text under every mixer (half an hour)
+	$(BIN)/python bench/mixing_text.py
 
 clean:  ## remove environments and caches
 	rm -rf $(VENV) .venv-mosaic .pytest_cache .ruff_cache .hypothesis build dist *.egg-info runs bench/data

@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from mixstream.mixers import Mixer
 from mixstream.run import Run
 from mixstream.telemetry import Counters
 from mixstream.types import Cursor
 
 
-def describe(run: Run, cursor: Cursor, counters: Counters) -> str:
-    """Return the data flow of DESIGN.md section 3 with this run's domains, shares, position and waiting in it."""
+def describe(run: Run, cursor: Cursor, counters: Counters, weights: Mapping[str, float]) -> str:
+    """Return the data flow of DESIGN.md section 3 with this run's domains, shares, position and waiting in it.
+
+    `weights` are the newest that are known, by domain.
+    """
     cursor = run.plan.settle(cursor)
-    return "\n".join([*_position(run, cursor), *_domains(run, cursor), *_work(cursor, counters)])
+    return "\n".join([*_position(run, cursor), *_domains(run, cursor, weights), *_work(cursor, counters)])
 
 
 def _position(run: Run, cursor: Cursor) -> list[str]:
     plan, mixer = run.plan, run.request.mixer
+    lag = f", lag {run.request.lag} steps" if isinstance(mixer, Mixer) else ""
     mixing = type(mixer).__name__ if mixer is not None else "none, domains in order" if plan.in_order else "static"
     order = f"shuffled in windows of {run.block_size:,} samples" if run.request.shuffle else "as stored"
     share, world = plan.global_batch_size // plan.lanes, run.world
     mine = f"rank {world.rank} of {world.size} takes rows {run.part.start} to {run.part.stop - 1}"
     return [
-        f"mixer    {mixing}" + (f", lag {run.request.lag} steps" if run.loop() is not None else ""),
+        f"mixer    {mixing}{lag}",
         f"plan     step {cursor.step}: epoch {cursor.epoch}, {cursor.step_in_epoch} of {plan.steps_per_epoch} steps",
         f"batch    {plan.global_batch_size} rows = {plan.lanes} lane(s) x {share}; {mine}",
         f"order    {order}",
     ]
 
 
-def _domains(run: Run, cursor: Cursor) -> list[str]:
+def _domains(run: Run, cursor: Cursor, weights: Mapping[str, float]) -> list[str]:
     plan = run.plan
     drawn_K = cursor.drawn_LK.sum(axis=0)
     epochs_K = drawn_K / np.maximum(plan.owned_LK.sum(axis=0), 1)
     gone = set(np.flatnonzero(plan.left_LK(cursor).all(axis=0)).tolist())
     total = max(int(drawn_K.sum()), 1)
     width = max(6, *(len(name) for name in plan.names))
-    lines = [f"domains  {'':{width}}  {'samples':>13}  {'per epoch':>13}  {'drawn':>13}   share  epochs"]
+    column = "weight now" if plan.choose_K is None else "per epoch"
+    lines = [f"domains  {'':{width}}  {'samples':>13}  {column:>13}  {'drawn':>13}   share  epochs"]
     for at in np.argsort(run.domain_K).tolist():
-        planned = "by weight" if plan.choose_K is None else f"{int(plan.choose_K[at]):,}"
+        planned = f"{weights[plan.names[at]]:.1%}" if plan.choose_K is None else f"{int(plan.choose_K[at]):,}"
         numbers = f"{int(plan.samples_K[at]):>13,}  {planned:>13}  {int(drawn_K[at]):>13,}"
         share = f"{int(drawn_K[at]) / total:>6.1%}  {float(epochs_K[at]):>6.2f}"
         lines.append(

@@ -262,7 +262,7 @@ class Loader(LossReports):
 
     def describe(self) -> str:
         """Return a picture of the run, with numbers: domains, shares, position, waiting."""
-        return describe(self.run, self._cursor, self.counters)
+        return describe(self.run, self._cursor, self.counters, self.weights)
 
     def close(self) -> None:
         """End the background threads, after what was reported, and let go of the shards.

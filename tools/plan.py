@@ -49,7 +49,7 @@ def plan(
     A RUN. SRC is a mixing log (or the directory with its mixture.jsonl), a
     state that was saved as JSON, or a torch checkpoint with a state in it. It
     shows rows, tokens and epochs of each domain, weights by step, and of a log
-    the losses. A state does not know how large the domains are: --data does.
+    the losses. A state does not know how long rows are: --data does.
 
     A PREVIEW. With --steps or --tokens the run is continued to that length, by
     the weights that are known and then by the last of them. With --data alone,
@@ -205,7 +205,7 @@ def _length(steps: str | None, tokens: str | None, domains: Domains, batch: int 
         if domains.row_tokens is None:
             raise ConfigError("--tokens needs to know how long rows are, which nothing here tells: give --steps")
         rows = parse_count(tokens) // domains.row_tokens
-    elif whole and domains.samples_K is not None:
+    elif whole:
         rows = int(domains.samples_K.sum())
     else:
         return None
@@ -225,8 +225,6 @@ def _room(domains: Domains, caps: tuple[float | None, ...], drawn_K: Float64) ->
     """Return the rows that may still be drawn of each domain, float64 [K]."""
     if not any(caps):
         return np.full(len(drawn_K), np.inf)
-    if domains.samples_K is None:
-        raise ConfigError("max_epochs needs the sizes of the domains, which a state does not hold: give --data")
     limits = [
         math.inf if passes is None else math.floor(passes * n) for passes, n in zip(caps, domains.samples_K.tolist())
     ]
@@ -245,7 +243,6 @@ def _static(
     """Return the weights of a mixture that does not change, float64 [K]."""
     from mixstream.mixers import Natural, Static, Stratified, Temperature, UniMax
 
-    assert domains.samples_K is not None
     if weights:
         static = Static(dict(map(_weight, weights)))
     elif mixer == "temperature":

@@ -150,7 +150,7 @@ def _leaving(told: dict[str, Any]) -> str:
 def _rows_by_domain(domains: Domains, rows_K: Int64) -> list[dict[str, Any]]:
     total, entries = max(int(rows_K.sum()), 1), []
     for k, (name, rows) in enumerate(zip(domains.names, rows_K.tolist())):
-        samples = int(domains.samples_K[k]) if domains.samples_K is not None else None
+        samples = int(domains.samples_K[k])
         entries.append(
             {
                 "name": name,

@@ -33,12 +33,12 @@ class Domains:
 
     Attributes:
         names: in the order of all arrays.
-        samples_K: int64 [K]; None if it is not known.
-        row_tokens: tokens of a row, None likewise.
+        samples_K: int64 [K].
+        row_tokens: tokens of a row; None if it is not known.
     """
 
     names: tuple[str, ...]
-    samples_K: Int64 | None
+    samples_K: Int64
     row_tokens: int | None
 
     def among(self, names: tuple[str, ...], *, where: str) -> Domains:
@@ -52,8 +52,8 @@ class Domains:
                 f"{where} mixes the domains {sorted(names)}, and --data has {sorted(self.names)}: give the directory "
                 "that the run read, or leave out --data"
             )
-        samples = dict(zip(self.names, self.samples_K.tolist())) if self.samples_K is not None else {}
-        samples_K = np.array([samples[name] for name in names], dtype=np.int64) if samples else None
+        samples = dict(zip(self.names, self.samples_K.tolist()))
+        samples_K = np.array([samples[name] for name in names], dtype=np.int64)
         return Domains(names=names, samples_K=samples_K, row_tokens=self.row_tokens)
 
 
@@ -164,7 +164,7 @@ def _of_state(state: RunState, where: str) -> Source:
     return Source(
         kind="state",
         where=where,
-        domains=Domains(names=names, samples_K=None, row_tokens=None),
+        domains=Domains(names=names, samples_K=np.array([d.samples for d in state.domains]), row_tokens=None),
         mixer=state.settings.mixer.partition(" ")[0] if state.settings.mixer != "in order" else "none",
         learns=state.mixing is not None,
         batch=state.settings.global_batch_size,

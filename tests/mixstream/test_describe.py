@@ -37,5 +37,7 @@ def test_the_mixer_is_named(library):
     schedule = ms.mixers.Schedule({0: {"web": 1, "code": 1, "law": 1}})
     with loaders_of(library, mixer=schedule) as (loader,):
         assert loader.describe().splitlines()[0].split() == ["mixer", "Schedule"]
-        assert "by weight" in loader.describe()
+        shown = loader.describe()
+        assert "weight now" in shown
+        assert shown.count("33.3%") == 3
         assert "Loader([web, code, law], batch_size=8, step=0" in repr(loader)
