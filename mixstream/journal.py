@@ -105,6 +105,7 @@ class Journal:
         self._names = list(names)
         self._encode = msgspec.json.Encoder().encode
         self._lines: _Lines | None = None
+        self._header: Begin | None = None
         self._begun = False
         self._explained: dict[str, bytes] = {}
         self._board = None if tensorboard is False else Board.installed(self.file.parent, required=bool(tensorboard))
@@ -119,7 +120,9 @@ class Journal:
         samples_K: Int64,
         row_tokens: int | None = None,
     ) -> None:
-        """Write the header: what follows are the steps from `step` on.
+        """Say that what follows are the steps from `step` on. The header is written with the first line.
+
+        So whoever begins and then goes on from a checkpoint instead leaves no trace.
 
         Args:
             step: the first step to come; later than 0 where a run is resumed.
@@ -145,11 +148,8 @@ class Journal:
         )
         if self._lines is None:
             self._lines = _Lines(self.file)
-        self._begun = True
+        self._header, self._begun = header, True
         self._explained = {}  # the lines that told it may count no more
-        self._append(header)
-        if self._board is not None:
-            self._board.begin(step)
 
     def write(
         self,
@@ -218,6 +218,11 @@ class Journal:
             if not self._begun:
                 raise ConfigError(f"{self.file}: the log was not begun: call begin(...) before write(...)")
             self._lines = _Lines(self.file)
+        if self._header is not None:
+            self._lines.append(self._encode(self._header) + b"\n")
+            if self._board is not None:
+                self._board.begin(self._header.step)
+            self._header = None
         self._lines.append(self._encode(line) + b"\n")
 
     def _news(self, explained: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
     demo_text.py      text that is here already        demo_journal.py   what each step leaves behind
     demo_settings.py  what the processes agree on      demo_show.py      the live table
     demo_child.py     a training process               demo_proof.py     equal or not
-    demo_ranks.py     starts and watches them          demo_picture.py   shares and losses as a picture
+    demo_ranks.py     starts and watches them          demo_learned.py   weights and laws that came out
+                                                       demo_picture.py   weights, losses, laws as a picture
 
 What is trained, and how, is examples/train.py and nothing else.
 """
@@ -30,10 +31,12 @@ def demo(*, out: Path = Path("runs/demo"), steps: int = 240, seed: int = 0, as_j
     mixstream demo --steps 1000 --out runs/long
 
     Offline, on the CPU, in a minute or two: of text that is on every machine
-    with Python and torch it makes shards of five domains, trains a small
-    byte-level model on a mixture that moves, and kills itself with SIGKILL
-    half-way. It goes on from the checkpoint on two processes instead of one,
-    and holds every batch against those of a run that nothing interrupted.
+    with Python and torch it makes shards of five domains and trains a small
+    byte-level model on them, mixed by ADO: scaling laws are fitted to the
+    domains' own losses as they come in, and who is learned fastest gets more.
+    It kills itself with SIGKILL half-way, goes on from the checkpoint on two
+    processes instead of one, and holds every batch and every weight against
+    those of a run that nothing interrupted, told the same losses.
 
     The training is examples/train.py. Exit status 1 if a single row differs.
 
@@ -60,12 +63,36 @@ def _table(domains: dict[str, dict[str, Any]]) -> Table:
             name,
             told["rows"],
             told["rows_read"],
-            " → ".join(f"{share:3.0%}" for share in told["share"]),
+            " → ".join(f"{weight:3.0%}" for weight in told["weight"]),
             " → ".join("-" if loss is None else f"{loss:.2f}" for loss in told["loss"]),
+            *_law(told["law"]),
         )
         for name, told in domains.items()
     ]
-    return table(("domain", "rows", "rows read", "share", "loss"), rows)
+    return table(("domain", "rows", "rows read", "weight", "loss", "alpha", "eps"), rows)
+
+
+def _law(law: dict[str, Any] | None) -> tuple[str, str]:
+    if law is None:
+        return "-", "-"
+    return f"{law['alpha']:.2f}", f"{'≤ ' if law['eps_at_its_limit'] else ''}{law['eps']:.2f}"
+
+
+def _about(document: dict[str, Any]) -> list[str]:
+    """What the table's columns mean, as far as they do not say it."""
+    first = document["weights_change_at_step"]
+    fitted = [told["law"] for told in document["domains"].values() if told["law"] is not None]
+    mixer = document["mixer"]["name"]
+    if not fitted:
+        return [f"mixer    {mixer}, which fitted no law in so few steps: the weights are the domains' sizes"]
+    lines = [
+        f"mixer    {mixer}: weights from loss = eps + beta n^-alpha, nats per byte after n rows, fitted on the way"
+    ]
+    if first is not None:
+        lines.append(f"         they move from step {first} on; before, they are the domains' sizes")
+    if any(law["eps_at_its_limit"] for law in fitted):
+        lines.append("         eps at its lower limit (≤): so short a curve does not tell yet where it ends")
+    return lines
 
 
 def _closing(document: dict[str, Any]) -> str:
@@ -73,20 +100,22 @@ def _closing(document: dict[str, Any]) -> str:
     first, second = document["processes"]
     if document["equal"]:
         verdict = (
-            f"EQUAL: all {compared} batches, {document['rows_compared']:,} rows, each in its place.\n"
+            f"EQUAL: all {compared} batches, {document['rows_compared']:,} rows, each in its place, and all weights.\n"
             f"Among them is what the kill undid, {again} step{'s' if again > 1 else ''}: read by {first} process, "
             f"then by {second}."
         )
     else:
-        differing = [f"{at['step']} ({at['part']} the kill)" for at in document["batches_differing"]]
+        differing = [f"{at['step']} ({at['part']})" for at in document["batches_differing"]]
         verdict = (
-            f"NOT EQUAL: {len(differing)} of {compared} batches differ{', the first at step ' if differing else ''}"
-            f"{''.join(differing[:1])}; {len(odd)} of {document['steps']} steps were not trained on exactly once.\n"
+            f"NOT EQUAL: {len(differing)} batches differ{', the first at step ' if differing else ''}"
+            f"{''.join(differing[:1])}; {len(document['weights_differing'])} of {document['steps']} steps have other "
+            f"weights; {len(odd)} were not trained on exactly once.\n"
             f"This is a defect of mixstream: please report it, with the journals in {document['out']}/run."
         )
-    lines = ["", verdict, ""]
+    lines = ["", *_about(document), "", verdict, ""]
     if document["picture"]:
         lines.append(f"picture  {document['picture']}")
     lines.append(f"code     {document['code']}")
-    lines.append("next     mixstream convert YOUR_TEXT/ --out shards/")
+    lines.append(f"next     mixstream plan {document['out']}/run")
+    lines.append("         mixstream convert YOUR_TEXT/ --out shards/")
     return "\n".join([*lines, "", show_seconds(document["seconds"])])

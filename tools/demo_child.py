@@ -1,7 +1,8 @@
-"""A training process of the demo: `python -m mixstream_tools.demo_child SETTINGS PART`, with RANK and WORLD_SIZE set.
+"""A process of the demo: `python -m mixstream_tools.demo_child SETTINGS PART`, with RANK and WORLD_SIZE set.
 
-It trains as examples/train.py does, by calling it, and keeps a journal. PART `before` begins the run and kills itself
-in the middle of it, PART `after` goes on from the checkpoint to the end.
+PART `before` begins the run and kills itself in the middle of it, PART `after` goes on from the checkpoint to the end:
+these train as examples/train.py does, by calling it, and keep a journal. PART `reference` reads the same run without
+training and without interruption, for the proof.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from mixstream_examples import train as example  # pyright: ignore[reportMissingImports]  # pyright cannot follow it
 
 from .demo_journal import Recorder
+from .demo_proof import write_references
 from .demo_settings import ROWS, Settings
 
 if TYPE_CHECKING:
@@ -24,9 +26,16 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Train one part of the run."""
+    """Do one part of the demo."""
     settings, part = Settings.load(Path(sys.argv[1])), sys.argv[2]
-    record = Recorder(settings.journal(part, example.RANK))
+    if part == "reference":
+        write_references(settings)
+    else:
+        _train(settings, part)
+
+
+def _train(settings: Settings, part: str) -> None:
+    record = Recorder(settings.journals(part)[example.RANK])
 
     def watch(loader: ms.Loader, batch: ms.Batch, loss: torch.Tensor) -> None:
         record(loader, batch, loss)

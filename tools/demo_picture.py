@@ -1,6 +1,8 @@
-"""The run as a picture: what was read, and what was learnt from it, step by step. Needs the extra `report`.
+"""The run as a picture: the weights it was drawn by, the losses they follow from, and the laws between the two.
 
-Shape suffixes: T steps, K domains.
+Needs the extra `report`.
+
+Shape suffixes: T steps, K domains, P points of the loss curves.
 """
 
 from __future__ import annotations
@@ -13,63 +15,127 @@ from typing import Any
 import numpy as np
 
 from .demo_journal import Step
-from .demo_show import COLORS, WINDOW, Float64, losses_K, shares_K
+from .demo_learned import Learned
+from .demo_proof import history
+from .demo_show import COLORS, WINDOW, Float64, losses_K
 
 _GREY = "#555555"
+_AHEAD = 4.0
+"""The laws are drawn to so many times the rows of the run."""
 
 
-def draw(names: Sequence[str], before: Sequence[Step], after: Sequence[Step], *, processes: int, file: Path) -> Path:
-    """Draw shares and losses of both parts of the run over the steps; returns `file`, whose suffix is its format.
+def draw(
+    names: Sequence[str],
+    before: Sequence[Step],
+    after: Sequence[Step],
+    learned: Learned,
+    *,
+    processes: int,
+    file: Path,
+) -> Path:
+    """Draw weights and losses over the steps, and losses over rows with the fitted laws; returns `file`.
 
     Args:
         names: the domains.
         before: the steps of the run that was killed.
         after: those of the run that went on.
+        learned: what the mixer made of them.
         processes: how many it went on with.
-        file: where to write.
+        file: where to write; its suffix is its format.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     from matplotlib.figure import Figure
 
-    resumed, killed = after[0].step, before[-1].step + 1
-    whole = [*before[:resumed], *after]
-    step_T = np.arange(1, len(whole) + 1)
-    share_TK, loss_TK, lost_TK = _means(whole, shares_K), _means(whole, losses_K), _means(before, losses_K)
-
-    figure: Any = Figure(figsize=(9, 6.4), layout="constrained")
-    shares, losses = figure.subplots(2, 1, sharex=True)
-    shares.stackplot(step_T, share_TK.T, colors=COLORS, alpha=0.9, linewidth=0)
-    shares.set_ylim(0, 1)
-    shares.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    shares.set_title("Share of each domain in the batches", loc="left", fontsize=11)
-    middle_K = np.cumsum(share_TK[-1]) - share_TK[-1] / 2
-    _label(shares, names, middle_K, [f"{share:.0%}" for share in share_TK[-1]])
-
-    for k in range(len(names)):
-        losses.plot(step_T, loss_TK[:, k], color=COLORS[k % len(COLORS)], linewidth=1.8)
-        losses.plot(step_T[resumed:killed], lost_TK[resumed:, k], color="black", linewidth=1, linestyle=":")
-    losses.set_title("Loss of each domain, nats per byte", loc="left", fontsize=11)
-    losses.set_xlabel(f"step (means of the last {WINDOW})")
-    # Everything starts near ln 257 = 5.5, which would leave no room for what differs.
-    losses.set_ylim(np.nanmin(loss_TK) - 0.1, np.nanquantile(loss_TK, 0.93))
-    _label(losses, names, _apart(loss_TK[-1], losses.get_ylim()), [f"{loss:.2f}" for loss in loss_TK[-1]])
-
-    for axes in (shares, losses):
-        axes.axvspan(
-            resumed, killed, color="white" if axes is shares else "black", alpha=0.35 if axes is shares else 0.08
-        )
+    resumed, killed, steps = after[0].step, before[-1].step + 1, after[-1].step + 1
+    figure: Any = Figure(figsize=(9.5, 10.5), layout="constrained")
+    weights, losses, laws = figure.subplots(3, 1, height_ratios=(1, 1.1, 1.4))
+    _draw_weights(weights, names, learned)
+    _draw_losses(losses, names, before, after)
+    _draw_laws(laws, names, learned)
+    for axes in (weights, losses):
+        axes.axvspan(resumed, killed, color="black", alpha=0.08, linewidth=0)
         axes.axvline(killed, color="black", linewidth=1.2)
-        axes.set_xlim(1, len(whole))
+        axes.set_xlim(1, steps)
+    for axes in (weights, losses, laws):
         axes.spines[["top", "right"]].set_visible(False)
     kill = (
         f"kill -9 after step {killed},\nresumed from step {resumed} on {processes} processes\n(dotted: what was undone)"
     )
-    at, offset = (killed, losses.get_ylim()[1]), (8, -4)
-    losses.annotate(kill, at, xytext=offset, textcoords="offset points", va="top", fontsize=9, color=_GREY)
+    _note(losses, kill, (killed, losses.get_ylim()[1]))
     figure.savefig(file, dpi=150)
     return file
+
+
+def _draw_weights(axes: Any, names: Sequence[str], learned: Learned) -> None:
+    weights_TK = learned.weights_TK
+    step_T = np.arange(1, len(weights_TK) + 1)
+    for k in range(len(names)):
+        axes.step(step_T, weights_TK[:, k], where="mid", color=COLORS[k % len(COLORS)], linewidth=1.8)
+    axes.set_ylim(0, 1.15 * weights_TK.max())
+    axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.set_title("Weight of each domain: what the batches are drawn by", loc="left", fontsize=11)
+    _label(axes, names, _apart(weights_TK[-1], axes.get_ylim()), [f"{weight:.0%}" for weight in weights_TK[-1]])
+    if (first := learned.changed_at) is None:
+        _note(axes, "the domains' sizes: no law came in time to change a batch", (1, axes.get_ylim()[1]))
+    else:
+        axes.axvline(first + 1, color=_GREY, linewidth=0.8, linestyle="--")
+        _note(axes, "from here on\nby fitted laws", (first + 1, axes.get_ylim()[1]))
+
+
+def _draw_losses(axes: Any, names: Sequence[str], before: Sequence[Step], after: Sequence[Step]) -> None:
+    whole = history(before, after)
+    resumed, step_T = after[0].step, np.arange(1, len(whole) + 1)
+    loss_TK, lost_TK = _means(whole, losses_K), _means(before, losses_K)
+    for k in range(len(names)):
+        axes.plot(step_T, loss_TK[:, k], color=COLORS[k % len(COLORS)], linewidth=1.8)
+        axes.plot(step_T[resumed : len(before)], lost_TK[resumed:, k], color="black", linewidth=1, linestyle=":")
+    axes.set_title("Loss of each domain, nats per byte", loc="left", fontsize=11)
+    axes.set_xlabel(f"step (losses: means of the last {WINDOW})")
+    # Everything starts near ln 257 = 5.5, which would leave no room for what differs.
+    axes.set_ylim(np.nanmin(loss_TK) - 0.1, np.nanquantile(loss_TK, 0.93))
+    _label(axes, names, _apart(loss_TK[-1], axes.get_ylim()), [f"{loss:.2f}" for loss in loss_TK[-1]])
+
+
+def _draw_laws(axes: Any, names: Sequence[str], learned: Learned) -> None:
+    """Draw points and laws over n; a domain without a law has its points, if any, and nothing else."""
+    from matplotlib.ticker import LogLocator
+
+    whose = "its own" if learned.own_rows else "of all domains"
+    axes.set_title("Scaling laws: the losses that they are fitted to, and beyond", loc="left", fontsize=11)
+    axes.set_xlabel(f"n, rows trained on ({whose}); log scale")
+    axes.set_ylabel("nats per byte, smoothed", fontsize=9.5)
+    if not np.isfinite(learned.loss_PK).any():
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.5, 0.5, "the run was too short for points of a law", ha="center", color=_GREY, fontsize=11)
+        return
+    axes.set_xscale("log", subs=[])
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda n, _: f"{n:,.0f}")
+    seen_PK = np.where(np.isfinite(learned.loss_PK), learned.n_PK, np.nan)
+    end, end_K, said = _AHEAD * np.nanmax(seen_PK), np.empty(len(names)), []
+    for k in range(len(names)):
+        color, here_P = COLORS[k % len(COLORS)], np.isfinite(seen_PK[:, k])
+        n_P, loss_P = seen_PK[here_P, k], learned.loss_PK[here_P, k]
+        axes.plot(n_P, loss_P, ".", color=color, markersize=4, alpha=0.45, markeredgewidth=0)
+        law = learned.law(k)
+        end_K[k] = loss_P[-1] if law is None and n_P.size else np.nan
+        if law is None:
+            said.append("no law")
+            continue
+        for line, (low, high) in {"-": (n_P[0], n_P[-1]), "--": (n_P[-1], end)}.items():
+            n_X = np.geomspace(low, high, 100)
+            axes.plot(n_X, learned.loss_at(k, n_X), line, color=color, linewidth=1.8)
+        end_K[k] = learned.loss_at(k, np.array(end))
+        said.append(rf"$\alpha$ {law.alpha:.2f}, $\varepsilon$ {'≤ ' if law.bounded else ''}{law.eps:.2f}")
+    axes.set_xlim(np.nanmin(seen_PK), end)
+    axes.axvline(np.nanmax(seen_PK), color="black", linewidth=1.2)
+    _note(axes, "end of the run;\ndashed: what the laws foresee", (np.nanmax(seen_PK), axes.get_ylim()[1]))
+    end_K = np.where(np.isnan(end_K), np.nanmin(learned.loss_PK), end_K)
+    _label(axes, names, _apart(end_K, axes.get_ylim()), said)
+    law = r"$\varepsilon + \beta\, n^{-\alpha}$"
+    axes.text(0.02, 0.06, f"lines: {law}, fitted to the points", transform=axes.transAxes, fontsize=10, color=_GREY)
 
 
 def _means(steps: Sequence[Step], of: Callable[[Sequence[Step]], Float64]) -> Float64:
@@ -87,8 +153,13 @@ def _apart(at_K: Float64, limits: tuple[float, float]) -> Float64:
     return apart_K
 
 
+def _note(axes: Any, text: str, at: tuple[float, float]) -> None:
+    """Write a remark right of a place and below it."""
+    axes.annotate(text, at, xytext=(8, -4), textcoords="offset points", va="top", fontsize=9, color=_GREY)
+
+
 def _label(axes: Any, names: Sequence[str], at_K: Float64, values: Sequence[str]) -> None:
-    """Write each domain's name and last value at the right end of its line or band."""
+    """Write each domain's name and last value at the right end of its line."""
     for k, name in enumerate(names):
         axes.annotate(
             f"{name} {values[k]}",

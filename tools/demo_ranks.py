@@ -1,4 +1,4 @@
-"""The training processes of one part of the demo: started, watched, and ended when this one gives up."""
+"""The processes of the demo's parts: started, watched, and ended when this one gives up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from mixstream.errors import MixstreamError, WaitTimeoutError
 
 from .demo_journal import Journal, Step
-from .demo_settings import Settings
+from .demo_settings import PROCESSES, Settings
 
 _PATIENCE_S = 300.0
 """Longest time without a step."""
@@ -21,16 +21,16 @@ _POLL_S = 0.1
 _TOLD_LINES = 12
 
 
-def run_part(settings: Settings, part: str, *, ranks: int, on_step: Callable[[Step], None]) -> list[Step]:
-    """Train `part` on `ranks` processes until they end; returns its steps.
+def run_part(settings: Settings, part: str, *, on_step: Callable[[Step], None]) -> list[Step]:
+    """Train `part` until its processes end; returns its steps.
 
     Raises:
         MixstreamError: they did not end as this part has to: `before` by its own SIGKILL, `after` with status 0.
         WaitTimeoutError: no step for minutes.
     """
-    journal = Journal(files=[settings.journal(part, rank) for rank in range(ranks)])
+    journal = Journal(files=settings.journals(part))
     expected = -signal.SIGKILL if part == "before" else 0
-    processes = _start(settings, part, ranks)
+    processes = _start(settings, part, PROCESSES[part])
     try:
         last = time.monotonic()
         running = True
@@ -57,6 +57,28 @@ def run_part(settings: Settings, part: str, *, ranks: int, on_step: Callable[[St
     return journal.steps
 
 
+def run_reference(settings: Settings) -> None:
+    """Read the run once more, in one process that nothing interrupts and that trains nothing (`demo_proof`).
+
+    It is a process as the others are, since numbers may depend on how many threads compute them.
+
+    Raises:
+        MixstreamError: it did not end with status 0.
+        WaitTimeoutError: it did not end in minutes.
+    """
+    (process,) = _start(settings, "reference", 1)
+    try:
+        if process.wait(_PATIENCE_S) != 0:
+            raise _failure(settings, "reference", 0, f"ended with status {process.returncode}")
+    except subprocess.TimeoutExpired as error:
+        raise WaitTimeoutError(
+            f"the reference was not read in {_PATIENCE_S:.0f} s; its log is {settings.log('reference', 0)}"
+        ) from error
+    finally:
+        process.kill()
+        process.wait()
+
+
 def _start(settings: Settings, part: str, ranks: int) -> list[subprocess.Popen[bytes]]:
     # What torchrun would set. One thread each: on a busy machine two threads in lockstep are slower than one.
     world = {
@@ -81,7 +103,7 @@ def _start(settings: Settings, part: str, ranks: int) -> list[subprocess.Popen[b
 
 def _failure(settings: Settings, part: str, rank: int, what: str) -> MixstreamError:
     log = settings.log(part, rank)
-    error = MixstreamError(f"the training process {rank} ({part} the kill) {what}; its log is {log}")
+    error = MixstreamError(f"the process {rank} of the part {part!r} {what}; its log is {log}")
     for line in log.read_text(errors="replace").splitlines()[-_TOLD_LINES:]:
         error.add_note(line)
     return error

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,13 @@ from .convert.readers import Fields
 from .convert.recipe import Recipe
 from .convert.tokenizer import describe_tokenizer
 from .demo_journal import Step
-from .demo_proof import Proof, compare, example_file, parameters, read_uninterrupted
-from .demo_ranks import run_part
-from .demo_settings import ROWS, SEQ_LEN, Settings
+from .demo_learned import Law, Learned, read_learned
+from .demo_picture import draw
+from .demo_proof import Proof, compare, example_file, history, parameters, read_references, read_weights
+from .demo_ranks import run_part, run_reference
+from .demo_settings import PROCESSES, ROWS, SEQ_LEN, Settings
 from .demo_show import WINDOW, View, losses_K, rate, shares_K
 from .demo_text import gather
-
-_BEFORE, _AFTER = 1, 2
-"""Processes before and after the kill."""
 
 
 class _Quiet(Console):
@@ -50,26 +51,29 @@ def run_demo(*, out: Path, steps: int, seed: int, console: Console) -> dict[str,
     settings = _prepare(out, steps, seed, console)
     names, resumed, killed = list(settings.samples), settings.resume_from, settings.kill_after
 
-    console.note(
-        f"2/5  train    on {_BEFORE} process: {parameters():,} parameters, {ROWS} rows of {SEQ_LEN} bytes a step"
-    )
+    one, two = PROCESSES.values()
+    console.note(f"2/5  train    on {one} process: {parameters():,} parameters, {ROWS} rows of {SEQ_LEN} bytes a step")
     with View(names=names, steps=steps, last=killed).shown() as view:
-        before = run_part(settings, "before", ranks=_BEFORE, on_step=view.add)
+        before = run_part(settings, "before", on_step=view.add)
     console.note(f"3/5  kill -9  after step {killed}: checkpoint of step {resumed}, later batches read ahead")
-    console.note(f"4/5  resume   on {_AFTER} processes, from step {resumed}")
+    console.note(f"4/5  resume   on {two} processes, from step {resumed}")
     with View(names=names, steps=steps, last=steps, earlier=before[:resumed]).shown() as view:
-        after = run_part(settings, "after", ranks=_AFTER, on_step=view.add)
-    console.note("5/5  compare  with the batches of a loader that nothing interrupts\n")
-    proof = compare(read_uninterrupted(settings), before, after)
-    picture = _draw(names, before, after, out / "demo.png", console)
+        after = run_part(settings, "after", on_step=view.add)
+    console.note("5/5  compare  with a loader that nothing interrupts, told the same losses\n")
+    run_reference(settings)
+    proof = compare(read_references(settings), before, after, weights=read_weights(settings))
+    learned = read_learned(settings)
+    picture = _picture(partial(draw, names, before, after, learned, processes=two), out / "demo.png", console)
     return {
         "equal": proof.equal,
         "steps": steps,
         "killed_after": killed,
         "resumed_from": resumed,
-        "processes": [_BEFORE, _AFTER],
+        "processes": [one, two],
         **_told(proof),
-        "domains": _domains(settings, [*before[:resumed], *after]),
+        "mixer": {"name": type(settings.mixer()).__name__, **asdict(settings.mixer())},
+        "weights_change_at_step": learned.changed_at,
+        "domains": _domains(settings, history(before, after), learned),
         "tokens_per_second": [_number(rate(part)) for part in (before, after)],
         "waited_seconds": [round(part[-1].waited, 3) for part in (before, after)],
         "picture": None if picture is None else str(picture),
@@ -87,7 +91,7 @@ def _prepare(out: Path, steps: int, seed: int, console: Console) -> Settings:
     sources = [f"{name}={file}" for name, file in found.files.items()]
     quiet = _Quiet(as_json=console.as_json)
     summary = run_conversion(sources, out=out / "shards", recipe=recipe, overwrite=True, console=quiet)
-    samples = {name: int(splits["train"]["rows"]) for name, splits in summary["domains"].items()}
+    samples = {name: int(splits["train"]["rows"]) for name, splits in sorted(summary["domains"].items())}
     settings = Settings(out=str(out.resolve()), steps=steps, seed=seed, samples=samples)
     shutil.rmtree(settings.run, ignore_errors=True)
     settings.run.mkdir(parents=True)
@@ -99,13 +103,9 @@ def _prepare(out: Path, steps: int, seed: int, console: Console) -> Settings:
     return settings
 
 
-def _draw(
-    names: Sequence[str], before: Sequence[Step], after: Sequence[Step], file: Path, console: Console
-) -> Path | None:
-    from .demo_picture import draw
-
+def _picture(drawn: Callable[..., Path], file: Path, console: Console) -> Path | None:
     try:
-        return draw(names, before, after, processes=_AFTER, file=file)
+        return drawn(file=file)
     except ImportError:
         file.unlink(missing_ok=True)  # one of an earlier demo would be of another run
         console.note("no picture: matplotlib is not installed. Run: pip install 'mixstream[report]'\n")
@@ -117,24 +117,34 @@ def _told(proof: Proof) -> dict[str, Any]:
         "batches_compared": proof.compared,
         "rows_compared": proof.compared * ROWS,
         "batches_differing": [{"part": part, "step": step} for part, step in proof.differing],
+        "weights_differing": list(proof.weights_differing),
         "steps_trained_again": len(proof.again),
         "steps_not_once": list(proof.not_once),
     }
 
 
-def _domains(settings: Settings, whole: Sequence[Step]) -> dict[str, dict[str, Any]]:
-    """Of each domain: rows there are, rows read, and its share and loss at the beginning and at the end."""
+def _domains(settings: Settings, whole: Sequence[Step], learned: Learned) -> dict[str, dict[str, Any]]:
+    """Of each domain: rows there are, rows read; weight, share and loss at the beginning and at the end; its law."""
     ends = (whole[:WINDOW], whole[-WINDOW:])
     read = [sum(rows) for rows in zip(*(step.rows_K for step in whole))]
     return {
         name: {
             "rows": rows,
             "rows_read": read[k],
+            "weight": [round(float(learned.weights_TK[at, k]), 4) for at in (0, -1)],
             "share": [round(float(shares_K(steps)[k]), 4) for steps in ends],
             "loss": [_number(losses_K(steps)[k], 4) for steps in ends],
+            "law": _law(learned.law(k)),
         }
         for k, (name, rows) in enumerate(settings.samples.items())
     }
+
+
+def _law(law: Law | None) -> dict[str, Any] | None:
+    if law is None:
+        return None
+    numbers = {name: round(getattr(law, name), 4) for name in ("alpha", "beta", "eps")}
+    return {**numbers, "eps_at_its_limit": law.bounded}
 
 
 def _number(value: float, digits: int | None = None) -> float | None:

@@ -14,6 +14,8 @@ SEQ_LEN = 128
 ROWS = 32
 """Rows of the global batch."""
 LEAST_STEPS = 8
+PROCESSES = {"before": 1, "after": 2}
+"""Processes before and after the kill."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,9 +53,14 @@ class Settings:
         """The checkpoint."""
         return self.run / "checkpoint.pt"
 
-    def journal(self, part: str, rank: int) -> Path:
-        """What the process `rank` of `part` writes of every step."""
-        return self.run / f"{part}-{rank}.jsonl"
+    def journals(self, part: str) -> list[Path]:
+        """What each process of `part` writes of every step."""
+        return [self.run / f"{part}-{rank}.jsonl" for rank in range(PROCESSES[part])]
+
+    @property
+    def reference(self) -> Path:
+        """What the uninterrupted reading writes: a mixing log and the hashes of its rows."""
+        return self.run / "reference"
 
     def log(self, part: str, rank: int) -> Path:
         """What it prints."""
@@ -74,11 +81,25 @@ class Settings:
         """Steps after which the training kills itself."""
         return self.resume_from + max(1, self.save_every // 4)
 
-    def mixer(self) -> mixers.OpenLoop:
-        """How the domains are mixed: by their size at first, evenly at the end. The one place that decides it."""
-        even = dict.fromkeys(self.samples, 1)
-        return mixers.Schedule(
-            {0: self.samples, self.steps // 4: self.samples, self.steps * 2 // 3: even}, kind="linear"
+    def mixer(self) -> mixers.ADO:
+        """How the domains are mixed, from their size on. The one place that decides it.
+
+        ADO's own settings are for runs of tens of thousands of steps. These are proportions of the run, chosen by what
+        they mean and not by what comes out; whatever is not named here is as `ADO()` has it.
+
+        - ignore a twelfth: it is spent on learning which bytes there are at all, which is on no power law;
+        - smooth over a tenth, and fit 240 points over the run: with 20 steps or more before the first law;
+        - begin at a fifth, and fit anew at every twentieth.
+
+        In a run of fewer than about 200 steps no law, or none that matters, comes in time: a law takes 20 points, and
+        weights come `lag` = 16 steps after the losses that they follow from. Then the weights stay the prior.
+        """
+        return mixers.ADO(
+            ignore_steps=self.steps // 12,
+            window=max(5, self.steps // 10 | 1),
+            subsample=max(1, self.steps // 240),
+            start_step=self.steps // 5,
+            update_interval=max(1, self.steps // 20),
         )
 
     def save(self) -> Path:

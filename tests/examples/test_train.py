@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import mixstream as ms
+from mixstream.recorded import read_journal
 from mixstream_examples import train as example
 
 DRIVER = """
@@ -26,6 +27,17 @@ def watch(loader, batch, loss):
 example.train(data=data, checkpoint=out / "model.pt", steps=14, rows=8, resume=True, watch=watch)
 """
 
+NAMES = {"natural": "Static", "odm": "ODM", "ado": "ADO", "aioli": "Aioli"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """So small a model trains faster on one thread than on two that wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,9 +45,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     random = np.random.default_rng(0)
     for name, rows in {"code": 40, "prose": 25, "law": 10}.items():
-        with ms.MDSWriter(columns={"tokens": "ndarray:uint16:16"}, out=str(root / name / "train")) as writer:
-            for _ in range(rows):
-                writer.write({"tokens": random.integers(0, 257, 16).astype(np.uint16)})
+        for split, count in {"train": rows, "val": 8}.items():
+            with ms.MDSWriter(columns={"tokens": "ndarray:uint16:16"}, out=str(root / name / split)) as writer:
+                for _ in range(count):
+                    writer.write({"tokens": random.integers(0, 257, 16).astype(np.uint16)})
     return root
 
 
@@ -88,11 +101,29 @@ def test_the_program_trains_saves_and_resumes(data, tmp_path, monkeypatch, capsy
     told = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in told] == [["step", "0"], ["step", "20"]]
     assert all(name in told[0] for name in ("code", "law", "prose"))
-    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+    assert {file.name for file in tmp_path.iterdir() if "tfevents" not in file.name} == {"model.pt", "mixture.jsonl"}
+    recorded = read_journal(tmp_path)  # weights and losses of the whole run, over the resume
+    assert recorded.step_T.tolist() == list(range(25))
+    assert np.isfinite(recorded.loss_TK).any(axis=1).all()
+
+
+@pytest.mark.filterwarnings("ignore:validation sets are smaller")
+@pytest.mark.parametrize("mixer", sorted(NAMES))
+def test_every_mixer_on_offer_trains_and_resumes(data, tmp_path, monkeypatch, mixer):
+    """Among them one that wants the model evaluated before its first step and after each probe."""
+    words = ["train.py", "--data", str(data), "--checkpoint", str(tmp_path / "model.pt"), "--mixer", mixer, "--steps"]
+    for steps, more in ((3, []), (6, ["--resume"])):
+        monkeypatch.setattr(sys, "argv", [*words, str(steps), *more])
+        example.main()
+    recorded = read_journal(tmp_path)
+    learns = isinstance(example.MIXERS[mixer], ms.mixers.Mixer)
+    assert (recorded.header.mixer, recorded.header.lag) == (NAMES[mixer], 16 if learns else None)
+    assert recorded.step_T.tolist() == list(range(6))
+    assert sorted(recorded.validation) == ([-1, 3] if mixer == "aioli" else [])
 
 
 def test_the_program_is_short_enough_to_read():
-    assert len(Path(example.__file__).read_text().splitlines()) <= 150
+    assert len(Path(example.__file__).read_text().splitlines()) <= 165
 
 
 def test_the_model_does_not_look_ahead():

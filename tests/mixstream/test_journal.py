@@ -150,8 +150,18 @@ def test_a_run_from_the_start_leaves_nothing_of_the_one_before(journal):
     begin(journal)
     write(journal, range(6))
     begin(journal, 0, global_batch_size=16)
+    write(journal, [0])
     said = read_journal(journal.file)
-    assert (len(said.step_T), len(said.headers), said.header.global_batch_size) == (0, 1, 16)
+    assert (len(said.step_T), len(said.headers), said.header.global_batch_size) == (1, 1, 16)
+
+
+def test_who_begins_and_goes_on_from_a_checkpoint_instead_leaves_no_trace(journal):
+    begin(journal)
+    write(journal, range(6))
+    begin(journal, 0)
+    begin(journal, 4)
+    write(journal, [4])
+    assert read_journal(journal.file).step_T.tolist() == [0, 1, 2, 3, 4]
 
 
 @settings(max_examples=40, deadline=None)
@@ -307,12 +317,14 @@ def test_a_run_that_learned_is_replayed_without_its_losses(tmp_path):
 
 
 def test_a_replay_needs_every_step_from_the_first(journal):
-    begin(journal)
-    with pytest.raises(StateError, match="no steps yet"):
-        replay(journal.file)
     begin(journal, 3)
+    with pytest.raises(StateError, match="the log is empty"):
+        replay(journal.file)
     write(journal, [3, 4])
     with pytest.raises(StateError, match="lacks the steps 0 to 2"):
+        replay(journal.file)
+    journal.file.write_bytes(journal.file.read_bytes().splitlines(keepends=True)[0])  # killed behind the header
+    with pytest.raises(StateError, match="no steps yet"):
         replay(journal.file)
 
 

@@ -174,6 +174,19 @@ def test_a_log_replays_the_run_without_losses(split_library, tmp_path):
         assert [row_ids(batch) for _ in range(2) for batch in loader][:60] == whole[:60]
 
 
+def test_a_log_goes_on_where_a_run_is_resumed(split_library, tmp_path):
+    with ms.Loader(make(split_library, MIXERS["ADO"]()), log=tmp_path) as loader:
+        whole = list(train(loader, 20))
+        state = loader.state_dict()
+        whole += train(loader, 29)  # undone: no checkpoint knows of it
+    with ms.Loader(make(split_library, MIXERS["ADO"]()), log=tmp_path) as loader:
+        loader.load_state_dict(state)
+        assert list(train(loader, 29)) == whole[20:]
+        whole += train(loader, 60)
+    with ms.Loader(make(split_library, ms.replay(tmp_path))) as loader:
+        assert [row_ids(batch) for _ in range(2) for batch in loader][:60] == whole
+
+
 def test_static_runs_are_logged_too(split_library, tmp_path):
     with ms.Loader(make(split_library, mixers.Stratified()), log=tmp_path) as loader:
         rows = list(train(loader, 20))

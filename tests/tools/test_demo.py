@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mixstream.recorded import read_journal
 from mixstream_tools.cli import main
 from mixstream_tools.demo_text import gather
 
@@ -27,7 +29,8 @@ def test_batches_are_equal_across_the_kill_and_the_other_world_size(finished):
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["equal"] is True
-    assert (told["processes"], told["batches_differing"], told["steps_not_once"]) == ([1, 2], [], [])
+    assert told["processes"] == [1, 2]
+    assert (told["batches_differing"], told["weights_differing"], told["steps_not_once"]) == ([], [], [])
     assert told["killed_after"] > told["resumed_from"] > 0
     assert told["steps_trained_again"] == told["killed_after"] - told["resumed_from"]
     assert told["batches_compared"] == STEPS + told["steps_trained_again"]
@@ -35,6 +38,28 @@ def test_batches_are_equal_across_the_kill_and_the_other_world_size(finished):
     assert len(told["domains"]) >= 2
     assert sum(domain["rows_read"] for domain in told["domains"].values()) == 32 * STEPS
     assert all(Path(told["code"]).read_text().count(word) for word in ("loader.report(batch, loss)", "torch.save("))
+
+
+def test_the_run_is_mixed_by_ado_and_leaves_a_log_of_every_step(finished):
+    out, done = finished
+    told = json.loads(done.stdout)
+    assert told["mixer"]["name"] == "ADO"
+    recorded = read_journal(out / "run")
+    assert (recorded.header.mixer, recorded.header.step) == ("ADO", told["resumed_from"])
+    assert recorded.step_T.tolist() == list(range(STEPS))
+    assert np.isfinite(recorded.loss_TK).any(axis=1).all()
+    # So short a run has no law, and says so; its weights are the domains' sizes.
+    assert told["weights_change_at_step"] is None
+    assert all(domain["law"] is None for domain in told["domains"].values())
+    sizes = {name: domain["rows"] for name, domain in told["domains"].items()}
+    for name, domain in told["domains"].items():
+        assert domain["weight"] == pytest.approx([sizes[name] / sum(sizes.values())] * 2, abs=1e-4)
+
+
+def test_the_log_is_one_that_mixstream_plan_reads(finished, capsys):
+    out, _ = finished
+    assert main(["plan", str(out / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "ok"
 
 
 def test_a_second_demo_finds_the_same_text_and_converts_nothing(finished):
