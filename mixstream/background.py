@@ -8,10 +8,13 @@ thread, and where nobody calls it the interpreter's exit does.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable
+from types import TracebackType
 
 from mixstream.errors import WaitTimeoutError
 
@@ -31,7 +34,8 @@ class Background:
         self._jobs: deque[Job] = deque()
         self._change = threading.Condition()
         self._error: BaseException | None = None
-        self._busy = self._closed = False
+        self._traceback: TracebackType | None = None
+        self._busy = self._closed = self._told = False
         self._thread: threading.Thread | None = None
         self._owner = os.getpid()
 
@@ -73,32 +77,47 @@ class Background:
             self._check()
 
     def close(self, *, patience: float = 10.0) -> None:
-        """Finish the jobs that are handed in, for so many seconds at most, and end the thread."""
+        """Finish the jobs that are handed in, for so many seconds at most, and end the thread. A later job begins anew.
+
+        Raises:
+            BaseException: what a job raised, if nobody was told yet.
+        """
         with self._change:
-            self._closed = True
-            self._change.notify_all()
+            thread = self._thread
+            if thread is not None:
+                self._closed = True
+                self._change.notify_all()
         atexit.unregister(self._leave)
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout=patience)
-            if not self._thread.is_alive():  # a later job may begin another
-                self._thread, self._closed = None, False
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=patience)
+            if thread.is_alive():
+                warnings.warn(
+                    f"{self._name}: not done after {patience:g} s, and left behind; is another rank stuck or gone?",
+                    stacklevel=3,
+                )
+        with self._change:
+            if not self._told:
+                self._check()
 
     def _leave(self) -> None:
         if os.getpid() == self._owner:  # a forked process has no such thread, and perhaps a lock that nobody opens
-            self.close()
+            with contextlib.suppress(Exception):
+                self.close()
 
     def _idle(self) -> bool:
         return not self._jobs and not self._busy
 
     def _check(self) -> None:
         if self._error is not None:
-            raise self._error
+            self._told = True
+            raise self._error.with_traceback(self._traceback)
 
     def _run(self) -> None:
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._jobs or self._closed)
                 if not self._jobs:
+                    self._thread, self._closed = None, False  # under the lock: a later job begins another thread
                     return
                 job, self._busy = self._jobs.popleft(), True
             error: BaseException | None = None
@@ -110,8 +129,9 @@ class Background:
             with self._change:
                 self._busy = False
                 if error is not None:
-                    self._error = error
+                    self._error, self._traceback = error, error.__traceback__
                     self._jobs.clear()
+                    self._thread, self._closed = None, False
                 self._change.notify_all()
                 if error is not None:
                     return

@@ -9,7 +9,9 @@ Shape suffixes: K domains in the plan's order, V validation groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,16 +104,18 @@ class Council:
                 matrix_VK = self.exchange.sum(matrix_VK) / self.exchange.size
         drawn_by_K = self.weights(report.step)
         if self.loop is not None:
-            self._serve(self.loop.report(report.step, *sums, matrix_VK=matrix_VK), together=together)
-        if self.journal is not None and drawn_by_K is not None:
-            self.journal.write(
-                report.step,
-                weights_K=drawn_by_K,
-                rows_K=report.rows_K,
-                loss_sum_K=sums[0],
-                count_K=sums[1],
-                explained=self.loop.explain() if self.loop is not None else None,
-            )
+            agree = self._of_leader if together else None
+            self._serve(self.loop.report(report.step, *sums, matrix_VK=matrix_VK, agree=agree))
+        with self._logging() as journal:
+            if journal is not None and drawn_by_K is not None:
+                journal.write(
+                    report.step,
+                    weights_K=drawn_by_K,
+                    rows_K=report.rows_K,
+                    loss_sum_K=sums[0],
+                    count_K=sums[1],
+                    explained=self.loop.explain() if self.loop is not None else None,
+                )
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """Take one evaluation to its end; as `conclude`."""
@@ -123,9 +127,25 @@ class Council:
             values = values if evaluation.means else sums
         if not evaluation.means:
             values = np.where(values[1] > 0, values[0], np.nan) / np.where(values[1] > 0, values[1], 1)
-        self._serve(self.loop.evaluated(evaluation.step, values), together=self.exchange is not None)
-        if self.journal is not None:
-            self.journal.write_validation(evaluation.step - 1, values)
+        agree = self._of_leader if self.exchange is not None else None
+        self._serve(self.loop.evaluated(evaluation.step, values, agree=agree))
+        with self._logging() as journal:
+            if journal is not None:
+                journal.write_validation(evaluation.step - 1, values)
+
+    @contextmanager
+    def _logging(self) -> Iterator[Journal | None]:
+        """Give the log, or give it up: training does not need it."""
+        try:
+            if self.journal is not None and self.loop is not None and self.loop.missed:
+                missed, self.loop.missed = self.loop.missed, []
+                for step, weights_K, rows_K in missed:
+                    self.journal.write(step, weights_K=weights_K, rows_K=rows_K)
+            yield self.journal
+        except OSError as error:
+            assert self.journal is not None
+            warnings.warn(f"the log {self.journal.file} ends here, and training goes on: {error}", stacklevel=2)
+            self.journal = None
 
     def _pool(self, exchange: Exchange, step: int, values: Float64, **said: bool) -> Float64:
         """Return `values`, [2, K], summed over all ranks, once it is known that all speak of the same."""
@@ -133,28 +153,25 @@ class Council:
             exchange.agree(self.facts, what="about the run")
             self._agreed = True
         kinds = ("evaluation", "means", "matrix")
-        head = [step, float(bool(self._odd)), *(float(said.get(kind, False)) for kind in kinds)]
+        head = [step, step**2, float(bool(self._odd)), *(float(said.get(kind, False)) for kind in kinds)]
         total, size = exchange.sum(np.concatenate([head, values.ravel()])), exchange.size
-        if total[0] != step * size or total[1] or not set(total[2:5].tolist()) <= {0, size}:
+        same = total[0] == step * size and total[1] == step**2 * size and set(total[3:6].tolist()) <= {0, size}
+        if total[2] or not same:
             told = {"step": step, **{kind: said.get(kind, False) for kind in kinds}, **self._odd}
             exchange.agree(told, what=f"at step {step}")
             raise RanksDisagreeError(f"the ranks disagree at step {step}: {told}")
-        return total[5:].reshape(values.shape)
+        return total[6:].reshape(values.shape)
 
-    def _serve(self, found: tuple[int, Int64] | None, *, together: bool) -> None:
-        """Publish the weights that were `found`: rank 0's, where ranks speak together."""
-        if found is None:
-            return
-        step, weights_K = found
-        if self.exchange is not None and together:
-            weights_K = self._of_leader(self.exchange, step, weights_K)
-        self.newest = step, weights_K
-        self.publish(step, weights_K)
+    def _serve(self, found: tuple[int, Int64] | None) -> None:
+        """Publish the weights that were `found`."""
+        if found is not None:
+            self.newest = found
+            self.publish(*found)
 
-    def _of_leader(self, exchange: Exchange, step: int, weights_K: Int64) -> Int64:
-        theirs_K = exchange.from_leader(weights_K)
+    def _of_leader(self, step: int, weights_K: Int64) -> Int64:
+        """Return rank 0's weights of `step`, and remember if ours were others."""
+        assert self.exchange is not None
+        theirs_K = self.exchange.from_leader(weights_K)
         if np.abs(theirs_K - weights_K).max() > _TOLERANCE:
             self._odd = {f"weights of step {step}": (weights_K / WEIGHT_UNIT).round(6).tolist()}
-        assert self.loop is not None
-        self.loop.overrule(step, theirs_K)
         return theirs_K

@@ -30,6 +30,7 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         dataset: what to read; its `batch_size` must be this loader's, and is set to it if it was not given.
         args: as for torch's DataLoader.
         log: directory for a log of weights and losses by step, as JSONL and, where it is installed, for TensorBoard.
+            Give it on every rank; rank 0 writes.
         kwargs: as for torch's. `collate_fn` defaults to torch's, with uint16 and uint32 widened to int64.
     """
 
@@ -77,10 +78,8 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
                 f"more than the lag of {loop.lag} steps between losses and the batches that they shape: lower "
                 f"them, or give the dataset lag={ahead} (it changes the run)"
             )
-        dataset.weights_source = loop.weights
         if self.num_workers:
             self._ring = WeightRing(domains=len(dataset.streams), lag=loop.lag)
-            dataset.weights_source = self._ring.get
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Begin an epoch."""
@@ -129,6 +128,8 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         self._handed, self.num_samples_yielded = False, 0
         if self._iterator is None:  # else persistent workers stand where we do, at the end of their epoch
             dataset.begin_at(self._cursor)
+        if self._loop is not None:  # now, since another loader over the dataset may have been made
+            dataset.weights_source = self._loop.weights if self._ring is None else self._ring.get
         if self._ring is not None and self._loop is not None:
             for step in range(self._cursor.step, self._loop.reported + self._loop.lag + 1):
                 if (weight_K := self._loop.weights(step)) is not None:

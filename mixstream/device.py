@@ -71,7 +71,7 @@ def fetch(values: torch.Tensor) -> Callable[[], NDArray[Any]]:
         return lambda: array
     pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     pinned.copy_(values.detach(), non_blocking=True)
-    copied = torch.cuda.Event()
+    copied = torch.cuda.Event(blocking=True)  # who waits leaves the core to others
     copied.record(torch.cuda.current_stream(values.device))
 
     def wait() -> NDArray[Any]:

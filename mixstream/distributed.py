@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -72,7 +72,12 @@ class Exchange:
                 "init_process_group first, or hand the global sums to report_sums()"
             )
         self.rank, self.ranks = group
-        self.size, self._replicas = size, max(self.ranks // size, 1)
+        if self.ranks % size:
+            raise ConfigError(
+                f"{self.ranks} ranks of torch.distributed cannot be replicas of the {size} ranks of the run; give the "
+                "dataset a world_size and replication that fit"
+            )
+        self.size, self._replicas = size, self.ranks // size
         self._group: Any = dist.new_group(backend="gloo", timeout=timedelta(seconds=patience))
 
     @property
@@ -121,6 +126,29 @@ class Exchange:
         tensor = torch.from_numpy(np.array(values, dtype=np.int64))
         dist.broadcast(tensor, src=0, group=self._group)
         return np.asarray(tensor.numpy(), dtype=np.int64)
+
+
+@dataclass(kw_only=True)
+class Channel:
+    """The exchange of a run, made when it is first asked for: that is collective.
+
+    Args:
+        size: ranks of the run.
+    """
+
+    size: int
+    _exchange: Exchange | None = field(default=None, init=False)
+
+    def __call__(self) -> Exchange:
+        """Return it."""
+        if self._exchange is None:
+            self._exchange = Exchange(size=self.size)
+        return self._exchange
+
+
+def job(world: World) -> tuple[int, int]:
+    """Return this process's rank and the number of processes of the job, of which a run's ranks may be replicas."""
+    return _group() or (world.rank, world.size)
 
 
 def _group() -> tuple[int, int] | None:

@@ -26,6 +26,9 @@ from mixstream.snapshot import pack, unpack
 from mixstream.types import Feedback, Float64, Int64
 from mixstream.weights import WEIGHT_UNIT, quantise
 
+Agree = Callable[[int, Int64], Int64]
+"""(step, this rank's weights) -> everybody's."""
+
 
 @dataclass(frozen=True)
 class _Losses:
@@ -49,6 +52,7 @@ class FeedbackLoop:
 
     Attributes:
         reported: the next step to be reported.
+        missed: (step, weights, rows) of steps that a resumed run drew before the save and reported no losses of.
     """
 
     mixer: Mixer
@@ -56,6 +60,7 @@ class FeedbackLoop:
     lag: int
     origin: int = 0
     reported: int = field(default=0, init=False)
+    missed: list[tuple[int, Int64, Float64]] = field(default_factory=list, init=False)
     _state: Any = field(default=None, init=False)
     _log: dict[int, Int64] = field(default_factory=dict, init=False)
     _drawn: dict[int, Float64] = field(default_factory=dict, init=False)
@@ -64,6 +69,7 @@ class FeedbackLoop:
     def __post_init__(self) -> None:
         if self.lag < 0:
             raise ConfigError(f"lag must be at least 0 steps, got {self.lag}")
+        self._validating = self.mixer if isinstance(self.mixer, Validating) else None  # asked often, and slowly told
         self._begin(self.mixer.init(self.prior_K), origin=self.origin)
 
     def _begin(self, state: Any, *, origin: int) -> None:
@@ -93,7 +99,7 @@ class FeedbackLoop:
 
     def wants_validation(self, step: int) -> bool:
         """Tell whether the model has to be evaluated before it trains on `step`."""
-        return isinstance(self.mixer, Validating) and self.mixer.wants_validation(self._state, step)
+        return self._validating is not None and self._validating.wants_validation(self._state, step)
 
     def explain(self) -> Mapping[str, Any]:
         """Return how the mixer came to its newest weights, by name; empty if it does not tell."""
@@ -104,11 +110,18 @@ class FeedbackLoop:
         self._drawn[step] = rows_K
 
     def report(
-        self, step: int, loss_sum_K: Float64, count_K: Float64, *, matrix_VK: Float64 | None = None
+        self,
+        step: int,
+        loss_sum_K: Float64,
+        count_K: Float64,
+        *,
+        matrix_VK: Float64 | None = None,
+        agree: Agree | None = None,
     ) -> tuple[int, Int64] | None:
         """Take in one step's losses, summed over all ranks.
 
-        Returns the step that they lead to and its weights; None if an evaluation has to come first (`evaluated`).
+        Returns the step that they lead to and its weights; None if an evaluation has to come first (`evaluated`). Where
+        ranks have to `agree` on weights, no one draws by others before.
 
         Raises:
             FeedbackError: `step` is not the next one to report, was not handed out, or lacks the evaluation before it.
@@ -123,9 +136,9 @@ class FeedbackLoop:
         if self.wants_validation(step + 1):
             self._waiting = losses
             return None
-        return self._take(losses)
+        return self._take(losses, None, agree)
 
-    def evaluated(self, step: int, validation_V: Float64 | None) -> tuple[int, Int64]:
+    def evaluated(self, step: int, validation_V: Float64 | None, *, agree: Agree | None = None) -> tuple[int, Int64]:
         """Take in the validation losses, float64 [V], of the model before `step`; return as `report` does.
 
         None stands for an evaluation that was due and missed.
@@ -133,9 +146,9 @@ class FeedbackLoop:
         if self._waiting is None or step != self.reported:
             raise FeedbackError(f"no evaluation is due before step {step}")
         losses, self._waiting = self._waiting, None
-        return self._take(losses, validation_V)
+        return self._take(losses, validation_V, agree)
 
-    def _take(self, losses: _Losses, validation_V: Float64 | None = None) -> tuple[int, Int64]:
+    def _take(self, losses: _Losses, validation_V: Float64 | None, agree: Agree | None) -> tuple[int, Int64]:
         """Ask the mixer what follows from the step before `reported`."""
         step = self.reported - 1
         drawn_by_K = self._log.pop(step, None)  # the step is drawn already, on every rank
@@ -149,20 +162,22 @@ class FeedbackLoop:
             validation_V=validation_V,
             matrix_VK=losses.matrix_VK,
         )
-        self._state, weights_K = self.mixer.update(self._state, feedback)
-        self._log[feedback.effective] = quantise(weights_K)
-        return feedback.effective, self._log[feedback.effective]
-
-    def overrule(self, step: int, weights_K: Int64) -> None:
-        """Let `weights_K`, another rank's, be those of `step`."""
-        self._log[step] = weights_K
+        try:
+            self._state, found_K = self.mixer.update(self._state, feedback)
+            weights_K = quantise(found_K)
+        except Exception as error:
+            error.add_note(f"in {type(self.mixer).__name__}, with the losses of step {step}")
+            raise
+        self._log[feedback.effective] = weights_K = agree(feedback.effective, weights_K) if agree else weights_K
+        return feedback.effective, weights_K
 
     def document(self, step: int) -> dict[str, Any]:
         """Return what a resume before `step` needs, JSON-able."""
         if self.reported < step and step > self.origin:
+            more = f" and {step - self.reported - 1} after it" if step - self.reported > 1 else ""
             warnings.warn(
-                f"state is taken after step {step - 1} was handed out and before it was reported: the mixer will not "
-                "learn from it after a resume; call report() before state_dict()",
+                f"state is taken after step {self.reported}{more} was handed out and before it was reported: the mixer "
+                "will not learn from it after a resume; call report() before state_dict()",
                 stacklevel=3,
             )
         return {
@@ -200,6 +215,7 @@ class FeedbackLoop:
         while self.reported < step:  # handed out before the save, and never reported
             if self.waiting:
                 self.evaluated(self.reported, None)
+            self.missed.append((self.reported, self._log[self.reported], self._drawn[self.reported]))
             self.report(self.reported, nothing_K, nothing_K)
 
     def _consistent(self, step: int) -> bool:

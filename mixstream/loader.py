@@ -46,6 +46,7 @@ class Loader(LossReports):
         collate_fn: list of samples -> batch, for samples that do not stack; slower than gathering.
         widen: deliver uint16 and uint32 columns as int64, which embeddings take; False delivers them as stored.
         log: directory for a log of weights and losses by step, as JSONL and, where it is installed, for TensorBoard.
+            Give it on every rank; rank 0 writes.
     """
 
     sampler = None
@@ -267,12 +268,13 @@ class Loader(LossReports):
     def close(self) -> None:
         """End the background threads, after what was reported, and let go of the shards.
 
-        The loader can be iterated again. Close it before `torch.distributed.destroy_process_group()`.
+        The loader can be iterated again. Close it before `torch.distributed.destroy_process_group()`. Raises what a
+        report led to, if nobody was told yet.
         """
         self._stop()
+        self._corpus.opened.close()
         if self._reporter is not None:
             self._reporter.close()
-        self._corpus.opened.close()
 
     def _stop(self) -> None:
         if self._prefetcher is not None:
@@ -283,6 +285,8 @@ class Loader(LossReports):
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if exception[0] is not None and self._reporter is not None:
+            self._reporter.leave()  # one error is enough
         self.close()
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ import torch
 from mixstream.collate import Batch
 from mixstream.council import Council
 from mixstream.dataset import StreamingDataset
-from mixstream.distributed import Exchange
+from mixstream.distributed import Channel, job
 from mixstream.feedback import FeedbackLoop
 from mixstream.journal import Journal
 from mixstream.reporting import Reporter
@@ -32,7 +32,7 @@ class LossReports:
     _log: Path | None = None
     _reporter: Reporter | None = None
     _council: Council | None = None
-    _exchange: Exchange | None = None
+    _channel: Channel | None = None
     _validation: ValidationSet | None = None
     _source: StreamingDataset | None = None
     _cursor: Cursor
@@ -45,32 +45,28 @@ class LossReports:
         self._hang_up()
         if loop is None and self._log is None:
             return
-        journal = None
-        if self._log is not None and run.world.rank == 0:
+        journal, (rank, ranks) = None, job(run.world)
+        if self._log is not None and rank == 0:
             journal = Journal(self._log, names=run.plan.names)
             journal.begin(step=cursor.step, **run.told)
-        alone = run.world.size == 1
+        if ranks > 1 and (self._channel is None or self._channel.size != run.world.size):
+            self._channel = Channel(size=run.world.size)
         council = self._council = Council(
             loop=loop,
             weights=run.weights(loop) or run.fixed,
-            facts={} if alone else run.facts(cursor, loop),
+            facts=run.facts(cursor, loop) if ranks > 1 else {},
             publish=publish,
             journal=journal,
         )
         self._reporter = Reporter(
             council=council,
-            exchange=None if alone else lambda: self._exchange_of(run),
+            exchange=self._channel if ranks > 1 else None,
             loop=loop,
             step=cursor.step,
             rows=run.batch_size,
             domain_K=run.domain_K,
         )
-        self._end_reports = weakref.finalize(self, self._reporter.close)
-
-    def _exchange_of(self, run: Run) -> Exchange:
-        if self._exchange is None:
-            self._exchange = Exchange(size=run.world.size)
-        return self._exchange
+        self._end_reports = weakref.finalize(self, self._reporter.leave)
 
     def _hang_up(self) -> None:
         if self._reporter is not None:

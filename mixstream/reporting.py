@@ -8,6 +8,7 @@ Shape suffixes: B rows of this rank, K domains (in the order of `streams` outsid
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,9 +46,9 @@ class _Told:
     def whole(self) -> bool:
         return bool(self.covered_B.all())
 
-    def add(self, sums: torch.Tensor, counts: torch.Tensor) -> None:
-        both = torch.stack([sums, counts])
-        self.sums = both if self.sums is None else self.sums + both
+    def add(self, sums: torch.Tensor | None) -> None:
+        if sums is not None:
+            self.sums = sums if self.sums is None else self.sums + sums
 
 
 class Reporter:
@@ -102,29 +103,39 @@ class Reporter:
             )
         if (told := self._open(batch.step, batch.rows)) is None:
             return
-        if self._exchange is not None and self._council.exchange is None:
-            self._council.exchange = self._exchange()
-        domains = len(self._domain_K)
-        if isinstance(loss, tuple):
-            sums, counts = (torch.as_tensor(part).detach().double() for part in loss[-2:])
-            if sums.shape != (domains,) or counts.shape != (domains,):
-                raise ConfigError(
-                    f"summed losses are a pair (sums, counts) of one number for each of {domains} domains; got shapes "
-                    f"{tuple(sums.shape)} and {tuple(counts.shape)}"
-                )
-            told.add(sums, counts)
-        elif loss is not None:
-            told.add(*domain_sums(loss, batch.domain, domains, mask=mask))
-        if matrix is not None:
-            told.matrix_VK = self._matrix(matrix)
+        self._connect()
+        sums = self._sums(loss, batch, mask)  # all that may be refused comes before what is kept
+        matrix_VK = self._matrix(matrix) if matrix is not None else told.matrix_VK
+        told.add(sums)
+        told.matrix_VK = matrix_VK
         told.covered_B[batch.rows] = True
         self._send()
+
+    def _sums(self, loss: Any, batch: Batch, mask: Any) -> torch.Tensor | None:
+        """Return sums and counts of this rank's losses, float64 [2, K]; None where there are none."""
+        domains = len(self._domain_K)
+        if loss is None:
+            return None
+        if not isinstance(loss, tuple):
+            return torch.stack(domain_sums(loss, batch.domain, domains, mask=mask))
+        sums, counts = map(torch.as_tensor, loss[-2:])
+        if sums.shape != (domains,) or counts.shape != (domains,):
+            raise ConfigError(
+                f"summed losses are a pair (sums, counts) of one number for each of {domains} domains; got shapes "
+                f"{tuple(sums.shape)} and {tuple(counts.shape)}"
+            )
+        return torch.stack([sums, counts.to(sums)]).detach().double()
+
+    def _connect(self) -> None:
+        """Open the ranks' channel, where there are several and it is not open: in the trainer's thread."""
+        if self._exchange is not None and self._council.exchange is None:
+            self._council.exchange = self._exchange()
 
     def report_sums(self, step: int, loss_sum_K: Any, count_K: Any) -> None:
         """Take in losses that are summed already, over all ranks."""
         if (told := self._open(step, slice(None))) is None:
             return
-        told.add(*(torch.from_numpy(np.array(part, dtype=np.float64)) for part in (loss_sum_K, count_K)))
+        told.add(torch.from_numpy(np.array([loss_sum_K, count_K], dtype=np.float64)))
         told.over_all_ranks = True
         told.covered_B[:] = True
         self._send()
@@ -137,6 +148,7 @@ class Reporter:
             raise FeedbackError(f"no evaluation is due before step {step}; ask loader.wants_validation first")
         if array.shape[-1] == len(self._domain_K):
             array = array[..., self._domain_K]
+        self._connect()
         self._evaluations[step], self._evaluated = Evaluation(step, array, means), step
         self._send()
 
@@ -165,10 +177,15 @@ class Reporter:
         """
         self._background.check()
         told = self._told.get(step)
-        if step < self._next or (told is not None and told.covered_B[rows].all()):
+        passed = step < self._next if self._loop is not None else told is None
+        if passed or (told is not None and told.covered_B[rows].all()):
             if not self._warned:
                 self._warned = True
-                warnings.warn(f"step {step} is reported again; what is told twice counts once", stacklevel=5)
+                warnings.warn(
+                    f"step {step} was reported before, or before a state was loaded; it counts once, and this report "
+                    "is left out",
+                    stacklevel=5,
+                )
             return None
         if told is None:
             raise FeedbackError(
@@ -198,16 +215,21 @@ class Reporter:
     def _send(self) -> None:
         """Hand the steps that are told to the council, in order."""
         if self._loop is None:  # nothing depends on a step that nobody reports
-            self._next = min((step for step, told in self._told.items() if told.whole), default=self._next)
+            for step in [step for step, told in self._told.items() if told.whole]:
+                self._submit(step)
+            return
         while True:
             if (evaluation := self._evaluations.pop(self._next, None)) is not None:
                 self._background.submit(partial(self._council.evaluated, evaluation))
             if (told := self._told.get(self._next)) is None or not told.whole:
                 return
-            both = fetch(told.sums) if told.sums is not None else partial(np.zeros, (2, len(self._domain_K)))
-            self._background.submit(partial(self._conclude, self._next, told, both))
-            self._told.pop(self._next)
+            self._submit(self._next)
             self._next += 1
+
+    def _submit(self, step: int) -> None:
+        told = self._told.pop(step)
+        both = fetch(told.sums) if told.sums is not None else partial(np.zeros, (2, len(self._domain_K)))
+        self._background.submit(partial(self._conclude, step, told, both))
 
     def _conclude(self, step: int, told: _Told, both: Callable[[], Float64]) -> None:
         """Runs on the reporter's thread."""
@@ -263,6 +285,17 @@ class Reporter:
         self._background.drain(what="the weights that follow from the last reports")
 
     def close(self) -> None:
-        """End the reporter's thread, after what was reported, and close the log. A later report begins them again."""
-        self._background.close()
-        self._council.close()
+        """End the reporter's thread, after what was reported, and close the log. A later report begins them again.
+
+        Raises:
+            BaseException: what a report led to, if nobody was told yet.
+        """
+        try:
+            self._background.close()
+        finally:
+            self._council.close()
+
+    def leave(self) -> None:
+        """Close for an owner who is gone, or who has an error of its own to tell."""
+        with contextlib.suppress(Exception):
+            self.close()

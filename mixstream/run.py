@@ -160,7 +160,8 @@ class Run:
     def start(self) -> Cursor:
         """Return the cursor of step 0."""
         weights = self.weights(self.loop())
-        return self.plan.start(weights(0) if weights else None)
+        first_K = weights(0) if weights else None  # unknown where lag is 0 and an evaluation comes first
+        return self.plan.start(quantise(self.prior_K) if weights and first_K is None else first_K)
 
     def fixed(self, step: int) -> Int64:
         """Return the weights of static mixing in whole parts, int64 [K], which are those of every step."""

@@ -12,7 +12,6 @@ Shape suffixes: K domains, N active domains (those whose prior is not 0), R swee
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,13 +21,11 @@ import numpy as np
 
 from mixstream.errors import ConfigError, FeedbackError
 from mixstream.mixers.lmo import LMO, Targets, bind_targets, weigh_groups
+from mixstream.mixers.probes import WORST_CONDITION, solve
 from mixstream.mixers.protocol import State
 from mixstream.rng import derive_key
 from mixstream.types import Feedback, Float64, Int64
 from mixstream.weights import normalise as on_simplex
-
-WORST_CONDITION = 1e6
-"""A round whose realised mixtures are worse conditioned than this is not solved: rounding would be the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +50,16 @@ class Aioli:
         probe_steps: m (lp_steps), steps of a probe. N R m may not exceed U.
         one_hot: q (one_hot_factor), the probed domain's share of its probe, in (0, 1] but not 1 / N. Noise of the
             measured losses is amplified by (N - 1) / (q N - 1).
-        eta: step size.
+        eta: step size. With `normalise`, weights after the first round differ by at most a factor exp(eta): the 0.1 to
+            0.5 of the released settings for 2 and 3 domains hardly leave uniform (specs/mixing.md section 5.2.5
+            measured 0.02 to 0.13 of the best static mixture's gain); 1 is the released setting for 7.
         ema: share of old matrices in the running mean of A; weights then restart from w0 each round, as in the released
             code. None: no mean, and weights accumulate.
         normalise: shift A to be >= 0 and scale it to sum 1 before use (aioli_normalize_A).
         diagonal: only measure how each domain helps itself: A = diag(G_jj / P_jj).
         prior_steps: steps at the prior before the first round.
-        w0: where exponentiated gradient starts: "uniform", as released, or at the "prior".
+        w0: where exponentiated gradient starts: "uniform", as released (the first round then leaves the prior), or at
+            the "prior".
         targets: v, how much each validation group counts; all 1 by default. See `LMO`.
         seed: of the order of the probes.
 
@@ -76,7 +76,8 @@ class Aioli:
     - A boundary between two rounds is evaluated once; the reference evaluates it twice.
     - Rounds begin at prior_steps + r U. The released loop goes on to multiples of U, the same if U divides
       prior_steps, and does not end with prior_steps 0, which here is a run without that phase.
-    - Domains of prior 0 are neither probed nor drawn; their validation losses, if reported, count as groups.
+    - Domains of prior 0 are neither probed nor drawn; their validation losses, if reported, count as groups. A domain
+      that has left the mix (`max_epochs`) helps as much as the others do on the average.
     - Not reproduced, being bugs: options that are read and never parsed, steps subtracted from sequences, arrays
       normalised in place (the raw A in `explain` is raw).
 
@@ -88,7 +89,7 @@ class Aioli:
     sweeps: int = 4
     probe_steps: int = 4
     one_hot: float = 0.75
-    eta: float = 0.2
+    eta: float = 1.0
     ema: float | None = None
     normalise: bool = True
     diagonal: bool = False
@@ -295,36 +296,15 @@ class Aioli:
     def _solve(self, state: State, probing: Mapping[str, Any]) -> dict[str, Any]:
         """Turn a round's probes into A, and A into weights."""
         made_NN, active_N = probing["made_NN"] / self.sweeps, np.flatnonzero(state["prior_K"])
-        estimate = self._estimate(probing["gain_RVN"], made_NN, active_N, len(state["prior_K"]))
+        gain_RVN, domains = probing["gain_RVN"], len(state["prior_K"])
+        target_V = weigh_groups(self.targets, gain_RVN.shape[1])
+        estimate = solve(gain_RVN, made_NN, target_V, active_N=active_N, domains=domains, diagonal=self.diagonal)
         law = state["lmo"]
         if "matrix" in estimate:
             law, _ = self._lmo.observe(law, estimate["matrix"])
         moved = law["observed"] > state["lmo"]["observed"]
         counts = {"solved": state["solved"] + moved, "failed": state["failed"] + (not moved)}
         return {"probing": {}, "estimate": estimate, "lmo": law, **counts}
-
-    def _estimate(self, gain_RVN: Float64, made_NN: Float64, active_N: Int64, domains: int) -> dict[str, Any]:
-        """Return A and how sure it is, by the names of `explain`."""
-        gain_VN, target_V = gain_RVN.mean(axis=0), weigh_groups(self.targets, gain_RVN.shape[1])
-        if self.diagonal:
-            made_NN, gain_VN = np.diag(np.diag(made_NN)), _only_own(gain_VN, active_N)
-            gain_RVN = np.stack([_only_own(one_VN, active_N) for one_VN in gain_RVN])
-        condition = float(np.linalg.cond(made_NN))
-        told: dict[str, Any] = {"condition": np.array(condition)}  # an array, for JSON has no infinity
-        if not condition <= WORST_CONDITION:
-            return told
-        known_V = np.isfinite(gain_VN).all(axis=1)
-        matrix_VK = np.zeros((len(gain_VN), domains))
-        matrix_VK[np.ix_(~known_V, active_N)] = np.nan
-        matrix_VK[np.ix_(known_V, active_N)] = np.linalg.solve(made_NN.T, gain_VN[known_V].T).T
-        told |= {"matrix": matrix_VK, "column_sums": target_V[known_V] @ matrix_VK[known_V]}
-        if self.sweeps > 1:
-            sums_RN = np.linalg.solve(made_NN.T, (target_V[known_V] @ gain_RVN[:, known_V]).T).T
-            told["gain_error"] = np.zeros_like(matrix_VK)
-            told["gain_error"][:, active_N] = gain_RVN.std(axis=0, ddof=1) / math.sqrt(self.sweeps)
-            told["column_sums_error"] = np.zeros(domains)
-            told["column_sums_error"][active_N] = sums_RN.std(axis=0, ddof=1) / math.sqrt(self.sweeps)
-        return told
 
 
 def _active(state: State) -> int:
@@ -339,11 +319,3 @@ def _probe_order(seed: int, number: int, sweep: int, domains: int) -> tuple[int,
 
 def _finite(loss_V: Float64) -> Float64:
     return np.where(np.abs(loss_V) < 1e100, loss_V, np.nan)  # beyond it, differences could overflow
-
-
-def _only_own(gain_VN: Float64, active_N: Int64) -> Float64:
-    """Return the gains with all but each domain's own put to 0; a row that is not measured stays NaN."""
-    own_VN = np.zeros_like(gain_VN)
-    column_N = np.arange(len(active_N))
-    own_VN[active_N, column_N] = gain_VN[active_N, column_N]
-    return own_VN

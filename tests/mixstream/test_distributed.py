@@ -38,8 +38,8 @@ def train(loader, steps):
     taken = []
     while len(taken) < steps:
         for batch in loader:
-            if loader.wants_validation:  # the model is as good as the number of its step, on this rank's rows
-                loader.report_evaluation(([1.0 * batch.step * (rank + 1), 2.0, 3.0], [rank + 1.0, 1.0, 1.0]))
+            if loader.wants_validation:  # on all ranks' rows the model is as good as the number of its step
+                loader.report_evaluation(([0.0 if rank else 1.0 * batch.step * world, 2.0, 3.0], [1.0, 1.0, 1.0]))
             taken.append(row_ids(batch))
             for part in batch.split(2):
                 loader.report(part, torch.from_numpy(losses(row_ids(part))))
@@ -65,6 +65,10 @@ for name, mixer in {"losses": Tilt(), "evaluations": Asking()}.items():
 with loader_of(Tilt(), replication=2) as loader:
     taken = train(loader, 3)
     told["replicas"] = [taken, loader.state_dict()]
+with loader_of(Tilt(), replication=world) as loader:
+    for batch in loader:  # as the stages of a pipeline: the last one alone has losses
+        loader.report(batch, torch.from_numpy(losses(row_ids(batch))) if rank == world - 1 else None)
+    told["stages"] = loader.state_dict()
 with loader_of(Tilt(), shuffle_seed=rank) as loader:
     told["seeds"] = refused(lambda: train(loader, 9))
 with loader_of(Odd()) as loader:
@@ -120,6 +124,9 @@ def test_real_processes_learn_what_one_does_and_name_who_disagrees(library, tmp_
     replicas = [of_rank["replicas"] for of_rank in told]
     assert replicas[0] == replicas[1]
     assert all(of_rank[1] == replicas[0][1] for of_rank in replicas)
+    assert all(of_rank["stages"] == told[0]["stages"] for of_rank in told)
+    parts = told[0]["stages"]["mixing"]["log"][-1][1]
+    assert max(parts) > 1.1 * min(parts)
     for of_rank in told:
         assert "disagree about the run:\n  - shuffle_seed: 0 on ranks [0]; 1 on ranks [1]" in of_rank["seeds"]
         assert "disagree at step 4:\n  - weights of step 8: None on ranks [0" in of_rank["weights"]

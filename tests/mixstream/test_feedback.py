@@ -128,7 +128,9 @@ def test_a_state_before_the_report_says_what_is_lost():
     report(feedback, range(10))
     for step in (10, 11):
         feedback.drew(step, ROWS)
-    with pytest.warns(UserWarning, match=r"after step 11 was handed out .*call report\(\) before state_dict\(\)"):
+    with pytest.warns(
+        UserWarning, match=r"after step 10 and 1 after it was handed out .*call report\(\) before state_dict\(\)"
+    ):
         document = feedback.document(12)
     resumed = loop()
     resumed.restore(json.loads(json.dumps(document)), 12)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from harness import Tilt, drive, loaders_of, losses, make_dataset, row_ids, streams, sums
+from harness import Asking, Tilt, drive, loaders_of, losses, make_dataset, row_ids, streams, sums
 
 import mixstream as ms
 from mixstream.errors import ConfigError, FeedbackError
+from mixstream.recorded import read_journal
 
 
 def learning(root: Path, **kw: Any) -> Any:
@@ -53,7 +56,7 @@ def test_what_is_told_twice_counts_once(library):
             if before is not None:
                 loader.report(before, 7 * row_losses(before))  # another value, and still the first one counts
             if batch.step == 0:
-                with pytest.warns(UserWarning, match="step 0 is reported again; what is told twice counts once"):
+                with pytest.warns(UserWarning, match="step 0 was reported before, .* it counts once"):
                     loader.report(batch, row_losses(batch))
             before = batch
             if len(got) == 12:
@@ -104,7 +107,7 @@ def test_a_part_that_is_missing_is_named(library):
         loader.report(first, row_losses(first))
         with pytest.raises(FeedbackError, match=r"step 0 has not been reported in full \(4 of 8 rows\)"):
             next(it)
-        with pytest.warns(UserWarning, match="reported again"):
+        with pytest.warns(UserWarning, match="was reported before"):
             loader.report(first, row_losses(first))
         loader.report(second, row_losses(second))
         batch = next(iter(loader))
@@ -203,3 +206,106 @@ def test_simulated_ranks_cannot_sum_losses_by_themselves(library):
         batch = next(iter(loaders[0]))
         with pytest.raises(ConfigError, match=r"losses of 2 ranks .* init_process_group.*report_sums"):
             loaders[0].report(batch, torch.ones(4))
+
+
+def test_a_report_that_was_refused_can_be_made_again(library):
+    with learning(library) as loaders:
+        drive(loaders, 3)
+        state = loaders[0].state_dict()
+    with learning(library) as (loader,):
+        for batch in loader:
+            with pytest.raises(ConfigError, match="a matrix has one row per validation group"):
+                loader.report(batch, row_losses(batch), matrix=np.eye(2))
+            loader.report(batch, row_losses(batch))
+            if batch.step == 2:
+                break
+        assert loader.state_dict() == state
+
+
+def test_a_loader_may_be_closed_at_any_time_and_gone_on_with(library):
+    with learning(library) as loaders:
+        expected = drive(loaders, 12)
+    with learning(library) as (loader,):
+        loader.close()
+        got = drive([loader], 6)
+        loader.close()
+        loader.close()
+        assert got + drive([loader], 6) == expected
+
+
+class Breaking(Tilt):
+    """Fails at step 5."""
+
+    def update(self, state: Any, feedback: ms.Feedback) -> Any:
+        if feedback.step == 5:
+            raise ZeroDivisionError("of its own")
+        return super().update(state, feedback)
+
+
+def test_an_error_of_the_mixer_surfaces_once_with_its_step(library):
+    with (
+        pytest.raises(ZeroDivisionError, match="of its own") as caught,
+        learning(library, mixer=Breaking()) as (loader,),
+    ):
+        drive([loader], 20)
+    assert caught.value.__notes__ == ["in Breaking, with the losses of step 5"]
+    with pytest.raises(ZeroDivisionError), learning(library, mixer=Breaking()) as (loader,):
+        drive([loader], 6)  # nothing asks for weights any more; leaving does
+    with learning(library, mixer=Breaking()) as (loader,):
+        drive([loader], 6)
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                loader.state_dict()
+
+
+def test_without_a_learning_mixer_late_reports_are_logged(library, tmp_path):
+    with ms.Loader(make_dataset(library), log=tmp_path) as loader:
+        batches = [batch for batch, _ in zip(loader, range(6))]
+        for at in (3, 1, 4, 0, 2, 5):
+            loader.report(batches[at], row_losses(batches[at]))
+        with pytest.warns(UserWarning, match="was reported before"):
+            loader.report(batches[0], row_losses(batches[0]))
+    assert sorted(read_journal(tmp_path).step_T.tolist()) == list(range(6))
+
+
+def test_a_full_disk_ends_the_log_and_not_the_run(library, tmp_path, monkeypatch):
+    with learning(library) as loaders:
+        expected = drive(loaders, 12)
+    real, written = os.write, []
+
+    def full(fd: int, data: bytes) -> int:
+        if data.startswith(b'{"event":"step"'):
+            written.append(data)
+            if len(written) > 4:
+                raise OSError(28, "No space left on device")
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", full)
+    dataset = make_dataset(library, mixer=Tilt(), lag=4)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with ms.Loader(dataset, prefetch=2, log=tmp_path) as loader:
+            assert drive([loader], 12) == expected
+            loader.state_dict()
+    assert [str(warning.message) for warning in said if "ends here, and training goes on" in str(warning.message)]
+    assert len(read_journal(tmp_path).step_T) == 4
+
+
+def test_steps_that_were_never_reported_are_in_the_log_of_a_resumed_run(library, tmp_path):
+    with ms.Loader(make_dataset(library, mixer=Tilt(), lag=4), prefetch=2, log=tmp_path) as loader:
+        whole = drive([loader], 10)
+        it = iter(loader)
+        whole += [row_ids(next(it)) for _ in range(2)]
+        with pytest.warns(UserWarning, match=r"after step 10 and 1 after it was handed out .*before state_dict"):
+            state = loader.state_dict()
+    with ms.Loader(make_dataset(library, mixer=Tilt(), lag=4), log=tmp_path) as loader:
+        loader.load_state_dict(state)
+        whole += drive([loader], 8)
+    with ms.Loader(make_dataset(library, mixer=ms.replay(tmp_path))) as loader:
+        assert drive([loader], 20) == whole
+
+
+def test_an_evaluation_before_the_first_step_needs_no_lag(library):
+    with loaders_of(library, mixer=Asking(), lag=0, prefetch=0) as (loader,):
+        loader.report_validation([0.0, 9.0, 0.0])  # of web, code, law
+        assert {k for k, _ in zip(next(iter(loader)).domain.tolist(), range(8))} == {1}

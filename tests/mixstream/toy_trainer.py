@@ -16,7 +16,10 @@ BATCH = 8
 
 @dataclass
 class Run:
-    """One run of `mixer`: what it drew by, when it was evaluated, and what was measured."""
+    """One run of `mixer`: what it drew by, when it was evaluated, and what was measured.
+
+    `gone` tells which domains have left the mix at a step, bool [K].
+    """
 
     mixer: Any
     prior_K: Any
@@ -24,6 +27,7 @@ class Run:
     losses: Callable[[], Any]
     lag: int = 0
     whole_rows: bool = False
+    gone: Callable[[int], Any] = lambda step: False
     state: Any = None
     step: int = 0
     weights: dict[int, Any] = field(default_factory=dict)
@@ -43,6 +47,8 @@ class Run:
             rows_K = BATCH * weights_K
             if self.whole_rows:
                 rows_K = apportion(BATCH, weights_K).astype(float)
+            rows_K = np.where(self.gone(self.step), 0.0, rows_K)  # as the plan does once a domain is used up
+            rows_K = rows_K * (BATCH / rows_K.sum())
             self.train(rows_K / BATCH)
             self.step += 1
             self._update(self.step - 1, rows_K, weights_K)

@@ -194,7 +194,7 @@ def test_w0_is_where_the_gradient_starts_and_the_prior_is_served_until_then():
     for w0, start_K in (("uniform", np.ones(3)), ("prior", np.array([0.2, 0.3, 0.5]))):
         run = settled(w0=w0, prior_steps=5)
         assert run.weights[4].tolist() == [0.2, 0.3, 0.5]
-        expected_K = start_K * np.exp(0.2 * score_K)
+        expected_K = start_K * np.exp(score_K)
         np.testing.assert_allclose(run.weights[5 + 12], expected_K / expected_K.sum(), atol=1e-9)
 
 

@@ -75,7 +75,7 @@ def test_a_loss_that_is_no_number_costs_its_group_that_round_and_no_more(bad):
         evaluations[0] += 1
         return np.where([False, evaluations[0] == 5, False], bad, losses())
 
-    run = Run(Aioli(round_steps=60, sweeps=2, probe_steps=2, normalise=False), np.ones(3) / 3, train, measured)
+    run = Run(Aioli(round_steps=60, sweeps=2, probe_steps=2, eta=0.2, normalise=False), np.ones(3) / 3, train, measured)
     run.run(12)
     assert np.isnan(told(run)["matrix"][1]).all()
     expected_K = np.exp(0.2 * 2 * np.array(MATRIX)[[0, 2]].sum(axis=0))
@@ -260,3 +260,19 @@ def test_domains_that_begin_with_a_round_are_probed_in_it():
 
 def test_it_is_what_the_protocols_ask_for():
     assert all(isinstance(Aioli(), kind) for kind in (Mixer, Opening, Validating, Adapting, Explaining, Binding))
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+@pytest.mark.parametrize("gone_at", [0, 20])
+def test_a_domain_that_has_left_the_mix_does_not_end_the_learning(gone_at, diagonal):
+    """`max_epochs` takes rows away and tells no mixer."""
+    options = {"round_steps": 60, "sweeps": 2, "probe_steps": 3, "diagonal": diagonal}
+    world = linear(MATRIX)[:2]
+    run = Run(Aioli(**options), np.ones(3) / 3, *world, gone=lambda step: np.array([0, 0, step >= gone_at], dtype=bool))
+    run.run(240)
+    assert told(run)["rounds_solved"] >= 3
+    found_VK, law_VK = told(run)["matrix"], 3 * np.array(MATRIX)
+    expected_VK = np.diag(np.diag(law_VK)) if diagonal else law_VK
+    if not diagonal:
+        np.testing.assert_allclose(found_VK[:, :2], expected_VK[:, :2], atol=1e-9)
+    np.testing.assert_allclose(found_VK[:, 2], found_VK[:, :2].mean(axis=1))
