@@ -96,7 +96,7 @@ def gain(table: Table) -> None:
         ("released form, s = 0", w1_ado(s=0.0), 0, None),
         ("released form, s = 1 (positive feedback: collapses)", w1_ado(s=1.0), 0, None),
         ("ADO(), short windows", ADO(**W1_WINDOWS), 0, None),
-        ("ADO(same_step=False), short windows", ADO(**W1_WINDOWS, same_step=False), 0, None),
+        ("ADO(same_step=True), short windows", ADO(**W1_WINDOWS, same_step=True), 0, None),
     ]
     for what, mixer, lag, limit in cases:
         plays = [play_w1(mixer, seed=seed, lag=lag) for seed in table.seeds]

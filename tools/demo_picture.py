@@ -130,12 +130,14 @@ def _draw_laws(axes: Any, names: Sequence[str], learned: Learned) -> None:
         end_K[k] = learned.loss_at(k, np.array(end))
         said.append(rf"$\alpha$ {law.alpha:.2f}, $\varepsilon$ {'≤ ' if law.bounded else ''}{law.eps:.2f}")
     axes.set_xlim(np.nanmin(seen_PK), end)
-    axes.axvline(np.nanmax(seen_PK), color="black", linewidth=1.2)
-    _note(axes, "end of the run;\ndashed: what the laws foresee", (np.nanmax(seen_PK), axes.get_ylim()[1]))
+    if not learned.own_rows:
+        axes.axvline(np.nanmax(seen_PK), color="black", linewidth=1.2)
+        _note(axes, "end of the run", (np.nanmax(seen_PK), axes.get_ylim()[1]))
     end_K = np.where(np.isnan(end_K), np.nanmin(learned.loss_PK), end_K)
     _label(axes, names, _apart(end_K, axes.get_ylim()), said)
     law = r"$\varepsilon + \beta\, n^{-\alpha}$"
-    axes.text(0.02, 0.06, f"lines: {law}, fitted to the points", transform=axes.transAxes, fontsize=10, color=_GREY)
+    said_of = f"lines: {law}, fitted to the points; dashed beyond them"
+    axes.text(0.02, 0.06, said_of, transform=axes.transAxes, fontsize=10, color=_GREY)
 
 
 def _means(steps: Sequence[Step], of: Callable[[Sequence[Step]], Float64]) -> Float64:
