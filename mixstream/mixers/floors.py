@@ -8,8 +8,25 @@ Shape suffix: K domains.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mixstream.errors import ConfigError
 from mixstream.types import Float64
+
+
+def delta_min(enabled_K: NDArray[np.bool_], p_min: float | None) -> Float64:
+    """Return ADO's floor, float64 [K]: `p_min` for each domain that is enabled; None for min(0.01, 0.25 / K) of these.
+
+    Raises:
+        ConfigError: it adds up to more than 1.
+    """
+    domains = int(enabled_K.sum())
+    if p_min is not None and domains * p_min > 1:
+        raise ConfigError(
+            f"ADO p_min={p_min} for each of {domains} domains adds up to more than 1, which leaves nothing to mix;"
+            f" give at most {1 / domains:.3g}, or p_min=None for {0.25 / domains:.3g}"
+        )
+    return np.where(enabled_K, min(0.01, 0.25 / domains) if p_min is None else p_min, 0.0)
 
 
 def clip(p_K: Float64, floor_K: Float64) -> Float64:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.errors import ConfigError
 from mixstream.types import Float64, Int64
 
 Float32 = NDArray[np.float32]
@@ -38,6 +39,9 @@ class Sampling:
         most: final points that are kept; beyond it every other one goes and the distance doubles. None: all.
         seen: rows in which a domain must have had a loss before points of it count. With 0, a domain that had none yet
             takes the mean loss of the row, as the released code has it.
+
+    Raises:
+        ConfigError: no such polynomial goes through such a window.
     """
 
     window: int
@@ -46,6 +50,13 @@ class Sampling:
     every: int
     most: int | None
     seen: int
+
+    def __post_init__(self) -> None:
+        if self.window % 2 == 0 or self.window <= self.degree:
+            raise ConfigError(
+                f"ADO window={self.window} cannot be smoothed by polynomials of degree {self.degree}: it has no middle"
+                f" row, or too few rows; give an odd number above {self.degree}"
+            )
 
 
 class Points(NamedTuple):

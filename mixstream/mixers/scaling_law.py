@@ -35,6 +35,7 @@ FLAT = -20.0
 
 _DELTA = 1e-3  # Huber: squares below, absolute values above
 _ALPHA_MIN = 1e-3
+_SEEN = 1e-9  # of F for each point: what beta's part must gain over a constant. A fall of log L by 1.5e-4 gains it.
 _GRID_S3 = np.array(list(product(np.arange(-2.0, 6.0), np.arange(-2.0, 2.0, 0.5), np.arange(0.0, 0.8, 0.1))))
 _BOX_23 = np.array([[FLAT, -20.0, -2.0], [30.0, 20.0, 4.0]])  # never reached by a law; keeps exp() in range
 _STARTS = 12  # of the grid, to be polished
@@ -147,7 +148,7 @@ def _fit_chunk(points: _Points, limits: Limits, warm_D3: Float64) -> Float64:
     theta_DS3 = _polished(theta_DS3, _thinned(points, 64), limits, _ROUGH, gain=1e-3)[:, :4]
     if points.log_n_MP.shape[1] > 384:
         theta_DS3 = _polished(theta_DS3, _thinned(points, 384), limits, _ROUGH, gain=1e-4)[:, :1]
-    return _flat_marked(_polished(theta_DS3, points, limits, _SWEEPS, gain=3e-6)[:, 0], points)
+    return _flat_marked(_polished(theta_DS3, points, limits, _SWEEPS, gain=3e-6)[:, 0], points, limits)
 
 
 def _polished(theta_DS3: Float64, points: _Points, limits: Limits, sweeps: int, *, gain: float) -> Float64:
@@ -159,19 +160,41 @@ def _polished(theta_DS3: Float64, points: _Points, limits: Limits, sweeps: int, 
     return np.take_along_axis(theta_M3.reshape(theta_DS3.shape), order_DS[:, :, None], axis=1)
 
 
-def _flat_marked(theta_D3: Float64, points: _Points) -> Float64:
-    """Return laws with log beta = FLAT where beta's part, or its change over the points, is not to be seen.
+def _flat_marked(theta_D3: Float64, points: _Points, limits: Limits) -> Float64:
+    """Return laws with the best constant, and log beta = FLAT, where beta's part shows no fall over the points.
 
-    On a flat curve the optimiser's beta and alpha are chance, and so would be the speed.
+    On a flat or rising curve the optimiser's beta and alpha are chance, and so would be the speed: it stops at alpha's
+    lower limit, with a large beta, about 1e-9 of F a point from the optimum. Where all points stand at one n, no law is
+    preferred to another.
     """
     usable_DP = points.weight_MP > 0
     first_D = np.where(usable_DP, points.log_n_MP, np.inf).min(axis=1)
     last_D = np.where(usable_DP, points.log_n_MP, -np.inf).max(axis=1)
     log_beta_D, log_eps_D, alpha_D = theta_D3.T
     early_D, later_D = (np.logaddexp(log_beta_D - alpha_D * at_D, log_eps_D) for at_D in (first_D, last_D))
-    flat_D = (early_D - log_eps_D < 1e-6) | ((last_D > first_D) & (early_D - later_D < 1e-5))
-    theta_D3[flat_D, LOG_BETA] = FLAT
-    return theta_D3
+    constant_D3 = np.stack(
+        [np.full(len(theta_D3), FLAT), _level(points, limits), np.clip(alpha_D, _ALPHA_MIN, limits.alpha_max)], axis=1
+    )
+    ours_D, constants_D = (
+        _evaluate(at_D3, points).value_M + _hinges(at_D3, limits) for at_D3 in (theta_D3, constant_D3)
+    )
+    falls_D = (early_D - later_D >= 1e-5) & (ours_D < constants_D - _SEEN * points.weight_MP.sum(axis=1))
+    flat_D = (early_D - log_eps_D < 1e-6) | ((last_D > first_D) & ~falls_D)
+    return np.where(flat_D[:, None], constant_D3, theta_D3)
+
+
+def _level(points: _Points, limits: Limits) -> Float64:
+    """Return log c, float64 [D], of the constant laws L = c that minimise the objective."""
+    usable_DP = points.weight_MP > 0
+    low_D = np.where(usable_DP, points.log_loss_MP, np.inf).min(axis=1)
+    high_D = np.where(usable_DP, points.log_loss_MP, -np.inf).max(axis=1)
+    high_D = np.maximum(high_D, limits.log_eps_min)
+    for _ in range(40):  # bisection: the slope grows with log c
+        middle_D = (low_D + high_D) / 2
+        pull_DP = points.weight_MP * np.clip(middle_D[:, None] - points.log_loss_MP, -_DELTA, _DELTA)
+        rises_D = pull_DP.sum(axis=1) >= (middle_D < limits.log_eps_min)
+        low_D, high_D = np.where(rises_D, low_D, middle_D), np.where(rises_D, middle_D, high_D)
+    return high_D
 
 
 def _thinned(points: _Points, most: int) -> _Points:

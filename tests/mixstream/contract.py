@@ -1,30 +1,22 @@
-"""What the contract test of mixers goes by: the table of all of them, a made-up training run, a loop; no test.
+"""What the contract test of mixers goes by: the table of all of them; no test. `contract_run.py` puts them to work.
 
 A new mixer goes into `TABLE` and `REFUSED`; `mixers/test_contract.py` fails until it does.
 
-Shape suffixes: K domains, V validation groups.
+Shape suffix: K domains.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cache
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from mixstream import mixers
-from mixstream.mixers import Binding, Opening, Static, Validating
-from mixstream.snapshot import pack, unpack
-from mixstream.types import Feedback
-from mixstream.weights import apportion, normalise
-
-ROWS, TOKENS = 64, 16
-"""Rows of a global batch, and tokens of a row."""
-PRIOR = normalise([0.5, 0.3, 0.0, 0.2])
-STEPS = 130
+from mixstream.mixers import Binding, Static
+from mixstream.weights import normalise
 
 
 def names_of(K: int) -> tuple[str, ...]:
@@ -34,35 +26,63 @@ def names_of(K: int) -> tuple[str, ...]:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def no_floor(mixer: Any, state: Mapping[str, Any], domains: int) -> float:
+def no_floor(mixer: Any, step: int, domains: int) -> float:
     return 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Many:
+    """A run of many domains that is just long enough for what its losses say to reach the weights."""
+
+    domains: int = 1000
+    steps: int = 5
+    origin: int = 0
+    nasty: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One setting of one mixer.
 
-    `make` returns it for K domains, with windows so short that `STEPS` steps see all that it does. `floor` is the least
-    weight of a domain that is not disabled, by the mixer's documentation, once it has left the prior. `learns_from`
+    `make` returns it for K domains, with windows so short that 130 steps see all that it does. `floor` is the least
+    weight of a domain that is not disabled, by the mixer's documentation, once it has left the prior: of (mixer, step
+    whose feedback led to the weights, number of such domains). `learns_from`
     says what moves it: the steps' losses, a matrix that the trainer measures, evaluations, or nothing at all.
-    `revives` says that by its documentation it draws domains of prior 0 after all.
+    `many` is how it learns with many domains. `revives` says that by its documentation it draws domains of prior 0
+    after all.
     """
 
     make: Callable[[int], Any]
     learns_from: Literal["losses", "matrix", "evaluations", "nothing"]
-    floor: Callable[[Any, Mapping[str, Any], int], float] = no_floor
+    floor: Callable[[Any, int, int], float] = no_floor
+    many: Many = Many()
     revives: bool = False
 
 
-def floor_of_odm(mixer: Any, state: Mapping[str, Any], domains: int) -> float:
-    return mixer.explain(state)["eps"]
+def floor_of_odm(mixer: Any, step: int, domains: int) -> float:
+    """Return eps of the paper, by which the weights that follow `step` are mixed with uniform ones."""
+    t = step + 1 if mixer.count_warmup else max(step + 1 - mixer.warmup, 1)
+    return min(1 / domains, max(mixer.min_exploration, math.sqrt(math.log(domains) / (domains * t))))
 
 
-ADO = {"window": 11, "ignore_steps": 10, "start_step": 40, "update_interval": 30, "subsample": 2}
+ODM_MANY = Many(origin=10_000)
+"""Up to t = K ln K, which is 6908, exploration is all there is, whatever the losses."""
+ADO_MANY = Many(steps=8)
+AIOLI_MANY = Many(domains=40, steps=322, nasty=False)
+"""A round's probes are steps in proportion to K, and in so many a nasty world spoils every group's evaluation."""
+SKILL_IT_MANY = Many(domains=300, steps=20)
+"""A graph has K^2 entries, each a Python number."""
+
+
+def ado(K: int) -> dict[str, Any]:
+    """Return windows in which a law comes at step 40, or of many domains at step 6."""
+    if K < 100:
+        return {"window": 11, "ignore_steps": 10, "start_step": 40, "update_interval": 30, "subsample": 2}
+    return {"window": 5, "ignore_steps": 0, "start_step": 6, "update_interval": 6, "subsample": 1}
 
 
 def aioli(K: int, **options: Any) -> Any:
-    return mixers.Aioli(round_steps=max(40, 8 * K), sweeps=2, probe_steps=4, one_hot=0.75, **options)
+    return mixers.Aioli(round_steps=max(40, 9 * K), sweeps=2, probe_steps=4, one_hot=0.75, **options)
 
 
 def graph(K: int) -> tuple[tuple[float, ...], ...]:
@@ -81,24 +101,34 @@ def schedule(K: int, kind: Literal["step", "linear"]) -> Any:
 
 
 TABLE: dict[str, Case] = {
-    "ADO": Case(make=lambda K: mixers.ADO(min_points=5, min_seen=3, max_points=16, **ADO), learns_from="losses"),
+    "ADO": Case(
+        make=lambda K: mixers.ADO(min_points=5, min_seen=3, max_points=16, **ado(K)),
+        learns_from="losses",
+        many=ADO_MANY,
+    ),
     "ADO, reference": Case(
-        make=lambda K: mixers.ADO.reference(p_min=min(0.01, 0.5 / K), **ADO), learns_from="losses", revives=True
+        make=lambda K: mixers.ADO.reference(p_min=min(0.01, 0.5 / K), **ado(K)),
+        learns_from="losses",
+        many=Many(domains=200, steps=8),  # the unseen have laws too, and each takes milliseconds
+        revives=True,
     ),
     "ADO, floor on p": Case(
         make=lambda K: mixers.ADO(
-            p_min=min(0.02, 0.5 / K), floor_on="p", same_step=False, credit="weights", min_points=5, **ADO
+            p_min=min(0.02, 0.5 / K), floor_on="p", same_step=True, credit="weights", min_points=5, min_seen=3, **ado(K)
         ),
         learns_from="losses",
-        floor=lambda mixer, state, domains: mixer.p_min,
+        floor=lambda mixer, step, domains: mixer.p_min,
+        many=ADO_MANY,
     ),
-    "Aioli": Case(make=aioli, learns_from="evaluations"),
-    "Aioli, ema": Case(make=lambda K: aioli(K, ema=0.1, w0="prior", diagonal=True), learns_from="evaluations"),
+    "Aioli": Case(make=aioli, learns_from="evaluations", many=AIOLI_MANY),
+    "Aioli, ema": Case(
+        make=lambda K: aioli(K, ema=0.1, w0="prior", diagonal=True), learns_from="evaluations", many=AIOLI_MANY
+    ),
     "DoGE": Case(make=lambda K: mixers.DoGE(), learns_from="matrix"),
     "DoReMi": Case(
         make=lambda K: mixers.DoReMi(smoothing=0.01),
         learns_from="losses",
-        floor=lambda mixer, state, domains: 0.01 / domains,
+        floor=lambda mixer, step, domains: 0.01 / domains,
     ),
     "DoReMi, reference": Case(
         make=lambda K: mixers.DoReMi(reference=dict.fromkeys(names_of(K), 2.0), serve="average", w0="uniform"),
@@ -108,28 +138,32 @@ TABLE: dict[str, Case] = {
     "MatrixMixer, ema": Case(
         make=lambda K: mixers.MatrixMixer(lmo=mixers.LMO(eta=3, ema=0.5, mode="restart", smoothing=0.05)),
         learns_from="matrix",
-        floor=lambda mixer, state, domains: 0.05 / domains,
+        floor=lambda mixer, step, domains: 0.05 / domains,
     ),
     "Natural": Case(make=lambda K: mixers.Natural(), learns_from="nothing"),
-    "ODM": Case(make=lambda K: mixers.ODM(), learns_from="losses", floor=floor_of_odm),
+    "ODM": Case(make=lambda K: mixers.ODM(), learns_from="losses", floor=floor_of_odm, many=ODM_MANY),
     "ODM, DataFlex": Case(
         make=lambda K: mixers.ODM(reward_scale=15, min_exploration=0.03, logit_range=5, warmup=20, count_warmup=False),
         learns_from="losses",
         floor=floor_of_odm,
+        many=Many(domains=20, origin=10_000),  # from 34 on, its least exploration is all there is
     ),
-    "ODM, exp3": Case(make=lambda K: mixers.ODM(form="exp3"), learns_from="losses", floor=floor_of_odm),
+    "ODM, exp3": Case(make=lambda K: mixers.ODM(form="exp3"), learns_from="losses", floor=floor_of_odm, many=ODM_MANY),
     "ODM, smoothed": Case(
-        make=lambda K: mixers.ODM(form="smoothed", warmup=20), learns_from="losses", floor=floor_of_odm
+        make=lambda K: mixers.ODM(form="smoothed", warmup=20), learns_from="losses", floor=floor_of_odm, many=ODM_MANY
     ),
     "ODM, smoothed_single": Case(
-        make=lambda K: mixers.ODM(form="smoothed_single"), learns_from="losses", floor=floor_of_odm
+        make=lambda K: mixers.ODM(form="smoothed_single"), learns_from="losses", floor=floor_of_odm, many=ODM_MANY
     ),
     "Schedule": Case(make=lambda K: schedule(K, "step"), learns_from="nothing"),
     "Schedule, linear": Case(make=lambda K: schedule(K, "linear"), learns_from="nothing"),
-    "SkillIt": Case(make=lambda K: mixers.SkillIt(graph=graph(K), round_steps=20), learns_from="evaluations"),
+    "SkillIt": Case(
+        make=lambda K: mixers.SkillIt(graph=graph(K), round_steps=20), learns_from="evaluations", many=SKILL_IT_MANY
+    ),
     "SkillIt, relative": Case(
         make=lambda K: mixers.SkillIt(graph=graph_by_name(K), round_steps=15, relative_losses=True),
         learns_from="evaluations",
+        many=SKILL_IT_MANY,
     ),
     "Static": Case(make=lambda K: Static({name: 1.0 + k for k, name in enumerate(names_of(K))}), learns_from="nothing"),
     "Stratified": Case(make=lambda K: mixers.Stratified(), learns_from="nothing"),
@@ -205,139 +239,3 @@ def fixed_weights(mixer: Any, step: int, K: int) -> np.ndarray:
     if isinstance(mixer, Static):
         return normalise(mixer.proportion_of(names_of(K)))
     return mixer.weights_at(step, names_of(K))
-
-
-# --- a training run ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """Losses that fall by a power law of a domain's rows, with a little ripple.
-
-    Args:
-        domains: K.
-        nasty: report what no trainer should: now and then a loss that is NaN, infinite, 0, negative or absurd, a step
-            without any, a damaged matrix or evaluation; the last domain is absent until step 60 and from 100 on.
-        silent: report no training losses at all.
-    """
-
-    domains: int
-    nasty: bool = False
-    silent: bool = False
-
-    def feedback(
-        self, case: Case, step: int, lag: int, weights_K: np.ndarray, seen_K: np.ndarray, due: bool
-    ) -> Feedback:
-        """Return what is told of a step that was drawn by `weights_K` after `seen_K` rows; -1 is before training."""
-        K = np.arange(self.domains)
-        rows_K = apportion(ROWS if step >= 0 else 0, weights_K).astype(np.float64)
-        model_K = 1.5 + 0.2 * (K % 3) + (1.5 + 0.5 * (K % 5)) * (1 + seen_K + rows_K) ** -0.35
-        loss_K, count_K = model_K * (1 + 0.01 * np.sin(7.0 * step + K)), TOKENS * rows_K
-        validation_V, matrix_VK = (model_K if due else None), None
-        if case.learns_from == "matrix" and step >= 0:
-            gradient_K3 = np.cos(K[:, None] + np.arange(3.0))
-            matrix_VK = gradient_K3 @ gradient_K3.T * 1.1 ** -(step / 10)
-        if self.nasty and step >= 0:
-            matrix_VK = self._spoil(step, loss_K, count_K, validation_V, matrix_VK)
-        if self.silent:
-            count_K = np.zeros(self.domains)
-        arrays = {
-            "rows_K": rows_K,
-            "weights_K": weights_K.copy(),
-            "loss_sum_K": np.where(count_K > 0, loss_K, 0.0) * count_K,
-            "count_K": count_K,
-            "validation_V": validation_V,
-            "matrix_VK": matrix_VK,
-        }
-        for array in arrays.values():
-            if array is not None:
-                array.flags.writeable = False  # a mixer that writes to what it is given raises
-        return Feedback(step=step, effective=step + 1 + lag, **arrays)  # pyright: ignore[reportArgumentType]
-
-    def _spoil(
-        self, step: int, loss_K: np.ndarray, count_K: np.ndarray, validation_V: Any, matrix_VK: Any
-    ) -> np.ndarray | None:
-        """Damage a step's report in place; return the matrix, or None in its stead."""
-        hit = step % self.domains
-        odd = {3: np.nan, 5: np.inf, 7: -np.inf, 9: 0.0, 11: -3.0, 12: 1e300, 14: 1e-300}
-        loss_K[hit] = odd.get(step % 17, loss_K[hit])
-        if not 60 <= step < 100:
-            count_K[-1] = 0
-        if step % 23 == 6:
-            count_K[:] = 0
-        if validation_V is not None and step % 3 == 0:
-            validation_V[hit] = (np.nan, np.inf, -1.0, 0.0)[step % 4]
-        if matrix_VK is not None and step % 17 in odd:
-            matrix_VK[:, hit] = matrix_VK[hit, :] = odd[step % 17]
-            matrix_VK[hit, hit] = abs(odd[step % 17])  # a squared norm
-        return None if step % 19 == 0 else matrix_VK
-
-
-@dataclass(kw_only=True)
-class Run:
-    """A mixer at work: the weights of step t from the feedback of t - 1 - lag and before, or from `opening`.
-
-    Attributes:
-        log: step -> its weights, float64 [K].
-        given: step -> what was told of it.
-        states: step -> the mixer's state before that was told, as JSON; kept if `keep`.
-    """
-
-    name: str
-    prior_K: np.ndarray
-    world: World
-    lag: int = 0
-    origin: int = 0
-    state: Any = None
-    keep: bool = False
-    mixer: Any = field(init=False)
-    log: dict[int, np.ndarray] = field(init=False, default_factory=dict)
-    given: dict[int, Feedback] = field(init=False, default_factory=dict)
-    states: dict[int, str] = field(init=False, default_factory=dict)
-    seen_K: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.mixer, self.seen_K = bound(self.name, len(self.prior_K)), np.zeros(len(self.prior_K))
-        if self.state is None:
-            self.state = self.mixer.init(self.prior_K.copy())
-        for step in range(self.origin, self.origin + self.lag + 1):
-            opens = isinstance(self.mixer, Opening)
-            self.log[step] = self.mixer.opening(self.state, step) if opens else self.prior_K.copy()
-        if self.wants(self.origin):
-            self.take(self.origin - 1)
-
-    def wants(self, step: int) -> bool:
-        """Tell whether the mixer wants an evaluation before `step`."""
-        return isinstance(self.mixer, Validating) and self.mixer.wants_validation(self.state, step)
-
-    def take(self, step: int) -> None:
-        """Draw `step`, train on it, and tell the mixer."""
-        weights_K = self.log.get(step, self.prior_K)
-        told = self.world.feedback(TABLE[self.name], step, self.lag, weights_K, self.seen_K, due=self.wants(step + 1))
-        if self.keep:
-            self.given[step], self.states[step] = told, text_of(self.state)
-        self.seen_K = self.seen_K + told.rows_K
-        self.state, self.log[told.effective] = self.mixer.update(self.state, told)
-
-    def go(self, steps: int) -> Run:
-        """Take so many steps."""
-        for step in range(self.origin, self.origin + steps):
-            self.take(step)
-        return self
-
-
-@cache
-def run_of(name: str, lag: int = 2, nasty: bool = True) -> Run:
-    """Return the run that most laws look at: four domains, one of them disabled. Not to be changed."""
-    world = World(domains=len(PRIOR), nasty=nasty)
-    return Run(name=name, prior_K=PRIOR, world=world, lag=lag, keep=True).go(STEPS)
-
-
-def text_of(state: Any) -> str:
-    """Return a state as the text that is saved."""
-    return json.dumps(pack(state), allow_nan=False)
-
-
-def state_of(text: str) -> Any:
-    """Return what `text_of` was given."""
-    return unpack(json.loads(text))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from dataclasses import fields
 from itertools import islice
 
 import numpy as np
@@ -102,7 +104,7 @@ def test_clipping_is_the_released_codes():
 # Guards
 
 
-@pytest.mark.parametrize("mixer", [ADO(**SHORT), ADO.reference(**SHORT), ADO(same_step=False, **SHORT)])
+@pytest.mark.parametrize("mixer", [ADO(**SHORT), ADO.reference(**SHORT), ADO(same_step=True, **SHORT)])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1.0])
 def test_a_bad_loss_changes_little_and_is_forgotten(mixer, bad):
     def spoil(step, loss_K):
@@ -128,6 +130,14 @@ def test_a_flat_domain_falls_to_the_floor_and_the_others_go_on():
     state, weights_K = _last(mixer, steps=400, beta_K=(0.0, 40.0, 80.0))
     assert mixer.explain(state)["speed"][0] == 0
     assert 0.01 * 0.9 < weights_K[0] < 0.15  # of a prior of 0.5; the mean over the run is slow
+
+
+@pytest.mark.parametrize("level", [2.0, 3.5, 5.0, 8.0, 10.8])
+def test_a_domain_absent_from_the_start_has_a_flat_curve_in_the_reference_and_speed_zero(level):
+    mixer = ADO.reference(ignore_steps=50, start_step=100, update_interval=100)
+    state, _ = _last(mixer, steps=101, rows_K=(9, 7, 0), eps_K=(level, level, level), beta_K=(20.0, 40.0, 0.0))
+    assert np.ptp(mixer.curves(state)[1][:, 2]) == 0  # the first mean of the others, ever since
+    assert (mixer.explain(state)["speed"] == 0).tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize("same_step", [True, False])
@@ -162,8 +172,7 @@ def test_laws_wait_until_they_have_enough_points():
 def test_a_low_entropy_domain_has_its_alpha_found_but_not_by_the_reference():
     world = {"steps": 600, "eps_K": (0.3, 2.2, 1.9), "beta_K": (4.0, 40.0, 80.0)}
     ours, released = (
-        _last(mixer, **world)[0]["theta_K3"][0]
-        for mixer in (ADO(same_step=False, **SHORT), ADO.reference(same_step=False, **SHORT))
+        _last(mixer, **world)[0]["theta_K3"][0] for mixer in (ADO(**SHORT), ADO.reference(same_step=False, **SHORT))
     )
     assert ours == pytest.approx([math.log(4.0), math.log(0.3), 0.35], abs=0.05)
     assert abs(released[2] - 0.35) > 0.1
@@ -173,7 +182,7 @@ def test_a_low_entropy_domain_has_its_alpha_found_but_not_by_the_reference():
 
 
 def test_laws_of_a_noiseless_world_are_found():
-    state, weights_K = _last(ADO(same_step=False, **SHORT), prior_K=(1, 1, 1), steps=400)
+    state, weights_K = _last(ADO(**SHORT), prior_K=(1, 1, 1), steps=400)
     assert state["theta_K3"][:, 2] == pytest.approx(0.35, abs=0.01)
     assert np.exp(state["theta_K3"][:, 1]) == pytest.approx([2.0, 2.2, 1.9], abs=0.05)
     assert (np.diff(weights_K) > 0.02).all()  # the steeper, the more
@@ -197,7 +206,7 @@ def test_explain_tells_the_laws_and_curves_draws_them():
 @given(
     at=st.integers(0, 130),
     mixer=st.sampled_from(
-        [ADO(**SHORT), ADO(same_step=False, max_points=16, **SHORT), ADO.reference(**{**SHORT, "window": 101})]
+        [ADO(same_step=True, **SHORT), ADO(max_points=16, **SHORT), ADO.reference(**{**SHORT, "window": 101})]
     ),
 )
 def test_a_run_goes_on_from_json_bit_for_bit(at, mixer):
@@ -221,11 +230,13 @@ def test_update_leaves_what_it_is_given_as_it_was():
         assert _saved(first[0]) == _saved(second[0])
 
 
-def test_the_state_stays_small_however_long_the_run():
-    mixer = ADO(**{**SHORT, "window": 101, "start_step": 10**9, "max_points": 64, "min_points": 20})
+@pytest.mark.parametrize(("same_step", "limit"), [(True, 40_000), (False, 80_000)])
+def test_the_state_stays_small_however_long_the_run(same_step, limit):
+    long = {"window": 101, "start_step": 10**9, "max_points": 64, "min_points": 20, "same_step": same_step}
+    mixer = ADO(**{**SHORT, **long})
     pieces = feedbacks(steps=3000, rows_K=[8] * 22, eps_K=2.0, beta_K=20.0)
     sizes = [len(_saved(state)) for state, _ in islice(heard(mixer, [1] * 22, pieces), 999, None, 2000)]
-    assert sizes[1] < 1.1 * sizes[0] < 40_000
+    assert sizes[1] < 1.1 * sizes[0] < limit
 
 
 @pytest.mark.parametrize("mixer", [ADO(**SHORT), ADO.reference(**SHORT), ADO(floor_on="p", **SHORT)])
@@ -235,6 +246,27 @@ def test_one_domain_gets_everything(mixer):
 
 
 # Options
+
+
+def test_the_docstring_tells_all_that_the_reference_differs_in():
+    ours, released = ADO(), ADO.reference()
+    differs = {option.name for option in fields(ADO) if getattr(ours, option.name) != getattr(released, option.name)}
+    rows = [line.split("|")[1] for line in ADO.__doc__.splitlines() if line.strip().startswith("| `")]
+    assert differs == {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+
+@pytest.mark.parametrize(
+    ("mixer", "first"),
+    [
+        (ADO(), 1000),
+        (ADO(window=51, ignore_steps=60, start_step=100, update_interval=100, subsample=2), 100),
+        (ADO(window=51, ignore_steps=60, start_step=100, update_interval=100, subsample=5), 200),
+    ],
+)
+def test_first_policies_come_when_the_docstring_says(mixer, first):
+    weights_TK = np.array([weights_K for _, weights_K in heard(mixer, MU, feedbacks(steps=first + 1))])
+    assert (weights_TK[:first] == np.array(MU) / 10).all()
+    assert np.abs(weights_TK[first] - np.array(MU) / 10).max() > 1e-3
 
 
 def test_a_floor_on_p_holds_from_the_first_policy_on():
@@ -294,7 +326,7 @@ def test_floors_that_leave_nothing_to_mix_are_refused_and_the_default_adapts():
 # Other domains in mid-run
 
 
-@pytest.mark.parametrize("mixer", [ADO(**SHORT), ADO(same_step=False, **SHORT), ADO.reference(**SHORT)])
+@pytest.mark.parametrize("mixer", [ADO(**SHORT), ADO(same_step=True, **SHORT), ADO.reference(**SHORT)])
 def test_domains_come_and_go_in_mid_run(mixer):
     state, before_K = _last(mixer, steps=200)
     adapted = mixer.adapt(state, np.array([2, -1, 0]), np.array([0.3, 0.2, 0.5]), 200)

@@ -13,7 +13,8 @@ from scaling_world import golden
 from mixstream.mixers.scaling_law import FLAT, Limits, fit, loss_at, objective, speed_at
 
 CASES = {case["name"]: case for case in golden("ado_fit")["cases"]}
-RELEASED = Limits()
+RELEASED, OURS = Limits(), Limits(log_eps_min=math.log(0.01), data="mean")
+FORMS = pytest.mark.parametrize(("limits", "points"), [(RELEASED, 6), (RELEASED, 20), (OURS, 51), (OURS, 200)])
 SOUND = [name for name, case in CASES.items() if case["jax_float64"]["accepted"]]
 
 
@@ -58,6 +59,53 @@ def test_a_curve_without_a_slope_has_speed_zero(name):
     theta = _fit(case["n"], case["loss"])
     assert theta[0] == FLAT
     assert speed_at(theta[None], np.array([1e4]), alpha_floor=0.05)[0] == 0.0
+
+
+def _series(points, domains=16):
+    """Return n [P, K] of many beginnings, and levels [K]."""
+    rng = np.random.default_rng(points)
+    return 64.0 * (10 * np.arange(points)[:, None] + rng.integers(1, 600, domains)), rng.uniform(1.8, 12, domains)
+
+
+@FORMS
+@pytest.mark.parametrize("kind", ["constant", "rising", "as good as flat"])
+def test_curves_that_do_not_fall_have_speed_zero(limits, points, kind):
+    n_PK, level_K = _series(points)
+    growth_PK = {
+        "constant": np.zeros(n_PK.shape),
+        "rising": 0.02 * np.log(n_PK / n_PK[0]),
+        "as good as flat": 1e-5 * np.random.default_rng(0).standard_normal(n_PK.shape),
+    }[kind]
+    loss_PK = level_K * np.exp(growth_PK)
+    theta_K3 = fit(n_PK, loss_PK, limits, warm_K3=np.full((len(level_K), 3), np.nan))
+    assert (speed_at(theta_K3, n_PK[-1], alpha_floor=0.05) == 0).all()
+    assert (loss_at(theta_K3, n_PK[0]) <= loss_PK.max(axis=0) * (1 + 1e-8)).all()  # the law drawn is near the curve
+    assert (loss_at(theta_K3, n_PK[-1]) >= loss_PK.min(axis=0) * (1 - 1e-8)).all()
+
+
+@FORMS
+def test_a_speed_above_zero_says_that_no_constant_fits_the_noise_as_well(limits, points):
+    n_PK, level_K = _series(points, domains=24)
+    loss_PK = level_K * np.exp(1e-3 * np.random.default_rng(1).standard_normal(n_PK.shape))
+    theta_K3 = fit(n_PK, loss_PK, limits, warm_K3=np.full((len(level_K), 3), np.nan))
+    fast_K = np.flatnonzero(speed_at(theta_K3, n_PK[-1], alpha_floor=0.05))
+    assert 0 < len(fast_K) < len(level_K)
+    for theta_3, n_P, loss_P in zip(theta_K3[fast_K], n_PK.T[fast_K], loss_PK.T[fast_K]):
+        level_S = np.quantile(np.log(loss_P), np.linspace(0, 1, 201))
+        constant_S3 = np.stack([np.full(201, FLAT), level_S, np.full(201, 0.4)], axis=1)
+        assert objective(theta_3, n_P, loss_P, limits)[0][0] < objective(constant_S3, n_P, loss_P, limits)[0].min()
+
+
+@FORMS
+@pytest.mark.parametrize("fall", [5e-4, 5e-3])
+def test_a_slow_fall_without_noise_keeps_its_slope(limits, points, fall):
+    n_PK, level_K = _series(points)
+    alpha_K = np.linspace(0.1, 0.6, len(level_K))
+    beta_K = fall * level_K / (n_PK[0] ** -alpha_K - n_PK[-1] ** -alpha_K)
+    truth_K3 = np.stack([np.log(beta_K), np.log(level_K), alpha_K], axis=1)
+    theta_K3 = fit(n_PK, loss_at(truth_K3, n_PK), limits, warm_K3=np.full(truth_K3.shape, np.nan))
+    got_K, true_K = (speed_at(law_K3, n_PK[points // 2], alpha_floor=0.0) for law_K3 in (theta_K3, truth_K3))
+    assert got_K == pytest.approx(true_K, rel=0.05)
 
 
 def test_a_domain_whose_loss_ends_below_the_released_limit_is_fitted_without_it():
@@ -116,10 +164,9 @@ def test_the_fit_of_a_law_is_no_worse_than_the_law(beta, eps, alpha, points, noi
     n_P = np.linspace(2e4, 2e6, points)
     truth = np.array([math.log(beta), math.log(eps), alpha])
     loss_P = loss_at(truth, n_P) * np.exp(noise * np.random.default_rng(points).standard_normal(points))
-    limits = Limits(log_eps_min=math.log(0.01), data="mean")
-    theta = _fit(n_P, loss_P, limits)
+    theta = _fit(n_P, loss_P, OURS)
     assert np.isfinite(theta).all()
-    assert objective(theta, n_P, loss_P, limits)[0] <= objective(truth, n_P, loss_P, limits)[0] + 2e-6 / points
+    assert objective(theta, n_P, loss_P, OURS)[0] <= objective(truth, n_P, loss_P, OURS)[0] + 2e-6 / points
 
 
 def test_speed_is_the_slope_of_the_loss_and_guards_its_edges():
