@@ -7,9 +7,9 @@ The text is the demo's: up to five kinds of documents that are on any machine wi
 warm-up and a cosine. All settings below were written down before the first run: they are defaults, or follow from the
 length of the run. Two defaults of the library were changed after a first run of this bench, and both are shown: ADO
 counts a domain's own rows now (`ADO all n` has the total, as before and as released), which this bench and the worlds
-of bench/mixing.py favour, and Aioli's eta is 1 (`Aioli .2` has 0.2, as before). Nothing else was. Finished runs are kept in runs/mixing_text/results.jsonl, and the
-same command goes on from there, as long as text, settings and mixers' options are the same; where their code has
-changed, delete the file.
+of bench/mixing.py favour, and Aioli's eta is 1 (`Aioli .2` has 0.2, as before). Nothing else was. Finished runs are
+kept in runs/mixing_text/results.jsonl, and the same command goes on from there, as long as text, settings and mixers'
+options are the same; where their code has changed, delete the file.
 
 Two means of the domains' validation losses are reported, since methods aim at different ones: the `average` over
 domains (Stratified, Aioli, and ADO from an even prior), and the `natural` mean, weighted by the domains' sizes
