@@ -118,13 +118,13 @@ class Reporter:
             return None
         if not isinstance(loss, tuple):
             return torch.stack(domain_sums(loss, batch.domain, domains, mask=mask))
-        sums, counts = map(torch.as_tensor, loss[-2:])
+        sums, counts = (torch.as_tensor(part).detach().double() for part in loss[-2:])
         if sums.shape != (domains,) or counts.shape != (domains,):
             raise ConfigError(
                 f"summed losses are a pair (sums, counts) of one number for each of {domains} domains; got shapes "
                 f"{tuple(sums.shape)} and {tuple(counts.shape)}"
             )
-        return torch.stack([sums, counts.to(sums)]).detach().double()
+        return torch.stack([sums, counts.to(sums.device)])
 
     def _connect(self) -> None:
         """Open the ranks' channel, where there are several and it is not open: in the trainer's thread."""
