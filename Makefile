@@ -38,6 +38,7 @@ bench: $(READY)  ## run the benchmarks that the README quotes
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/losses.py
 	$(BIN)/python bench/mixing.py
+	$(BIN)/python bench/mixing_cost.py
 
 bench-text: $(READY)  ## train small models on real text under every mixer (half an hour)
 	$(BIN)/python bench/mixing_text.py
