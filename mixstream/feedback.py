@@ -81,7 +81,7 @@ class FeedbackLoop:
             self._drawn[origin - 1], self._waiting = nothing_K, _Losses(nothing_K, nothing_K)
         for step in range(origin, self.known):
             opening = self.mixer.opening(state, step) if isinstance(self.mixer, Opening) else self.prior_K
-            self._log[step] = quantise(opening)
+            self._log[step] = whole_parts(opening, len(self.prior_K), self.mixer)
 
     @property
     def waiting(self) -> bool:
@@ -164,7 +164,7 @@ class FeedbackLoop:
         )
         try:
             self._state, found_K = self.mixer.update(self._state, feedback)
-            weights_K = quantise(found_K)
+            weights_K = whole_parts(found_K, len(self.prior_K), self.mixer)
         except Exception as error:
             error.add_note(f"in {type(self.mixer).__name__}, with the losses of step {step}")
             raise
@@ -256,6 +256,20 @@ class FeedbackLoop:
         return kept
 
 
+def whole_parts(weights_K: Any, domains: int, mixer: Any) -> Int64:
+    """Return what `mixer` gave as weights in whole parts, int64 [K].
+
+    Raises:
+        ConfigError: they are not one finite number >= 0 for each of `domains`.
+    """
+    if np.shape(weights_K) != (domains,):
+        raise ConfigError(
+            f"{type(mixer).__name__} returned weights of shape {np.shape(weights_K)} for {domains} domains: return one "
+            "for each, in the order of the prior"
+        )
+    return quantise(weights_K)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OpenLoopWeights:
     """Weights that depend on the step alone."""
@@ -265,7 +279,7 @@ class OpenLoopWeights:
 
     def weights(self, step: int) -> Int64:
         """Return the weights of `step` in whole parts, int64 [K]."""
-        return quantise(self.mixer.weights_at(step, self.names))
+        return whole_parts(self.mixer.weights_at(step, self.names), len(self.names), self.mixer)
 
 
 Weights = Callable[[int], Int64 | None]

@@ -6,6 +6,7 @@ DataLoader: trainers pass it through as it is.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 import weakref
@@ -153,12 +154,11 @@ class Loader(LossReports):
     def _get(self, prefetcher: Prefetcher[tuple[Any, Cursor, Rows]]) -> tuple[Any, Cursor, Rows]:
         """Return the next batch, waiting for its weights if they are being worked on."""
         while True:
-            try:
+            with contextlib.suppress(BlockedError):
                 return prefetcher.get()
-            except BlockedError:
-                assert self._reporter is not None
-                self._reporter.await_weights(self._cursor.step)
-                prefetcher.wake()
+            assert self._reporter is not None
+            self._reporter.await_weights(self._cursor.step)
+            prefetcher.wake()
 
     def _wake(self, step: int, weights_K: Int64) -> None:
         """Let the background thread go on, which may have waited for these weights."""

@@ -43,6 +43,11 @@ def domain_sums(
     Raises:
         ConfigError: the shapes do not fit, or a domain that is known on the host is not in [0, K).
     """
+    if not isinstance(loss, torch.Tensor):
+        raise ConfigError(
+            f"loss is a {type(loss).__name__}: give the tensor of losses per row [B] or per token [B, T], that is with "
+            'reduction="none"'
+        )
     index = _domain_ids(domain, domains, loss.device)
     rows = _rows(loss, index)
     values = loss.detach().reshape(rows, -1)

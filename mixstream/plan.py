@@ -110,6 +110,8 @@ class Plan:
 
     def advance(self, cursor: Cursor, weight_K: Int64 | None = None) -> tuple[Cursor, Rows] | None:
         """Return the next step's rows and the cursor after it, or None when too few domains are left to fill it."""
+        if weight_K is not None and weight_K.shape != (len(self.names),):  # compiled loops would write beyond the end
+            raise ConfigError(f"weights have shape {weight_K.shape} for {len(self.names)} domains: give one for each")
         cursor = self.settle(cursor)
         share = self.global_batch_size // self.lanes
         domain_B = np.empty(self.global_batch_size, dtype=np.int32)

@@ -121,6 +121,8 @@ def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream
 
 def bound(mixer: Any, domains: Sequence[Domain]) -> Any:
     """Return `mixer` for these domains: as it is, or resolved by their names and sizes (`mixers.Binding`)."""
+    if isinstance(mixer, type):
+        raise ConfigError(f"mixer={mixer.__name__} is a class: give an object of it, mixer={mixer.__name__}(...)")
     if not isinstance(mixer, Binding):
         return mixer
     domains = sorted(domains, key=lambda domain: domain.name)

@@ -333,8 +333,8 @@ def _opened(stream: Stream, allow_unsafe_types: bool) -> Domain:
         return stream.open(allow_unsafe_types=allow_unsafe_types)
     except IndexNotFoundError as error:
         error.add_note(
-            f"domain {stream.name!r} has no validation rows at {stream.location}: write that split, name another by "
-            "split=..., or pass streams=[...]"
+            f"domain {stream.name!r} has no validation rows at {stream.location}: write that split (mixstream convert "
+            "--val-fraction, larger for a small domain), name another by split=..., or pass streams=[...]"
         )
         raise
 

@@ -96,6 +96,19 @@ def test_reports_must_be_in_order_and_once():
         feedback.report(6, *losses_of(6))
 
 
+@pytest.mark.parametrize("weights", [np.ones(4), np.ones(2), np.ones((3, 1)), 1.0])
+def test_weights_must_be_one_for_each_domain(weights):
+    class Wrong(Tilt):
+        def update(self, state, feedback):
+            return state, weights
+
+    feedback = FeedbackLoop(mixer=Wrong(), prior_K=PRIOR, lag=1)
+    feedback.drew(0, ROWS)
+    with pytest.raises(ConfigError, match=r"Wrong returned weights of shape .* for 3 domains") as caught:
+        feedback.report(0, *losses_of(0))
+    assert caught.value.__notes__ == ["in Wrong, with the losses of step 0"]
+
+
 def test_a_lag_cannot_be_negative():
     with pytest.raises(ConfigError, match="lag must be at least 0 steps, got -1"):
         loop(-1)

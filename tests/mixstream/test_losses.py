@@ -150,3 +150,8 @@ def test_sums_do_not_depend_on_how_rows_are_split(rows, parts, random):
     split = sum(torch.stack(ms.domain_sums(loss[at::parts], domain[at::parts], 3)) for at in range(min(parts, rows)))
     assert torch.equal(whole, split)
     assert torch.allclose(whole[0].sum(), loss.double().sum(), atol=1e-4)
+
+
+def test_a_loss_that_is_no_tensor_is_refused():
+    with pytest.raises(ConfigError, match=r'loss is a float: .* reduction="none"'):
+        ms.domain_sums(2.3, [0], 1)  # type: ignore[arg-type]

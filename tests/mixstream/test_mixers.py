@@ -67,6 +67,11 @@ def test_weights_on_streams_and_a_static_mixer_are_one_too_many(library):
         ms.StreamingDataset(streams=streams, mixer=Static({"web": 1, "code": 1}))
 
 
+def test_a_class_is_no_mixer(library):
+    with pytest.raises(ConfigError, match=r"mixer=Tilt is a class: give an object of it, mixer=Tilt\(\.\.\.\)"):
+        make_dataset(library, mixer=Tilt)
+
+
 def test_protocols_tell_the_kinds_apart():
     assert isinstance(Tilt(), Mixer)
     assert not isinstance(Tilt(), OpenLoop)
