@@ -156,6 +156,8 @@ def main() -> None:
     parser.add_argument("--mixer", choices=MIXERS, default="natural", help="what decides the domains' shares")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
     given = vars(parser.parse_args())
+    if given["checkpoint"].exists() and not given["resume"]:
+        parser.error(f"{given['checkpoint']} is there: add --resume to go on from it, or name another file")
     train(**{**given, "mixer": MIXERS[given["mixer"]]})
 
 

@@ -102,7 +102,7 @@ def _draw_laws(axes: Any, names: Sequence[str], learned: Learned) -> None:
     """Draw points and laws over n; a domain without a law has its points, if any, and nothing else."""
     from matplotlib.ticker import LogLocator
 
-    whose = "its own" if learned.own_rows else "of all domains"
+    whose = "of the domain" if learned.own_rows else "of all domains"
     axes.set_title("Scaling laws: the losses that they are fitted to, and beyond", loc="left", fontsize=11)
     axes.set_xlabel(f"n, rows trained on ({whose}); log scale")
     axes.set_ylabel("nats per byte, smoothed", fontsize=9.5)

@@ -107,6 +107,16 @@ def test_the_program_trains_saves_and_resumes(data, tmp_path, monkeypatch, capsy
     assert np.isfinite(recorded.loss_TK).any(axis=1).all()
 
 
+def test_a_checkpoint_is_not_overwritten_by_a_new_run(tmp_path, monkeypatch, capsys):
+    (checkpoint := tmp_path / "model.pt").write_bytes(b"dear")
+    words = ["train.py", "--data", str(tmp_path), "--checkpoint", str(checkpoint)]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit):
+        example.main()
+    assert "add --resume to go on from it" in capsys.readouterr().err
+    assert checkpoint.read_bytes() == b"dear"
+
+
 @pytest.mark.filterwarnings("ignore:validation sets are smaller")
 @pytest.mark.parametrize("mixer", sorted(NAMES))
 def test_every_mixer_on_offer_trains_and_resumes(data, tmp_path, monkeypatch, mixer):
