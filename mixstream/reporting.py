@@ -29,6 +29,7 @@ from mixstream.feedback import FeedbackLoop
 from mixstream.losses import domain_sums
 from mixstream.types import Float64, Int64, Rows
 
+_PATIENCE = 100  # steps without a matrix after which a trainer is told that the mixer learns from nothing else
 _KEPT = 1024  # steps that are remembered where nobody has to report them
 
 
@@ -81,6 +82,7 @@ class Reporter:
         self._evaluations: dict[int, Evaluation] = {}
         self._background = Background(name="mixstream-feedback")
         self._warned = False
+        self._without_matrix = _PATIENCE if getattr(loop and loop.mixer, "needs_matrix", False) else 0
         self._evaluated = self._next - 1 if loop is not None and loop.waiting else self._next  # the last evaluation
 
     def drew(self, rows: Rows) -> None:
@@ -228,8 +230,22 @@ class Reporter:
 
     def _submit(self, step: int) -> None:
         told = self._told.pop(step)
+        self._miss_matrix(told)
         both = fetch(told.sums) if told.sums is not None else partial(np.zeros, (2, len(self._domain_K)))
         self._background.submit(partial(self._conclude, step, told, both))
+
+    def _miss_matrix(self, told: _Told) -> None:
+        """Warn, once, of a mixer that gets no matrix to learn from."""
+        if told.matrix_VK is not None:
+            self._without_matrix = 0
+        elif self._without_matrix and self._loop is not None:
+            self._without_matrix -= 1
+            if not self._without_matrix:
+                warnings.warn(
+                    f"{type(self._loop.mixer).__name__} learns from matrices alone, and {_PATIENCE} steps were "
+                    "reported without one, so its weights do not move: pass matrix= to report() now and then",
+                    stacklevel=6,
+                )
 
     def _conclude(self, step: int, told: _Told, both: Callable[[], Float64]) -> None:
         """Runs on the reporter's thread."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,8 @@ class DoGE:
     Raises:
         ConfigError: an option is out of its range.
     """
+
+    needs_matrix: ClassVar[bool] = True
 
     learning_rate: float = 5e-4
     mu: float = 0.05

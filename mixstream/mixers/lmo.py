@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -289,6 +289,8 @@ class MatrixMixer:
     Args:
         lmo: what is done with A; its step size, running mean, normalisation and targets.
     """
+
+    needs_matrix: ClassVar[bool] = True
 
     lmo: LMO = LMO()
 

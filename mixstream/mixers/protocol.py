@@ -4,6 +4,9 @@ A policy that learns is a `Mixer`; one that knows its weights beforehand is an `
 `Static`. The other protocols are single methods that any mixer may have on top. Arrays over domains stand in the
 plan's canonical order (domains sorted by name).
 
+A mixer that only learns from `Feedback.matrix_VK` says so by a class attribute `needs_matrix = True`, so that a trainer
+that never measures one is told.
+
 State is a dict of numbers, strings, lists and numpy arrays; the library turns it into JSON and back, bit for bit
 (`mixstream.snapshot`). Methods are pure: equal arguments give equal results, and what is passed in is left as it was.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,20 @@ def test_a_log_replays_the_run_without_losses(split_library, tmp_path):
         whole = list(train(loader, 60))
     with ms.Loader(make(split_library, ms.replay(tmp_path))) as loader:
         assert [row_ids(batch) for _ in range(2) for batch in loader][:60] == whole[:60]
+
+
+@pytest.mark.parametrize("mixer", [mixers.MatrixMixer(), mixers.DoGE()])
+def test_a_mixer_that_gets_no_matrix_says_so_once(split_library, mixer):
+    steps = 0
+    with ms.Loader(make(split_library, mixer)) as loader, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        while loader.step < 250:
+            for batch in loader:
+                steps += 1
+                loader.report(batch, model_loss(batch.step)(batch))
+                assert len(said) == (steps >= 100)
+    assert "learns from matrices alone, and 100 steps were reported without one" in str(said[0].message)
+    assert said[0].filename == __file__
 
 
 def test_a_log_goes_on_where_a_run_is_resumed(split_library, tmp_path):
