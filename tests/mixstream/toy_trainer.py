@@ -73,6 +73,21 @@ class Run:
         self.state, self.weights[effective] = self.mixer.update(self.state, feedback)
 
 
+def feedback_of(step: int, weights_K: Any, *, validation_V: Any = None, matrix_VK: Any = None) -> Feedback:
+    """Return the feedback of a step that tells no training losses; lag 0."""
+    zeros_K = np.zeros(len(weights_K))
+    return Feedback(
+        step=step,
+        effective=step + 1,
+        rows_K=zeros_K,
+        weights_K=weights_K,
+        loss_sum_K=zeros_K,
+        count_K=zeros_K,
+        validation_V=None if validation_V is None else np.array(validation_V, dtype=float),
+        matrix_VK=matrix_VK,
+    )
+
+
 def told(run: Run) -> Any:
     return run.mixer.explain(run.state)
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toy_trainer import feedback_of
 
 from mixstream.errors import ConfigError, FeedbackError
 from mixstream.mixers.doge import DoGE
-from mixstream.types import Feedback
 
 PRIOR = np.array([0.2, 0.3, 0.5])
 GRADIENTS = np.array([[0.6, 0.0, 0.0, 0.8], [0.3, 0.4, 0.0, 0.0], [-0.3, 0.1, 0.2, 0.0]])
@@ -17,19 +17,7 @@ GRAM = GRADIENTS @ GRADIENTS.T
 
 
 def tell(mixer: DoGE, state: Any, step: int, matrix_VK: Any) -> Any:
-    zeros_K = np.zeros(3)
-    return mixer.update(
-        state,
-        Feedback(
-            step=step,
-            effective=step + 1,
-            rows_K=zeros_K,
-            weights_K=PRIOR,
-            loss_sum_K=zeros_K,
-            count_K=zeros_K,
-            matrix_VK=matrix_VK,
-        ),
-    )
+    return mixer.update(state, feedback_of(step, PRIOR, matrix_VK=matrix_VK))
 
 
 def by_hand(score_K: Any, eta: float, start_K: Any = PRIOR) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_trainer import feedback_of
 
 from mixstream.errors import ConfigError, FeedbackError
 from mixstream.mixers.lmo import LMO, MatrixMixer, carry, carry_weights, normalise_matrix
@@ -225,16 +226,7 @@ def test_adapting_drops_the_running_mean_and_before_any_matrix_it_is_a_new_start
 
 
 def feedback(step: int, matrix_VK: Any) -> Feedback:
-    zeros_K = np.zeros(3)
-    return Feedback(
-        step=step,
-        effective=step + 1,
-        rows_K=zeros_K,
-        weights_K=PRIOR,
-        loss_sum_K=zeros_K,
-        count_K=zeros_K,
-        matrix_VK=matrix_VK,
-    )
+    return feedback_of(step, PRIOR, matrix_VK=matrix_VK)
 
 
 def test_a_matrix_counts_when_it_comes_and_weights_stay_in_between():

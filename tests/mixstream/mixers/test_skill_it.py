@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toy_trainer import feedback_of
 
 from mixstream.errors import ConfigError, FeedbackError
 from mixstream.mixers.skill_it import SkillIt
-from mixstream.types import Feedback
 
 PRIOR = np.array([0.2, 0.3, 0.5])
 GRAPH = np.array([[0.3, 0.0, 0.1], [0.05, 0.2, 0.0], [0.0, 0.0, 0.4]])  # rows: trained on; columns: what it did to whom
@@ -23,19 +23,7 @@ def near(weights_K: Any, log_K: Any) -> None:
 
 
 def tell(mixer: SkillIt, state: Any, step: int, loss_V: Any) -> Any:
-    zeros_K = np.zeros(3)
-    return mixer.update(
-        state,
-        Feedback(
-            step=step,
-            effective=step + 1,
-            rows_K=zeros_K,
-            weights_K=PRIOR,
-            loss_sum_K=zeros_K,
-            count_K=zeros_K,
-            validation_V=None if loss_V is None else np.array(loss_V, dtype=float),
-        ),
-    )
+    return mixer.update(state, feedback_of(step, PRIOR, validation_V=loss_V))
 
 
 def test_it_begins_with_the_graph_and_restarts_from_the_prior_at_every_evaluation():
