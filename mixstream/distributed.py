@@ -71,7 +71,7 @@ class Exchange:
                 f"losses of {size} ranks have to be summed and torch.distributed is not initialised: call "
                 "init_process_group first, or hand the global sums to report_sums()"
             )
-        self.rank, self.ranks = group
+        self.ranks = group[1]
         if self.ranks % size:
             raise ConfigError(
                 f"{self.ranks} ranks of torch.distributed cannot be replicas of the {size} ranks of the run; give the "
@@ -79,11 +79,6 @@ class Exchange:
             )
         self.size, self._replicas = size, self.ranks // size
         self._group: Any = dist.new_group(backend="gloo", timeout=timedelta(seconds=patience))
-
-    @property
-    def leads(self) -> bool:
-        """Whether this rank's weights are those that all ranks take."""
-        return self.rank == 0
 
     def agree(self, facts: Mapping[str, Any], *, what: str) -> None:
         """Compare `facts` over all ranks.
