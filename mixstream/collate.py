@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mixstream.errors import ConfigError
+from mixstream.errors import ConfigError, MissingColumnError
 from mixstream.formats import fixed_array, ndarray_dtype
 
 _WIDENED = {np.dtype(np.uint16), np.dtype(np.uint32)}  # what torch can hold but not compute with, nor embed
@@ -100,7 +100,17 @@ def batch_columns(records: Sequence[Mapping[str, str]], *, widen: bool) -> dict[
 
 
 def collate_samples(samples: Sequence[Mapping[str, Any]], *, widen: bool = True) -> Any:
-    """Collate decoded samples as torch does by default; uint16 and uint32 become int64 unless `widen` is False."""
+    """Collate decoded samples as torch does by default; uint16 and uint32 become int64 unless `widen` is False.
+
+    Raises:
+        MissingColumnError: the samples do not have the same columns (also a KeyError).
+    """
+    for sample in samples:
+        if isinstance(sample, Mapping) and sample.keys() != samples[0].keys():
+            raise MissingColumnError(
+                f"rows of one batch have the columns {sorted(samples[0])} and {sorted(sample)}, which do not stack; "
+                "give streams of the same columns, or a collate_fn"
+            )
     from torch.utils.data import default_collate
 
     return default_collate([{k: _widen(v) for k, v in s.items()} for s in samples] if widen else list(samples))

@@ -5,7 +5,6 @@ Only what changing an import line needs; everything is O(shards).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -41,15 +40,10 @@ def check_options(**options: Any) -> None:
         raise ConfigError(f"shuffle_block_size must be at least 1 sample, got {block}")
     if options["shuffle_seed"] < 0:
         raise ConfigError(f"`shuffle_seed` must be at least 0, got {options['shuffle_seed']}")
-    if options["cache_limit"] is not None:
-        warnings.warn(
-            "cache_limit has no effect yet: shards are read in place from local paths, and nothing is downloaded",
-            stacklevel=3,
-        )
 
 
 class ShardTables:
-    """Where samples and shards stand when all domains are counted through, in the order of `streams`."""
+    """Samples and shards by number, all domains counted through in the order of `streams`."""
 
     streams: Sequence[Any]
     corpus: Corpus
@@ -127,3 +121,23 @@ class ShardTables:
     def number(self, at: Addresses) -> Int64:
         """Return the numbers of the samples at `at`, int64 [B]."""
         return self.sample_offset_per_shard[self.shard_offset_per_stream[at.domain_B] + at.shard_B] + at.row_B
+
+    @property
+    def size(self) -> int:
+        """Number of samples in all domains, whatever their weights."""
+        return self.num_samples
+
+    def __getitem__(self, at: int | slice | Sequence[int] | np.ndarray) -> Any:
+        """Return the sample number `at`, counted over all domains; a list of them for a slice, list or array."""
+        if isinstance(at, int | np.integer):
+            return self.get_item(int(at))
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(self.num_samples))]
+        if isinstance(at, list | tuple | np.ndarray):
+            return [self[i] for i in at]
+        raise ConfigError(f"a sample's number is an int, a slice, a list or an array of ints; got {type(at).__name__}")
+
+    def get_item(self, sample_id: int, retry: int = 7) -> Any:
+        """Return the decoded sample number `sample_id`: column -> value. Subclasses may override this."""
+        del retry  # part of the interface; `download_retry` says how often
+        return self.corpus.sample(*self.find(sample_id))

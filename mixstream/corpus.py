@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mixstream.collate import Column, batch_columns
 from mixstream.domain import Domain
+from mixstream.errors import ShardCorruptError, ShardNotFoundError
 from mixstream.formats import ShardInfo, fixed_array, mds_decode
 from mixstream.gather import Field, ShardTable, field_span, gather
 from mixstream.order import Order
@@ -40,6 +41,9 @@ class Addresses:
 
     def __len__(self) -> int:
         return len(self.domain_B)
+
+
+_LARGE = 1 << 26  # elements of a batch's column that one row may call for without the others being looked at
 
 
 class OpenShards:
@@ -76,6 +80,10 @@ class OpenShards:
             self.table.put(number, opener(number))
         self._make_room()
 
+    def drop(self, number: int) -> None:
+        """Let go of one shard."""
+        self.table.drop(number)
+
     def close(self) -> None:
         """Let go of all shards; each is unmapped once nothing refers to its bytes."""
         self.table = ShardTable(len(self._used_S))
@@ -97,22 +105,34 @@ class OpenShards:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """The domains of a dataset, as the user listed them, with the shards that are open."""
+    """The domains of a dataset, as the user listed them, with the shards that are open.
+
+    Args:
+        domains: the domains.
+        frugal: keep no shard mapped that is not being read, since a mapped file takes disk even when it is evicted.
+    """
 
     domains: tuple[Domain, ...]
+    frugal: bool = False
     _fields: dict[tuple[int, str], tuple[Field, tuple[int, ...]]] = field(default_factory=dict, repr=False)
 
     def reopened(self) -> Corpus:
         """Return the same corpus with no shard open: for another thread."""
-        return Corpus(domains=self.domains)
+        return Corpus(domains=self.domains, frugal=self.frugal)
 
     @cached_property
     def opened(self) -> OpenShards:
         """The shards that are mapped."""
-        return OpenShards(int(self._shard_offset_K[-1]))
+        return OpenShards(self.shards)
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are, over all domains."""
+        return int(self.shard_offset_K[-1])
 
     @cached_property
-    def _shard_offset_K(self) -> Int64:
+    def shard_offset_K(self) -> Int64:
+        """Number of each domain's first shard when all are counted through, int64 [K + 1]."""
         counts = [len(domain.index.shards) for domain in self.domains]
         return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
@@ -141,10 +161,33 @@ class Corpus:
         """Return the columns of a gathered batch; None if samples have to be collated one by one."""
         return batch_columns([shard.columns for shard in self._kinds[0]], widen=widen)
 
+    def home(self, number: int) -> tuple[int, int]:
+        """Return (domain, shard) of shard `number`, counted over all domains."""
+        domain = int(np.searchsorted(self.shard_offset_K, number, side="right")) - 1
+        return domain, number - int(self.shard_offset_K[domain])
+
     def sample(self, domain: int, shard: int, row: int) -> dict[str, Any]:
         """Return one decoded sample."""
-        data = self.opened.get(int(self._shard_offset_K[domain]) + shard, self._open)
-        return self.domains[domain].decode(shard, row, data)
+        number = int(self.shard_offset_K[domain]) + shard
+        data = self.opened.get(number, self._open)
+        try:
+            return self.domains[domain].decode(shard, row, data)
+        except ShardCorruptError as error:
+            error.bad = domain, shard, row
+            raise
+        finally:
+            if self.frugal:
+                self.opened.drop(number)
+
+    def fetch(self, number: int, need: float) -> bool:
+        """Bring shard `number` to local disk ahead of its use, as `Domain.fetch`."""
+        domain, shard = self.home(number)
+        return self.domains[domain].fetch(shard, need)
+
+    def renew(self, domain: int, shard: int) -> bool:
+        """Fetch a shard anew, as `Domain.renew`."""
+        self.opened.drop(int(self.shard_offset_K[domain]) + shard)
+        return self.domains[domain].renew(shard)
 
     def gather(self, at: Addresses, columns: Mapping[str, Column], alloc: Alloc) -> dict[str, NDArray[Any]] | None:
         """Return the columns of the rows at `at`; None if some row does not have the others' shape.
@@ -161,25 +204,66 @@ class Corpus:
         return found
 
     def _gather(self, at: Addresses, columns: Mapping[str, Column], alloc: Alloc) -> dict[str, NDArray[Any]] | None:
-        number_B = self._shard_offset_K[at.domain_B] + at.shard_B
-        self.opened.need(number_B, self._open)
-        kind_B = self._kinds[1][number_B]
+        number_B = self.shard_offset_K[at.domain_B] + at.shard_B
         out: dict[str, NDArray[Any]] = {}
-        for kind in range(len(self._kinds[0])):
-            if not len(to_B := np.flatnonzero(kind_B == kind)):
-                continue
+        for here_B in self._portions(number_B):
+            self.opened.need(number_B[here_B], self._open)
+            read = self._gather_open(at, here_B, columns, alloc, out)
+            if self.frugal:
+                self.opened.drop(int(number_B[here_B[0]]))
+            if not read:
+                return None
+        return out
+
+    def _portions(self, number_B: Int64) -> list[Int64]:
+        """Return the rows that are read together: all, or, when frugal, shard by shard, those on disk first."""
+        if not self.frugal:
+            return [np.arange(len(number_B), dtype=np.int64)]
+        by_shard = np.argsort(number_B, kind="stable")
+        portions = np.split(by_shard, np.flatnonzero(np.diff(number_B[by_shard])) + 1)
+        return sorted(portions, key=lambda here_B: not self._present(int(number_B[here_B[0]])))
+
+    def _present(self, number: int) -> bool:
+        domain, shard = self.home(number)
+        return self.domains[domain].present(shard)
+
+    def _gather_open(
+        self,
+        at: Addresses,
+        here_B: Int64,
+        columns: Mapping[str, Column],
+        alloc: Alloc,
+        out: dict[str, NDArray[Any]],
+    ) -> bool:
+        """Write the rows `here_B`, whose shards are mapped, into `out`; False if they do not have the others' shape."""
+        number_B = self.shard_offset_K[at.domain_B] + at.shard_B
+        kind_B = self._kinds[1][number_B[here_B]]
+        for kind in np.unique(kind_B).tolist():
+            to_B = here_B[kind_B == kind]
             for name, column in columns.items():
                 if (found := self._field(kind, name, int(number_B[to_B[0]]), int(at.row_B[to_B[0]]))) is None:
-                    return None
+                    return False
                 form, shape = found
                 if name not in out:
+                    if column.varies and form.elements * len(at) > _LARGE and not self._alike(at, number_B, form):
+                        return False
                     out[name] = alloc(column.dtype, (len(at), *shape))
                 if out[name].shape[1:] != shape:
-                    return None
+                    return False
                 rows = out[name].reshape(len(at), form.elements)
                 if gather(self.opened.table, number_B[to_B], at.row_B[to_B], form, rows, to_B) >= 0:
-                    return None
-        return out
+                    return False
+        return True
+
+    def _alike(self, at: Addresses, number_B: Int64, form: Field) -> bool:
+        """Tell whether all mapped rows are stored in as many bytes as the first says: one must not size the others."""
+        least = form.elements * form.dtype.itemsize
+        for number, row in zip(number_B.tolist(), at.row_B.tolist()):
+            if (data := self.opened.table.data.get(number)) is not None:
+                domain, shard = self.home(number)
+                if len(self.domains[domain].record(shard, row, data)) < least:
+                    return False
+        return True
 
     def _field(self, kind: int, name: str, number: int, row: int) -> tuple[Field, tuple[int, ...]] | None:
         """Return how to gather column `name` of this kind of record, and the shape of a row.
@@ -196,22 +280,28 @@ class Corpus:
             dtype, shape = fixed
             form = Field(column=column, sizes_C=sizes_C, dtype=dtype, elements=int(np.prod(shape, dtype=np.int64)))
         else:
-            domain = int(np.searchsorted(self._shard_offset_K, number, side="right")) - 1
-            shard = number - int(self._shard_offset_K[domain])
+            domain, shard = self.home(number)
             record = self.domains[domain].record(shard, row, self.opened.table.data[number])
             span = field_span(record, Field(column=column, sizes_C=sizes_C, dtype=np.dtype(np.uint8), elements=0))
             if span is None:
                 return None
             payload = record[span[0] : span[1]].tobytes()
-            value = mds_decode(encoding, payload)
+            try:
+                value = mds_decode(encoding, payload)
+            except ShardCorruptError:  # whoever reads the rows one by one says which of them it is
+                return None
             shape, header = value.shape, payload[: len(payload) - value.nbytes]
             form = Field(column=column, sizes_C=sizes_C, dtype=value.dtype, elements=value.size, header=header)
         self._fields[kind, name] = form, shape
         return form, shape
 
     def _open(self, number: int) -> NDArray[np.uint8]:
-        domain = int(np.searchsorted(self._shard_offset_K, number, side="right")) - 1
-        return self.domains[domain].map(number - int(self._shard_offset_K[domain]))
+        domain, shard = self.home(number)
+        try:
+            return self.domains[domain].map(shard)
+        except (ShardCorruptError, ShardNotFoundError) as error:
+            error.bad = domain, shard, None
+            raise
 
 
 @dataclass(frozen=True, kw_only=True)

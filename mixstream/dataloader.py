@@ -137,6 +137,7 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         return self._run.walk(self._cursor, self._run.weights(self._loop))
 
     def _tagged(self, batch: Any, rows: Rows) -> Any:
+        self._run.quarantine.publish()
         if not isinstance(batch, dict):
             return batch
         tagged = batch if isinstance(batch, Batch) else Batch(batch)

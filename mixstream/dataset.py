@@ -9,18 +9,18 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mixstream.compat import ShardTables, check_options
-from mixstream.corpus import Corpus
 from mixstream.distributed import World
 from mixstream.errors import ConfigError
 from mixstream.feedback import FeedbackLoop, Weights
 from mixstream.mixers import Binding, Mixer, OpenLoop, Static
+from mixstream.quarantine import Quarantine, check_policy
 from mixstream.run import Request, Run, check_batch_size, lanes_of
 from mixstream.state import parse_state
-from mixstream.stream import Stream, bound, epoch_counts, prepared
+from mixstream.stream import Stream, bound, epoch_counts, opened, prepared
+from mixstream.supply import Supply, limited, warn_of_refetching
 from mixstream.types import Cursor
 from mixstream.units import parse_bytes, parse_count
 from mixstream.walk import Departures
@@ -38,13 +38,15 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         remote: where a single domain's shards are kept.
         local: where a single domain's raw shards are.
         split: sub-directory of both.
-        download_retry: accepted; for object stores, which are to come.
-        download_timeout: accepted, likewise.
-        validate_hash: hash that shards are checked against when they are opened.
-        keep_zip: accepted; originals are never removed.
+        download_retry: attempts per request, at every kind of store; being asked to slow down is none.
+        download_timeout: seconds per request, and of waiting for a store that asks to slow down.
+        validate_hash: hash that shards are checked against, downloaded or on disk already; None for none.
+        keep_zip: whether compressed shards are kept in the cache beside the raw ones.
         epoch_size: rows of an epoch, for relative weights ("100k", "64m" may be written); all samples if not given.
-        predownload: accepted; for object stores, likewise.
-        cache_limit: accepted with a warning, likewise.
+        predownload: rows per rank (or worker) whose shards are fetched ahead of the row that is read; 8 batches if not
+            given.
+        cache_limit: bytes on local disk ("100gb" may be written) that the shards of all streams may take together, over
+            all processes; what the plan needs last makes room. None for no limit.
         sampling_method: accepted; draws go on through a domain from epoch to epoch, so nothing is sampled twice.
         sampling_granularity: accepted, as above.
         partition_algo: accepted; rows are dealt to ranks in slices of the global batch.
@@ -64,6 +66,9 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         stream_config: further arguments for the single stream.
         mixer: policy for the domains' weights (`mixstream.mixers`); the streams' own, fixed, if not given.
         lag: steps between the newest losses in a weight vector and the first batch that it shapes; constant of a run.
+        on_bad_sample: what to do about a sample or shard that cannot be read: "raise"; "refetch", fetching its shard
+            anew before raising; "quarantine", setting it aside, with the domain's next draws in its place, and noting
+            that in the state.
         drop_last: drop what does not fill an epoch's last global batch, instead of filling it with repeats.
         rank: this process, if neither torch.distributed nor RANK says it.
         world_size: how many there are, likewise.
@@ -99,6 +104,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         stream_config: Mapping[str, Any] | None = None,
         mixer: Mixer | OpenLoop | Static | Binding | None = None,
         lag: int = 16,
+        on_bad_sample: str = "raise",
         drop_last: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
@@ -111,7 +117,6 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
             shuffle_seed=shuffle_seed,
             shuffle_block_size=shuffle_block_size,
             batching_method=batching_method,
-            cache_limit=cache_limit,
         )
         if bool(streams) == (bool(remote) or bool(local)):
             raise ConfigError("You must provide either `streams` or `remote`/`local`, but not both.")
@@ -126,10 +131,12 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         self.partition_algo, self.batching_method = partition_algo, batching_method
         self.predownload = predownload if predownload is not None else 8 * batch_size if batch_size else 64
         self.cache_limit = None if cache_limit is None else parse_bytes(cache_limit)
+        self.on_bad_sample = check_policy(on_bad_sample)
         self.download_retry, self.download_timeout = download_retry, download_timeout
         self.validate_hash, self.keep_zip, self.allow_unsafe_types = validate_hash, keep_zip, allow_unsafe_types
         self.stream_name, self.mixer, self.lag = stream_name, mixer, lag
-        self.corpus = Corpus(domains=tuple(s.open(allow_unsafe_types=allow_unsafe_types) for s in self.streams))
+        self.corpus = limited(opened(self.streams, allow_unsafe_types=allow_unsafe_types), self.cache_limit)
+        self._quarantine = Quarantine(self.corpus)
         self._policy = bound(mixer, self.corpus.domains)
         rows = parse_count(epoch_size) if epoch_size else None
         if rows is not None and rows < 1:
@@ -177,42 +184,24 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
             shuffle_seed=self.shuffle_seed,
             shuffle_block_size=block,
             drop_last=self.drop_last,
+            on_bad_sample=self.on_bad_sample,
         )
         loaded = self._loaded[0] if self._loaded else None
-        return Run(
+        run = Run(
             corpus=self.corpus,
             request=request,
             world=world.replicated(self.replication) if self.replication else world,
             batch_size=check_batch_size(self.batch_size),
             lanes=lanes_of(loaded, self.num_canonical_nodes, world.nodes),
+            quarantine=self._quarantine,
         )
-
-    # --- random access --------------------------------------------------------------------------------------------
-
-    @property
-    def size(self) -> int:
-        """Number of samples in all domains, whatever their weights."""
-        return self.num_samples
+        warn_of_refetching(run, self.cache_limit)
+        return run
 
     def __len__(self) -> int:
         """Return the samples that this rank gets per epoch."""
         run = self.run
         return run.plan.steps_per_epoch * run.batch_size
-
-    def __getitem__(self, at: int | slice | Sequence[int] | np.ndarray) -> Any:
-        """Return the sample number `at`, counted over all domains; a list of them for a slice, list or array."""
-        if isinstance(at, int | np.integer):
-            return self.get_item(int(at))
-        if isinstance(at, slice):
-            return [self[i] for i in range(*at.indices(self.num_samples))]
-        if isinstance(at, list | tuple | np.ndarray):
-            return [self[i] for i in at]
-        raise ConfigError(f"a sample's number is an int, a slice, a list or an array of ints; got {type(at).__name__}")
-
-    def get_item(self, sample_id: int, retry: int = 7) -> Any:
-        """Return the decoded sample number `sample_id`: column -> value. Subclasses may override this."""
-        del retry  # part of the interface; local shards need none
-        return self.corpus.sample(*self.find(sample_id))
 
     # --- iteration ------------------------------------------------------------------------------------------------
 
@@ -233,16 +222,19 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         claim = self._claims.claim()
         walk = run.walk(self._epoch_start(claim), weights)
         departures = Departures(run.plan, walk.cursor)
-        for step in range(walk.steps_left):
-            if (rows := walk.advance()) is None:
+        reader = run.reader(self.corpus)
+        with Supply(run=run, corpus=self.corpus, ahead=self.predownload * workers) as supply:
+            for step in range(walk.steps_left):
+                supply.look_ahead(walk.cursor, weights)
+                if (rows := walk.advance()) is None:
+                    if worker == 0 and self.announce:
+                        warnings.warn(departures.end(walk.cursor), stacklevel=2)
+                    return
                 if worker == 0 and self.announce:
-                    warnings.warn(departures.end(walk.cursor), stacklevel=2)
-                return
-            if worker == 0 and self.announce:
-                departures.check(walk.cursor)
-            if step % workers == worker:
-                (at,) = run.addressing.locate([rows], run.part)
-                yield from map(self.__getitem__, self.number(at).tolist())
+                    departures.check(walk.cursor)
+                if step % workers == worker:
+                    (at,) = run.addressing.locate([rows], run.part)
+                    yield from reader.each(rows, at, lambda at: self[int(self.number(at)[0])])
         self._reached = (claim + 1, walk.cursor)
 
     def _epoch_start(self, claim: int) -> Cursor:

@@ -141,6 +141,35 @@ class Channel:
         return self._exchange
 
 
+class Bulletin:
+    """Short notes that every rank of the job can read at any time: no rank waits for another.
+
+    They are kept by the store that torch.distributed itself was started with.
+
+    Args:
+        topic: notes under another topic are not seen.
+    """
+
+    def __init__(self, topic: str) -> None:
+        from torch.distributed import distributed_c10d as c10d
+
+        self._store = c10d.PrefixStore(f"mixstream/{topic}", c10d._get_default_store())
+
+    @classmethod
+    def of_job(cls, topic: str) -> Bulletin | None:
+        """Return the bulletin of this job; None where there is one process alone."""
+        group = _group()
+        return cls(topic) if group is not None and group[1] > 1 else None
+
+    def post(self, note: str) -> None:
+        """Add a note."""
+        self._store.set(f"note-{self._store.add('notes', 1)}", note)
+
+    def read(self) -> list[str]:
+        """Return all notes, oldest first."""
+        return [self._store.get(f"note-{number + 1}").decode() for number in range(self._store.add("notes", 0))]
+
+
 def job(world: World) -> tuple[int, int]:
     """Return this process's rank and the number of processes of the job, of which a run's ranks may be replicas."""
     return _group() or (world.rank, world.size)

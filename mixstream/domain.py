@@ -6,19 +6,29 @@ memory is O(shards), plus the page cache. What a row decodes to is `formats`' bu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from hashlib import blake2b
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError, IndexCorruptError, ShardCorruptError, UnsafeEncodingError
-from mixstream.formats import Index, ShardInfo, decode_sample, decompress, hash_hex, parse_index, read_offsets
+from mixstream.formats import (
+    FileInfo,
+    Index,
+    ShardInfo,
+    check_index_hash,
+    decode_sample,
+    decompress,
+    hash_hex,
+    parse_index,
+    read_offsets,
+)
 from mixstream.formats import is_mds_encoding_safe as is_safe
-from mixstream.storage import DatasetFiles, map_file
+from mixstream.storage import Budget, DatasetFiles, Packed, Wanted, map_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +59,11 @@ class Domain:
             UnsafeEncodingError: a column is pickled, and that was not allowed.
         """
         data, where = files.read_index()
+        try:
+            check_index_hash(data, validate_hash, where=where)
+        except IndexCorruptError:  # damaged on its way, perhaps
+            data, where = files.read_index()
+            check_index_hash(data, validate_hash, where=where)
         domain = cls(name=name, index=parse_index(data, where=where), files=files, validate_hash=validate_hash)
         for columns in {shard.column_encodings: shard.columns for shard in domain.index.shards}.values():
             for column, encoding in columns.items():
@@ -90,15 +105,49 @@ class Domain:
     def map(self, number: int) -> NDArray[np.uint8]:
         """Return shard `number`, mapped and validated: uint8 [bytes], read-only, mapped as long as the array lives.
 
+        It is brought to local disk if it is not there; bytes that are not what the index says are fetched anew, once.
+
         Raises:
             ShardNotFoundError: no file of the shard is there.
             ShardCorruptError: it is not what the index says.
+            StoreError: its store does not give it.
+            CacheFullError: there is no room for it.
         """
         try:
-            return self._map(self.index.shards[number])
+            return self._map(number)
         except Exception as error:
             error.add_note(f"domain {self.name!r}, shard {number} of {len(self.index.shards)}")
             raise
+
+    def present(self, number: int) -> bool:
+        """Tell whether `map` finds shard `number` on local disk."""
+        return self.files.present(self.want(number))
+
+    def fetch(self, number: int, need: float) -> bool:
+        """Bring shard `number` to local disk, ahead of `map`.
+
+        Returns False where somebody else is at it, or there is no room without giving up what is needed sooner.
+
+        Args:
+            number: the shard.
+            need: steps until the plan needs it.
+        """
+        if (file := self.files.open(self.want(number), need=need, wait=False)) is None:
+            return False
+        file.close()
+        return True
+
+    def renew(self, number: int) -> bool:
+        """Make shard `number` anew, whatever is on local disk; False where there is nothing to make it from."""
+        if (file := self.files.renewed(self.want(number))) is None:
+            return False
+        file.close()
+        return True
+
+    def within(self, budget: Budget) -> Domain:
+        """Return the domain with its cache directory under `budget`."""
+        names = {shard.raw.basename: shard.zip.basename if shard.zip else None for shard in self.index.shards}
+        return replace(self, files=self.files.within(budget, names))
 
     def record(self, number: int, row: int, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the stored bytes of one sample of shard `number`, whose bytes are `data`."""
@@ -118,40 +167,57 @@ class Domain:
             error.add_note(f"domain {self.name!r}, shard {info.raw.basename} in {self.files.describe()}, sample {row}")
             raise
 
-    def _map(self, info: ShardInfo) -> NDArray[np.uint8]:
-        path = self._raw_file(info)
-        data = map_file(path)
-        read_offsets(data, info, where=str(path))
-        if self.validate_hash is not None:
-            self._check(data, info.raw.hashes, str(path))
+    def want(self, number: int) -> Wanted:
+        """Return what storage has to know of shard `number`."""
+        info = self.index.shards[number]
+        packed = None
+        if info.zip is not None and info.compression is not None:
+            packed = Packed(
+                name=info.zip.basename,
+                size=info.zip.bytes,
+                check=self._check(info.zip),
+                unpack=partial(
+                    decompress, info.compression, raw_bytes=info.raw.bytes, where=self._place(info.zip.basename)
+                ),
+            )
+        return Wanted(name=info.raw.basename, size=info.raw.bytes, check=self._check(info.raw), packed=packed)
+
+    def _map(self, number: int) -> NDArray[np.uint8]:
+        want, info = self.want(number), self.index.shards[number]
+        file = self.files.open(want)
+        assert file is not None, "who waits is given a file"
+        try:
+            with file:
+                return self._validated(file, info)
+        except ShardCorruptError:
+            if (file := self.files.renewed(want)) is None:
+                raise
+        with file:
+            return self._validated(file, info)
+
+    def _validated(self, file: BinaryIO, info: ShardInfo) -> NDArray[np.uint8]:
+        data = map_file(file)
+        read_offsets(data, info, where=str(file.name))
         return data
 
-    def _raw_file(self, info: ShardInfo) -> Path:
-        if (path := self.files.find(info.raw.basename, info.raw.bytes)) is not None:
-            return path
-        if info.zip is None or info.compression is None:
-            raise self.files.missing(info.raw.basename)
-        packed = self.files.find(info.zip.basename, info.zip.bytes)
-        if packed is None:
-            raise self.files.missing(info.raw.basename, info.zip.basename)
-        return self.files.write(info.raw.basename, info.raw.bytes, lambda: self._unpack(info, packed))
+    def _place(self, basename: str) -> str:
+        return f"{self.files.describe()}/{basename}"
 
-    def _unpack(self, info: ShardInfo, packed: Path) -> bytes:
-        assert info.zip is not None and info.compression is not None  # noqa: PT018 - one fact about one shard
-        data = packed.read_bytes()
-        if self.validate_hash is not None:
-            self._check(data, info.zip.hashes, str(packed))
-        return decompress(info.compression, data, raw_bytes=info.raw.bytes, where=str(packed))
+    def _check(self, file: FileInfo) -> Callable[[Any], None] | None:
+        """Return what compares bytes of `file` with its hash in the index; None where nobody asked for it."""
+        if self.validate_hash is None:
+            return None
+        return partial(_compare, self.validate_hash, file.hashes, self._place(file.basename))
 
-    def _check(self, data: Any, hashes: Any, where: str) -> None:
-        assert self.validate_hash is not None
-        if (expected := hashes.get(self.validate_hash)) is None:
-            raise IndexCorruptError(
-                f"{where}: the index names the hash {self.validate_hash} and does not give it; write the dataset "
-                "again, or pass validate_hash=None"
-            )
-        if (found := hash_hex(self.validate_hash, data)) != expected:
-            raise ShardCorruptError(
-                f"Checksum failure: {where}: {self.validate_hash} is {found}, the index says {expected}; "
-                "the file is damaged or belongs to another index: copy it again from its origin"
-            )
+
+def _compare(algorithm: str, hashes: Mapping[str, str], where: str, data: Any) -> None:
+    if (expected := hashes.get(algorithm)) is None:
+        raise IndexCorruptError(
+            f"{where}: the index names the hash {algorithm} and does not give it; write the dataset again, or pass "
+            "validate_hash=None"
+        )
+    if (found := hash_hex(algorithm, data)) != expected:
+        raise ShardCorruptError(
+            f"Checksum failure: {where}: {algorithm} is {found}, the index says {expected}; the file is damaged or "
+            "belongs to another index: copy it again from its origin"
+        )

@@ -14,6 +14,14 @@ parent that a user would catch.
     ├── IndexNotFoundError(FileNotFoundError)
     ├── ShardCorruptError(ValueError)          a shard is not what its index says
     ├── ShardNotFoundError(FileNotFoundError)
+    ├── StoreError(OSError)                    an object store, or a disk, did not do what was asked
+    │   ├── StoreNotFoundError(FileNotFoundError)
+    │   ├── StoreAccessError(PermissionError)    401, 403, expired credentials
+    │   ├── StoreBusyError                       429, 503: asked to slow down
+    │   ├── StoreFaultError(ConnectionError)     refused, reset, stalled, 5xx, or not what was asked for
+    │   ├── StoreChangedError                    an object was replaced between two requests for its parts
+    │   └── NoRangesError                        a server sends whole objects only
+    ├── CacheFullError(OSError)                no room for a shard, on disk or below `cache_limit`
     ├── StateError(ValueError)                 a saved state that does not fit this run
     ├── FeedbackError(RuntimeError)            a step's losses are missing, or cannot be those of the step
     ├── RanksDisagreeError(RuntimeError)       ranks of one run have different settings, states or reports
@@ -23,7 +31,14 @@ parent that a user would catch.
 
 
 class MixstreamError(Exception):
-    """Parent of every exception that mixstream raises on purpose."""
+    """Parent of every exception that mixstream raises on purpose.
+
+    Attributes:
+        bad: what of the data it is about, where it is about that: (domain in the order of `streams`, shard, row), with
+            row None for the whole shard. It is what `on_bad_sample` may set aside.
+    """
+
+    bad: tuple[int, int, int | None] | None = None
 
 
 class ConfigError(MixstreamError, ValueError):
@@ -62,6 +77,38 @@ class ShardCorruptError(MixstreamError, ValueError):
 
 class ShardNotFoundError(MixstreamError, FileNotFoundError):
     """A shard that the index lists and the storage does not have."""
+
+
+class StoreError(MixstreamError, OSError):
+    """An object store, or a disk in its place, did not do what was asked; trying again as it is would not help."""
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """The store has no such object, bucket or directory."""
+
+
+class StoreAccessError(StoreError, PermissionError):
+    """The store refuses: no credentials, wrong or expired ones, or not enough rights."""
+
+
+class StoreBusyError(StoreError):
+    """The store asks to slow down (429, 503); it is worth waiting."""
+
+
+class StoreFaultError(StoreError, ConnectionError):
+    """A request did not get its answer: refused, reset, stalled, 5xx, or not what was asked for. Worth another try."""
+
+
+class StoreChangedError(StoreError):
+    """An object was replaced between two requests for its parts."""
+
+
+class NoRangesError(StoreError):
+    """The server cannot send part of an object (plain HTTP without Range): read it whole, by one request."""
+
+
+class CacheFullError(MixstreamError, OSError):
+    """No room for a shard: the disk is full, or `cache_limit` is too low for what is in use at once."""
 
 
 class StateError(MixstreamError, ValueError):

@@ -71,20 +71,15 @@ class Field:
 
 
 def field_span(record: UInt8, field: Field) -> tuple[int, int] | None:
-    """Return (begin, end) of `field` within the bytes of one sample; None where sizes say what cannot be."""
+    """Return (begin, end) of `field` within the bytes of one sample; None where its columns do not add up to them."""
     variable = int((field.sizes_C < 0).sum())
     if 4 * variable > len(record):
         return None
     sizes = record[: 4 * variable].view("<u4").tolist()
-    begin = 4 * variable
-    for c, size in enumerate(field.sizes_C.tolist()):
-        length = sizes.pop(0) if size < 0 else size
-        if begin + length > len(record):
-            return None
-        if c == field.column:
-            return begin, begin + length
-        begin += length
-    return None
+    begins = [4 * variable]
+    for size in field.sizes_C.tolist():
+        begins.append(begins[-1] + (sizes.pop(0) if size < 0 else size))
+    return (begins[field.column], begins[field.column + 1]) if begins[-1] == len(record) else None
 
 
 def gather_reference(
@@ -93,7 +88,8 @@ def gather_reference(
     """Copy `field` of the rows (`shard_B`, `row_B`) to `out[to_B]`, [*, N], cast to its dtype.
 
     Returns -1, or the position in `row_B` of the first row that is not of the field's size and header, or whose
-    offsets are not within its shard, or whose shard is not in the table; rows before it have been copied.
+    columns do not add up to it, or whose offsets are not within its shard, or whose shard is not in the table; rows
+    before it have been copied. What is refused here is what `formats` refuses of the same sample, or another shape.
     """
     header = np.frombuffer(field.header, dtype=np.uint8)
     nbytes = field.elements * field.dtype.itemsize
@@ -154,17 +150,16 @@ if numba is not None:
             if begin > end or end > size or begin + 4 * variable > end:
                 return i
             sizes = carray(pointer(base + np.uint64(begin)), (variable,), np.uint32)
-            at, length, v = begin + 4 * variable, np.int64(0), 0
-            for c in range(column + 1):
-                at += length
-                if sizes_C[c] < 0:
-                    length = np.int64(sizes[v])
+            last, at, length, v = begin + 4 * variable, np.int64(0), np.int64(0), 0
+            for c in range(len(sizes_C)):
+                taken = sizes_C[c]
+                if taken < 0:
+                    taken = np.int64(sizes[v])
                     v += 1
-                else:
-                    length = sizes_C[c]
-                if at + length > end:
-                    return i
-            if length != len(header) + nbytes:
+                if c == column:
+                    at, length = last, taken
+                last += taken
+            if last != end or length != len(header) + nbytes:
                 return i
             payload = carray(pointer(base + np.uint64(at)), (length,), np.uint8)
             for h in range(len(header)):

@@ -24,7 +24,8 @@ from mixstream.describe import describe
 from mixstream.device import BufferPool, DeviceCopy
 from mixstream.errors import ConfigError, ExhaustedError, FeedbackError
 from mixstream.loss_reports import LossReports
-from mixstream.prefetch import BlockedError, Prefetcher
+from mixstream.prefetch import BlockedError, Prefetcher, unless_gone
+from mixstream.supply import Supply
 from mixstream.telemetry import Counters
 from mixstream.types import Cursor, Int64, Rows
 from mixstream.walk import Departures, Walk
@@ -96,7 +97,7 @@ class Loader(LossReports):
         self._cursor, self._loop = self.dataset.position()
         self._origin = self._cursor
         self._departures, self._ended = Departures(self.run.plan, self._cursor), False
-        self._listen(self.run, self._loop, self._cursor, _unless_gone(weakref.WeakMethod(self._wake), None))
+        self._listen(self.run, self._loop, self._cursor, unless_gone(self._wake, None))
 
     def _follow(self) -> None:
         """Notice a state that was loaded into the dataset, or ranks that came to be, since we looked last."""
@@ -129,10 +130,10 @@ class Loader(LossReports):
     def _next(self) -> Any:
         if self._prefetcher is None:
             self._planned.clear()
-            self._walk = self.run.walk(self._cursor, self.run.weights(self._loop))
-            self._prefetcher = Prefetcher(
-                _unless_gone(weakref.WeakMethod(self._make), StopIteration()), depth=self.prefetch
-            )
+            self._walk, self._before = self.run.walk(self._cursor, self.run.weights(self._loop)), self._cursor
+            self._reader = self.run.reader(self._corpus)
+            self._supply = Supply(run=self.run, corpus=self._corpus, ahead=self.dataset.predownload)
+            self._prefetcher = Prefetcher(unless_gone(self._make, StopIteration()), depth=self.prefetch)
             self._finalizer = weakref.finalize(self, self._prefetcher.close)
         asked = time.perf_counter()
         try:
@@ -142,6 +143,7 @@ class Loader(LossReports):
         except BaseException:
             self._stop()
             raise
+        self.run.quarantine.publish()
         if self._reporter is not None:
             self._reporter.drew(rows)
         self.counters.waited += time.perf_counter() - asked
@@ -171,8 +173,10 @@ class Loader(LossReports):
         if not self._planned:
             self._plan_ahead()
         rows, cursor, at = self._planned.popleft()
-        began = time.perf_counter()
-        batch = self._assemble(rows, at)
+        assert self._walk is not None
+        self._supply.look_ahead(self._before, self._walk.weights)
+        self._before, began = cursor, time.perf_counter()
+        batch = self._reader.read(rows, slice(None), at, lambda at: self._assemble(rows, at))
         self.counters.gathering += time.perf_counter() - began
         return batch, cursor, rows
 
@@ -278,6 +282,7 @@ class Loader(LossReports):
 
     def _stop(self) -> None:
         if self._prefetcher is not None:
+            self._supply.close()  # first: the prefetcher's thread may be waiting for a shard
             self._finalizer()
             self._prefetcher = None
 
@@ -292,16 +297,3 @@ class Loader(LossReports):
     def __repr__(self) -> str:
         names = ", ".join(self.dataset.domain_names[:4]) + ("…" if len(self.dataset.streams) > 4 else "")
         return f"Loader([{names}], batch_size={self.batch_size}, step={self.step}, device={self.device})"
-
-
-def _unless_gone(method: weakref.WeakMethod[Callable[..., Any]], otherwise: BaseException | None) -> Callable[..., Any]:
-    """Return `method` for a thread that must not keep its loader alive."""
-
-    def call(*args: Any) -> Any:
-        if (bound := method()) is not None:
-            return bound(*args)
-        if otherwise is not None:
-            raise otherwise
-        return None
-
-    return call

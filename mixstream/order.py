@@ -109,6 +109,41 @@ class Order:
         """Return the shards that `lane` reads, int64 [P]: all that a node carrying it has to fetch."""
         return self._pieces(lane)[0]
 
+    def next_windows(self, *, lane: int, draw: int) -> tuple[Int64, Int64, tuple[int, int]]:
+        """Return when each shard of `lane` is read next, seen from `draw`, in O(shards): (shard_P, begin_P, running).
+
+        Without `shuffle`, a shard is a window of its own.
+
+        Returns:
+            shard_P: int64 [P], the lane's shards, in no particular order.
+            begin_P: int64 [P], the draw with which the next window begins that holds the shard: for the shards of
+                the running window its own beginning, `draw` or less; for the others a later draw, of this epoch or the
+                next.
+            running: (first draw, end) of the running window. For all its draws the answer is the same.
+        """
+        length = self._run_length(lane)
+        epoch, position = divmod(draw, length)
+        now = self._layout(lane, epoch)
+        begin_P, opens_W = self._window_begins(now)
+        at = int(np.searchsorted(opens_W, position, side="right")) - 1
+        running = epoch * length + int(opens_W[at]), epoch * length + int(opens_W[at + 1])
+        passed = begin_P < opens_W[at]
+        begin_P = begin_P + epoch * length
+        if passed.any():
+            following = self._layout(lane, epoch + 1)
+            again_P = np.empty_like(begin_P)
+            again_P[np.argsort(now.piece_shard_P)] = self._window_begins(following)[0][
+                np.argsort(following.piece_shard_P)
+            ]
+            begin_P[passed] = (epoch + 1) * length + again_P[passed]
+        return now.piece_shard_P, begin_P, running
+
+    def _window_begins(self, layout: _Layout) -> tuple[Int64, Int64]:
+        """Return where the window of each piece begins (P), and where windows begin and the last one ends (W + 1)."""
+        opens_W = layout.window_start_W if self.shuffle else layout.piece_start_P
+        window_P = np.searchsorted(opens_W, layout.piece_start_P[:-1], side="right") - 1
+        return opens_W[window_P], opens_W
+
     def _pieces(self, lane: int) -> tuple[Int64, Int64, Int64]:
         """Return (shard_P, first_row_P, rows_P) of the run of `lane`."""
         shards, starts = self._dealt

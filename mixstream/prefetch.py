@@ -11,9 +11,10 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mixstream.errors import WaitTimeoutError
 
@@ -120,3 +121,20 @@ class Prefetcher(Generic[T]):
                 self._change.notify_all()
                 if self._ended:
                     return
+
+
+def unless_gone(method: Callable[..., Any], otherwise: Any) -> Callable[..., Any]:
+    """Return `method` for a thread, or for somebody else, who must not keep its object alive.
+
+    Once that is gone, the call returns `otherwise`, or raises it if it is an exception.
+    """
+    reference = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> Any:
+        if (bound := reference()) is not None:
+            return bound(*args)
+        if isinstance(otherwise, BaseException):
+            raise otherwise
+        return otherwise
+
+    return call

@@ -27,6 +27,7 @@ from mixstream.feedback import FeedbackLoop, OpenLoopWeights, Weights
 from mixstream.mixers import Mixer, OpenLoop, Static
 from mixstream.order import Order
 from mixstream.plan import Plan
+from mixstream.quarantine import Quarantine, Reader
 from mixstream.state import Settings, load_state, parse_state, save_state
 from mixstream.types import Cursor, Float64, Int64
 from mixstream.walk import Walk
@@ -47,6 +48,7 @@ class Request:
     shuffle_seed: int
     shuffle_block_size: int | None
     drop_last: bool
+    on_bad_sample: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,7 @@ class Run:
         world: ranks after replication.
         batch_size: rows per rank and step.
         lanes: independent paths through the shards.
+        quarantine: what of the corpus is set aside.
     """
 
     corpus: Corpus
@@ -66,6 +69,7 @@ class Run:
     world: World
     batch_size: int
     lanes: int
+    quarantine: Quarantine
 
     @cached_property
     def domain_K(self) -> Int64:
@@ -118,6 +122,17 @@ class Run:
             for at, k in enumerate(self.domain_K.tolist())
         )
         return Addressing(orders=orders, domain_K=self.domain_K, lanes=self.lanes)
+
+    def reader(self, corpus: Corpus) -> Reader:
+        """Return what reads rows out of `corpus`, and knows what to do about bad ones."""
+        return Reader(
+            policy=self.request.on_bad_sample,
+            corpus=corpus,
+            addressing=self.addressing,
+            part=self.part,
+            quarantine=self.quarantine,
+            seed=self.request.shuffle_seed,
+        )
 
     @property
     def part(self) -> slice:
@@ -229,6 +244,7 @@ class Run:
             fingerprints=self._fingerprints,
             choose_K=self.request.choose_K[self.domain_K],
             mixing=loop.document(cursor.step) if loop is not None else None,
+            quarantined=self.quarantine.document(),
         )
 
     def restore(self, document: Mapping[str, Any], *, strict: bool) -> tuple[Cursor, FeedbackLoop | None]:
@@ -248,6 +264,8 @@ class Run:
             fresh=fresh,
             strict=strict,
         )
+        same = {name for name, print_ in zip(self.plan.names, self._fingerprints) if (name, print_) in state.known}
+        self.quarantine.restore(entry for entry in state.quarantined if entry.domain in same)
         if loop is not None:
             if exact:
                 loop.restore(state.mixing or {}, cursor.step)

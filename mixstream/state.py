@@ -52,6 +52,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lag: int | None
 
 
+class SetAside(msgspec.Struct, frozen=True, kw_only=True):
+    """A sample that cannot be read, or (row None) a whole shard."""
+
+    domain: str
+    shard: Count
+    row: Count | None
+
+
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
     """The document."""
 
@@ -67,6 +75,12 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     domains: list[DomainState]
     total: list[Positive]
     mixing: dict[str, Any] | None
+    quarantined: list[SetAside] = []
+
+    @property
+    def known(self) -> set[tuple[str, str]]:
+        """Name and fingerprint of each domain."""
+        return {(domain.name, domain.fingerprint) for domain in self.domains}
 
 
 def save_state(
@@ -77,10 +91,12 @@ def save_state(
     fingerprints: Sequence[str],
     choose_K: Int64,
     mixing: dict[str, Any] | None,
+    quarantined: Sequence[SetAside] = (),
 ) -> dict[str, Any]:
     """Return the document of `cursor` as a plain dict.
 
-    `fingerprints` and `choose_K` (what an epoch takes, or the prior) are the domains', in the plan's order.
+    `fingerprints` and `choose_K` (what an epoch takes, or the prior) are the domains', in the plan's order;
+    `quarantined` is what is set aside.
     """
     cursor = plan.settle(cursor)
     domains = [
@@ -109,6 +125,7 @@ def save_state(
         domains=domains,
         total=cursor.total_L.tolist(),
         mixing=mixing,
+        quarantined=list(quarantined),
     )
     return msgspec.to_builtins(state)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from mixstream.domain import Domain
 from mixstream.errors import ConfigError
 from mixstream.mixers import Binding, Mixer, OpenLoop, Static
-from mixstream.storage import DatasetFiles
+from mixstream.storage import DatasetFiles, Retry, join, redact
 from mixstream.types import Int64
 from mixstream.weights import apportion, resolve_choose
 
@@ -23,15 +24,17 @@ class Stream:
     dataset's setting.
 
     Args:
-        remote: where the shards are kept: a path or file:// URL (of the directory above `split`).
-        local: directory for raw shards; with `remote` given too, compressed shards are unpacked there.
+        remote: where the shards are kept (the directory above `split`): a path, or a URL of s3, gs, az, http(s) or
+            anything that fsspec knows.
+        local: directory for raw shards, the cache of `remote`; may be shared by any number of processes and jobs. One
+            below the temporary directory, named after the dataset, if not given; local shards are then read in place.
         split: sub-directory of both.
         proportion: share of the rows, relative to the other streams'. All streams have one, or none.
         repeat: passes over the samples per epoch, instead of 1.
         choose: samples per epoch, instead of all.
-        download_retry: attempts per file.
-        download_timeout: seconds per attempt.
-        validate_hash: hash that shards are checked against.
+        download_retry: attempts per request, at every kind of store; being asked to slow down is none.
+        download_timeout: seconds per request, and of waiting for a store that asks to slow down.
+        validate_hash: hash that shards are checked against, downloaded or on disk already.
         keep_zip: whether compressed files are kept beside the raw ones.
         name: what the domain is called in weights, metrics and errors; the last part of its path if not given.
         max_epochs: passes over the samples after which the domain leaves the mix; None for no limit.
@@ -86,13 +89,16 @@ class Stream:
         where = self.remote if self.remote is not None else self.local
         if where is None:
             raise ConfigError("`remote` and/or `local` path must be provided")
-        return f"{where.rstrip('/')}/{self.split}".rstrip("/")
+        return redact(join(where, self.split))
 
     def open(self, *, allow_unsafe_types: bool) -> Domain:
         """Read the domain's index."""
+        retry = Retry(attempts=max(self.download_retry or 1, 1), timeout=self.download_timeout or 60.0)
         return Domain.open(
             name=self.name or self.location,
-            files=DatasetFiles.locate(remote=self.remote, local=self.local, split=self.split),
+            files=DatasetFiles.locate(
+                remote=self.remote, local=self.local, split=self.split, retry=retry, keep_packed=bool(self.keep_zip)
+            ),
             validate_hash=self.validate_hash,
             allow_unsafe_types=allow_unsafe_types,
         )
@@ -117,6 +123,12 @@ def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream
     if twice := sorted({str(name) for name in names if names.count(name) > 1}):
         raise ConfigError(f"streams share the names {twice}; give each stream a `name` of its own")
     return copies
+
+
+def opened(streams: Sequence[Stream], *, allow_unsafe_types: bool) -> tuple[Domain, ...]:
+    """Read the indexes of all streams, several at once: a thousand domains are a thousand requests."""
+    with ThreadPoolExecutor(min(len(streams), 16), thread_name_prefix="mixstream-open") as pool:
+        return tuple(pool.map(lambda stream: stream.open(allow_unsafe_types=allow_unsafe_types), streams))
 
 
 def bound(mixer: Any, domains: Sequence[Domain]) -> Any:

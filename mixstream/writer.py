@@ -1,40 +1,38 @@
 """Writes a dataset: samples in, shards and `index.json` out (`specs/mds.md`, `specs/streaming_api.md` section 1.9).
 
-The shell around `mixstream.formats`: it owns files and threads, and encodes nothing itself. For the same input it
-writes what MDSWriter of mosaicml-streaming writes, byte for byte. Its own laws:
+The shell around `mixstream.formats`, which encodes, and `mixstream.targets`, which stores: it owns the threads between
+them. For the same input it writes what MDSWriter of mosaicml-streaming writes, byte for byte. Its own laws:
 
-- Every file appears whole (written aside, then renamed), the index last. What has an index is complete; after an
-  exception, or `kill -9` at any instant, there is none. Shards written by then stay, for a look or a rescue.
+- Every file appears whole, the index last. What has an index is complete; after an exception, or `kill -9` at any
+  instant, there is none. Shards written by then stay, for a look or a rescue.
 - A shard never passes 2**32 - 1 bytes, which its offsets cannot address, and is never empty.
-- Compressing, hashing and writing run on threads; how many shards wait for them is bounded.
+- Compressing, hashing and writing (or uploading) run on threads; how many shards wait for them, in memory, is bounded.
+  What goes wrong there is raised by the next call, as it was.
 
 Differences from that package: what a column cannot hold is refused (300 or 3.7 in a `uint8`, 1e6 in a `float16`), not
-stored as another number; a gzip header holds no time of day; a remote has to be a directory.
+stored as another number; a gzip header holds no time of day; an upload takes its bytes from memory, so with
+`(local, remote)` nothing is written to `local` unless `keep_local`; a remote that holds anything is refused too.
 """
 
 import os
-import re
-import time
+import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
 
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from mixstream.errors import ConfigError, EncodingError, OutputExistsError
+from mixstream.errors import ConfigError, EncodingError
 from mixstream.formats.compression import compress, extension
 from mixstream.formats.hashing import hash_hex, hash_names, is_hash
 from mixstream.formats.mds.encodings import get_mds_encoded_size, get_mds_encodings, is_mds_encoding
 from mixstream.formats.mds.index import MAX_OFFSET, FileInfo, Index, ShardInfo, dump_index
 from mixstream.formats.mds.shard import encode_config, encode_sample, encode_shard
+from mixstream.targets import INDEX, find_targets, prepare
 from mixstream.units import parse_bytes
-
-_OWN_FILE = re.compile(r"index\.json(\.tmp)?|\.mixstream-origin|shard\.\d{5,}\.mds(\.\w+)*", re.ASCII)
 
 
 class MDSWriter:
@@ -45,25 +43,28 @@ class MDSWriter:
 
     Args:
         columns: encoding of each column, by name. A sample's further keys are ignored.
-        out: directory to write to, made if need be, or `(local, remote)`, both directories (paths or `file://` URLs).
+        out: where to: a directory (path or `file://` URL, made if need be), the URL of a directory of an object store
+            (`s3://`, `gs://`, `az://`, or one that fsspec knows), or `(local, remote)`, a directory and either.
         keep_local: with `(local, remote)`: write to both. Otherwise to `remote` alone.
         compression: `zstd[:1-22]`, `gz[:0-9]`, `bz2[:1-9]`, `br[:0-11]`, `snappy` or None; then only that is stored.
         hashes: names of hashes to note for each file, sorted (`mixstream.formats.hash_names`).
         size_limit: largest size of a shard file in bytes, as a number or a text (`"64mb"`, of 1024s); None for the
             largest that the format can address. A sample that alone is larger gets a shard to itself.
-        progress_bar: show on the terminal how many shards and bytes are written.
+        progress_bar: show on the terminal how many shards and bytes are written, at a remote: uploaded.
         max_workers: threads that compress, hash and write; as many finished shards at most wait for them, in memory.
             None for four, or the number of cores if that is smaller.
-        retry: how often writing a file is tried again after an OSError, with a growing pause.
-        exist_ok: remove the index and the shards that the directory holds, and start anew; other files stay. Without
-            it, a directory that holds anything is refused.
+        retry: how often writing a file is tried again after an OSError, with a growing pause; at a store only after
+            what may pass (no answer, 5xx), while 429 and 503 are waited out and refused rights are final.
+        exist_ok: remove the index and then the shards that the place holds, and start anew; other files stay. Without
+            it, a place that holds anything is refused.
         metadata: further top-level keys for `index.json`, values as JSON holds them (token counts, provenance).
             Can be changed until `finish`, as the attribute `metadata`. Readers that do not know a key ignore it.
 
     Raises:
         ConfigError: an argument that cannot be.
         EncodingError: a column's encoding is not known.
-        OutputExistsError: the directory is not empty (also a FileExistsError).
+        OutputExistsError: the place is not empty (also a FileExistsError).
+        StoreError: the remote cannot be listed (also an OSError).
     """
 
     def __init__(
@@ -94,17 +95,20 @@ class MDSWriter:
         self.metadata = dict(metadata or {})
         _dump(self.metadata, [])
 
-        self.local, self.remote, directories = _resolve(out, keep_local=keep_local)
-        self._files = _Files(directories, attempts=_at_least("retry", retry, 0) + 1)
+        retry = _at_least("retry", retry, 0)
         self._workers = _at_least("max_workers", min(4, os.cpu_count() or 1) if max_workers is None else max_workers, 1)
-        self._files.prepare(exist_ok=exist_ok)
+        self.local, self.remote, self._targets = find_targets(out, keep_local=keep_local, retry=retry)
+        prepare(self._targets, exist_ok=exist_ok)
 
+        self._lock = threading.Lock()
+        self._stored_shards = self._stored_bytes = 0
         self._bar = Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(stderr=True))
         if progress_bar:
             self._bar.start()
             self._bar.add_task("0 shards")
         self._pool: ThreadPoolExecutor | None = None
         self._storing: deque[Future[ShardInfo]] = deque()
+        self._failed: Future[ShardInfo] | None = None
         self._shards: list[ShardInfo] = []
         self._closed = ""
         self._template = ShardInfo(
@@ -130,6 +134,8 @@ class MDSWriter:
             OSError: an earlier shard could not be written.
         """
         self._require_open()
+        if self._failed is not None:
+            self._collect(waiting=0)
         encoded = self.encode_sample(sample)
         cost = 4 + len(encoded)
         if self._empty_shard_bytes + cost > MAX_OFFSET:
@@ -151,7 +157,9 @@ class MDSWriter:
         self._require_open()
         self.flush_shard()
         self._collect(waiting=0)
-        self._files.write("index.json", _dump(self.metadata, self._shards))
+        index = _dump(self.metadata, self._shards)
+        for target in self._targets:
+            target.write(INDEX, index)
         self._close("finished")
 
     def flush_shard(self) -> None:
@@ -163,7 +171,9 @@ class MDSWriter:
         position = len(self._shards) + len(self._storing)
         self._pool = self._pool or ThreadPoolExecutor(self._workers, thread_name_prefix="mixstream-writer")
         shard = self.encode_joint_shard()
-        self._storing.append(self._pool.submit(self._store, f"shard.{position:05}.mds", shard, len(self._new_samples)))
+        future = self._pool.submit(self._store, f"shard.{position:05}.mds", shard, len(self._new_samples))
+        self._storing.append(future)
+        future.add_done_callback(self._note_failure)
         self._reset()
 
     def cancel_future_jobs(self) -> None:
@@ -204,14 +214,15 @@ class MDSWriter:
     def _collect(self, *, waiting: int) -> None:
         """Take the entries of stored shards, in order, until at most `waiting` are left behind."""
         try:
-            while len(self._storing) > waiting:
-                self._shards.append(self._storing.popleft().result())
+            while len(self._storing) > waiting or self._failed is not None:
+                self._shards.append((self._failed or self._storing.popleft()).result())
         except BaseException:
             self.cancel_future_jobs()  # a dataset that lacks a shard must get no index
             raise
-        for task in self._bar.task_ids:
-            stored = sum((shard.zip or shard.raw).bytes for shard in self._shards)
-            self._bar.update(task, description=f"{len(self._shards)} shards, {stored / 1e6:.1f} MB")
+
+    def _note_failure(self, future: Future[ShardInfo]) -> None:
+        if not future.cancelled() and future.exception() is not None:
+            self._failed = self._failed or future
 
     def _store(self, basename: str, data: bytes, samples: int) -> ShardInfo:
         """Compress, hash and write one shard; runs on a thread and touches nothing that another one does."""
@@ -219,7 +230,13 @@ class MDSWriter:
         if self.compression:
             basename, data = f"{basename}.{extension(self.compression)}", compress(self.compression, data)
             zipped = self._describe(basename, data)
-        self._files.write(basename, data)
+        for target in self._targets:
+            target.write(basename, data)
+        with self._lock:
+            self._stored_shards, self._stored_bytes = self._stored_shards + 1, self._stored_bytes + len(data)
+            for task in self._bar.task_ids:
+                told = f"{self._stored_shards} shards, {self._stored_bytes / 1e6:.1f} MB"
+                self._bar.update(task, description=told)
         return replace(self._template, samples=samples, raw=raw, zip=zipped)
 
     def _describe(self, basename: str, data: bytes) -> FileInfo:
@@ -228,48 +245,14 @@ class MDSWriter:
     def _close(self, state: str) -> None:
         self._closed = state
         self._reset()
+        if state == "cancelled":
+            for target in self._targets:
+                target.stop()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._storing.clear()
         if self._bar.task_ids:
             self._bar.stop()
-
-
-class _Files:
-    """The directories that are written to, each getting every file."""
-
-    def __init__(self, directories: Sequence[Path], *, attempts: int) -> None:
-        self._directories = directories
-        self._attempts = attempts
-
-    def prepare(self, *, exist_ok: bool) -> None:
-        """Make the directories and see that they are empty, or clear them of the dataset that they hold."""
-        for directory in self._directories:
-            directory.mkdir(parents=True, exist_ok=True)
-            found = sorted(path.name for path in directory.iterdir())
-            if found and not exist_ok:
-                raise OutputExistsError(
-                    f"Directory is not empty: {directory} holds {found[0]!r}; "
-                    "give another directory, or exist_ok=True to replace the dataset in it"
-                )
-            # "index.json" sorts before "shard.…": a half-cleared dataset has no index.
-            for name in filter(_OWN_FILE.fullmatch, found):
-                (directory / name).unlink()
-
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file whole: aside first, then renamed over its name."""
-        for directory in self._directories:
-            for attempt in range(1, self._attempts + 1):
-                try:
-                    aside = directory / f"{name}.tmp"
-                    aside.write_bytes(data)
-                    aside.replace(directory / name)
-                    break
-                except OSError as error:
-                    error.add_note(f"attempt {attempt} of {self._attempts} to write {directory / name}")
-                    if attempt == self._attempts:
-                        raise
-                    time.sleep(0.1 * 2**attempt)
 
 
 def _check_columns(columns: Mapping[str, str]) -> dict[str, str]:
@@ -317,27 +300,3 @@ def _dump(metadata: Mapping[str, object], shards: Sequence[ShardInfo]) -> bytes:
         return dump_index(Index(shards=tuple(shards), extra=metadata))
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"metadata cannot stand in index.json: {error}") from error
-
-
-def _resolve(out: Any, *, keep_local: bool) -> tuple[str | None, str | None, list[Path]]:
-    """Return `local`, `remote` and the directories to write to."""
-    if isinstance(out, str | os.PathLike):
-        local = _directory(out)
-        return str(local), None, [local]
-    if not isinstance(out, tuple | list) or len(out) != 2:
-        raise ConfigError(f"out is {out!r}; give a directory or a tuple (local, remote)")
-    local, remote = map(_directory, out)
-    return str(local), str(remote), [local, remote] if keep_local else [remote]
-
-
-def _directory(place: str | os.PathLike[str]) -> Path:
-    text = os.fspath(place)
-    url = urlsplit(text)
-    if url.scheme == "file" and url.netloc in {"", "localhost"}:
-        return Path(unquote(url.path))
-    if "://" in text or not text:
-        raise ConfigError(
-            f"out is {text!r}; MDSWriter writes to directories (paths and file:// URLs): "
-            "write locally and copy the directory up, index.json last"
-        )
-    return Path(text).expanduser()

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import hypothesis
 import pytest
 
 sys.path.append(str(Path(__file__).parent / "mixstream"))  # so that tests, and the workers they spawn, find the harness
 
-from harness import write_library  # pyright: ignore[reportMissingImports] - the path is set above
+from fault_proxy import FaultProxy  # pyright: ignore[reportMissingImports] - the path is set above
+from harness import write_library  # pyright: ignore[reportMissingImports]
+from servers import S3, environment, seaweed  # pyright: ignore[reportMissingImports]
 
 # A gate is no lottery: the same examples each time. HYPOTHESIS_PROFILE=explore looks for new ones.
 hypothesis.settings.register_profile("gate", derandomize=True, deadline=None)
@@ -30,3 +35,30 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of three small domains, `harness.SIZES`; read only."""
     return write_library(tmp_path_factory.mktemp("library"))
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """Yield the S3 server of this test session, which all its workers share; tests want `s3` or `proxy`."""
+    base = tmp_path_factory.getbasetemp()
+    with seaweed(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """Return an empty place on the S3 server, and let s3:// URLs of this test and its children mean that server."""
+    for name, value in environment(s3_server.endpoint).items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    return replace(s3_server, prefix=uuid4().hex[:12])
+
+
+@pytest.fixture
+def proxy(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """Yield a proxy before the S3 server, and let s3:// URLs go through it; `s3`'s own methods go past it."""
+    with FaultProxy(s3.endpoint) as proxy:
+        monkeypatch.setenv("S3_ENDPOINT_URL", proxy.endpoint)
+        yield proxy

@@ -21,6 +21,8 @@ from cyclopts import App, CycloptsError
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("mixstream_tools.demo:demo", "Mix, train, kill -9, resume on two processes, prove the batches equal."),
     "convert": ("mixstream_tools.convert.command:convert", "Turn text and JSONL into tokenised shards, by domain."),
+    "verify": ("mixstream_tools.verify:verify", "Check every shard of a dataset: there, whole, as its index says."),
+    "inspect": ("mixstream_tools.inspect_data:inspect", "Show what a dataset holds: shards, tokens, columns, samples."),
     "plan": ("mixstream_tools.plan:plan", "Tell what a mixture reads: epochs, tokens, weights by step."),
 }
 """Command → (where its function is, one line for `mixstream --help`)."""

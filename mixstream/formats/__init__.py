@@ -16,13 +16,23 @@ from mixstream.formats.mds.encodings import (
     mds_encode,
     ndarray_dtype,
 )
-from mixstream.formats.mds.index import FileInfo, Index, ShardInfo, dump_index, parse_index
+from mixstream.formats.mds.index import (
+    INDEX_HASHES,
+    FileInfo,
+    Index,
+    ShardInfo,
+    check_index_hash,
+    dump_index,
+    parse_index,
+)
 from mixstream.formats.mds.shard import decode_sample, encode_sample, encode_shard, read_offsets
 
 __all__ = [
+    "INDEX_HASHES",
     "FileInfo",
     "Index",
     "ShardInfo",
+    "check_index_hash",
     "compress",
     "decode_sample",
     "decompress",

@@ -1,9 +1,12 @@
 """Whole-shard compression by name: `zstd`, `zstd:7`, `gz`, `bz2:9`, `br:5`, `snappy`.
 
 Only pure functions of bytes live here. A compressed shard is one stream with nothing behind it. What comes out is
-bounded by what the index promised: `decompress` never holds more than `raw_bytes + 1` bytes of output (brotli, which
-rounds up, 32 KiB more), so a small file cannot swell into all memory. Names, levels and defaults are those of an MDS
-index (`specs/mds.md` section 2).
+bounded by what the index promised: `decompress` never lets a stream go beyond `raw_bytes + 1` bytes (brotli, which
+rounds up, 32 KiB more), so a small file cannot swell into all memory, and it takes no memory on the word of the index
+or of a header that the stream is too short to keep. While the pieces of a gz, bz2 or br stream are joined, they and the
+whole are there at once: twice `raw_bytes`. A zstd frame that does not say its size may take 128 MiB more, for its
+window; one with a larger window is refused. Names, levels and defaults are those of an MDS index (`specs/mds.md`
+section 2).
 """
 
 import bz2
@@ -17,6 +20,12 @@ from types import ModuleType
 import zstandard
 
 from mixstream.errors import ConfigError, ShardCorruptError
+
+# The most that a byte of a stream can become. zstd: a block takes four bytes at least (RLE) and gives 128 KiB at most.
+# snappy: a copy of more than eleven bytes takes three at least and gives 64 at most.
+_ZSTD_SWELL = 1 << 15
+_SNAPPY_SWELL = 22
+_ZSTD_WINDOW = 1 << 27
 
 _REMEDY = "fetch the file again; if it stays so, write the dataset again"
 
@@ -151,11 +160,12 @@ def _compress_zstd(data: bytes, level: int) -> bytes:
 
 
 def _decompress_zstd(data: bytes, limit: int) -> bytes:
-    # The one-shot call would allocate what the frame declares, so the declaration is read first.
-    declared = zstandard.frame_content_size(data)
-    if declared > limit:
+    # The one-shot call allocates what the frame declares, or else all of `max_output_size`: both are bounded first.
+    declared, possible = zstandard.frame_content_size(data), _ZSTD_SWELL * len(data)
+    if declared > min(limit, possible):
         raise ValueError(f"its header declares {declared} bytes")
-    return zstandard.ZstdDecompressor().decompress(data, max_output_size=limit + 1, allow_extra_data=False)
+    stream = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+    return stream.decompress(data, max_output_size=min(limit, possible) + 1, allow_extra_data=False)
 
 
 def _compress_brotli(data: bytes, level: int) -> bytes:
@@ -193,7 +203,7 @@ def _decompress_snappy(data: bytes, limit: int) -> bytes:
             break
     else:
         raise ValueError("it has no length at its head")
-    if declared > limit:
+    if declared > min(limit, _SNAPPY_SWELL * len(data)):
         raise ValueError(f"its header declares {declared} bytes")
     snappy = _import_extra("snappy", "python-snappy")
     try:

@@ -1,194 +1,348 @@
 """The files of one dataset: its index, and every shard as a raw file on local disk.
 
-What lives here: where a file is, and making it be there. Rules: a file that is not whole has a temporary name, so what
-stands under a shard's name can be trusted or replaced; nothing is ever written outside the local directory.
+What lives here: which of the places that may have a file is asked, in which order, and what of it is believed. Rules:
+local originals are read in place and never changed; all else is made (`maker`) in one cache directory (`cache`), which
+is bound to one dataset and version (`binding`). Bytes are checked when they arrive, and what lies on disk once per
+process; what is wrong there is fetched anew before it is an error. No name leads out of the directory.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import fcntl
-import mmap
 import os
-import tempfile
-import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from hashlib import blake2s
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Any, BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
+from mixstream.errors import ConfigError, ShardCorruptError
+from mixstream.storage.binding import bind, digest_of, make_private, private_directory, remember
+from mixstream.storage.budget import Budget
+from mixstream.storage.cache import Cache, Errand, Partial, opened
+from mixstream.storage.index_file import read_local_index, read_remote_index
+from mixstream.storage.listing import INDEX, Listing
+from mixstream.storage.locks import FORBIDDEN, forbidden
+from mixstream.storage.maker import Maker, Wanted, check_name, wrong_size
+from mixstream.storage.mapping import map_file
+from mixstream.storage.retry import Retry
+from mixstream.storage.store import Store, is_local, join, local_path, open_store
 
-from mixstream.errors import ConfigError, IndexNotFoundError, ShardCorruptError, ShardNotFoundError
-
-INDEX = "index.json"
-
-
-def local_path(location: str) -> Path:
-    """Return the local path that `location` (a path or a file:// URL) names.
-
-    Raises:
-        ConfigError: it names another kind of storage.
-    """
-    parts = urlsplit(location)
-    if parts.scheme == "file":
-        return Path(unquote(parts.path))
-    if "://" in location:
-        raise ConfigError(
-            f"{location!r}: this version of mixstream reads local paths and file:// URLs, not {parts.scheme}://; "
-            "copy the dataset to a local directory first"
-        )
-    return Path(location)
+_SLACK = 60.0  # seconds in which a waiting process forgives unpacking, hashing and a slow disk
+_Identity = tuple[int, int, int, int]  # device, inode, bytes, time of the last write
 
 
-def map_file(path: Path) -> NDArray[np.uint8]:
-    """Return the bytes of a file, uint8 [bytes], mapped and read-only; unmapped when the last view is gone.
+class _Known:
+    """What this process knows by now. No `cached_property`: it locks, and a forked child may find it locked."""
 
-    Python's own mmap keeps a descriptor open for every mapping, and a run has thousands of shards.
-    """
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size == 0:
-            return np.empty(0, dtype=np.uint8)
-        address = _LIBC.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
-    if address == ctypes.c_void_p(-1).value:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{os.strerror(number)}; could not map {size} bytes", str(path))
-    memory = (ctypes.c_uint8 * size).from_address(address)
-    weakref.finalize(memory, _LIBC.munmap, address, size).atexit = False  # threads may still read at exit
-    data = np.frombuffer(memoryview(memory), dtype=np.uint8)
-    data.flags.writeable = False
-    return data
+    def __init__(self) -> None:
+        self.index: tuple[bytes, str] | None = None
+        self.digest: str | None = None
+        self.directory: Path | None = None
+        self.bound = False
+        # Of files on disk, by the shard's name: those that were looked at, and the one that was given out last.
+        self.good: dict[str, _Identity] = {}
+        self.bad: dict[str, _Identity] = {}
+        self.given: dict[str, _Identity] = {}
 
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_LIBC.mmap.restype = ctypes.c_void_p
-_LIBC.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-_LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class DatasetFiles:
-    """One dataset's directory on local disk, and where it is filled from.
+    """One dataset's files: where they are, and how they get to local disk. Picklable, safe in threads and children.
 
     Args:
-        local: directory that holds raw shards; created when something has to be written there.
-        remote: directory with the original files, or None when `local` is all there is. The two may be the same.
+        home: the directory that the user gave for raw shards; None for one below the temp dir.
+        origin: local directory with the original files, which are read in place; None if there is none.
+        store: remote directory with the original files; None if there is none.
+        retry: attempts and timeout of requests to the store.
+        keep_packed: whether compressed shards from the store are kept beside the raw ones.
+        budget: what the cache directory may hold.
+        names: raw shard -> its packed form, or None; empty until `within` tells them.
     """
 
-    local: Path
-    remote: Path | None = None
+    home: Path | None = None
+    origin: Path | None = None
+    store: Store | None = None
+    retry: Retry = field(default_factory=Retry)
+    keep_packed: bool = False
+    budget: Budget = field(default_factory=Budget)
+    names: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    _known: _Known = field(init=False, default_factory=_Known, repr=False)
 
     @classmethod
-    def locate(cls, *, remote: str | None, local: str | None, split: str | None) -> DatasetFiles:
-        """Return the files of a stream. Without `local`, shards are read in place and unpacked below the temp dir."""
-        origin = local_path(remote) / (split or "") if remote is not None else None
-        if local is not None:
-            return cls(local=local_path(local) / (split or ""), remote=origin)
-        if origin is None or remote is None:
-            raise ConfigError("`remote` and/or `local` path must be provided")
-        # A dataset made anew under the same path must not meet the old one's unpacked shards.
-        index = origin / INDEX
-        stamp = f"{origin.resolve()}:{index.stat().st_mtime_ns if index.is_file() else 0}"
-        key = blake2s(stamp.encode(), digest_size=16).hexdigest()
-        return cls(local=Path(tempfile.gettempdir()) / f"mixstream-{os.getuid()}" / key, remote=origin)
+    def locate(
+        cls,
+        *,
+        remote: str | None,
+        local: str | None,
+        split: str | None,
+        retry: Retry = Retry(),  # noqa: B008 - frozen
+        keep_packed: bool = False,
+    ) -> DatasetFiles:
+        """Return the files of a stream: `remote` and `local` as its user gave them. No request is made.
+
+        Raises:
+            ConfigError: neither of them, or URLs that cannot be.
+        """
+        home = Path(os.path.realpath(local_path(local) / (split or ""))) if local is not None else None
+        if remote is None:
+            if home is None:
+                raise ConfigError("`remote` and/or `local` path must be provided")
+            return cls(home=home, retry=retry, keep_packed=keep_packed)
+        if not is_local(remote):
+            store = open_store(join(remote, split or ""), timeout=retry.timeout)
+            return cls(home=home, store=store, retry=retry, keep_packed=keep_packed)
+        origin = local_path(remote) / (split or "")
+        if home is not None and home == Path(os.path.realpath(origin)):
+            return cls(home=home, retry=retry, keep_packed=keep_packed)
+        return cls(home=home, origin=origin, retry=retry, keep_packed=keep_packed)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A copy elsewhere reads the same version, and does not need the bytes of the index for that.
+        digest = self._digest if self._known.index is not None else self._known.digest
+        given = {item.name: getattr(self, item.name) for item in fields(self) if item.init}
+        return _copied, (given, digest)
+
+    def within(self, budget: Budget, names: Mapping[str, str | None]) -> DatasetFiles:
+        """Return these files under a budget, and remove what killed processes left of them.
+
+        Args:
+            budget: where the cache directory becomes a member, if it can be filled again.
+            names: every raw shard -> its packed form, or None.
+
+        Raises:
+            IndexCorruptError: a name leads out of the directory, or is one that the cache uses itself.
+        """
+        for raw, packed in names.items():
+            check_name(raw)
+            check_name(packed or raw)
+        made = replace(self, budget=budget, names=dict(names))
+        made._known.index, made._known.digest = self._known.index, self._known.digest
+        if made.fetches:
+            if made._refillable:
+                made._make_private()
+                budget.add(made.directory, made.names)
+            Listing(made.directory, made.names).sweep()
+        return made
+
+    @property
+    def fetches(self) -> bool:
+        """Whether anything may have to be downloaded, or (as far as `within` was told) unpacked."""
+        return self.store is not None or any(packed is not None for packed in self.names.values())
+
+    @property
+    def directory(self) -> Path:
+        """Where raw shards are put. Below the temp dir, every version of a dataset has its own."""
+        if self.home is not None:
+            return self.home
+        if self._known.directory is None:
+            index = self.origin / INDEX if self.origin is not None else None
+            # A dataset may be made anew with the same sizes, and so the same index; on local disk, its time tells.
+            stamp = f":{index.stat().st_mtime_ns}" if index is not None and index.is_file() else ""
+            self._known.directory = private_directory(self._source + stamp) / self._digest
+        return self._known.directory
+
+    def path(self, name: str) -> Path:
+        """Return where a raw shard is put: what budgets know it by."""
+        return self.directory / name
 
     def describe(self) -> str:
-        """Return the place that a user would look at."""
-        return str(self.remote if self.remote is not None else self.local)
+        """Return the place that a user would look at, without credentials."""
+        return self.store.url if self.store is not None else str(self.origin or self.home)
 
     def read_index(self) -> tuple[bytes, str]:
-        """Return the bytes of `index.json` and where they were read."""
-        for directory in (self.remote, self.local):
-            if directory is not None and (path := directory / INDEX).is_file():
-                return path.read_bytes(), str(path)
-        place = Path(self.describe())
-        if not place.is_dir():
-            raise IndexNotFoundError(
-                f"no {INDEX} in {place}: there is no such directory; check `remote`, `local`, `split`"
-            )
-        below = sorted(path.parent.name for path in place.glob(f"*/{INDEX}"))
-        hint = f"; there is one in its sub-directories {below}: pass it as `split`" if below else ""
-        raise IndexNotFoundError(
-            f"no {INDEX} in {place}: not an MDS dataset, or an unfinished one; check `remote`, `local`, `split`{hint}"
-        )
-
-    def find(self, basename: str, size: int) -> Path | None:
-        """Return the path of a file that is there with exactly `size` bytes.
+        """Return the bytes of `index.json`, and where they were read; every call reads, and the last one counts.
 
         Raises:
-            ShardCorruptError: the original has another size.
+            IndexNotFoundError: there is none.
+            StoreError: the store cannot be read, and no index was kept from another time.
+        """
+        if self.store is not None:
+            index = read_remote_index(self.store, home=self.home, retry=self.retry)
+        else:
+            index = read_local_index(*(place for place in (self.origin, self.home) if place is not None))
+        self._known.index = index
+        self._known.digest, self._known.directory, self._known.bound = None, None, False
+        return index
+
+    def present(self, want: Wanted) -> bool:
+        """Return whether a raw file of the right size is on local disk; its bytes are not looked at."""
+        places = [self.directory / want.name] + ([self.origin / want.name] if self.origin is not None else [])
+        for path in places:
+            try:
+                found = path.stat()
+            except OSError:
+                continue
+            if found.st_size == want.size and self._known.bad.get(want.name) != _identity(found):
+                return True
+        return False
+
+    def open(self, want: Wanted, *, need: float = 0.0, wait: bool = True) -> BinaryIO | None:
+        """Return a local file of exactly `want.size` bytes, open, downloaded or unpacked if it must be.
+
+        It stays readable, and can be mapped, after it was evicted.
+
+        Args:
+            want: the shard.
+            need: steps until the plan needs it: what is needed sooner is not evicted for it. 0: somebody waits.
+            wait: whether to wait for others who are fetching it, and for room; without it None may be returned.
+
+        Raises:
+            ShardNotFoundError: no file of the shard is anywhere.
+            ShardCorruptError: it is not what the index says, also when fetched anew.
+            StoreError: the store cannot be read, or the local directory not be written.
+            CacheFullError: the limit or the disk has no room for it.
             ConfigError: the local directory is filled from another dataset.
+            WaitTimeoutError: whoever else fetches it stands still.
         """
-        if (mine := self.local / basename).is_file() and mine.stat().st_size == size:
-            if self.remote is not None:
-                _ = self._bound
-            return mine
-        origin = self.local if self.remote is None else self.remote
-        path = origin / basename
-        if not path.is_file():
+        check_name(want.name)
+        file = self._find(want) or self._original(want) or self._make(want, need=need, wait=wait)
+        if file is not None:
+            self._known.given[want.name] = _identity(os.fstat(file.fileno()))
+        return file
+
+    def renewed(self, want: Wanted) -> BinaryIO | None:
+        """Return a shard made anew, since what `open` gave is bad; None if there is nothing to make it from."""
+        if not self._maker.able(want):
             return None
-        if (found := path.stat().st_size) != size:
-            raise ShardCorruptError(
-                f"{path}: {found} bytes, the index says {size}; the shard is truncated or belongs to another index: "
-                "copy it again from its origin, or convert it again"
-            )
-        return path
+        if want.name not in self._known.given and (file := self._cache.find(want.name)) is not None:
+            with file:
+                self._known.given[want.name] = _identity(os.fstat(file.fileno()))
+        if want.name in self._known.given:
+            self._known.bad[want.name] = self._known.given[want.name]
+        return self.open(want)
 
-    def missing(self, *basenames: str) -> ShardNotFoundError:
-        """Return the error for a shard of which none of the files is there."""
-        places = ", ".join(str((self.remote or self.local) / name) for name in basenames)
-        return ShardNotFoundError(
-            f"shard not found: looked for {places}; it is listed in {INDEX} of {self.describe()}: "
-            "restore the file, or convert the dataset again"
-        )
+    @property
+    def _refillable(self) -> bool:
+        return self.store is not None or self.origin is not None
 
-    def write(self, basename: str, size: int, make: Callable[[], bytes]) -> Path:
-        """Put what `make` returns into the local directory under its name, at once or not at all; return its path.
+    @property
+    def _source(self) -> str:
+        """What the cache directory is filled from."""
+        return self.store.url if self.store is not None else os.path.realpath(self.origin or self.directory)
 
-        Of several threads or processes that want the same file of `size` bytes, one makes it and the others wait. What
-        a killed process leaves is written over by the next.
-        """
-        _ = self._bound
-        path = self.local / basename
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        with partial.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if path.is_file() and path.stat().st_size == size:
-                partial.unlink(missing_ok=True)  # somebody else was faster
-            else:
-                file.truncate(0)
-                file.write(make())
-                file.flush()
-                partial.replace(path)
-        return path
+    @property
+    def _cache(self) -> Cache:
+        patience = self.retry.longest + _SLACK
+        return Cache(directory=self.directory, budget=self.budget, patience=patience)
 
-    @cached_property
-    def _bound(self) -> bool:
-        """Bind the local directory to where it is filled from; the first to use it says it, for all others.
+    @property
+    def _maker(self) -> Maker:
+        return Maker(directory=self.directory, origin=self.origin, store=self.store, retry=self.retry)
+
+    @property
+    def _digest(self) -> str:
+        if self._known.digest is None:
+            self._known.digest = digest_of((self._known.index or self.read_index())[0])
+        return self._known.digest
+
+    def _bind(self) -> None:
+        """Bind the cache directory to its origin, once per process; also keeps a remote index in it."""
+        if self._known.bound:
+            return
+        self._make_private()
+        digest, index = self._digest, None
+        if self.store is not None and self._known.index is not None:
+            index = self._known.index[0]
+        bind(self.directory, origin=self._source if self._refillable else None, digest=digest, index=index)
+        if self.home is None and index is not None:
+            remember(self.directory.parent, digest)
+        self._known.bound = True
+
+    def _make_private(self) -> None:
+        if self.home is None:
+            try:
+                make_private(self.directory.parent)
+            except OSError as error:
+                if error.errno not in FORBIDDEN:
+                    raise
+                raise forbidden(error, self.directory.parent, f"read {self.describe()}") from error
+
+    def _find(self, want: Wanted) -> BinaryIO | None:
+        """Return the file of the cache directory, if it is there and good."""
+        file = self._cache.find(want.name)
+        return self._checked(want, file, ours=True) if file is not None else None
+
+    def _original(self, want: Wanted) -> BinaryIO | None:
+        """Return the local original of a raw shard, if there is one."""
+        try:
+            file = opened(self.origin / want.name) if self.origin is not None else None
+        except FileNotFoundError:
+            return None
+        return self._checked(want, file, ours=False) if file is not None else None
+
+    def _checked(self, want: Wanted, file: BinaryIO, *, ours: bool) -> BinaryIO | None:
+        """Return a file if it is good; close it if not."""
+        good = False
+        try:
+            if ours and self._refillable:
+                self._bind()
+            good = self._good(want, file, makeable=ours)
+        finally:
+            if not good:
+                file.close()
+        return file if good else None
+
+    def _good(self, want: Wanted, file: BinaryIO, *, makeable: bool) -> bool:
+        """Return whether a file is what the index says; each is looked at once.
 
         Raises:
-            ConfigError: it is bound to another dataset, whose shards could be taken for this one's.
+            ShardCorruptError: it is not, and nothing can be made in its place.
         """
-        origin = f"{(self.remote or self.local).resolve()} {blake2s(self.read_index()[0], digest_size=16).hexdigest()}"
-        note = self.local / ".mixstream-origin"
+        found = os.fstat(file.fileno())
+        identity = _identity(found)
+        if self._known.bad.get(want.name) == identity:
+            return False
+        if self._known.good.get(want.name) == identity:
+            return True
         try:
-            self.local.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with note.open("x") as file:
-                file.write(origin)
-        except FileExistsError:
-            if (found := note.read_text()) not in (origin, ""):
-                raise ConfigError(
-                    f"Reused local directory: {self.local} holds shards of {found.split()[0]} vs {self.describe()} (or "
-                    "of an earlier version of it). Provide a different one, or remove it"
-                ) from None
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            if not stat.S_ISREG(found.st_mode) or found.st_size != want.size:
+                raise wrong_size(Path(file.name), found.st_size, want.size)
+            if want.check is not None:
+                want.check(map_file(file).data)
+        except ShardCorruptError as error:
+            if not makeable or not self._maker.able(want):
+                error.add_note(f"file {file.name}")
                 raise
-            return False  # a directory that we only read: nobody fills it from here
+            self._known.bad[want.name] = identity
+            return False
+        self._known.good[want.name] = identity
         return True
+
+    def _make(self, want: Wanted, *, need: float, wait: bool) -> BinaryIO | None:
+        """Return a shard that is made in the cache directory, by us or by somebody else."""
+        if not self._maker.able(want):
+            raise self._maker.missing(want)
+        self._bind()
+        beside: tuple[tuple[str, int], ...] = ()
+        if self.keep_packed and want.packed is not None and self._maker.keeps(want):
+            beside = ((want.packed.name, want.packed.size),)
+        made: list[bool] = []
+
+        def produce(partials: list[Partial]) -> None:
+            self._maker.produce(want, partials)
+            made.append(True)
+
+        file = self._cache.make(
+            Errand(
+                name=want.name,
+                size=want.size,
+                beside=beside,
+                there=lambda: self._find(want),
+                produce=produce,
+                need=need,
+                wait=wait,
+            )
+        )
+        if file is not None and made:  # its bytes were looked at when they came
+            self._known.good[want.name] = _identity(os.fstat(file.fileno()))
+        return file
+
+
+def _copied(given: dict[str, Any], digest: str | None) -> DatasetFiles:
+    files = DatasetFiles(**given)
+    files._known.digest = digest
+    return files
+
+
+def _identity(found: os.stat_result) -> _Identity:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

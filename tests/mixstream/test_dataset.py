@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pickle
 import tracemalloc
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -237,13 +236,10 @@ def test_the_single_stream_form(library):
     assert whole.domain_names == ["web"]
 
 
-def test_a_cache_limit_says_that_it_has_no_effect_yet(library):
-    with pytest.warns(UserWarning, match="cache_limit has no effect yet"):
-        assert make_dataset(library, cache_limit="1gb").cache_limit == 1 << 30
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with pytest.raises(ConfigError, match="Unsupported value/suffix"):
-            make_dataset(library, cache_limit="a lot")
+def test_a_cache_limit_is_given_in_bytes_or_in_words(library):
+    assert make_dataset(library, cache_limit="1gb").cache_limit == 1 << 30
+    with pytest.raises(ConfigError, match="Unsupported value/suffix"):
+        make_dataset(library, cache_limit="a lot")
 
 
 def test_a_domain_of_fewer_samples_than_lanes_is_read_whole(tmp_path):

@@ -145,6 +145,35 @@ def test_memory_does_not_grow_with_epochs():
     assert held < 1 << 20
 
 
+@settings(max_examples=60)
+@given(SAMPLES, st.integers(1, 5), st.booleans(), st.integers(1, 100), st.data())
+def test_next_windows_say_when_each_shard_of_a_lane_can_come_next(samples, lanes, shuffle, block_size, data):
+    order = make(samples, lanes, shuffle=shuffle, block_size=block_size)
+    lane, draw = data.draw(st.integers(0, lanes - 1)), data.draw(st.integers(0, 700))
+    shard_P, begin_P, (first, end) = order.next_windows(lane=lane, draw=draw)
+    assert sorted(shard_P.tolist()) == sorted(order.shards_of(lane).tolist())
+    assert first <= draw < end
+    length = max(int(order.owned_L[lane]), 1)
+    coming = draws(order, lane, draw, 2 * length)
+    running = {shard for shard, _ in draws(order, lane, first, end - first)}
+    for shard, begin in zip(shard_P.tolist(), begin_P.tolist()):
+        assert begin == first if shard in running else begin >= end
+        rows = [draw + i for i, (at, _) in enumerate(coming) if at == shard]
+        assert shard in running or begin <= min(rows)
+        _, ends = order.next_windows(lane=lane, draw=begin)[2]  # it is where a window begins that holds the shard
+        assert shard in {at for at, _ in draws(order, lane, begin, ends - begin)}
+    for other in {first, end - 1}:
+        again_P, same_P, window = order.next_windows(lane=lane, draw=other)
+        assert (again_P.tolist(), same_P.tolist(), window) == (shard_P.tolist(), begin_P.tolist(), (first, end))
+
+
+def test_without_shuffle_every_shard_is_a_window():
+    order = make([3, 0, 2, 4], shuffle=False)
+    shard_P, begin_P, running = order.next_windows(lane=0, draw=9 + 4)
+    assert dict(zip(shard_P.tolist(), begin_P.tolist())) == {0: 18, 2: 9 + 3, 3: 9 + 5}
+    assert running == (9 + 3, 9 + 5)
+
+
 def test_what_cannot_be_is_refused_by_name():
     with pytest.raises(ConfigError, match="'web' has no samples"):
         make([0, 0])

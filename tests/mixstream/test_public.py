@@ -35,7 +35,14 @@ MOSAIC_DATASET = {  # specs/streaming_api.md section 1.2
     "stream_name": "stream",
     "stream_config": None,
 }
-OUR_DATASET = {"mixer": None, "lag": 16, "drop_last": False, "rank": None, "world_size": None}
+OUR_DATASET = {
+    "mixer": None,
+    "lag": 16,
+    "on_bad_sample": "raise",
+    "drop_last": False,
+    "rank": None,
+    "world_size": None,
+}
 MOSAIC_STREAM = ["remote", "local", "split", "proportion", "repeat", "choose", "download_retry", "download_timeout"]
 MOSAIC_STREAM += ["validate_hash", "keep_zip"]
 

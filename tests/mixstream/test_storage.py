@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,7 @@ from harness import make_dataset, write_tokens
 
 import mixstream as ms
 from mixstream.errors import ConfigError, IndexNotFoundError, ShardCorruptError, ShardNotFoundError
-from mixstream.storage import DatasetFiles, local_path
-
-
-def test_paths_and_file_urls_are_local_and_other_urls_are_refused():
-    assert local_path("some/dir") == Path("some/dir")
-    assert local_path("file:///a/b%20c") == Path("/a/b c")
-    with pytest.raises(ConfigError, match=r"s3://bucket/x.*local paths and file:// URLs"):
-        local_path("s3://bucket/x")
+from mixstream.storage import map_file
 
 
 def test_a_missing_index_names_the_place_and_what_to_check(tmp_path):
@@ -27,46 +21,40 @@ def test_a_missing_index_names_the_place_and_what_to_check(tmp_path):
         ms.StreamingDataset(remote=str(tmp_path / "nothing"))
 
 
-def files(tmp_path: Path) -> DatasetFiles:
-    write_tokens(tmp_path / "remote", range(3))
-    return DatasetFiles(local=tmp_path / "local", remote=tmp_path / "remote")
+def test_of_many_threads_one_unpacks(tmp_path):
+    at = ms.StreamingDataset(remote=str(write_tokens(tmp_path / "packed", range(12), compression="zstd")))
+    at = at.corpus.domains[0]
+    want, unpacked = at.want(0), []
+    assert want.packed is not None
+    unpack = want.packed.unpack
 
+    def count(data: bytes) -> bytes:
+        unpacked.append(1)
+        return unpack(data)
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    at = files(tmp_path)
+    want = replace(want, packed=replace(want.packed, unpack=count))
 
-    def fail() -> bytes:
-        raise OSError("disk full")
+    def read() -> None:
+        file = at.files.open(want)
+        assert file is not None
+        file.close()
 
-    with pytest.raises(OSError, match="disk full"):
-        at.write("00/shard", 3, fail)
-    assert at.find("00/shard", 3) is None
-    assert at.write("00/shard", 3, lambda: b"abc").read_bytes() == b"abc"
-    assert at.find("00/shard", 3) == tmp_path / "local/00/shard"
-    assert [path.name for path in (tmp_path / "local/00").iterdir()] == ["shard"]
-
-
-def test_what_a_killed_process_left_is_written_over(tmp_path):
-    at = files(tmp_path)
-    (tmp_path / "local").mkdir()
-    (tmp_path / "local/.shard.partial").write_bytes(b"half of someth")
-    assert at.write("shard", 3, lambda: b"abc").read_bytes() == b"abc"
-    assert {path.name for path in (tmp_path / "local").iterdir()} == {"shard", ".mixstream-origin"}
-
-
-def test_of_many_threads_one_makes_the_file(tmp_path):
-    at, made = files(tmp_path), []
-
-    def make() -> bytes:
-        made.append(1)
-        return b"abc"
-
-    threads = [threading.Thread(target=at.write, args=("shard", 3, make)) for _ in range(8)]
+    threads = [threading.Thread(target=read) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == 1
+    assert len(unpacked) == 1
+
+
+def test_what_a_killed_process_left_is_written_over_or_removed(tmp_path):
+    write_tokens(tmp_path / "packed", range(100, 160), compression="zstd")
+    (tmp_path / "raw").mkdir()
+    for number in (0, 1):
+        (tmp_path / f"raw/.shard.0000{number}.mds.partial").write_bytes(b"half of someth")
+    dataset = ms.StreamingDataset(remote=str(tmp_path / "packed"), local=str(tmp_path / "raw"))
+    assert not list((tmp_path / "raw").glob(".*.partial"))
+    assert [int(sample["tokens"][0]) for sample in dataset[:]] == list(range(100, 160))
 
 
 def read_all(root: Path, local: Path, results) -> None:
@@ -122,14 +110,29 @@ def test_a_local_directory_belongs_to_one_dataset(tmp_path):
         b[0]
 
 
-def test_unpacked_shards_are_checked_too(tmp_path):
+def test_unpacked_shards_are_checked_too_and_made_anew(tmp_path):
     write_tokens(tmp_path / "packed", range(100, 120), compression="zstd", hashes=["xxh3_64"])
     where: dict[str, Any] = {"remote": str(tmp_path / "packed"), "local": str(tmp_path / "raw")}
     assert len(ms.StreamingDataset(**where)[:]) == 20
     raw = tmp_path / "raw/shard.00000.mds"
-    raw.write_bytes(raw.read_bytes()[:-1] + b"!")
+    good = raw.read_bytes()
+    raw.write_bytes(good[:-1] + b"!")
+    assert int(ms.StreamingDataset(**where, validate_hash="xxh3_64")[0]["tokens"][0]) == 100
+    assert raw.read_bytes() == good
+    raw.write_bytes(good[:-1] + b"!")
+    packed = tmp_path / "packed/shard.00000.mds.zstd"
+    packed.write_bytes(packed.read_bytes()[:-1] + b"!")
     with pytest.raises(ShardCorruptError, match="Checksum failure"):
         ms.StreamingDataset(**where, validate_hash="xxh3_64")[0]
+
+
+def test_a_shard_with_a_broken_header_is_unpacked_anew(tmp_path):
+    write_tokens(tmp_path / "packed", range(100, 120), compression="zstd")
+    where: dict[str, Any] = {"remote": str(tmp_path / "packed"), "local": str(tmp_path / "raw")}
+    assert len(ms.StreamingDataset(**where)[:]) == 20
+    raw = tmp_path / "raw/shard.00000.mds"
+    raw.write_bytes(b"\0" * raw.stat().st_size)
+    assert int(ms.StreamingDataset(**where)[0]["tokens"][0]) == 100
 
 
 def test_mapped_shards_hold_no_descriptors(tmp_path):
@@ -145,3 +148,15 @@ def test_a_dataset_unpacked_in_place_can_be_written_anew_there(tmp_path):
     for first in (100, 200):
         write_tokens(tmp_path / "d", range(first, first + 20), compression="zstd", exist_ok=True)
         assert int(ms.StreamingDataset(local=str(tmp_path / "d"))[0]["tokens"][0]) == first
+
+
+def test_a_mapping_outlives_its_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"bytes that stay")
+    with path.open("rb") as file:
+        data = map_file(file)
+    path.unlink()
+    assert data.tobytes() == b"bytes that stay"
+    assert not data.flags.writeable
+    path.write_bytes(b"")
+    assert map_file(path).shape == (0,)

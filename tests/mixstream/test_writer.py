@@ -322,7 +322,7 @@ def test_home_is_expanded_and_directories_are_made(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "out", ["s3://bucket/x", ("local", "gs://bucket/x"), "file://host/x", "", ("a", "b", "c"), 5, ("a",)]
+    "out", ["http://host/x", ("local", "https://host/x"), "file://host/x", "", ("a", "b", "c"), 5, ("a",)]
 )
 def test_another_place_is_refused_with_what_is_supported(out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

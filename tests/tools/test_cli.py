@@ -16,7 +16,7 @@ from mixstream_tools.cli import COMMANDS, main
 OPTIONS_OF_CONVERT = {
     *("--out", "--tokenizer", "--seq-len", "--text-key", "--domain-key", "--format", "--include", "--exclude"),
     *("--eos", "--val-fraction", "--seed", "--on-bad-document", "--compression", "--hashes", "--size-limit"),
-    *("--workers", "--overwrite", "--json"),
+    *("--workers", "--overwrite", "--work", "--keep-work", "--json"),
 }
 
 

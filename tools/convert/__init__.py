@@ -8,7 +8,8 @@ Read in the order of the flow (job.py draws it):
     executor.py   where the work runs              tokenizer.py  text → ids
     work.py       one unit of work                 packer.py     ids → rows → shards
     ledger.py     what is done already             publish.py    units → index.json
-    recipe.py     the options that decide bytes
+    recipe.py     the options that decide bytes    remote.py     all of it → a store
+    uploads.py    what is at the store already
 
 Seams: a new source format is a function in `readers.READERS`, a new tokenizer a spec and a class with `encode`, a
 cluster an `executor.Executor`.

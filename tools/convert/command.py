@@ -11,11 +11,14 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from mixstream.errors import ConfigError
+from mixstream.storage import is_local, local_path, open_store, redact
+from mixstream.targets import check_writable
 
 from ..console import Console, show_bytes, show_seconds, table  # noqa: TID252  # pyright cannot follow the name that it is installed under
 from .job import default_workers, run_conversion
 from .readers import Fields
 from .recipe import Recipe
+from .remote import Remote, default_work
 from .sources import Choice
 from .tokenizer import describe_tokenizer
 
@@ -27,7 +30,7 @@ _Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False
 
 def convert(
     *sources: Annotated[str, Parameter(name="SRC")],
-    out: Path,
+    out: str,
     tokenizer: str = "bytes",
     seq_len: int = 2048,
     text_key: str = "text",
@@ -44,6 +47,8 @@ def convert(
     size_limit: str = "64mb",
     workers: int | None = None,
     overwrite: _Flag = False,
+    work: Path | None = None,
+    keep_work: _Flag = False,
     as_json: _Json = False,
 ) -> int:
     """Turn text and JSONL into tokenised shards, one dataset for each domain.
@@ -72,13 +77,22 @@ def convert(
     OUTPUT. DIR/DOMAIN/train, with --val-fraction also DIR/DOMAIN/val, and
     DIR/domains.json with all counts. Not a byte of it depends on --workers.
 
+    STORES. With --out s3://BUCKET/CORPUS (gs://, az://, or a URL that fsspec
+    knows) the work is done in a local directory, --work, which needs room for
+    all shards. Then the shards are uploaded, side by side; then each index;
+    domains.json last. By default --work is a directory below ~/.cache (or
+    $XDG_CACHE_HOME) that is the same whenever --out is. The shards in it are
+    removed when all of them are uploaded, unless --keep-work; what a restart
+    needs stays. AWS credentials are found as boto3 does.
+
     RESTARTS. Interrupted or killed, the same command goes on where it was. With
     other options or changed sources it refuses; --overwrite then makes anew the
-    domains that changed. When all is done there is nothing to do.
+    domains that changed. When all is done there is nothing to do. What is
+    uploaded already, and has its size at the store, is not uploaded again.
 
     Args:
         sources: files, directories, or NAME=PATH.
-        out: directory for the datasets: new, empty, or one to go on with.
+        out: directory or URL for the datasets: new, empty, or one to go on with.
         tokenizer: `bytes` (ids 0-255 and 256 behind each document), or a path to a tokenizer.json.
         seq_len: tokens in a row.
         text_key: JSON field with the text; dots reach into objects.
@@ -95,6 +109,8 @@ def convert(
         size_limit: largest size of a shard.
         workers: processes; default: one for each core.
         overwrite: replace what other options or sources made here.
+        work: with --out URL: local directory for the work; default: one below ~/.cache for each --out.
+        keep_work: with --out URL: keep the shards in --work too.
         as_json: print one JSON document, not a table.
     """
     if workers is not None and workers < 1:
@@ -114,21 +130,36 @@ def convert(
         size_limit=size_limit,
     )
     start = time.monotonic()
+    directory, remote = _place(out, work, keep_work=keep_work, console=console)
     summary = run_conversion(
         sources,
-        out=out,
+        out=directory,
         recipe=recipe,
         choice=Choice(include=include, exclude=exclude, format=format),
         workers=default_workers() if workers is None else workers,
         overwrite=overwrite,
+        remote=remote,
         console=console,
     )
     seconds = time.monotonic() - start
-    _report(console, summary, out, seconds)
+    _report(console, summary, redact(out), seconds)
     return 1 if summary["faults"] else 0
 
 
-def _report(console: Console, summary: dict[str, Any], out: Path, seconds: float) -> None:
+def _place(out: str, work: Path | None, *, keep_work: bool, console: Console) -> tuple[Path, Remote | None]:
+    """The directory to work in, and the store to upload to, if there is one."""
+    if is_local(out):
+        if work is not None or keep_work:
+            option = "--keep-work" if work is None else "--work"
+            raise ConfigError(f"{option} is for --out URL; --out {out} is a directory, where the work is done as well.")
+        return local_path(out), None
+    check_writable(out)
+    directory = default_work(out) if work is None else work
+    console.note(f"work directory: {directory} (choose with --work)" if work is None else f"work directory: {work}")
+    return directory, Remote(store=open_store(out), keep_work=keep_work)
+
+
+def _report(console: Console, summary: dict[str, Any], out: str, seconds: float) -> None:
     skipped = summary["skipped"]
     if skipped["documents"]:
         console.note(f"skipped {skipped['documents']:,} documents that cannot be read; the first of them:")
@@ -141,10 +172,11 @@ def _report(console: Console, summary: dict[str, Any], out: Path, seconds: float
     if summary["status"] == "nothing to do":
         closing = f"nothing to do: {out} has all of it already"
     else:
-        size = summary["converted_bytes"]
-        rate = f"{show_bytes(size / max(seconds, 1e-9))}/s"
-        closing = f"{out}: converted {show_bytes(size)} in {show_seconds(seconds)} ({rate})"
-    document = {**summary, "out": str(out), "seconds": round(seconds, 3)}
+        did = [(kind, size) for kind in ("converted", "uploaded") if (size := summary[f"{kind}_bytes"])]
+        rate = f"{show_bytes(did[0][1] / max(seconds, 1e-9))}/s" if did else ""
+        told = ", ".join(f"{kind} {show_bytes(size)}" for kind, size in did) or "converted"
+        closing = f"{out}: {told} in {show_seconds(seconds)}{f' ({rate})' if rate else ''}"
+    document = {**summary, "out": out, "seconds": round(seconds, 3)}
     console.result(document, _table(summary["domains"]), closing)
 
 

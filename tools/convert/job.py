@@ -3,12 +3,16 @@
 SRC ─ sources ─► groups ─ parts ─► tasks ─ executor(work) ─► records ─ publish ─► DIR/<domain>/<split>/index.json
                                                │
                    readers ─► pieces ─ tokenizer ─► ids ─ packer ─► shards and tails
+
+With --out URL, DIR is the work directory, and what is published there goes on to the store (remote.py).
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +20,13 @@ from mixstream.errors import StateError
 
 from ..console import Console, show_bytes  # noqa: TID252  # pyright cannot follow the name that it is installed under
 from .executor import Executor, InProcess, Processes
-from .ledger import Ledger, PartRecord
+from .ledger import Ledger, PartRecord, describe_run
 from .parts import Part, plan_parts
 from .publish import publish, published
 from .recipe import Recipe
+from .remote import Remote, plan_uploads
 from .sources import BY_KEY, Choice, Corpus, describe_passed_over, find_sources
+from .uploads import Uploads
 from .work import PartTask, convert_part
 
 _RESUME = "Finished parts are kept: the same command goes on from there."
@@ -34,20 +40,23 @@ def run_conversion(
     choice: Choice | None = None,
     workers: int = 1,
     overwrite: bool = False,
+    remote: Remote | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Convert `sources` into `out`, or go on with it; returns the summary, with `status` and `converted_bytes` added.
+    """Convert `sources` into `out`, or go on with it; returns the summary, and what was done.
 
-    `status` is `converted`, or `nothing to do` if all of it was there. The summary's `faults` are for the caller to
-    act on: a domain without a row is one, everything else is published nevertheless.
+    That is `status`, `converted_bytes` (of sources) and `uploaded_bytes`. The status is `converted`, or `nothing to do`
+    if all of it was there. The summary's `faults` are for the caller to act on: a domain without a row is one,
+    everything else is published nevertheless.
 
     Args:
         sources: files, directories, or NAME=PATH (sources.py).
-        out: where the datasets go: `out/<domain>/<split>`.
+        out: where the datasets go: `out/<domain>/<split>`; with `remote`, where they are made.
         recipe: how documents become shards.
         choice: which files below a directory are read, and as what.
         workers: processes; 1 stays in this one. The output does not depend on it.
         overwrite: replace what other options or sources made; domains that are as before are kept.
+        remote: the store to upload to; None for `out` itself being the result.
         console: where progress is told; None for a new one.
 
     Raises:
@@ -59,21 +68,54 @@ def run_conversion(
     by_key = recipe.fields.domain is not None
     corpus = find_sources(sources, out=out, choice=choice or Choice(), by_key=by_key)
     _tell(corpus, console)
+    run = describe_run(recipe, corpus)
+    identity = hashlib.sha256(run).hexdigest()
+    ours = remote is not None and remote.check(run, overwrite=overwrite)
     ledger = Ledger(out)
-    with ledger.locked():
-        identity = ledger.begin(recipe, corpus, overwrite=overwrite)
+    with ledger.locked(), ledger.bound(remote.store.url if remote else None) as uploads:
+        ledger.begin(run, overwrite=overwrite)
+        if remote is not None and uploads is not None:
+            if ours and not any(uploads) and (found := remote.finished(identity)) and not _lacks(found, recipe):
+                return _told(found, None, 0)  # uploaded from another work directory, or this one was emptied
+            _arrive(remote, uploads, run, ours=ours, console=console)
         parts = [part for group in corpus.groups for part in plan_parts(group, recipe.part_bytes)]
-        named = [group.name for group in corpus.groups if group.name != BY_KEY]
         records = _records(ledger, recipe, parts, overwrite=overwrite)
-        if None not in records and (summary := published(out, identity)) is not None:
-            return {**summary, "status": "nothing to do", "converted_bytes": 0}
-        try:
-            converted = _convert(ledger, recipe, parts, records, workers=workers, console=console)
-            summary = publish(ledger, recipe, named, _all_done(ledger, recipe, parts), identity)
-            return {**summary, "status": "converted", "converted_bytes": converted}
-        except BaseException as error:
-            error.add_note(_RESUME)
-            raise
+        converted, sent = None, 0
+        with _resumable():
+            if None in records or (summary := published(ledger, identity)) is None:
+                named = [group.name for group in corpus.groups if group.name != BY_KEY]
+                converted = _convert(ledger, recipe, parts, records, workers=workers, console=console)
+                summary = publish(ledger, recipe, named, _all_done(ledger, recipe, parts), identity)
+            if remote is not None and uploads is not None:
+                wanted = plan_uploads(ledger, summary, _all_done(ledger, recipe, parts), identity)
+                sent = remote.upload(ledger, uploads, wanted, console)
+                if not remote.keep_work:
+                    ledger.drop_shards()
+        return _told(summary, converted, sent)
+
+
+def _arrive(remote: Remote, uploads: Uploads, run: bytes, *, ours: bool, console: Console) -> None:
+    """Take the place if it is not ours yet, and find out how much of what was uploaded is still there."""
+    if not ours:
+        remote.claim(run)
+    remote.confirm(uploads)
+    if there := sum(1 for _ in uploads):
+        console.note(f"going on: {there:,} objects are at {remote.store.url} already")
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(_RESUME)
+        raise
+
+
+def _told(summary: dict[str, Any], converted: int | None, sent: int) -> dict[str, Any]:
+    """The summary, and what was done; `converted` is None if nothing was left to convert."""
+    status = "nothing to do" if converted is None and not sent else "converted"
+    return {**summary, "status": status, "converted_bytes": converted or 0, "uploaded_bytes": sent}
 
 
 def _convert(
@@ -110,6 +152,11 @@ def _records(ledger: Ledger, recipe: Recipe, parts: Sequence[Part], *, overwrite
             f"--overwrite, which converts the parts that they belong to anew."
         )
     return [None if record is not None and record.skipped else record for record in records]
+
+
+def _lacks(summary: dict[str, Any], recipe: Recipe) -> bool:
+    """Whether documents were left out for who wants none left out."""
+    return recipe.on_bad_document != "skip" and bool(summary["skipped"]["documents"])
 
 
 def _all_done(ledger: Ledger, recipe: Recipe, parts: Sequence[Part]) -> list[tuple[Part, PartRecord]]:

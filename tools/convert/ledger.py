@@ -3,11 +3,13 @@
     run.json                  the recipe and the sources that DIR is made of
     parts/<group>/00000.json  a part is done: what it wrote, and of which recipe and sources
     parts/<group>/00000.tail  the tokens behind its last whole row
+    uploads.jsonl             with --out URL: what is there already (uploads.py)
     lock, workers.lock        held by the run and by each worker while they write
 
 Rules. A record is written last, whole and synced, after everything that it speaks of; what has no valid record is
-removed and made again. Records are bound to their recipe and sources by a hash and to their shards by size. Only files
-that convert makes are ever removed, and never from a directory that is not ours.
+removed and made again. Records are bound to their recipe and sources by a hash and to their shards by size; a shard
+may also be at the store that this directory is uploaded to. Only files that convert makes are ever removed, and never
+from a directory that is not ours.
 """
 
 from __future__ import annotations
@@ -35,8 +37,11 @@ from .files import Slice
 from .parts import Part
 from .recipe import Recipe
 from .sources import Corpus
+from .uploads import Uploads
 
-SUMMARY = "domains.json"
+INDEX, SUMMARY = "index.json", "domains.json"
+TAIL = "part-tail"
+RUN = ".convert/run.json"
 _OURS = ".convert"
 _SPLITS = ("train", "val")
 _PART_NAME = re.compile(r"part-(\d{5,}|tail)", re.ASCII)
@@ -88,12 +93,36 @@ def identify(recipe: Recipe, slices: Iterable[Slice]) -> str:
     return digest.hexdigest()
 
 
+def describe_run(recipe: Recipe, corpus: Corpus) -> bytes:
+    """What run.json says of a conversion. Its SHA-256 is the conversion's identity."""
+    groups = {
+        group.name: {
+            "files": len(group.files),
+            "bytes": group.bytes,
+            "identity": identify(recipe, (file.whole for file in group.files)),
+        }
+        for group in corpus.groups
+    }
+    return json.dumps({"recipe": recipe.describe(), "groups": groups}, indent=1, sort_keys=True).encode()
+
+
+def refuse_other(place: object, old: bytes, new: bytes) -> None:
+    """Raise StateError if `place` was begun as another conversion; `old` and `new` are run.json, now and then."""
+    changes = list(_changes(json.loads(old), json.loads(new)))
+    if changes:
+        raise StateError(
+            f"{place} was begun with other options or sources: {'; '.join(changes)}. Go on with the "
+            f"old ones, choose another --out, or pass --overwrite, which makes anew the parts that changed."
+        )
+
+
 class Ledger:
     """The records of one output directory."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self._ours = out / _OURS
+        self._uploads: Uploads | None = None
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
@@ -118,30 +147,32 @@ class Ledger:
                 pass
             yield
 
-    def begin(self, recipe: Recipe, corpus: Corpus, *, overwrite: bool) -> str:
-        """Note what this directory is made of; returns a hash of that. Raises StateError if it was something else."""
-        new = {
-            "recipe": recipe.describe(),
-            "groups": {
-                group.name: {
-                    "files": len(group.files),
-                    "bytes": group.bytes,
-                    "identity": identify(recipe, (file.whole for file in group.files)),
-                }
-                for group in corpus.groups
-            },
-        }
-        path = self._ours / "run.json"
+    def begin(self, run: bytes, *, overwrite: bool) -> None:
+        """Note what this directory is made of (`describe_run`). Raises StateError if it was something else."""
+        path = self.out / RUN
         if path.exists() and not overwrite:
-            changes = list(_changes(json.loads(path.read_bytes()), new))
-            if changes:
-                raise StateError(
-                    f"{self.out} was begun with other options or sources: {'; '.join(changes)}. Go on with the "
-                    f"old ones, choose another --out, or pass --overwrite, which makes anew the parts that changed."
-                )
-        content = json.dumps(new, indent=1, sort_keys=True).encode()
-        write_durably(path, content)
-        return hashlib.sha256(content).hexdigest()
+            refuse_other(self.out, path.read_bytes(), run)
+        write_durably(path, run)
+
+    @contextmanager
+    def bound(self, url: str | None) -> Iterator[Uploads | None]:
+        """Be the work directory of `--out url` while the block runs, and count what is uploaded as being here.
+
+        None is for the directory that is itself the output. The two are kept apart: a work directory loses its shards.
+
+        Raises:
+            ConfigError: the directory is of the other kind, or belongs to another URL.
+        """
+        path = self._ours / "uploads.jsonl"
+        if url is None:
+            if path.exists():
+                raise ConfigError(f"--out {self.out}: it is the work directory of an upload. Give another directory.")
+            yield None
+            return
+        if (self.out / RUN).exists() and not path.exists():
+            raise ConfigError(f"--work {self.out}: it is the --out of a conversion. Give another directory.")
+        with Uploads(path, url) as self._uploads:
+            yield self._uploads
 
     def _busy(self) -> Exception:
         return ConfigError(f"--out {self.out}: another `mixstream convert` is writing to it. Wait until it is done.")
@@ -182,7 +213,7 @@ class Ledger:
                 record.identity == identify(recipe, part.slices)
                 and path.with_suffix(".tail").stat().st_size == sum(output.tail_bytes for output in record.outputs)
                 and all(
-                    file.stat().st_size == size
+                    self.is_there(file.relative_to(self.out).as_posix(), size, record.identity)
                     for output in record.outputs
                     for file, size in _shard_files(output, self.out, part.name)
                 )
@@ -190,6 +221,15 @@ class Ledger:
         except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
             return None
         return record if sound else None
+
+    def is_there(self, name: str, size: int, stamp: str | None) -> bool:
+        """Whether a file is here in this size, or uploaded, made of what `stamp` says (None: of whatever)."""
+        try:
+            if (self.out / name).stat().st_size == size:
+                return True
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        return self._uploads is not None and self._uploads.holds(name, size, stamp)
 
     def tail(self, part: Part, record: PartRecord, at: int) -> bytes:
         """The tail of a part's output number `at`."""
@@ -208,12 +248,19 @@ class Ledger:
         for split in _SPLITS:
             for directory in filter(Path.is_dir, sorted(self.out.glob(f"*/{split}"))):
                 # The index goes first: what has an index is whole.
-                (directory / "index.json").unlink(missing_ok=True)
+                (directory / INDEX).unlink(missing_ok=True)
                 for part in sorted(directory.iterdir()):
                     if _PART_NAME.fullmatch(part.name) and part not in kept:
                         shutil.rmtree(part)
                 _remove_if_empty(directory)
                 _remove_if_empty(directory.parent)
+
+    def drop_shards(self) -> None:
+        """Remove the shards, which are all at the store; records and indexes stay."""
+        for split in _SPLITS:
+            for part in sorted(self.out.glob(f"*/{split}/part-*")):
+                if _PART_NAME.fullmatch(part.name):
+                    shutil.rmtree(part)
 
     def _record_path(self, part: Part) -> Path:
         return self._ours / "parts" / part.group / f"{part.number:05}.json"

@@ -14,17 +14,17 @@ from __future__ import annotations
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .ledger import SUMMARY, Ledger, PartRecord, write_durably
+from mixstream.formats import dump_index, parse_index
+
+from .ledger import INDEX, SUMMARY, TAIL, Ledger, PartRecord, write_durably
 from .packer import Packer
 from .parts import Part
 from .recipe import Recipe
 from .work import shards_in
 
-_TAIL = "part-tail"
 _EXAMPLES = 5
 
 Done = Sequence[tuple[Part, PartRecord]]
@@ -68,42 +68,49 @@ def publish(ledger: Ledger, recipe: Recipe, domains: Sequence[str], done: Done, 
     return summary
 
 
-def published(out: Path, identity: str) -> dict[str, Any] | None:
-    """The summary, if everything has been published under this identity and is still there."""
+def published(ledger: Ledger, identity: str) -> dict[str, Any] | None:
+    """The summary, if everything has been published under this identity and is still there, here or at the store."""
     try:
-        summary = json.loads((out / SUMMARY).read_bytes())
+        summary = json.loads((ledger.out / SUMMARY).read_bytes())
         if summary["identity"] != identity:
             return None
-        for domain, splits in summary["domains"].items():
-            for split, told in splits.items():
-                if told["rows"] and not _whole(out / domain / split):
+        for domain, split in datasets(summary):
+            for name, size in stored_files((ledger.out / domain / split / INDEX).read_bytes()):
+                # Of a part, the record says what it is made of; of the joined tails, only the run does.
+                stamp = identity if name.startswith(f"{TAIL}/") else None
+                if not ledger.is_there(f"{domain}/{split}/{name}", size, stamp):
                     return None
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return summary
 
 
-def _whole(directory: Path) -> bool:
-    """Whether every shard that the index names is there in its size."""
-    for shard in json.loads((directory / "index.json").read_bytes())["shards"]:
+def datasets(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Domain and split of every dataset with rows in it: of those that have an index."""
+    return [
+        (domain, split) for domain, splits in summary["domains"].items() for split in splits if splits[split]["rows"]
+    ]
+
+
+def stored_files(index: bytes) -> Iterator[tuple[str, int]]:
+    """Name and size in bytes of each file that an index of ours says is stored."""
+    for shard in json.loads(index)["shards"]:
         file = shard["zip_data"] or shard["raw_data"]
-        if (directory / file["basename"]).stat().st_size != file["bytes"]:
-            return False
-    return True
+        yield file["basename"], file["bytes"]
 
 
 def _publish_one(ledger: Ledger, recipe: Recipe, domain: str, split: str, places: Sequence[_Place]) -> dict[str, Any]:
     """Cut the tails, write the index; returns what the summary says of it."""
     directory = ledger.out / domain / split
-    if (directory / _TAIL).exists():
-        shutil.rmtree(directory / _TAIL)
-    packer = Packer(recipe=recipe, out=directory / _TAIL)
+    if (directory / TAIL).exists():
+        shutil.rmtree(directory / TAIL)
+    packer = Packer(recipe=recipe, out=directory / TAIL)
     shards: list[dict[str, Any]] = []
     for part, record, at in places:
         shards += [_placed(shard, part.name) for shard in record.outputs[at].shards]
         packer.add_tail(ledger.tail(part, record, at))
     packed = packer.finish()
-    shards += [_placed(shard, _TAIL) for shard in shards_in(directory / _TAIL)]
+    shards += [_placed(shard, TAIL) for shard in shards_in(directory / TAIL)]
     rows = packed.rows + sum(record.outputs[at].rows for _, record, at in places)
     told = {
         "documents": sum(record.outputs[at].documents for _, record, at in places),
@@ -115,8 +122,10 @@ def _publish_one(ledger: Ledger, recipe: Recipe, domain: str, split: str, places
     if rows:
         about = {"domain": domain, "split": split, "seq_len": recipe.seq_len, **told}
         extra = {"mixstream": {**about, "tokenizer": recipe.tokenizer.describe()}}
-        index = json.dumps({**extra, "shards": shards, "version": 2}, sort_keys=True)
-        write_durably(directory / "index.json", index.encode())
+        index = json.dumps({**extra, "shards": shards, "version": 2}).encode()
+        checked = parse_index(index, where=str(directory / INDEX))
+        directory.mkdir(parents=True, exist_ok=True)  # it is not there if all of its shards are at the store
+        write_durably(directory / INDEX, dump_index(checked, hashes=recipe.hashes))
     return told
 
 

@@ -18,7 +18,7 @@ from mixstream.writer import MDSWriter
 from .readers import Fields
 from .tokenizer import TokenizerSpec
 
-_LAYOUT = 1
+_LAYOUT = 2
 """Raised whenever this program would write other bytes for the same recipe and sources."""
 
 

@@ -206,8 +206,8 @@ def _encode_pickle(value: object) -> bytes:
 def _decode_pickle(data: memoryview) -> Any:
     try:
         return pickle.loads(data)  # noqa: S301 (reached only where the user has asked for it)
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(str(error) or "the pickle is cut short") from error
+    except Exception as error:  # what it runs may raise anything
+        raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 def _text(data: memoryview) -> str:
@@ -245,7 +245,8 @@ _CODECS: dict[str, Codec] = {
     "jpegarray": _JPEG_ARRAY,
     **{
         f"list[{name}]": Codec(
-            encode=partial(images.encode_list, codec.encode), decode=partial(images.decode_list, codec.decode)
+            encode=partial(images.encode_list, codec.encode),
+            decode=images.decode_pil_list if name == "pil" else images.decode_file_list,
         )
         for name, codec in _IMAGES.items()
     },

@@ -7,13 +7,16 @@
 
 Functions here raise plain `TypeError` or `ValueError` with the bare fact; `encodings.py` turns it into an error of
 mixstream. Sizes that a payload declares are checked before anything is allocated; pixels are decoded at once, so a
-damaged image is found here and not by the model. Source: `specs/mds.md` section 3.
+damaged image is found here and not by the model. An image of more than `PIL.Image.MAX_IMAGE_PIXELS` pixels is refused
+(Pillow would warn, and decode it up to twice that), so is a list that swells to many times its bytes, and a JPEG of so
+many scans that it would take hours. Source: `specs/mds.md` section 3.
 """
 
 import math
 import os
 import struct
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,8 +49,21 @@ _PIXEL_BYTES = {
 }
 
 # A column of files may hold what was encoded elsewhere, so the name of its encoding does not bind; but some of Pillow's
-# other readers do more than read (EPS starts Ghostscript).
-_FILE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# other readers do more than read (EPS starts Ghostscript). They are called by what a file begins with and not through
+# `Image.open`, which warns of large images where it should refuse them.
+_READERS = {
+    b"\xff\xd8\xff": ("PIL.JpegImagePlugin", "JpegImageFile"),
+    b"\x89PNG\r\n\x1a\n": ("PIL.PngImagePlugin", "PngImageFile"),
+    b"RIFF": ("PIL.WebPImagePlugin", "WebPImageFile"),
+    b"GIF8": ("PIL.GifImagePlugin", "GifImageFile"),
+    b"BM": ("PIL.BmpImagePlugin", "BmpImageFile"),
+}
+
+# Every scan of a progressive JPEG goes over all pixels and may take ten bytes; encoders write about ten.
+_MAX_SCANS = 64
+# Pixels that a list may have for each of its bytes, on top of those of one image: photographs have ten at most.
+_LIST_PIXELS_PER_BYTE = 64
+_RAISE_LIMIT = "; if you trust its origin, set PIL.Image.MAX_IMAGE_PIXELS higher"
 
 
 def encode_pil(value: object) -> bytes:
@@ -97,13 +113,7 @@ def encode_png(value: object) -> bytes:
 
 def decode_file(data: memoryview) -> "Image":
     """Decode an image file, pixels included."""
-    pillow = _pillow()
-    try:
-        image = pillow.open(BytesIO(data), formats=_FILE_FORMATS)
-        image.load()
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged files, SyntaxError included
-        raise ValueError(f"Pillow cannot read it ({type(error).__name__}: {error})") from error
-    return image
+    return _load(_open(data))
 
 
 def encode_jpeg_array(value: object) -> bytes:
@@ -115,7 +125,7 @@ def encode_jpeg_array(value: object) -> bytes:
 
 def decode_jpeg_array(data: memoryview) -> list["Image"]:
     """Decode a sequence of JPEG files into images."""
-    return [decode_file(part) for part in _unpack(data, 0)]
+    return _decode_files(_unpack(data, 0), len(data))
 
 
 def encode_list(encode: Callable[[object], bytes], value: object) -> bytes:
@@ -125,9 +135,56 @@ def encode_list(encode: Callable[[object], bytes], value: object) -> bytes:
     return struct.pack("<I", 0) + _pack([encode(element) for element in value])
 
 
-def decode_list(decode: Callable[[memoryview], "Image"], data: memoryview) -> list["Image"]:
-    """Decode a list, each element with `decode`; its first four bytes are reserved."""
-    return [decode(part) for part in _unpack(data, 4)]
+def decode_file_list(data: memoryview) -> list["Image"]:
+    """Decode a list of image files; its first four bytes are reserved."""
+    return _decode_files(_unpack(data, 4), len(data))
+
+
+def decode_pil_list(data: memoryview) -> list["Image"]:
+    """Decode a list of raw images; its first four bytes are reserved."""
+    return [decode_pil(part) for part in _unpack(data, 4)]
+
+
+def _decode_files(parts: list[memoryview], size: int) -> list["Image"]:
+    images = [_open(part) for part in parts]
+    limit = _pillow().MAX_IMAGE_PIXELS
+    pixels = sum(image.width * image.height for image in images)
+    if limit is not None and pixels > limit + _LIST_PIXELS_PER_BYTE * size:
+        raise ValueError(f"its {len(images)} images have {pixels} pixels, too many for {size} bytes{_RAISE_LIMIT}")
+    return [_load(image) for image in images]
+
+
+def _open(data: memoryview) -> "Image":
+    """Read an image file's head; no pixel is decoded, nor memory taken for any."""
+    pillow = _pillow()
+    begin = bytes(data[:8])
+    name = next((name for magic, name in _READERS.items() if begin.startswith(magic)), None)
+    if name is None:
+        raise ValueError(f"it begins with {begin.hex() or 'nothing'}: no JPEG, PNG, WebP, GIF or BMP file")
+    content = bytes(data)
+    if name[1] == "JpegImageFile" and (scans := content.count(b"\xff\xda")) > _MAX_SCANS:
+        raise ValueError(f"it has {scans} scans, a JPEG has {_MAX_SCANS} at most")
+    try:
+        image = getattr(import_module(name[0]), name[1])(BytesIO(content))
+    except Exception as error:
+        raise _unreadable(error) from error
+    limit = pillow.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(f"it has {image.width}x{image.height} pixels, at most {limit} are decoded{_RAISE_LIMIT}")
+    return image
+
+
+def _load(image: "Image") -> "Image":
+    try:
+        image.load()
+    except Exception as error:
+        raise _unreadable(error) from error
+    return image
+
+
+def _unreadable(error: Exception) -> ValueError:
+    # Pillow's readers raise nearly anything on damaged files, SyntaxError included.
+    return ValueError(f"Pillow cannot read it ({type(error).__name__}: {error})")
 
 
 def _pack(parts: list[bytes]) -> bytes:

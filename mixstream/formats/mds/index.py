@@ -5,11 +5,19 @@ dataset's directory, sizes are possible, columns are ones that MDS has. Reading 
 know, at top level (they are kept, as `Index.extra`) and inside a shard's entry (they are dropped: a newer writer may
 say more, and no unknown key can change how bytes are read, since `version` and `format` are checked). Writing gives
 exactly the keys that mosaicml-streaming accepts. Cost is O(shards), never O(samples).
+
+An index may carry hashes of itself, at top level, where readers that do not know them look past them:
+
+    "mixstream_hashes": {"xxh3_64": "0123456789abcdef"}
+
+Each is the digest of what `dump_index` writes for the same index without that key: JSON in ASCII, keys sorted, `", "`
+and `": "` between. So it outlives a change of order, of white space or of how characters are escaped, and sees every
+other change. It finds damage and mix-ups; whoever can write the index can also write the hash.
 """
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -17,17 +25,16 @@ import msgspec
 
 from mixstream.errors import IndexCorruptError
 from mixstream.formats.compression import is_compression
+from mixstream.formats.hashing import hash_hex
 from mixstream.formats.mds.encodings import get_mds_encoded_size, get_mds_encodings, is_mds_encoding
+from mixstream.formats.mds.paths import Paths
 
 VERSION = 2
 FORMAT = "mds"
 MAX_OFFSET = (1 << 32) - 1  # offsets inside a shard are u32
+INDEX_HASHES = "mixstream_hashes"  # top-level key of the index's hashes of itself
 
 _REMEDY = "nothing of it was used; fetch the index again, or write the dataset again"
-# One or more names between slashes, none empty, "." or "..", without backslash, colon or control character: a path
-# that stays below its directory on every system.
-_BASENAME = re.compile(r"(?!\.{1,2}(?:/|\Z))[^\x00-\x1f\x7f\\/:]+(?:/(?!\.{1,2}(?:/|\Z))[^\x00-\x1f\x7f\\/:]+)*")
-_MAX_BASENAME = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +93,17 @@ class ShardInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """A whole `index.json`: its shards in order, and the top-level keys that the format does not know."""
+    """A whole `index.json`.
+
+    Attributes:
+        shards: in order.
+        extra: the top-level keys that the format does not know.
+        hashes: names of the hashes of itself that it carries, or is to carry when it is written.
+    """
 
     shards: tuple[ShardInfo, ...]
     extra: Mapping[str, object]
+    hashes: tuple[str, ...] = ()
 
 
 class _WireShard(msgspec.Struct, gc=False):
@@ -110,6 +124,7 @@ class _WireShard(msgspec.Struct, gc=False):
 
 _TOP = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _SHARDS = msgspec.json.Decoder(tuple[_WireShard, ...])
+_HASHES = msgspec.json.Decoder(dict[str, str])
 
 _Columns = tuple[tuple[str, ...], tuple[str, ...], tuple[int | None, ...]]
 
@@ -120,32 +135,86 @@ def parse_index(data: bytes, *, where: str) -> Index:
     Raises:
         IndexCorruptError: it is not JSON, not MDS version 2, or says what cannot be.
     """
-    try:
+    with _decoding(where):
         top = _TOP.decode(data)
         version = msgspec.json.decode(top.pop("version", b"null"))
         if version != VERSION:
             _refuse(where, f"version is {version!r}; mixstream reads version {VERSION}, with shards of format 'mds'")
         wire = _SHARDS.decode(top.pop("shards", b"null"))
+        hashes = _HASHES.decode(top.pop(INDEX_HASHES, b"{}"))
         extra = {key: msgspec.json.decode(value) for key, value in top.items()}
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise IndexCorruptError(f"{where}: not an MDS index ({error}); {_REMEDY}") from error
     checker = _Checker(where)
     shards = tuple(checker.shard(position, entry) for position, entry in enumerate(wire))
     checker.paths(shards)
-    return Index(shards=shards, extra=extra)
+    return Index(shards=shards, extra=extra, hashes=tuple(sorted(hashes)))
 
 
-def dump_index(index: Index) -> bytes:
+def dump_index(index: Index, *, hashes: Iterable[str] | None = None) -> bytes:
     """Write an index, keys sorted: the bytes that MDSWriter writes, with `extra` among the top-level keys.
+
+    Args:
+        index: what is written.
+        hashes: names of the hashes that the index is to carry of itself (`mixstream.formats.hash_names`); None for
+            those of `index.hashes`, which are none unless it was read with some. They are always computed anew.
 
     Raises:
         ValueError, TypeError: a value in `extra` that JSON cannot hold, or a key that the format has taken.
+        ConfigError: no hash of such a name.
     """
-    taken = {"shards", "version"} & index.extra.keys()
+    taken = {"shards", "version", INDEX_HASHES} & index.extra.keys()
     if taken:
         raise ValueError(f"top-level key {min(taken)!r} belongs to the format; choose another name")
+    try:
+        msgspec.json.decode(_canonical(index.extra))
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"a top-level value could not be read again ({error})") from error
     shards = [_dump_shard(shard) for shard in index.shards]
-    return json.dumps({**index.extra, "shards": shards, "version": VERSION}, sort_keys=True, allow_nan=False).encode()
+    data = _canonical({**index.extra, "shards": shards, "version": VERSION})
+    if not (names := index.hashes if hashes is None else tuple(hashes)):
+        return data
+    top = msgspec.json.decode(data)  # as a reader will sort it: a key that was a number is a text now
+    plain = _canonical(top)
+    return _canonical({**top, INDEX_HASHES: {name: hash_hex(name, plain) for name in names}})
+
+
+def check_index_hash(data: bytes, algorithm: str | None, *, where: str) -> None:
+    """Check an index against the hash called `algorithm` that it carries of itself.
+
+    One that carries no such hash passes, since no other writer knows of them; so does every one if `algorithm` is None.
+    What the index says is `parse_index`'s business: both are called on the same bytes.
+
+    Args:
+        data: the index, as `parse_index` takes it.
+        algorithm: name of the hash, or None to check nothing.
+        where: names the index in errors.
+
+    Raises:
+        IndexCorruptError: the hash is another one, or the bytes are no JSON object.
+        ConfigError: the index carries a hash of a name that is not known.
+    """
+    if algorithm is None:
+        return
+    with _decoding(where):
+        expected = _HASHES.decode(_TOP.decode(data).get(INDEX_HASHES, b"{}")).get(algorithm)
+        if expected is None:
+            return
+        top = msgspec.json.decode(data)
+        del top[INDEX_HASHES]
+        found = hash_hex(algorithm, _canonical(top))
+    if found != expected:
+        _refuse(where, f"Checksum failure: {algorithm} of the index is {found}, it says {expected[:128]!r}")
+
+
+def _canonical(top: Mapping[str, object]) -> bytes:
+    return json.dumps(top, sort_keys=True, allow_nan=False).encode()
+
+
+@contextmanager
+def _decoding(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        _refuse(where, f"not an MDS index ({error})", error)
 
 
 def smallest_sample(column_sizes: Iterable[int | None]) -> int:
@@ -166,8 +235,10 @@ def _dump_file(file: FileInfo) -> dict[str, Any]:
     return {"basename": file.basename, "bytes": file.bytes, "hashes": dict(file.hashes)}
 
 
-def _refuse(where: str, fact: str) -> NoReturn:
-    raise IndexCorruptError(f"{where}: {fact}; {_REMEDY}")
+def _refuse(where: str, fact: str, cause: BaseException | None = None) -> NoReturn:
+    if len(fact) > 1200:  # a hostile index says as much as it likes, an error does not repeat all of it
+        fact = f"{fact[:600]} … {fact[-400:]}"
+    raise IndexCorruptError(f"{where}: {fact}; {_REMEDY}") from cause
 
 
 class _Checker:
@@ -213,27 +284,16 @@ class _Checker:
 
     def paths(self, shards: tuple[ShardInfo, ...]) -> None:
         """Check that every path stays inside the directory and that no two files share one."""
-        seen: set[str] = {"index.json"}
-        directories: set[str] = set()
+        paths = Paths()
         for position, shard in enumerate(shards):
-            for file in (shard.raw,) if shard.zip is None else (shard.raw, shard.zip):
-                name = file.basename
-                if not _BASENAME.fullmatch(name) or len(name) > _MAX_BASENAME:
-                    self._fail(
-                        position,
-                        f"has basename {name[:80]!r}; a basename is a relative path of at most {_MAX_BASENAME} "
-                        "characters without '..', backslash, colon or control characters",
-                    )
-                if name in seen:
-                    self._fail(position, f"has basename {name!r}, which another file of this dataset has")
-                seen.add(name)
-                parent = name.rpartition("/")[0]
-                while parent and parent not in directories:
-                    directories.add(parent)
-                    parent = parent.rpartition("/")[0]
-        clash = directories & seen
-        if clash:
-            _refuse(self._where, f"{min(clash)!r} is both a file and a directory")
+            try:
+                paths.add(shard.raw.basename)
+                if shard.zip is not None:
+                    paths.add(shard.zip.basename)
+            except ValueError as error:
+                self._fail(position, str(error))
+        for clash in paths.both():
+            _refuse(self._where, f"{clash!r} is both a file and a directory")
 
     def _check_columns(self, position: int, entry: _WireShard) -> tuple[_Columns, int]:
         names, encodings, sizes = entry.column_names, entry.column_encodings, entry.column_sizes

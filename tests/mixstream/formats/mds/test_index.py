@@ -91,7 +91,7 @@ def test_optional_keys_may_be_absent():
 
 
 @pytest.mark.parametrize(
-    "basename", ["00/shard.00000.mds", "a/b/c/d.mds", "..a", "a..b/c.", ".hidden", "é漢", "x" * 1024]
+    "basename", ["00/shard.00000.mds", "a/b/c/d.mds", "..a", "a..b/c.", ".hidden", "é漢", "/".join(["x" * 240] * 4)]
 )
 def test_paths_below_the_directory_are_legal(basename):
     assert parse(dump(shard(raw_data=file(basename)))).shards[0].raw.basename == basename
@@ -119,7 +119,9 @@ def test_paths_below_the_directory_are_legal(basename):
         "a\nb",
         "a\x7f",
         "index.json",
-        pytest.param("x" * 1025, id="long"),
+        pytest.param("x" * 241, id="a long name"),
+        pytest.param("é" * 121, id="a name of many bytes"),
+        pytest.param("x/" * 512 + "x", id="long"),
     ],
 )
 def test_paths_that_leave_the_directory_or_hide_are_refused(basename):

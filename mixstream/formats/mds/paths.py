@@ -1,0 +1,65 @@
+"""Paths of a dataset's files as an index gives them: which are believed, and which are the same to some system.
+
+Rules: a path is untrusted; what passes here stays below its directory, is no name that a cache or a writer uses for
+itself, and can be made on every file system. No file is looked at. Functions raise plain `ValueError` with the bare
+fact; `index.py` turns it into an error of mixstream.
+"""
+
+import re
+from collections.abc import Iterable
+from unicodedata import normalize
+
+# One or more names between slashes, none empty, "." or "..", without backslash, colon, control character or line
+# break: a path that stays below its directory on every system.
+_NAME = r"(?!\.{1,2}(?:/|\Z))[^\x00-\x1f\x7f-\x9f\u2028\u2029\\/:]+"
+_BASENAME = re.compile(f"{_NAME}(?:/{_NAME})*")
+# What a cache keeps beside the shards (`mixstream.storage`), and what writers set aside: theirs, wherever they lie.
+_TAKEN = re.compile(r"(?:.*/)?(?:\.mixstream-.*|\.[^/]*\.partial(?:/.*)?|[^/]*\.tmp|index\.json)", re.DOTALL)
+_MAX_BASENAME = 1024  # bytes, the longest key of S3
+_MAX_NAME = 240  # bytes between slashes: file systems take 255, and a cache puts up to 15 around a name
+
+
+class Paths:
+    """The paths of a dataset, checked one by one and then against each other."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, str] = {}  # folded -> as it stands in the index
+        self._directories: set[str] = set()
+
+    def add(self, path: str) -> None:
+        """Check one more path: that it is one to believe, and that no other file has it."""
+        check_path(path)
+        folded = _folded(path)
+        if (other := self._files.get(folded)) is not None:
+            twin = "" if other == path else f" (as {other[:80]!r}, which is the same on some systems)"
+            raise ValueError(f"has basename {path!r}, which another file of this dataset has{twin}")
+        self._files[folded] = path
+        parent = folded.rpartition("/")[0]
+        while parent and parent not in self._directories:
+            self._directories.add(parent)
+            parent = parent.rpartition("/")[0]
+
+    def both(self) -> Iterable[str]:
+        """Return what is a file and a directory at once."""
+        return sorted(self._files[path] for path in self._directories & self._files.keys())
+
+
+def check_path(path: str) -> None:
+    """Check one path by itself."""
+    size = len(path.encode())
+    if not _BASENAME.fullmatch(path) or size > _MAX_BASENAME:
+        raise ValueError(
+            f"has basename {path[:80]!r}; a basename is a relative path of at most {_MAX_BASENAME} "
+            "bytes without '..', backslash, colon or control characters"
+        )
+    if size > _MAX_NAME and (longest := max(len(part.encode()) for part in path.split("/"))) > _MAX_NAME:
+        raise ValueError(f"has basename {path[:80]!r}…, with a name of {longest} bytes; {_MAX_NAME} is the most")
+    if _TAKEN.fullmatch(_folded(path)):
+        raise ValueError(
+            f"has basename {path[:80]!r}; index.json, *.tmp, .mixstream-* and .*.partial are names of mixstream's"
+        )
+
+
+def _folded(path: str) -> str:
+    """Return what two paths share that a file system without case, or one that normalises, takes for the same."""
+    return path.lower() if path.isascii() else normalize("NFC", normalize("NFD", path).casefold())

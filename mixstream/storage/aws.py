@@ -1,0 +1,218 @@
+"""Amazon S3, and what speaks its protocol, set up as boto3 would set it up.
+
+What lives here: credentials, region and endpoint of one bucket, taken from a `boto3.Session`, and the two requests
+that obstore cannot make (an upload with a canned ACL; the question where a bucket is). Rules: profiles, SSO, assumed
+roles, `credential_process` and instance metadata are botocore's to resolve and to refresh, so a run sees what
+`aws s3 ls` sees; the endpoint is the one that a boto3 client gets, with S3_ENDPOINT_URL before it, as in
+mosaicml-streaming. Without any credentials, requests go unsigned, as there. Imported for `s3://` only.
+
+https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import botocore
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from mixstream.errors import StoreAccessError, StoreError, StoreFaultError
+from mixstream.storage.refusals import Request, refusal
+from mixstream.storage.store import redact
+
+ACCESS = (
+    "give credentials as for boto3 (`aws configure`, `aws sso login`, AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY); if the requester pays for the bucket, name it in MOSAICML_STREAMING_AWS_REQUESTER_PAYS"
+)
+
+# obstore keeps credentials to the very second that it is told. Requests take time, and clocks differ.
+_MARGIN = timedelta(seconds=60)
+
+
+@dataclass
+class Credentials:
+    """What obstore asks for credentials, whenever those it has have expired.
+
+    Args:
+        source: credentials of botocore, which refreshes them by itself.
+        failure: what the last refresh met, since obstore does not pass exceptions on.
+    """
+
+    source: Any
+    failure: StoreAccessError | None = None
+
+    def __call__(self) -> dict[str, Any]:
+        """Return credentials, and the instant from which on obstore has to ask again (None: never)."""
+        try:
+            frozen = self.source.get_frozen_credentials()
+        except (BotoCoreError, ClientError) as error:
+            self.failure = unreadable(error)
+            raise self.failure from None
+        self.failure = None
+        expiry: datetime | None = getattr(self.source, "_expiry_time", None)  # botocore says it nowhere else
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": expiry.astimezone(UTC) - _MARGIN if expiry is not None else None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """One bucket as boto3 would speak to it.
+
+    Args:
+        name: of the bucket.
+        region: to sign for.
+        endpoint: URL of the service, without the bucket.
+        virtual: whether the bucket is part of the host name (else of the path).
+        credentials: None to send requests unsigned.
+        authorities: certificates to trust besides the system's, PEM.
+        pays: whether the requester pays.
+        client: boto3's, for what obstore cannot do.
+    """
+
+    name: str
+    region: str
+    endpoint: str
+    virtual: bool
+    credentials: Credentials | None
+    authorities: bytes | None
+    pays: bool
+    client: Any = field(repr=False)
+
+    def config(self) -> dict[str, Any]:
+        """Return what `obstore.store.S3Store` takes; all of it, since it would ask the environment for the rest."""
+        parts = urlsplit(self.endpoint)
+        endpoint = parts._replace(netloc=f"{self.name}.{parts.netloc}").geturl() if self.virtual else self.endpoint
+        config: dict[str, Any] = {
+            "region": self.region,
+            "endpoint": endpoint,
+            "virtual_hosted_style_request": self.virtual,
+            "request_payer": self.pays,
+            "disable_bulk_delete": True,  # not every server has it
+        }
+        if "AWS_ENDPOINT_URL_S3" in os.environ:  # obstore prefers the variable to `endpoint`
+            config["aws_endpoint_url_s3"] = endpoint
+        if self.credentials is not None:
+            config["credential_provider"] = self.credentials
+            config["skip_signature"] = False
+        else:
+            config["skip_signature"] = True
+        return config
+
+    def find_region(self) -> str | None:
+        """Return the region where the bucket is, as the service says; None if it does not."""
+        try:
+            answer = self.client.head_bucket(Bucket=self.name)
+        except ClientError as error:
+            answer = error.response
+        except BotoCoreError as error:
+            raise StoreFaultError(
+                f"s3://{self.name}: could not find out its region: {type(error).__name__}; set AWS_REGION to it"
+            ) from None
+        return answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+
+    def put_with_acl(self, key: str, data: bytes | Path, acl: str, request: Request) -> None:
+        """Write an object with a canned ACL (obstore has no such option), by one request."""
+        try:
+            if isinstance(data, Path):
+                with data.open("rb") as file:
+                    self.client.put_object(Bucket=self.name, Key=key, Body=file, ACL=acl)
+            else:
+                self.client.put_object(Bucket=self.name, Key=key, Body=data, ACL=acl)
+        except (ClientError, BotoCoreError) as error:
+            raise explain(error, request) from None
+
+
+def find_bucket(name: str, *, timeout: float, region: str | None = None) -> Bucket:
+    """Return how to speak to a bucket, from the environment and the configuration files as they are now.
+
+    Args:
+        name: of the bucket.
+        timeout: seconds per request, for those that boto3 makes.
+        region: of the bucket, if it is known to be another than the configured one.
+
+    Raises:
+        StoreAccessError: a profile or a configuration file cannot be read.
+    """
+    try:
+        session = boto3.Session()
+        source = session.get_credentials()
+        client = session.client(
+            "s3",
+            region_name=region,
+            endpoint_url=os.environ.get("S3_ENDPOINT_URL") or None,
+            config=Config(
+                connect_timeout=timeout,
+                read_timeout=timeout,
+                retries={"total_max_attempts": 1},
+                signature_version=botocore.UNSIGNED if source is None else None,
+            ),
+        )
+        settings = session._session.get_scoped_config().get("s3", {})  # boto3 has no way to ask
+        bundle = session._session.get_config_variable("ca_bundle")
+    except BotoCoreError as error:
+        raise unreadable(error) from None
+    except ValueError as error:  # an endpoint that is no URL
+        raise StoreAccessError(f"s3://{name}: {redact(str(error))}; check the AWS_ and S3_ variables") from None
+    endpoint: str = client.meta.endpoint_url
+    return Bucket(
+        name=name,
+        region=region or _region_of(client),
+        endpoint=endpoint.rstrip("/"),
+        virtual=_is_virtual(name, endpoint, settings.get("addressing_style") if isinstance(settings, dict) else None),
+        credentials=None if source is None else Credentials(source),
+        authorities=_read_authorities(bundle),
+        pays=name in os.environ.get("MOSAICML_STREAMING_AWS_REQUESTER_PAYS", "").split(","),
+        client=client,
+    )
+
+
+def explain(error: BotoCoreError | ClientError, request: Request) -> StoreError:
+    """Return what an exception of botocore means."""
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return refusal(status, str(error.response.get("Error", {}).get("Code", "")), request)
+    return StoreFaultError(f"{request.place}: could not {request.act} it: {type(error).__name__}")
+
+
+def unreadable(error: BotoCoreError | ClientError) -> StoreAccessError:
+    """Return the error for credentials that are configured and cannot be had."""
+    words = type(error).__name__
+    if isinstance(error, BotoCoreError):
+        words = " ".join(redact(str(error)).split())[:300]
+    return StoreAccessError(f"AWS credentials could not be read: {words}; {ACCESS}")
+
+
+def _region_of(client: Any) -> str:
+    region = client.meta.region_name
+    return "us-east-1" if region in (None, "aws-global") else region
+
+
+def _is_virtual(bucket: str, endpoint: str, style: str | None) -> bool:
+    """Return whether the bucket goes into the host name: as configured, else at Amazon only."""
+    if style in ("path", "virtual"):
+        return style == "virtual"
+    host = urlsplit(endpoint).hostname or ""
+    return host.endswith((".amazonaws.com", ".amazonaws.com.cn")) and "." not in bucket  # TLS names match one label
+
+
+def _read_authorities(bundle: str | None) -> bytes | None:
+    if not bundle:
+        return None
+    try:
+        return Path(bundle).read_bytes()
+    except OSError as error:
+        raise StoreAccessError(
+            f"{bundle}: could not read these TLS certificates: {error.strerror}; correct AWS_CA_BUNDLE, or `ca_bundle` "
+            "in ~/.aws/config"
+        ) from None

@@ -1,0 +1,285 @@
+"""Clients of object stores: which bucket a URL means, and the one client of it that this process shares.
+
+Rules: one client, hence one pool of connections, per bucket, timeout and environment, however many stores there are; a
+client is made by the first request, never by opening a store, and stays until `renew`. obstore's own retries are off:
+a caller that counts attempts must see each. Nothing here may run in a forked child of a process that used obstore.
+
+How buckets are written: s3://bucket/dir; gs://bucket/dir; az://container/dir, abfs(s)://container@account.host/dir and
+azure://account.host/container/dir (as in mosaicml-streaming); http(s)://any/dir.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import threading
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from mixstream.errors import ConfigError, StoreAccessError
+from mixstream.storage.store import redact, scheme_of
+
+if TYPE_CHECKING:
+    from mixstream.storage.aws import Bucket
+
+_KINDS = {
+    "s3": "s3", "gs": "gs", "gcs": "gs", "az": "az", "azure": "az", "azure-dl": "az", "abfs": "az", "abfss": "az",
+    "http": "http", "https": "http",
+}  # fmt: skip
+_ACCESS = {
+    "gs": (
+        "give credentials: `gcloud auth application-default login`, GOOGLE_APPLICATION_CREDENTIALS, or GCS_KEY and "
+        "GCS_SECRET; for a public bucket set GOOGLE_SKIP_SIGNATURE=true"
+    ),
+    "az": (
+        "give credentials: AZURE_ACCOUNT_NAME and AZURE_ACCOUNT_ACCESS_KEY, AZURE_STORAGE_SAS_TOKEN, or `az login` and "
+        "AZURE_USE_AZURE_CLI=true; for a public container set AZURE_SKIP_SIGNATURE=true"
+    ),
+    "http": "give them in the URL (https://user:password@host/, or a signed query)",
+}
+_SETTINGS = ("AWS_", "S3_", "GCS_", "GOOGLE_", "AZURE_", "MOSAICML_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_")
+_NO_RETRIES: Any = {"max_retries": 0}
+_CONNECT = 20.0  # seconds: no network is slower, and a host that is gone should not cost a whole timeout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """The directory that a URL means.
+
+    Args:
+        kind: "s3", "gs", "az" or "http".
+        bucket: or container; for http, the URL of the directory.
+        prefix: the directory in the bucket, without slashes at its ends.
+        account: Azure's, if the URL names it.
+    """
+
+    kind: str
+    bucket: str = field(repr=False)  # an http URL may hold credentials
+    prefix: str = ""
+    account: str | None = None
+
+
+def address_of(url: str) -> Address:
+    """Return the directory that a URL means.
+
+    Raises:
+        ConfigError: it names no bucket.
+    """
+    scheme = scheme_of(url)
+    kind = _KINDS[scheme]
+    if kind == "http":
+        parts = urlsplit(url)
+        if not parts.hostname:
+            raise ConfigError(f"{redact(url)!r} names no host: write {scheme}://host/directory")
+        return Address(kind=kind, bucket=parts._replace(path=parts.path.rstrip("/"), fragment="").geturl())
+    host, _, path = url.partition("://")[2].partition("/")
+    account = None
+    if kind == "az" and "@" in host:
+        host, _, account = host.partition("@")
+    elif kind == "az" and "." in host:
+        account, (host, _, path) = host, path.partition("/")
+    if not host or "@" in host or ":" in host:
+        example = "container" if kind == "az" else "bucket"
+        raise ConfigError(
+            f"{redact(url)!r} names no {example}: write {scheme}://{example}/directory; credentials and endpoints come "
+            "from the environment, not from the URL"
+        )
+    prefix = "/".join(part for part in path.split("/") if part)
+    return Address(kind=kind, bucket=host, prefix=prefix, account=account.partition(".")[0] if account else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """A client of one bucket.
+
+    Args:
+        kind: as of `Address`.
+        pool: obstore's store, which holds the connections.
+        signed: whether there are credentials to sign requests with.
+        access: how to give credentials, in words to type.
+        bucket: for S3, what boto3 resolved.
+    """
+
+    kind: str
+    pool: Any = field(repr=False)
+    signed: bool = True
+    access: str = ""
+    bucket: Bucket | None = None
+
+    def unreadable(self) -> StoreAccessError | None:
+        """Return why configured credentials could not be refreshed, if they could not: obstore does not tell."""
+        credentials = self.bucket.credentials if self.bucket is not None else None
+        failure = credentials.failure if credentials is not None else None
+        return StoreAccessError(str(failure)) if failure is not None else None
+
+
+_Key = tuple[Address, float, int]
+_clients: dict[_Key, Client] = {}
+_regions: dict[_Key, str] = {}  # of S3 buckets that turned out to be elsewhere
+_lock = threading.Lock()
+_last = threading.local()
+os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # pyright: ignore - as the standard library does it
+
+
+def client_of(address: Address, timeout: float) -> Client:
+    """Return the client of a bucket, made if there is none yet.
+
+    Raises:
+        StoreAccessError: configured credentials cannot be read.
+        ConfigError: the settings make no client.
+    """
+    key = _key(address, timeout)
+    client = _clients.get(key)
+    if client is None:
+        with _lock:
+            client = _clients.get(key)
+            if client is None:
+                client = _clients[key] = _make(key[0], timeout, _regions.get(key))
+    _used()[key] = client
+    return client
+
+
+def drop(address: Address, timeout: float) -> None:
+    """Forget the client of a bucket: the next request reads credentials anew.
+
+    Of many threads whose requests one client was refused, the first drops it; the others keep its successor.
+    """
+    key = _key(address, timeout)
+    mine = _used().pop(key, None)
+    with _lock:
+        if mine is None or _clients.get(key) is mine:
+            _clients.pop(key, None)
+
+
+def move(address: Address, timeout: float, client: Client) -> bool:
+    """Find out where a bucket is, and have a client made for that region; return whether it is another one."""
+    if client.bucket is None:
+        return False
+    key = _key(address, timeout)
+    region = _regions.get(key)
+    if region in (None, client.bucket.region):
+        region = client.bucket.find_region()
+    if region in (None, client.bucket.region):
+        return False
+    with _lock:
+        _regions[key] = region
+        if _clients.get(key) is client:
+            del _clients[key]
+    return True
+
+
+def _used() -> dict[_Key, Client]:
+    """Return the clients that this thread has used, by bucket."""
+    if not hasattr(_last, "clients"):
+        _last.clients = {}
+    return _last.clients
+
+
+def _key(address: Address, timeout: float) -> _Key:
+    settings = hash(tuple(sorted(item for item in os.environ.items() if item[0].upper().startswith(_SETTINGS))))
+    return replace(address, prefix=""), timeout, settings
+
+
+def _make(address: Address, timeout: float, region: str | None) -> Client:
+    import obstore.exceptions
+
+    options: Any = {
+        "timeout": timedelta(seconds=timeout),  # obstore's covers the body
+        "connect_timeout": timedelta(seconds=min(timeout, _CONNECT)),
+    }
+    try:
+        if address.kind == "s3":
+            return _make_s3(address, timeout, region, options)
+        return {"gs": _make_gcs, "az": _make_azure, "http": _make_http}[address.kind](address, options)
+    except (obstore.exceptions.BaseError, ValueError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        words = redact(str(error).partition("\n\nDebug source:")[0])[:200]
+        place = redact(address.bucket) if address.kind == "http" else f"{address.kind}://{address.bucket}"
+        raise ConfigError(
+            f"{place}: no client can be made with these settings: {words}; check the variables of the environment "
+            f"that begin with {', '.join(_SETTINGS[:5])}"
+        ) from None
+
+
+def _make_s3(address: Address, timeout: float, region: str | None, options: Any) -> Client:
+    from obstore.store import S3Store
+
+    from mixstream.storage.aws import ACCESS, find_bucket
+
+    bucket = find_bucket(address.bucket, timeout=timeout, region=region)
+    options["allow_http"] = bucket.endpoint.startswith("http://")
+    if bucket.authorities is not None:
+        options["root_certificate"] = bucket.authorities
+    pool = S3Store(address.bucket, **bucket.config(), client_options=options, retry_config=_NO_RETRIES)
+    return Client(kind="s3", pool=pool, signed=bucket.credentials is not None, access=ACCESS, bucket=bucket)
+
+
+def _make_gcs(address: Address, options: Any) -> Client:
+    from obstore.store import GCSStore, S3Store
+
+    base = os.environ.get("GOOGLE_BASE_URL", "")
+    options["allow_http"] = base.startswith("http://") or "gcs_base_url" in os.environ.get(
+        "GOOGLE_SERVICE_ACCOUNT_KEY", ""
+    )
+    if "GCS_KEY" in os.environ and "GCS_SECRET" in os.environ:  # HMAC keys, which are for the S3 protocol
+        key: Any = {
+            "access_key_id": os.environ["GCS_KEY"],
+            "secret_access_key": os.environ["GCS_SECRET"],
+            "token": None,
+            "expires_at": None,
+        }
+        endpoint = base or "https://storage.googleapis.com"
+        pool: Any = S3Store(
+            address.bucket,
+            endpoint=endpoint,
+            aws_endpoint_url_s3=endpoint,  # else obstore would prefer the variable AWS_ENDPOINT_URL_S3
+            credential_provider=lambda: key,
+            skip_signature=False,
+            region="auto",
+            virtual_hosted_style_request=False,
+            disable_bulk_delete=True,
+            client_options=options,
+            retry_config=_NO_RETRIES,
+        )
+    else:
+        pool = GCSStore(address.bucket, client_options=options, retry_config=_NO_RETRIES)
+    return Client(kind="gs", pool=pool, access=_ACCESS["gs"])
+
+
+def _make_azure(address: Address, options: Any) -> Client:
+    from obstore.store import AzureStore
+
+    settings: dict[str, Any] = {}
+    if account := address.account or os.environ.get("AZURE_ACCOUNT_NAME"):
+        settings["account_name"] = account
+    elif not os.environ.keys() & {"AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"}:
+        raise ConfigError(
+            f"az://{address.bucket}: no storage account is named: set AZURE_ACCOUNT_NAME, or write "
+            f"abfss://{address.bucket}@ACCOUNT.dfs.core.windows.net/directory"
+        )
+    if key := os.environ.get("AZURE_ACCOUNT_ACCESS_KEY"):
+        settings["account_key"] = key
+    endpoint = os.environ.get("AZURE_STORAGE_ENDPOINT", os.environ.get("AZURE_ENDPOINT", ""))
+    emulated = os.environ.get("AZURE_STORAGE_USE_EMULATOR", "").lower() in ("1", "true")
+    options["allow_http"] = emulated or endpoint.startswith("http://")
+    return Client(
+        kind="az",
+        pool=AzureStore(address.bucket, **settings, client_options=options, retry_config=_NO_RETRIES),
+        access=_ACCESS["az"],
+    )
+
+
+def _make_http(address: Address, options: Any) -> Client:
+    from obstore.store import HTTPStore
+
+    parts = urlsplit(address.bucket)
+    user, found, host = parts.netloc.rpartition("@")
+    if found:  # obstore does not send what stands there
+        secret = base64.b64encode(unquote(user if ":" in user else f"{user}:").encode()).decode()
+        options["default_headers"] = {"authorization": f"Basic {secret}"}
+    options["allow_http"] = parts.scheme == "http"
+    pool = HTTPStore(parts._replace(netloc=host).geturl(), client_options=options, retry_config=_NO_RETRIES)
+    return Client(kind="http", pool=pool, signed=bool(found or parts.query), access=_ACCESS["http"])

@@ -1,0 +1,191 @@
+"""Every other URL: a directory of a file system that fsspec knows (`hf://`, `sftp://`, `memory://`, ...).
+
+Rules: fsspec is an extra, and so is the package behind each of its schemes; what is missing is named with the command
+that installs it. Lengths are checked here, since a file system may return less than it was asked for. How long a
+request takes, and how often it is tried, is the file system's: of ours it knows no timeout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mixstream.errors import (
+    ConfigError,
+    StoreAccessError,
+    StoreBusyError,
+    StoreChangedError,
+    StoreError,
+    StoreFaultError,
+    StoreNotFoundError,
+)
+from mixstream.storage.store import ObjectInfo, Piece, redact, scheme_of
+
+_VERSIONS = ("ETag", "etag", "xet_hash", "blob_id", "checksum", "md5", "mtime", "created", "last_modified", "modified")
+_BUSY, _REFUSED = (429, 503), (401, 403)
+_LEAST_FAULT = 500
+
+
+@dataclass(frozen=True)
+class FsspecStore:
+    """A directory of a file system of fsspec. See `Store`; picklable by its URL.
+
+    Args:
+        location: URL of the directory.
+        timeout: seconds; kept for `Store`'s sake, since fsspec has no such setting.
+
+    Raises:
+        ConfigError: fsspec, or its package for this scheme, is not installed; or it does not know the scheme.
+    """
+
+    location: str
+    timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        self._opened()
+
+    def __repr__(self) -> str:
+        return f"FsspecStore({self.url!r})"
+
+    @property
+    def url(self) -> str:
+        """The directory as people may see it: without credentials."""
+        return redact(self.location).rstrip("/")
+
+    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> Piece:
+        """Return the bytes [begin, end) of a file, by default all of it."""
+        files, path = self._place(name)
+        with self._explained("read", name):
+            info = _info(files.info(path))
+            if version is not None and info.version != version:
+                raise StoreChangedError(
+                    f"{self.url}/{name}: the file is another one than before (version {info.version}, was {version}): "
+                    "parts read so far are of no use; do not replace files of a dataset that is being read"
+                )
+            stop = info.size if end is None else end
+            if not 0 <= begin <= stop <= info.size:
+                raise StoreFaultError(
+                    f"{self.url}/{name}: bytes {begin} to {stop} asked for, the file has {info.size}: it is "
+                    "truncated, or belongs to another index; upload it again from its origin"
+                )
+            data = files.cat_file(path, start=begin, end=stop) if stop > begin else b""
+        if len(data) != stop - begin:
+            raise StoreFaultError(f"{self.url}/{name}: bytes {begin} to {stop} asked for, {len(data)} bytes came")
+        return Piece(data=data, info=info)
+
+    def info(self, name: str) -> ObjectInfo:
+        """Return the size and the version of a file."""
+        files, path = self._place(name)
+        with self._explained("look at", name):
+            return _info(files.info(path))
+
+    def write(self, name: str, data: bytes | Path) -> None:
+        """Write a file. Whether it is there whole or not at all depends on the file system."""
+        files, path = self._place(name)
+        if isinstance(data, Path):
+            data.stat()  # what is wrong with it is not the file system's fault
+        with self._explained("write", name):
+            files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            if isinstance(data, Path):
+                files.put_file(str(data), path)
+            else:
+                files.pipe_file(path, bytes(data))
+
+    def names(self, *, limit: int | None = None) -> list[str]:
+        """Return the names of all files below the directory, sorted; with `limit`, of no more than that many."""
+        files, path = self._place("")
+        with self._explained("list", ""):
+            found = files.find(path)
+        below = path.rstrip("/") + "/"
+        return sorted(name.removeprefix(below) for name in found if name.startswith(below))[:limit]
+
+    def remove(self, name: str) -> None:
+        """Remove a file; none of that name is no error."""
+        files, path = self._place(name)
+        with self._explained("remove", name):
+            try:
+                files.rm_file(path)
+            except FileNotFoundError:
+                return
+
+    def renew(self) -> None:
+        """Forget the file system: the next request makes another, which reads credentials anew."""
+        with self._explained("open", ""):
+            type(self._opened()[0]).clear_instance_cache()
+
+    def _place(self, name: str) -> tuple[Any, str]:
+        if ".." in name.split("/"):
+            raise StoreError(f"{name!r} is no name of a file below {self.url}: names are without '..'")
+        files, directory = self._opened()
+        return files, f"{directory.rstrip('/')}/{name}" if name else directory
+
+    def _opened(self) -> tuple[Any, str]:
+        """Return the file system, which fsspec keeps for all URLs of its kind, and the directory in its words."""
+        scheme = scheme_of(self.location)
+        try:
+            import fsspec
+            from fsspec.core import url_to_fs
+            from fsspec.registry import known_implementations
+        except ImportError:
+            raise ConfigError(
+                f"{self.url}: {scheme}:// is read through fsspec, which is not installed: "
+                "pip install 'mixstream[fsspec]', and the package that fsspec needs for it"
+            ) from None
+        if scheme not in fsspec.available_protocols():
+            raise ConfigError(
+                f"{self.url}: neither mixstream nor fsspec knows {scheme}://; write a path, file://, s3://, gs://, "
+                f"az://, https://, or what fsspec.available_protocols() lists"
+            )
+        try:
+            return url_to_fs(self.location, skip_instance_cache=False)
+        except ImportError as error:
+            hint = known_implementations.get(scheme, {}).get("err", "")
+            raise ConfigError(f"{self.url}: fsspec lacks the package for {scheme}://: {hint or error}") from None
+        except ValueError as error:
+            raise ConfigError(f"{self.url}: fsspec does not accept it: {redact(str(error))[:200]}") from None
+
+    @contextmanager
+    def _explained(self, act: str, name: str) -> Iterator[None]:
+        """Turn what a file system raises into errors of the tree; the cause may hold URLs with signatures, so none."""
+        try:
+            yield
+        except (StoreError, ConfigError):
+            raise
+        except Exception as error:
+            raise _explain(error, f"{self.url}/{name}" if name else self.url, act) from None
+
+
+def _explain(error: Exception, place: str, act: str) -> StoreError:
+    said = f"{place}: could not {act} it: {type(error).__name__}"
+    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+    status = status if isinstance(status, int) else 0
+    if status:
+        said += f" {status}"
+    if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)) or status == 404:
+        return StoreNotFoundError(f"{said}, there is no such file: check `remote` and `split`, or upload it again")
+    if isinstance(error, PermissionError) or status in _REFUSED:
+        return StoreAccessError(f"{said}, refused; give credentials as the package of this scheme takes them")
+    if status in _BUSY:
+        return StoreBusyError(f"{said}, it asks to slow down; read with fewer processes at once")
+    if isinstance(error, NotImplementedError):
+        return StoreError(f"{said}, this file system cannot do that")
+    passing = isinstance(error, (OSError, TimeoutError, EOFError)) or type(error).__name__.endswith(_PASSING)
+    if (status >= _LEAST_FAULT) or (passing and not status):
+        return StoreFaultError(f"{said}, the request failed")
+    return StoreError(f"{said}: {' '.join(redact(str(error)).split())[:200]}")
+
+
+_PASSING = ("Timeout", "TimeoutError", "ConnectionError", "ConnectError", "ReadError", "ProtocolError", "SSHException")
+
+
+def _info(found: dict[str, Any]) -> ObjectInfo:
+    if found.get("type") == "directory":
+        raise IsADirectoryError(found["name"])
+    size = found.get("size")
+    if not isinstance(size, int):
+        raise StoreError(f"{redact(str(found['name']))}: the file system does not say how large it is")
+    version = next((f"{key} {found[key]}" for key in _VERSIONS if found.get(key) is not None), None)
+    return ObjectInfo(size=size, version=version)

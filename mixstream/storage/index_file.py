@@ -1,0 +1,100 @@
+"""Reading `index.json`: from the originals, or, while a store is away, the copy that was kept of it."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from mixstream.errors import (
+    IndexCorruptError,
+    IndexNotFoundError,
+    ShardCorruptError,
+    StoreBusyError,
+    StoreChangedError,
+    StoreFaultError,
+    StoreNotFoundError,
+)
+from mixstream.storage.binding import kept_index
+from mixstream.storage.listing import INDEX
+from mixstream.storage.retry import Retry
+from mixstream.storage.store import Store
+from mixstream.storage.transfer import read_object
+
+_LARGEST = 1 << 30
+
+
+def read_local_index(*directories: Path) -> tuple[bytes, str]:
+    """Return the index of the first directory that has one, and its path.
+
+    Raises:
+        IndexNotFoundError: none has.
+    """
+    for directory in directories:
+        if (path := directory / INDEX).is_file():
+            return path.read_bytes(), str(path)
+    place = directories[0]
+    if not place.is_dir():
+        raise IndexNotFoundError(f"no {INDEX} in {place}: there is no such directory; check `remote`, `local`, `split`")
+    below = sorted(path.parent.name for path in place.glob(f"*/{INDEX}"))
+    hint = f"; there is one in its sub-directories {below}: pass it as `split`" if below else ""
+    raise IndexNotFoundError(
+        f"no {INDEX} in {place}: not an MDS dataset, or an unfinished one; check `remote`, `local`, `split`{hint}"
+    )
+
+
+def read_remote_index(store: Store, *, home: Path | None, retry: Retry) -> tuple[bytes, str]:
+    """Return the index of a store, and where it was read.
+
+    While the store cannot be reached, the copy that was kept is used, with a warning.
+
+    Args:
+        store: the dataset's directory.
+        home: the directory that the user gave for its shards, if he did.
+        retry: attempts and timeout.
+
+    Raises:
+        IndexNotFoundError: the store has none.
+        IndexCorruptError: it is larger than any index that could be of use.
+        StoreError: the store refuses, or cannot be reached and no copy was kept.
+    """
+    where = f"{store.url}/{INDEX}"
+    try:
+        return _whole(store, where, retry), where
+    except StoreNotFoundError as error:
+        hint = ""
+        if (kept := kept_index(home, store.url)) is not None:
+            hint = f"; what was read of it before is kept: pass remote=None, local={str(kept[1].parent)!r} to read that"
+        raise IndexNotFoundError(
+            f"no {INDEX} in {store.url}: not an MDS dataset, or an unfinished one; check `remote` and `split`{hint}"
+        ) from error
+    except (StoreBusyError, StoreFaultError, StoreChangedError) as error:
+        if (kept := kept_index(home, store.url)) is None:
+            raise
+        warnings.warn(
+            f"{where} could not be read ({error}); going on with the copy that was kept, {kept[1]}: shards written "
+            "since are not in it",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return kept[0], str(kept[1])
+
+
+def _whole(store: Store, where: str, retry: Retry) -> bytes:
+    """Read the index, whose size is asked for first: a body may be as large as the server likes."""
+    last = False
+    while True:
+        size = retry.call(f"asking for the size of {where}", lambda: store.info(INDEX), renew=store.renew).size
+        if size > _LARGEST:
+            raise IndexCorruptError(
+                f"{where}: {size} bytes, more than the {_LARGEST} that are read of an index (millions of shards); "
+                "nothing of it was used; write larger shards, or divide the dataset into several streams"
+            )
+        try:
+            data = read_object(store, INDEX, size=size, retry=retry)
+        except ShardCorruptError:  # somebody wrote it anew in between
+            if last:
+                raise
+            last = True
+            continue
+        assert data is not None
+        return data

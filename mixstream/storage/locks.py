@@ -1,0 +1,215 @@
+"""Files that exclude: threads and processes of a machine take turns by `flock`, and a killed one leaves nothing behind.
+
+Rules: a lock is on an open file description, so threads exclude each other as processes do, and the system releases it
+with its owner's life. A lock counts only while its name still leads to the locked inode. Nothing below a cache
+directory is reached through a symbolic link that stands in it, and nothing is written through one. Locks do not pass to
+a forked child: it could keep them alive after its parent. No wait is unbounded.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mixstream.errors import ConfigError, StoreAccessError, StoreError, WaitTimeoutError
+
+PREFIX = ".mixstream-"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+_held: set[int] = set()
+
+
+@contextmanager
+def parent_of(directory: Path, name: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield a descriptor of the directory that holds `directory / name`, and the last part of the name.
+
+    Args:
+        directory: reached as the system does, symbolic links included.
+        name: relative; no part of it is followed if it is a symbolic link.
+        create: make the directories that are not there.
+
+    Raises:
+        FileNotFoundError: a directory is not there.
+        StoreAccessError: a part of the name is a symbolic link, or no directory.
+    """
+    *parts, leaf = name.split("/")
+    if create:
+        directory.mkdir(parents=True, exist_ok=True)
+    number = os.open(directory, _DIRECTORY)
+    try:
+        for part in parts:
+            if create:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=number)
+            below = _open_part(number, part, directory, name)
+            os.close(number)
+            number = below
+        yield number, leaf
+    finally:
+        os.close(number)
+
+
+def try_lock(parent: int, name: str) -> int | None:
+    """Return a descriptor of the file `name` in the directory `parent`, locked; None if another one holds it.
+
+    The file is made if it is not there. What stands under its name and is no file of its own (a link of either kind, a
+    pipe) is removed, never written through.
+
+    Raises:
+        ConfigError: the file system has no `flock`.
+    """
+    for _ in range(1000):
+        try:
+            number = os.open(
+                name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666, dir_fd=parent
+            )
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENXIO):
+                raise
+            os.unlink(name, dir_fd=parent)
+            continue
+        _held.add(number)
+        if not _flock(number):
+            release(number)
+            return None
+        mine = os.fstat(number)
+        if same_file(mine, parent, name):
+            if stat.S_ISREG(mine.st_mode) and mine.st_nlink == 1:
+                return number
+            os.unlink(name, dir_fd=parent)
+        release(number)
+    raise StoreError(
+        f"{name}: removed by others a thousand times in a row; end what deletes files in the cache directory"
+    )
+
+
+def try_existing(parent: int, name: str) -> int | None:
+    """Return a descriptor of a file that is there, locked; None if another one holds it, or it is no file, or gone."""
+    try:
+        number = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+    except OSError:
+        return None
+    _held.add(number)
+    if _flock(number) and same_file(os.fstat(number), parent, name):
+        return number
+    release(number)
+    return None
+
+
+def release(number: int) -> None:
+    """Close a descriptor, and with it give up its lock."""
+    if number in _held:  # not in a forked child, where it is closed already
+        fcntl.flock(number, fcntl.LOCK_UN)  # closing is not enough where a child was forked within the last lines
+        _held.discard(number)
+        os.close(number)
+
+
+def remove_if_dead(parent: int, name: str) -> bool:
+    """Remove a file whose lock nobody holds: what a killed process left. Return whether it is gone."""
+    number = try_existing(parent, name)
+    if number is None:
+        return False
+    try:
+        os.unlink(name, dir_fd=parent)
+    except OSError as error:
+        if error.errno not in (*FORBIDDEN, errno.ENOENT):
+            raise
+        return error.errno == errno.ENOENT
+    finally:
+        release(number)
+    return True
+
+
+def same_file(mine: os.stat_result, parent: int, name: str) -> bool:
+    """Return whether `name` in the directory `parent` still is the file whose status is `mine`."""
+    try:
+        now = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+class Patience:
+    """A wait that goes on as long as what it waits for moves, and gives up when it has stood still for too long.
+
+    Args:
+        seconds: of standstill after which it gives up.
+        what: what is waited for, who might hold it, and what to do: the text of the error.
+    """
+
+    def __init__(self, seconds: float, what: str) -> None:
+        self._seconds, self._what = seconds, what
+        self._mark: object = None
+        self._since = time.monotonic()
+        self._nap = 0.002
+
+    def pause(self, mark: object) -> None:
+        """Sleep a little; `mark` is anything that changes when there is progress.
+
+        Raises:
+            WaitTimeoutError: it has not changed for too long.
+        """
+        now = time.monotonic()
+        if mark != self._mark:
+            self._mark, self._since = mark, now
+        if now - self._since > self._seconds:
+            raise WaitTimeoutError(
+                f"gave up after {self._seconds:.0f} s in which nothing moved, waiting for {self._what}"
+            )
+        time.sleep(self._nap)
+        self._nap = min(self._nap * 1.5, 0.03)
+
+
+def forbidden(error: OSError, directory: Path, what: str) -> StoreAccessError:
+    """Return the error for a directory that may not be written: read-only, or somebody else's."""
+    made = StoreAccessError(
+        f"{directory} cannot be written ({os.strerror(error.errno or 0)}), which is needed to {what}; "
+        "pass a `local` directory that this user may write, or fill this one beforehand"
+    )
+    made.errno = error.errno
+    return made
+
+
+def _flock(number: int) -> bool:
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_FLOCK:
+            raise
+        raise ConfigError(
+            f"the file system of the cache directory has no flock ({os.strerror(error.errno or 0)}), and without it "
+            "processes would spoil each other's files; pass a `local` directory on a disk of this machine"
+        ) from error
+    return True
+
+
+def _open_part(parent: int, part: str, directory: Path, name: str) -> int:
+    try:
+        return os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise StoreAccessError(
+            f"{directory / name}: {part!r} in it is a symbolic link or no directory, and nothing is written through "
+            f"one; remove it, or pass another `local` than {directory}"
+        ) from error
+
+
+def _forget_in_child() -> None:
+    for number in tuple(_held):
+        _held.discard(number)
+        os.close(number)
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,133 @@
+"""When a request to a store is made again, and what its error says when it is not.
+
+What lives here: attempts, waits, and the notes on the error that comes out; no threads, no bytes, no stores. Rules: an
+attempt is one request (one part of a shard, not the shard), so a large shard does not get fewer chances than a small
+one. Only what may pass is tried again: a fault uses up attempts; a store that asks to slow down uses up time instead;
+refused credentials are read anew once. Everything else is final at once. The error that comes out is the original one,
+with a note. No wait is unbounded.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from mixstream.errors import ConfigError, StoreAccessError, StoreBusyError, StoreError, StoreFaultError
+
+T = TypeVar("T")
+
+_LONGEST_PAUSE = 32  # in units of back-off, as its first five doublings reach
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often, and for how long, a request is tried.
+
+    Args:
+        attempts: `download_retry`, requests in all before a fault is final; 0 counts as 1.
+        timeout: `download_timeout`, seconds that one request may take, and seconds for which a store may ask to wait.
+        unit: seconds of the first pause; the i-th lasts unit · (2^i + U(0, 0.5)).
+        knobs: what the user calls `attempts` and `timeout`, for errors; "" where he cannot set it.
+
+    Raises:
+        ConfigError: a value that cannot be.
+    """
+
+    attempts: int = 2
+    timeout: float = 60.0
+    unit: float = 1.0
+    knobs: tuple[str, str] = ("download_retry", "download_timeout")
+
+    def __post_init__(self) -> None:
+        if self.attempts < 0:
+            raise ConfigError(f"`download_retry` is {self.attempts}: the number of attempts; pass 1 for a single one")
+        if not 0 < self.timeout < float("inf"):
+            raise ConfigError(f"`download_timeout` is {self.timeout}: seconds per request; pass 60 if in doubt")
+
+    @property
+    def longest(self) -> float:
+        """Seconds that one `call` may take, if every request keeps to its timeout."""
+        return (max(1, self.attempts) + 1) * (2 * self.timeout + (_LONGEST_PAUSE + 0.5) * self.unit)
+
+    def pause(self, number: int) -> float:
+        """Return the seconds to wait before trying again after the `number`-th failure, counted from 0."""
+        return self.unit * (min(2 ** min(number, 16), _LONGEST_PAUSE) + random.uniform(0, 0.5))
+
+    def call(
+        self,
+        what: str,
+        act: Callable[[], T],
+        *,
+        renew: Callable[[], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> T:
+        """Return what `act` returns, in the first attempt that succeeds.
+
+        `StoreChangedError` is final here: the same request would get the same answer. Who asks for a version has to
+        begin anew without it, as `transfer.read_object` does.
+
+        Args:
+            what: what is being done to which object; stands in the error's note, so without credentials.
+            act: makes one attempt.
+            renew: reads credentials anew, after which a refused request is made once more.
+            stop: when set, nothing is tried again and no pause goes on.
+
+        Raises:
+            StoreError: what the last attempt raised, with a note.
+            BaseException: anything else that `act` raises, as it is.
+        """
+        began = time.monotonic()
+        made = faults = pauses = 0
+        busy_since: float | None = None
+        stop = stop or threading.Event()
+        while True:
+            try:
+                made += 1
+                return act()
+            except StoreError as raised:
+                error = raised
+            if isinstance(error, StoreBusyError):
+                busy_since = busy_since or time.monotonic()
+                left = busy_since + self.timeout - time.monotonic()
+                again = left > 0
+            elif isinstance(error, StoreFaultError):
+                faults, busy_since = faults + 1, None  # after a fault the store may ask for a full wait again
+                left, again = self.timeout, faults < self.attempts
+            else:
+                left, again = 0.0, isinstance(error, StoreAccessError) and renew is not None and _renewed(renew, error)
+                renew = None
+            if not again or stop.wait(min(self.pause(pauses), left)):
+                raise _noted(error, what, made, time.monotonic() - began, self)
+            pauses += left > 0
+
+
+def _renewed(renew: Callable[[], None], refused: StoreAccessError) -> bool:
+    """Read credentials anew; if that cannot be done, it is the refusal that counts."""
+    try:
+        renew()
+    except StoreError as error:
+        refused.add_note(f"reading the credentials anew failed: {error}")
+        return False
+    return True
+
+
+def _noted(error: StoreError, what: str, made: int, seconds: float, retry: Retry) -> StoreError:
+    """Return the error with a note: what was tried, how often and how long, and what to do."""
+    tried = f"while {what}: {made} attempt{'s' * (made > 1)} in {seconds:.1f} s"
+    remedy = ""
+    known = dict(zip(retry.knobs, (f"{retry.attempts}", f"{retry.timeout:g} s per request")))
+    knobs = [f"`{knob}` (now {value})" for knob, value in known.items() if knob]
+    if isinstance(error, StoreBusyError):
+        remedy = f"; the store kept asking to slow down for {retry.timeout:g} s: have fewer processes at it at once"
+        remedy += f", or raise `{retry.knobs[1]}`" if retry.knobs[1] else ""
+    elif isinstance(error, StoreFaultError):
+        remedy = "; check the network and the endpoint"
+        remedy += f"; if they are well but slow, raise {' or '.join(knobs)}" if knobs else ""
+    elif isinstance(error, StoreAccessError):
+        remedy = "; check the credentials, their expiry, and that they may read this bucket"
+    error.add_note(tried + remedy)
+    return error

@@ -1,0 +1,174 @@
+"""Shards on local disk before their rows are read, and what makes room for them last.
+
+It joins three that do not know each other: the forecast (what the plan will need), the fetcher (threads that get it)
+and the budget (what may stay on disk). It changes how long a reader waits, never what it reads.
+
+Shape suffixes: K domains, N shards of the corpus.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from math import inf
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from mixstream.corpus import Corpus
+from mixstream.domain import Domain
+from mixstream.errors import ConfigError
+from mixstream.feedback import Weights
+from mixstream.fetching import Fetcher
+from mixstream.forecast import Forecast
+from mixstream.prefetch import unless_gone
+from mixstream.run import Run
+from mixstream.storage import Budget
+from mixstream.types import Cursor, Float64
+
+_REFRESHES = 4  # times that the forecast is made anew while as many rows are read as it looks ahead
+
+
+def limited(domains: Sequence[Domain], limit: int | None) -> Corpus:
+    """Return the corpus of `domains`, whose caches hold `limit` bytes together; None for no limit.
+
+    Raises:
+        ConfigError: the limit is less than any run could do with.
+    """
+    budget = Budget(limit=limit)
+    corpus = Corpus(domains=tuple(domain.within(budget) for domain in domains))
+    if limit is None or not any(domain.files.fetches for domain in corpus.domains):
+        return corpus
+    largest = max(s.raw.bytes for domain in corpus.domains if domain.files.fetches for s in domain.index.shards)
+    if limit < 2 * largest:
+        raise ConfigError(
+            f"cache_limit={limit} bytes is too low: the largest shard has {largest}, and room for two is the least; "
+            f"some for each process that reads is better; pass {8 * largest} or more, or None for no limit"
+        )
+    return replace(corpus, frugal=True)
+
+
+def warn_of_refetching(run: Run, limit: int | None) -> None:
+    """Warn where the cache cannot hold the windows that rows are shuffled in: their shards would come again and again.
+
+    Args:
+        run: with a corpus made by `limited`.
+        limit: that of the cache, in bytes.
+    """
+    if not run.corpus.frugal or limit is None:
+        return
+    lanes, window = Forecast(run).machine_lanes, 0.0
+    for k, domain in enumerate(run.corpus.domains[k] for k in run.domain_K.tolist()):
+        if domain.files.fetches:
+            size = sum(shard.raw.bytes for shard in domain.index.shards) / max(int(domain.samples_S.sum()), 1)
+            rows = max(run.block_size if run.request.shuffle else 1, int(domain.samples_S.mean()))
+            window += size * sum(min(rows, int(run.plan.owned_LK[lane, k])) for lane in lanes)
+    if window > limit:
+        warnings.warn(
+            f"cache_limit={limit} bytes is less than the {window:.0f} that rows are shuffled within (windows of "
+            f"{run.block_size} samples in each domain and lane), so shards will be fetched again and again; raise "
+            f"cache_limit, or pass shuffle_block_size={max(int(0.8 * run.block_size * limit / window), 1)} or "
+            "shuffle_algo='py1s' (another order of samples)",
+            stacklevel=2,
+        )
+
+
+class Supply:
+    """Fetches the shards that a reader is about to need; does nothing where all of them lie on local disk.
+
+    Args:
+        run: whose plan is followed.
+        corpus: where shards are fetched into.
+        ahead: rows of this rank that are looked ahead.
+    """
+
+    def __init__(self, *, run: Run, corpus: Corpus, ahead: int) -> None:
+        self._corpus, self._rows = corpus, max(ahead, run.batch_size)
+        self._pause = max(self._rows // run.batch_size // _REFRESHES, 1)
+        self._looked = -self._pause
+        self._share_K: Float64 | None = None
+        self._cursor: Cursor | None = None
+        self._closed = False
+        self._there_N = np.zeros(corpus.shards, dtype=bool)
+        self._fetcher: Fetcher | None = None
+        if any(domain.files.fetches for domain in corpus.domains):
+            self._forecast, self._fetcher = Forecast(run), Fetcher(fetch=unless_gone(self._fetch, True))
+            if corpus.frugal:
+                asked = unless_gone(self._next_use, None)  # the budget outlives us
+                self._budget.next_use = lambda paths: asked(paths) or [inf] * len(paths)
+
+    def look_ahead(self, cursor: Cursor, weights: Weights | None) -> None:
+        """Have the shards fetched that the steps from `cursor` on need. To be called at every step; cheap.
+
+        Args:
+            cursor: before the step that is read next.
+            weights: step -> weights in whole parts, or None while they are not known; None for static mixing.
+        """
+        if self._fetcher is None or self._closed or 0 <= cursor.step - self._looked < self._pause:
+            return
+        if weights is not None and (weight_K := weights(cursor.step)) is not None:
+            self._share_K = weight_K / weight_K.sum()
+        self._looked, self._cursor = cursor.step, cursor
+        number_N, steps_N = self._forecast.upcoming(cursor, self._share_K, self._rows)
+        if self._corpus.frugal:
+            self._budget.announce([self._path(number) for number in number_N.tolist()], steps_N.tolist())
+        missing_N = ~self._there_N[number_N]
+        self._fetcher.follow(number_N[missing_N], steps_N[missing_N])
+
+    def _fetch(self, number: int, need: float) -> bool:
+        done = self._corpus.fetch(number, need)
+        if done and not self._corpus.frugal:  # under a limit, it may be gone when it is needed again
+            self._there_N[number] = True
+        return done
+
+    @property
+    def _budget(self) -> Budget:
+        return self._corpus.domains[0].files.budget  # all of them have the one
+
+    def _path(self, number: int) -> Path:
+        domain, shard = self._corpus.home(number)
+        files, index = self._corpus.domains[domain].files, self._corpus.domains[domain].index
+        return files.path(index.shards[shard].raw.basename)
+
+    @cached_property
+    def _numbers(self) -> dict[Path, dict[str, int]]:
+        """Number of every shard, by directory and name below it."""
+        numbers: dict[Path, dict[str, int]] = {}
+        for domain, first in zip(self._corpus.domains, self._corpus.shard_offset_K.tolist()):
+            names = numbers.setdefault(domain.files.directory, {})
+            names.update({shard.raw.basename: first + i for i, shard in enumerate(domain.index.shards)})
+        return numbers
+
+    def _next_use(self, paths: Sequence[Path]) -> Sequence[float]:
+        """Return the steps until the plan needs each of these files; inf for never."""
+        if (cursor := self._cursor) is None:
+            return [inf] * len(paths)
+        numbers = [self._number(path) for path in paths]
+        steps_N = np.full(len(paths), inf)
+        known_N = np.array([number is not None for number in numbers], dtype=bool)
+        asked = np.array([number for number in numbers if number is not None], dtype=np.int64)
+        steps_N[known_N] = self._forecast.distance(cursor, self._share_K, asked)
+        return steps_N.tolist()
+
+    def _number(self, path: Path) -> int | None:
+        for directory in path.parents:
+            if (names := self._numbers.get(directory)) is not None:
+                return names.get(path.relative_to(directory).as_posix())
+        return None
+
+    def close(self) -> None:
+        """End the threads; nothing is fetched ahead any more."""
+        self._closed = True
+        if self._fetcher is not None:
+            self._fetcher.close()
+            if self._corpus.frugal:
+                self._budget.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

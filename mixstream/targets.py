@@ -1,0 +1,206 @@
+"""Where the files of a dataset that is being written go: directories, and stores.
+
+What lives here: finding a place empty or clearing it, and putting one whole file there, tried again where that may
+help. What must not: which files there are, and when (`writer.py`). Rules: a file is there whole or not at all; a place
+that holds anything is refused unchanged, or loses its index before it loses anything else; a file is never given up
+without an error. `file://` and paths are directories; every other URL is a store.
+"""
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from mixstream.errors import ConfigError, OutputExistsError
+from mixstream.storage import Store, is_local, local_path, open_store, redact
+from mixstream.storage.retry import Retry
+
+INDEX = "index.json"
+
+_OWN_FILE = re.compile(r"index\.json(\.tmp)?|\.mixstream-origin|shard\.\d{5,}\.mds(\.\w+)*", re.ASCII)
+_REMOVERS = 8  # removals at a time: each is a short request that mostly waits
+
+
+class Target(Protocol):
+    """One place that gets every file."""
+
+    def check(self) -> None:
+        """Raise OutputExistsError if the place holds anything."""
+        ...
+
+    def clear(self) -> None:
+        """Remove the dataset that the place holds, its index first; other files stay."""
+        ...
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put a file there, whole; raises the error of the last attempt."""
+        ...
+
+    def stop(self) -> None:
+        """Try nothing again from now on: what is under way ends with its present attempt."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryTarget:
+    """A directory of local disk, made if need be.
+
+    Args:
+        directory: which one.
+        attempts: how often a file is tried before its OSError is final.
+    """
+
+    directory: Path
+    attempts: int
+    _stopped: threading.Event = field(default_factory=threading.Event, init=False)
+
+    def check(self) -> None:
+        """See `Target.check`."""
+        if self.directory.exists() and (found := sorted(path.name for path in self.directory.iterdir())):
+            raise _not_empty(f"Directory is not empty: {self.directory} holds {found[0]!r}", "directory")
+
+    def clear(self) -> None:
+        """See `Target.clear`."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        # "index.json" sorts before "shard.…": a half-cleared dataset has no index.
+        for name in sorted(path.name for path in self.directory.iterdir()):
+            if _OWN_FILE.fullmatch(name):
+                (self.directory / name).unlink()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file aside, then rename it over its name."""
+        path = self.directory / name
+        for attempt in range(1, self.attempts + 1):
+            try:
+                aside = path.with_name(f"{name}.tmp")
+                aside.write_bytes(data)
+                aside.replace(path)
+                return
+            except OSError as error:
+                error.add_note(f"attempt {attempt} of {self.attempts} to write {path}")
+                if attempt == self.attempts or self._stopped.is_set():
+                    raise
+                time.sleep(0.1 * 2**attempt)
+
+    def stop(self) -> None:
+        """See `Target.stop`."""
+        self._stopped.set()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTarget:
+    """A directory of an object store.
+
+    Args:
+        store: which one.
+        retry: how often a request is made before its error is final.
+    """
+
+    store: Store
+    retry: Retry
+    _stopped: threading.Event = field(default_factory=threading.Event, init=False)
+
+    def check(self) -> None:
+        """See `Target.check`; asks for one name, which is the cheapest listing there is."""
+        if found := self._names(limit=1):
+            raise _not_empty(f"Remote is not empty: {self.store.url} holds {found[0]!r}", "URL")
+
+    def clear(self) -> None:
+        """See `Target.clear`."""
+        own = [name for name in self._names() if _OWN_FILE.fullmatch(name)]
+        if INDEX in own:
+            self._remove(INDEX)
+        with ThreadPoolExecutor(_REMOVERS, thread_name_prefix="mixstream-remove") as pool:
+            for _ in pool.map(self._remove, [name for name in own if name != INDEX]):
+                pass
+
+    def write(self, name: str, data: bytes) -> None:
+        """See `Target.write`."""
+        self._call("writing", name, lambda: self.store.write(name, data))
+
+    def stop(self) -> None:
+        """See `Target.stop`."""
+        self._stopped.set()
+
+    def _names(self, *, limit: int | None = None) -> list[str]:
+        return self._call("listing", "", lambda: self.store.names(limit=limit))
+
+    def _remove(self, name: str) -> None:
+        self._call("removing", name, lambda: self.store.remove(name))
+
+    def _call(self, what: str, name: str, act: Callable[[], Any]) -> Any:
+        return self.retry.call(
+            f"{what} {self.store.url.rstrip('/')}/{name}", act, renew=self.store.renew, stop=self._stopped
+        )
+
+
+def find_targets(out: Any, *, keep_local: bool, retry: int) -> tuple[str | None, str | None, tuple[Target, ...]]:
+    """Return `local`, `remote` and the targets that `out` of a writer names; no request is made and no file touched.
+
+    Args:
+        out: directory or URL, or a tuple (directory, directory or URL).
+        keep_local: with a tuple: write to both places, not to the second alone.
+        retry: how often a file is tried again.
+
+    Raises:
+        ConfigError: it is neither, or a URL that cannot be written to.
+    """
+    if isinstance(out, str | os.PathLike):
+        place, target = _find(out, retry)
+        return (place, None, (target,)) if isinstance(target, DirectoryTarget) else (None, place, (target,))
+    if not isinstance(out, tuple | list) or len(out) != 2:
+        raise ConfigError(
+            f"out is {_shown(out)}; give a directory, a URL, or a tuple (local, remote) of directory and URL"
+        )
+    if isinstance(out[0], str) and not is_local(out[0]):
+        raise ConfigError(f"out is {_shown(out)}; the first of (local, remote) has to be a directory")
+    (local, first), (remote, second) = (_find(place, retry) for place in out)
+    return local, remote, (first, second) if keep_local else (second,)
+
+
+def prepare(targets: Iterable[Target], *, exist_ok: bool) -> None:
+    """Find all targets empty, or clear them; nothing is touched if one of them is refused.
+
+    Raises:
+        OutputExistsError: one of them holds something, and not `exist_ok`.
+        StoreError: a store cannot be listed.
+    """
+    targets = tuple(targets)
+    if not exist_ok:
+        for target in targets:
+            target.check()
+    for target in targets:
+        if exist_ok or isinstance(target, DirectoryTarget):
+            target.clear()
+
+
+def _find(place: object, retry: int) -> tuple[str, Target]:
+    if not isinstance(place, str | os.PathLike) or not (text := os.fspath(place)) or isinstance(text, bytes):
+        raise ConfigError(f"out is {place!r}; give a directory, a URL such as s3://bucket/prefix, or both as a tuple")
+    if is_local(text):
+        directory = local_path(text).expanduser() if "://" not in text else local_path(text)
+        return str(directory), DirectoryTarget(directory, retry + 1)
+    check_writable(text)
+    return text, StoreTarget(open_store(text), Retry(attempts=retry + 1, knobs=("retry", "")))
+
+
+def check_writable(url: str) -> None:
+    """Raise ConfigError if `url` is of a kind that can only be read."""
+    if url.lower().startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{redact(url)!r} cannot be written to: plain http has no way to list or to write files; give the store "
+            "behind it (s3://, gs://, az://; S3_ENDPOINT_URL says where one of your own is), or a directory"
+        )
+
+
+def _not_empty(fact: str, kind: str) -> OutputExistsError:
+    return OutputExistsError(f"{fact}; give another {kind}, or exist_ok=True to replace the dataset in it")
+
+
+def _shown(out: object) -> str:
+    return redact(repr(out))

@@ -1,0 +1,283 @@
+"""The cache directory: whole files or none, each fetched once, nothing written elsewhere."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import pickle
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from cache_world import Slow, World, content
+
+from mixstream.errors import (
+    ConfigError,
+    IndexNotFoundError,
+    ShardCorruptError,
+    ShardNotFoundError,
+    StoreFaultError,
+    WaitTimeoutError,
+)
+from mixstream.storage import Budget, DatasetFiles, Piece
+from mixstream.storage.cache import Cache, Errand, Partial
+
+
+@pytest.fixture(params=[False, True], ids=["raw", "packed"])
+def world(request, tmp_path: Path) -> World:
+    return World(tmp_path, packed=request.param).build()
+
+
+def test_a_shard_comes_once_and_stays(world):
+    files = world.files()
+    assert not files.present(world.want(0))
+    assert world.read(files, 0)
+    assert files.present(world.want(0))
+    assert world.read(files, 0)
+    assert world.read(world.files(), 0)
+    assert world.store.reads().count(next(iter(world.names.values())) or world.name(0)) == 1
+    assert world.on_disk() == {world.name(0)}
+
+
+def test_of_many_threads_one_fetches(world):
+    files = world.files()
+    right = []
+    threads = [threading.Thread(target=lambda: right.append(world.read(files, 2))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert right == [True] * 8
+    assert len(world.store.reads()) == 1 + 1  # the index and the shard
+
+
+def test_two_jobs_that_start_on_an_empty_cache_fetch_each_shard_once(tmp_path):
+    world = World(tmp_path, pause=0.01, sub="00/").build()
+    jobs = [subprocess.Popen(world.job(sequence=list(range(6)))) for _ in range(2)]
+    assert [job.wait(60) for job in jobs] == [0, 0]
+    reads = world.store.reads()
+    assert {name: reads.count(name) for name in world.names} == dict.fromkeys(world.names, 1)
+    assert world.on_disk() == set(world.names)
+
+
+def test_keep_packed_keeps_both(tmp_path):
+    world = World(tmp_path, packed=True).build()
+    files = world.files(keep_packed=True)
+    assert world.read(files, 1)
+    assert world.on_disk() == {world.name(1), world.name(1) + ".z"}
+    (world.local / world.name(1)).unlink()
+    assert world.read(files, 1)
+    assert len(world.store.reads()) == 2  # unpacked from the copy that was kept
+
+
+@pytest.mark.parametrize("damage", [b"!" * 40_000, b"short"])
+def test_what_is_wrong_on_disk_is_fetched_anew(world, damage):
+    assert world.read(world.files(), 0)
+    (world.local / world.name(0)).write_bytes(damage)
+    assert world.read(world.files(), 0)
+    assert world.read(world.files(), 0)
+    assert len(world.store.reads()) == 2 + 3  # two for the shard, one per index
+
+
+def test_what_comes_wrong_is_fetched_once_more_and_then_refused(world):
+    name = world.want(0).packed.name if world.packed else world.name(0)
+    path = world.store.directory / name
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(ShardCorruptError, match="Checksum failure") as caught:
+        world.read(world.files(), 0)
+    assert "fetched anew" in "".join(caught.value.__notes__)
+    assert world.store.reads().count(name) == 2
+    assert world.on_disk() == set()
+
+
+def test_a_shard_that_its_reader_refuses_is_made_anew(tmp_path):
+    world = World(tmp_path, check=False).build()
+    files = world.files()
+    assert world.read(files, 0)
+    (world.local / world.name(0)).write_bytes(b"?" * world.size)
+    with files.open(world.want(0)) as file:
+        assert file.read(1) == b"?"
+    with files.renewed(world.want(0)) as file:
+        assert file.read() == content(0, world.size)
+    assert world.store.reads().count(world.name(0)) == 2
+
+
+def test_a_shard_that_nobody_has_names_the_places(world):
+    (world.store.directory / (world.want(3).packed.name if world.packed else world.name(3))).unlink()
+    with pytest.raises(ShardNotFoundError, match=r"fake://bucket/data/shard\.00003\.mds"):
+        world.read(world.files(), 3)
+    assert world.on_disk() == set()
+
+
+def test_without_waiting_nothing_is_waited_for(tmp_path):
+    world = World(tmp_path, pause=0.3).build()
+    files = world.files()
+    first = threading.Thread(target=world.read, args=(files, 0))
+    first.start()
+    while not (world.local / f".{world.name(0)}.partial").exists():
+        pass
+    assert not world.read(files, 0, wait=False)
+    first.join()
+    assert world.read(files, 0, wait=False)
+
+
+def test_links_that_lead_out_are_not_written_through(tmp_path):
+    world = World(tmp_path, sub="00/").build()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    victim = outside / "victim"
+    victim.write_bytes(b"keep me")
+    inside = world.local / "00"
+    inside.mkdir(parents=True)
+    (inside / "shard.00000.mds").symlink_to(victim)
+    (inside / ".shard.00001.mds.partial").symlink_to(victim)
+    (inside / ".shard.00002.mds.partial").hardlink_to(victim)
+    files = world.files(limit=200_000)
+    for number in range(3):
+        assert world.read(files, number)
+    assert victim.read_bytes() == b"keep me"
+    assert all((inside / f"shard.0000{number}.mds").stat().st_nlink == 1 for number in range(3))
+
+
+def test_a_directory_that_is_a_link_is_refused(tmp_path):
+    world = World(tmp_path, sub="00/").build()
+    (tmp_path / "outside").mkdir()
+    world.local.mkdir()
+    (world.local / "00").symlink_to(tmp_path / "outside")
+    with pytest.raises(PermissionError, match=r"'00' in it is a symbolic link.*pass another `local`"):
+        world.read(world.files(), 0)
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a//b", ".", "index.json", ".mixstream-lock", ".a.partial", "a\0"])
+def test_names_that_lead_out_are_refused(tmp_path, name):
+    world = World(tmp_path).build()
+    with pytest.raises(ValueError, match="is no name for a shard"):
+        world.files().within(world.files().budget, {name: None})
+
+
+@pytest.fixture
+def temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the directory for temporary files of this test."""
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
+    return tmp_path / "temp"
+
+
+@pytest.mark.usefixtures("temp")
+def test_files_travel_without_the_index_and_keep_their_version(tmp_path):
+    world = World(tmp_path).build()
+    files = world.files(home=None)
+    assert world.read(files, 0)
+    (world.store.directory / "index.json").write_bytes(b'{"another": "index"}')
+    copy = pickle.loads(pickle.dumps(files))
+    assert copy.directory == files.directory != world.files(home=None).directory
+    assert world.read(copy, 0)
+    assert world.store.reads().count(world.name(0)) == 1
+
+
+def test_a_directory_is_filled_from_one_dataset(tmp_path):
+    one, other = (World(tmp_path / name).build() for name in "ab")
+    assert one.read(one.files(), 0)
+    (other.store.directory / "index.json").write_bytes(b'{"another": "index"}')
+    with pytest.raises(ConfigError, match=r"Reused local directory.*Provide a different one"):
+        other.read(other.files(home=one.local), 0)
+
+
+def test_who_hangs_is_waited_for_only_so_long_and_who_works_longer(tmp_path):
+    budget = Budget()
+    cache = Cache(directory=tmp_path, budget=budget, patience=0.3)
+    holding, let_go = threading.Event(), threading.Event()
+
+    def slowly(partials: list[Partial]) -> None:
+        holding.set()
+        while not let_go.wait(0.05):
+            if working:
+                partials[0].beat()
+        partials[0].write(b"abc")
+
+    def errand(produce: Callable[[list[Partial]], None]) -> Errand:
+        return Errand(name="shard", size=3, there=lambda: cache.find("shard"), produce=produce)
+
+    for working in (True, False):
+        holding.clear()
+        let_go.clear()
+        (tmp_path / "shard").unlink(missing_ok=True)
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(cache.make, errand(slowly))
+            assert holding.wait(10)
+            second = pool.submit(cache.make, errand(slowly))
+            try:
+                if working:
+                    time.sleep(1.0)
+                    assert not second.done()
+                else:
+                    with pytest.raises(WaitTimeoutError, match=r"shard, which another thread or process is fetching"):
+                        second.result(10)
+            finally:
+                let_go.set()
+            for made in (first, second) if working else (first,):
+                file = made.result(10)
+                assert file is not None
+                with file:
+                    assert file.read() == b"abc"
+
+
+class Away(Slow):
+    """A store that has other things to do."""
+
+    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> Piece:
+        raise StoreFaultError("connection refused")
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["local", "no local"])
+def test_while_the_store_is_away_the_kept_index_is_used(tmp_path, temp, given):
+    world = World(tmp_path).build()
+    home = {"home": world.local if given else None}
+    away = Away(world.store.directory, world.store.log)
+    with pytest.raises(StoreFaultError, match="connection refused"):
+        world.files(**home, store=away)
+    files = world.files(**home)
+    assert world.read(files, 0)
+    with pytest.warns(RuntimeWarning, match=r"could not be read \(connection refused\); going on with the copy"):
+        later = world.files(**home, store=away)
+    assert world.read(later, 0)
+    with pytest.raises(StoreFaultError):
+        world.read(later, 1)
+    if not given:
+        assert (temp / f"mixstream-{os.getuid()}").stat().st_mode & 0o777 == 0o700
+
+
+def test_an_index_that_is_gone_names_the_copy_that_was_kept(tmp_path):
+    world = World(tmp_path).build()
+    assert world.read(world.files(), 0)
+    (world.store.directory / "index.json").unlink()
+    with pytest.raises(IndexNotFoundError, match=rf"no index.json in fake://.*remote=None, local='{world.local}'"):
+        world.files()
+    offline = DatasetFiles.locate(remote=None, local=str(world.local), split=None)
+    assert offline.read_index()[0] == b'{"test": "index"}'
+    assert world.read(offline, 0)
+
+
+def test_a_temporary_directory_of_somebody_else_is_refused(tmp_path, temp):
+    place = temp / f"mixstream-{os.getuid()}"
+    place.mkdir()
+    place.chmod(0o777)
+    with pytest.raises(ConfigError, match="not a directory of this user's alone"):
+        World(tmp_path).build().files(home=None)
+
+
+def test_a_file_system_without_flock_is_refused(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    world = World(tmp_path).build()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(ConfigError, match=r"no flock \(No locks available\).*pass a `local` directory on a disk"):
+        world.read(world.files(), 0)

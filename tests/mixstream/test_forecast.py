@@ -1,0 +1,350 @@
+"""What the plan will need: exactly for the near future, near enough to Belady's rule for the far one."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import mixstream as ms
+from mixstream.corpus import Corpus
+from mixstream.distributed import World
+from mixstream.errors import ConfigError
+from mixstream.forecast import Forecast
+from mixstream.run import Request, Run
+from mixstream.types import Cursor
+from mixstream.weights import quantise
+
+
+@dataclass
+class Shelf:
+    """A domain without files."""
+
+    name: str
+    samples_S: np.ndarray
+
+    @property
+    def index(self) -> Any:
+        return SimpleNamespace(shards=self.samples_S)
+
+
+def make_run(shelves: dict[str, list[int]], *, batch_size: int = 4, lanes: int = 1, world: World | None = None, **kw):
+    """Return a run over domains of shards with so many samples."""
+    domains = tuple(Shelf(name, np.array(samples, dtype=np.int64)) for name, samples in shelves.items())
+    sizes = np.array([domain.samples_S.sum() for domain in domains])
+    choose_K = np.array(kw.pop("choose", sizes), dtype=np.int64)
+    ask: dict[str, Any] = {
+        "choose_K": choose_K,
+        "epoch_size": int(choose_K.sum()),
+        "max_epochs_K": (None,) * len(domains),
+        "weighted": False,
+        "mixer": None,
+        "lag": 0,
+        "shuffle": True,
+        "shuffle_seed": 9176,
+        "shuffle_block_size": None,
+        "drop_last": False,
+        "on_bad_sample": "raise",
+    }
+    return Run(
+        corpus=Corpus(domains=cast(Any, domains)),
+        request=Request(**{**ask, **kw}),
+        world=world or World(),
+        batch_size=batch_size,
+        lanes=lanes,
+        quarantine=cast(Any, None),
+    )
+
+
+def walked(run: Run, cursor: Cursor, lanes: Iterable[int], steps: int, share_K: np.ndarray | None = None):
+    """Return [(step from here, shard)], every row of these lanes that a walk touches, in the order of time."""
+    weights = None if share_K is None else (lambda step: quantise(share_K))
+    walk = run.walk(cursor, weights)
+    touched = []
+    for step in range(steps):
+        if (rows := walk.advance()) is None:
+            break
+        per_lane = len(rows.domain_B) // run.lanes
+        (at,) = run.addressing.locate([rows], slice(None))
+        number_LR = (run.corpus.shard_offset_K[at.domain_B] + at.shard_B).reshape(run.lanes, per_lane)
+        touched += [(step, int(number)) for i in range(per_lane) for number in number_LR[list(lanes), i]]
+    return touched
+
+
+def first_needs(touched: list[tuple[int, int]]) -> dict[int, int]:
+    """Return shard -> step of its first need, in the order of first needs."""
+    needs: dict[int, int] = {}
+    for step, number in touched:
+        needs.setdefault(number, step)
+    return needs
+
+
+def moved(run: Run, steps: int, share_K: np.ndarray | None = None) -> Cursor:
+    walk = run.walk(run.start(), None if share_K is None else (lambda step: quantise(share_K)))
+    for _ in range(steps):
+        if walk.advance() is None:
+            break
+    return walk.cursor
+
+
+@st.composite
+def runs(draw: Callable[..., Any], *, by_step: bool = False, limited: bool = True) -> tuple[Run, np.ndarray | None]:
+    """Draw a run, and weights if it takes them by step."""
+    K = draw(st.integers(1, 4))
+    shelves = {
+        f"d{k}": [draw(st.integers(0, 9))] * draw(st.integers(0, 2)) + [draw(st.integers(1, 20))] for k in range(K)
+    }
+    lanes = draw(st.sampled_from([1, 2, 4, 8]))
+    ranks = draw(st.sampled_from([1, 2, 4, 8]))
+    batch_size = draw(st.integers(1, 4)) * max(lanes // ranks, 1)
+    kw: dict[str, Any] = {
+        "shuffle": draw(st.booleans()),
+        "shuffle_block_size": draw(st.sampled_from([1, 7, 30, None])),
+        "weighted": draw(st.booleans()),
+        "drop_last": draw(st.booleans()),
+    }
+    if limited:
+        kw["max_epochs_K"] = tuple(draw(st.sampled_from([None, None, 0.5, 1, 1.5, 2])) for _ in range(K))
+    share_K = None
+    if by_step:
+        kw["mixer"] = ms.mixers.Schedule({0: dict.fromkeys(shelves, 1.0)})
+        share_K = np.array(draw(st.lists(st.sampled_from([0, 0.01, 1, 5]), min_size=K, max_size=K).filter(any)))
+    elif draw(st.booleans()):
+        kw["choose"] = [draw(st.integers(0, 2 * sum(samples))) for samples in shelves.values()]
+        assume(any(kw["choose"]))
+    world = World(rank=draw(st.integers(0, ranks - 1)), size=ranks, nodes=draw(st.sampled_from([1, ranks])))
+    run = make_run(shelves, batch_size=batch_size, lanes=lanes, world=world, **kw)
+    try:
+        assert run.plan
+    except ConfigError:  # an epoch that holds no batch
+        assume(False)
+    return run, share_K
+
+
+# --- upcoming ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_step", [False, True])
+@settings(max_examples=40)
+@given(data=st.data())
+def test_upcoming_is_exactly_what_the_walk_needs_in_its_order(by_step, data):
+    run, share_K = data.draw(runs(by_step=by_step))
+    steps = data.draw(st.integers(0, 25))
+    cursor = moved(run, data.draw(st.integers(0, 20)), share_K)
+    forecast = Forecast(run)
+    numbers_N, steps_N = forecast.upcoming(cursor, share_K, steps * run.batch_size)
+    assert (numbers_N.dtype, steps_N.dtype) == (np.int64, np.float64)
+    expected = first_needs(walked(run, cursor, forecast.lanes, steps, share_K))
+    assert list(zip(numbers_N.tolist(), steps_N.tolist())) == list(expected.items())
+
+
+@pytest.mark.parametrize(
+    ("rank", "ranks", "machines", "B", "L", "own", "beside"),
+    [
+        (0, 1, 1, 16, 4, [0, 1, 2, 3], [0, 1, 2, 3]),
+        (1, 2, 1, 16, 4, [2, 3], [0, 1, 2, 3]),
+        (1, 2, 2, 16, 4, [2, 3], [2, 3]),
+        (5, 8, 2, 16, 4, [2], [2, 3]),
+        (5, 8, 2, 16, 2, [1], [1]),
+        (0, 2, 1, 18, 3, [0, 1], [0, 1, 2]),  # its rows end in the middle of a lane
+        (1, 2, 2, 18, 3, [1, 2], [1, 2]),
+    ],
+)
+def test_a_rank_looks_at_the_lanes_that_its_rows_lie_in(rank, ranks, machines, B, L, own, beside):
+    run = make_run({"web": [90]}, batch_size=B // ranks, lanes=L, world=World(rank=rank, size=ranks, nodes=machines))
+    forecast = Forecast(run)
+    assert (list(forecast.lanes), list(forecast.machine_lanes)) == (own, beside)
+
+
+@settings(max_examples=25)
+@given(data=st.data())
+def test_under_other_weights_each_domain_keeps_its_own_order(data):
+    run, assumed_K = data.draw(runs(by_step=True, limited=False))
+    K = len(run.plan.names)
+    true_K = np.array(data.draw(st.lists(st.integers(1, 9), min_size=K, max_size=K)), dtype=float)
+    cursor = moved(run, data.draw(st.integers(0, 20)), true_K)
+    forecast = Forecast(run)
+    for lane in forecast.lanes:
+        forecast.lanes = range(lane, lane + 1)
+        listed = forecast.upcoming(cursor, assumed_K, 20 * run.batch_size)[0].tolist()
+        needed = list(first_needs(walked(run, cursor, [lane], 20, true_K)))
+        for k in range(K):
+            own = range(*run.corpus.shard_offset_K[k : k + 2].tolist())
+            ours, theirs = [n for n in listed if n in own], [n for n in needed if n in own]
+            common = min(len(ours), len(theirs))
+            assert ours[:common] == theirs[:common]
+            if assumed_K is not None and assumed_K[k] == 0:
+                assert not ours
+
+
+def test_streams_weigh_until_somebody_says_otherwise():
+    mixer = ms.mixers.Schedule({0: {"web": 1.0, "code": 0.0}})
+    run = make_run({"web": [10] * 4, "code": [10] * 4}, mixer=mixer, choose=[40, 0])
+    numbers_N, _ = Forecast(run).upcoming(run.start(), None, 400)
+    assert sorted(numbers_N.tolist()) == [0, 1, 2, 3]
+
+
+# --- distance ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_step", [False, True])
+@settings(max_examples=25)
+@given(data=st.data())
+def test_nothing_is_needed_much_earlier_than_distance_says(by_step, data):
+    run, share_K = data.draw(runs(by_step=by_step, limited=False))
+    plan, steps = run.plan, 25
+    cursor = moved(run, data.draw(st.integers(0, 20)), share_K)
+    forecast = Forecast(run)
+    distance_N = forecast.distance(cursor, share_K, np.arange(run.corpus.shards))
+    assert (distance_N >= 0).all()
+    needs = first_needs(walked(run, cursor, forecast.machine_lanes, steps, share_K))
+    epochs = steps // plan.steps_per_epoch + 1
+    for number, step in needs.items():
+        domain = int(np.searchsorted(run.corpus.shard_offset_K, number, side="right")) - 1
+        k = run.domain_K.tolist().index(domain)
+        if plan.quota_LK is not None:
+            share = (plan.quota_LK[:, k] / plan.quota_LK.sum(axis=1))[list(forecast.machine_lanes)]
+        else:
+            assert share_K is not None
+            share = share_K[[k]] / share_K.sum()
+        pace = share[share > 0].min() * plan.global_batch_size / plan.lanes
+        late = 0 if plan.in_order else 2 / pace
+        assert distance_N[number] <= step + late + epochs
+
+
+def ordered(run: Run, cursor: Cursor) -> dict[int, float]:
+    numbers_N = np.arange(run.corpus.shards)
+    return dict(zip(numbers_N.tolist(), Forecast(run).distance(cursor, None, numbers_N).tolist()))
+
+
+def test_distance_grows_along_the_queue_of_a_domain_read_in_order():
+    run = make_run({"web": [8, 8, 8, 8]}, shuffle=False)
+    assert ordered(run, run.start()) == {0: 0, 1: 2, 2: 4, 3: 6}
+    assert ordered(run, moved(run, 5)) == {0: 3, 1: 5, 2: 0, 3: 1}
+
+
+def test_domains_read_one_after_the_other_wait_for_their_turn():
+    run = make_run({"b": [8, 8], "a": [4, 8]}, shuffle=False)
+    assert ordered(run, run.start()) == {0: 0, 1: 2, 2: 4, 3: 5}
+    assert ordered(run, moved(run, 4)) == {0: 3, 1: 5, 2: 0, 3: 1}
+
+
+def test_all_shards_of_the_running_window_are_near():
+    run = make_run({"web": [10] * 8}, shuffle_block_size=20)
+    order = run.addressing.orders[0]
+    _, shard_B, _ = order.locate(lane=0, draw_B=np.arange(80))
+    for step in (0, 4, 5, 12, 19):
+        distance = ordered(run, moved(run, step))
+        window = step * 4 // 20
+        assert {n for n, far in distance.items() if far == 0} == set(shard_B[window * 20 : window * 20 + 20].tolist())
+        for later in range(window + 1, 4):
+            for shard in shard_B[later * 20 : later * 20 + 20].tolist():
+                assert distance[shard] == later * 5 - step
+
+
+def test_what_other_machines_read_is_never_needed_here():
+    run = make_run({"web": [8] * 8}, batch_size=4, lanes=2, world=World(rank=1, size=2, nodes=2), shuffle=False)
+    distance = ordered(run, run.start())
+    assert [np.isinf(distance[n]) for n in range(8)] == [True] * 4 + [False] * 4
+    neighbour = make_run({"web": [8] * 8}, batch_size=4, lanes=2, world=World(rank=1, size=2), shuffle=False)
+    assert np.isfinite(list(ordered(neighbour, neighbour.start()).values())).all()  # a rank beside us reads them
+
+
+def test_a_shard_at_the_border_of_two_lanes_is_as_near_as_the_nearer_takes_it():
+    run = make_run({"web": [8, 8, 8]}, batch_size=4, lanes=2, shuffle=False)
+    assert ordered(run, run.start()) == {0: 0, 1: 0, 2: 2}  # lane 0: 8 + 4 samples; lane 1: 4 + 8; 2 rows a step each
+
+
+def test_domains_without_weight_and_those_that_have_left_are_never_needed():
+    mixer = ms.mixers.Schedule({0: {"web": 1.0, "code": 1.0}})
+    run = make_run({"code": [10, 10], "web": [10, 10]}, mixer=mixer, max_epochs_K=(1, None), shuffle_block_size=1)
+    numbers_N = np.arange(4)
+    one_K, halves_K = np.array([1.0, 0.0]), np.array([0.5, 0.5])
+    assert np.isinf(Forecast(run).distance(run.start(), one_K, numbers_N)).tolist() == [False, False, True, True]
+    at = moved(run, 7, halves_K)  # the second shard of code runs, and the first will not be read again
+    assert sorted(Forecast(run).distance(at, halves_K, numbers_N[:2]).tolist()) == [0, np.inf]
+    gone = moved(run, 12, halves_K)
+    assert np.isinf(Forecast(run).distance(gone, halves_K, numbers_N)).tolist() == [True, True, False, False]
+
+
+def test_it_may_be_asked_about_any_cursor_in_any_order():
+    run = make_run({"web": [10] * 8, "code": [7] * 5}, shuffle_block_size=20, batch_size=8, lanes=2)
+    numbers_N, one = np.arange(13), Forecast(run)
+    cursors = [moved(run, step) for step in (0, 3, 30, 7, 55, 7, 0)]
+    for cursor in cursors:
+        assert one.distance(cursor, None, numbers_N).tolist() == list(ordered(run, cursor).values())
+
+
+def test_a_trillion_samples_take_memory_for_their_shards_only():
+    run = make_run({"web": [10**8] * 6000, "code": [10**8] * 4000}, batch_size=64, lanes=4)
+    numbers_N = np.arange(10_000)
+    small = make_run({"web": [9], "code": [9]}, batch_size=8)
+    Forecast(small).distance(small.start(), None, numbers_N[:2])  # compiled, imported
+    Forecast(small).upcoming(small.start(), None, 8)
+    tracemalloc.start()
+    began = time.perf_counter()
+    forecast = Forecast(run)
+    for step in (0, 40, 80):
+        cursor = moved(run, step)
+        assert len(forecast.upcoming(cursor, None, 4096)[0]) > 0
+        assert (forecast.distance(cursor, None, numbers_N) >= 0).all()
+    took, (held, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 4 << 20
+    assert peak < 8 << 20
+    assert took < 2
+
+
+# --- eviction ---------------------------------------------------------------------------------------------------------
+
+
+def misses(batches: list[list[int]], room: int, worst: Callable[[int, set[int]], int]) -> int:
+    """Count shards that had to be fetched by a cache of `room` shards that gives up `worst(step, may go)`."""
+    held: dict[int, int] = {}
+    missed = 0
+    for step, batch in enumerate(batches):
+        for number in batch:
+            if number not in held:
+                missed += 1
+                if len(held) == room:
+                    del held[worst(step, set(held) - set(batch))]
+            held.pop(number, None)
+            held[number] = step
+    return missed
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("kind", ["in order", "unshuffled, mixed", "py1s"])
+def test_eviction_of_what_is_farthest_is_nearly_as_good_as_can_be(kind, lanes):
+    shelves = {"web": [20] * 24, "code": [12] * 12, "law": [16] * 4}
+    options: dict[str, Any] = {"shuffle": False} if kind != "py1s" else {"shuffle_block_size": 1}
+    run = make_run(shelves, batch_size=8, lanes=lanes, weighted=kind == "unshuffled, mixed", **options)
+    steps = 2 * run.plan.steps_per_epoch
+    by_step: list[list[int]] = [[] for _ in range(steps)]
+    for step, number in dict.fromkeys(walked(run, run.start(), range(lanes), steps)):
+        by_step[step].append(number)
+    uses = {n: [s for s, batch in enumerate(by_step) if n in batch] for n in range(run.corpus.shards)}
+    cursors, forecast = [moved(run, step) for step in range(steps)], Forecast(run)
+
+    def farthest(step: int, may_go: set[int]) -> int:
+        numbers_N = np.array(sorted(may_go))
+        return int(numbers_N[np.argmax(forecast.distance(cursors[step], None, numbers_N))])
+
+    def belady(step: int, may_go: set[int]) -> int:
+        return max(sorted(may_go), key=lambda n: next((s for s in uses[n] if s > step), steps))
+
+    def oldest(step: int, may_go: set[int]) -> int:
+        return min(may_go, key=lambda n: max(s for s in uses[n] if s <= step))
+
+    room = run.corpus.shards // 2
+    ours, best, lru = (misses(by_step, room, worst) for worst in (farthest, belady, oldest))
+    assert best <= ours <= best + 3
+    assert lru >= best + room // 3 if kind != "py1s" else lru > ours

@@ -1,0 +1,182 @@
+"""What cannot be read: raised, fetched anew, or set aside with others in its place, the same in every replay."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import WIDTH, row_ids
+from torch.utils.data import DataLoader
+
+import mixstream as ms
+from mixstream.errors import ConfigError, ExhaustedError, ShardCorruptError, ShardNotFoundError
+
+ROWS = {"web": range(1000, 1120), "code": range(2000, 2060)}
+
+
+def write(root: Path, **kw: Any) -> Path:
+    """Write two domains whose samples say their own shape, so that a single one can be bad."""
+    for name, ids in ROWS.items():
+        with ms.MDSWriter(columns={"tokens": "ndarray:uint16"}, out=str(root / name), size_limit=600, **kw) as writer:
+            for number in ids:
+                writer.write({"tokens": np.full(WIDTH, number, np.uint16)})
+    return root
+
+
+def spoil_sample(shard: Path, row: int) -> int:
+    """Make one sample of a shard undecodable; return its identity."""
+    data = bytearray(shard.read_bytes())
+    begin, end = np.frombuffer(data, np.uint32, 2, 4 + 4 * row).tolist()
+    identity = int(np.frombuffer(bytes(data[end - 2 : end]), np.uint16)[0])
+    data[begin + 4] = 0xFF  # the head of the array: no such number of dimensions
+    shard.write_bytes(data)
+    return identity
+
+
+def dataset(root: Path, **kw: Any) -> ms.StreamingDataset:
+    streams = [ms.Stream(remote=str(root / name)) for name in ROWS]
+    return ms.StreamingDataset(**{"streams": streams, "batch_size": 6, "shuffle": True, **kw})
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*set aside.*")
+        yield
+
+
+def rows(source: Any) -> list[list[int]]:
+    with quietly():
+        return [row_ids(batch) for batch in source]
+
+
+def domain_of(number: int) -> int:
+    return number // 1000
+
+
+@pytest.fixture
+def spoiled(tmp_path: Path) -> tuple[Path, set[int]]:
+    """A library with two bad samples in one domain, and their identities."""
+    write(tmp_path)
+    shards = sorted((tmp_path / "web").glob("*.mds"))
+    return tmp_path, {spoil_sample(shards[1], 2), spoil_sample(shards[3], 0)}
+
+
+def test_by_default_a_bad_sample_stops_the_run_by_name(spoiled):
+    root, _ = spoiled
+    with ms.Loader(dataset(root)) as loader, pytest.raises(ShardCorruptError) as caught:
+        rows(loader)
+    assert any("domain 'web', shard shard.0000" in note and "sample" in note for note in caught.value.__notes__)
+
+
+def test_a_word_that_is_no_policy_is_refused(library):
+    with pytest.raises(
+        ConfigError, match="on_bad_sample='skip' is not known; choose one of raise, refetch, quarantine"
+    ):
+        ms.StreamingDataset(remote=str(library / "web"), on_bad_sample="skip")
+
+
+def test_only_the_bad_rows_change_and_others_of_their_domain_stand_in(tmp_path, spoiled):
+    root, bad = spoiled
+    whole = rows(ms.Loader(dataset(write(tmp_path / "whole"))))
+    with pytest.warns(UserWarning, match=r"sample \d of shard shard\.\d+\.mds of domain 'web' cannot be read"):
+        mended = [row_ids(batch) for batch in ms.Loader(dataset(root, on_bad_sample="quarantine"))]
+    for before, after in zip(whole, mended, strict=True):
+        for was, now in zip(before, after, strict=True):
+            assert now not in bad
+            assert now == was or was in bad
+            assert domain_of(now) == domain_of(was)
+
+
+def test_every_face_and_any_number_of_workers_sets_the_same_aside(spoiled):
+    root, _ = spoiled
+    expected = rows(ms.Loader(dataset(root, on_bad_sample="quarantine")))
+    for workers in (0, 2):
+        same = dataset(root, on_bad_sample="quarantine")
+        with quietly():
+            assert [row_ids(b) for b in ms.StreamingDataLoader(same, batch_size=6, num_workers=workers)] == expected
+        plain = DataLoader(dataset(root, on_bad_sample="quarantine"), batch_size=6, num_workers=workers)
+        assert [row_ids(b) for b in _int64(plain)] == expected
+
+
+def _int64(loader: Any) -> Iterator[Any]:
+    with quietly():
+        for batch in loader:
+            yield {"tokens": batch["tokens"].long()}
+
+
+def test_ranks_draw_what_one_process_draws(spoiled):
+    root, _ = spoiled
+    whole = rows(ms.Loader(dataset(root, on_bad_sample="quarantine")))
+    parts = [
+        rows(ms.Loader(dataset(root, batch_size=3, rank=rank, world_size=2, on_bad_sample="quarantine")))
+        for rank in range(2)
+    ]
+    assert [a + b for a, b in zip(*parts, strict=True)] == whole
+
+
+@pytest.mark.parametrize("workers", [None, 0, 2])
+def test_a_state_carries_what_is_set_aside_even_when_the_data_is_mended(spoiled, workers):
+    root, bad = spoiled
+
+    def loader_of(data: ms.StreamingDataset) -> Any:
+        return ms.Loader(data) if workers is None else ms.StreamingDataLoader(data, batch_size=6, num_workers=workers)
+
+    loader = loader_of(dataset(root, on_bad_sample="quarantine"))
+    rows(loader)
+    state = json.loads(json.dumps(loader.state_dict()))
+    second = rows(loader)
+    assert len(state["quarantined"]) == 2 == len(bad)
+    assert {(e["domain"], e["row"]) for e in state["quarantined"]} == {("web", 2), ("web", 0)}
+
+    write(root, exist_ok=True)  # somebody mends the shards: the replay does as the run did all the same
+    again = loader_of(dataset(root, on_bad_sample="quarantine"))
+    again.load_state_dict(state)
+    assert rows(again) == second
+    assert not bad & {number for batch in second for number in batch}
+    assert again.state_dict()["quarantined"] == state["quarantined"]
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("damage", ["deleted", "truncated"])
+def test_a_whole_shard_is_set_aside_and_its_rows_do_not_become_one(tmp_path, damage, shuffle):
+    write(tmp_path)
+    shard = sorted((tmp_path / "web").glob("*.mds"))[1]
+    sizes = ms.StreamingDataset(remote=str(tmp_path / "web")).samples_per_shard
+    lost = set(ROWS["web"][sizes[0] : sizes[0] + sizes[1]])
+    if damage == "deleted":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:-7])
+    with pytest.raises(ShardNotFoundError if damage == "deleted" else ShardCorruptError):
+        rows(ms.Loader(dataset(tmp_path, shuffle=shuffle)))
+    loader = ms.Loader(dataset(tmp_path, shuffle=shuffle, on_bad_sample="quarantine"))
+    found = [number for batch in rows(loader) for number in batch if domain_of(number) == 1]
+    assert loader.state_dict()["quarantined"] == [{"domain": "web", "shard": 1, "row": None}]
+    assert len(found) == len(ROWS["web"])
+    assert set(found) == set(ROWS["web"]) - lost
+    assert max(found.count(number) for number in set(found)) <= 5
+
+
+def test_a_domain_of_which_nothing_is_left_ends_the_run(tmp_path):
+    write(tmp_path)
+    for shard in (tmp_path / "code").glob("*.mds"):
+        shard.unlink()
+    with pytest.raises(ExhaustedError, match="domain 'code' has no sample left that can be read"):
+        rows(ms.Loader(dataset(tmp_path, on_bad_sample="quarantine")))
+
+
+def test_a_damaged_copy_is_fetched_anew(tmp_path):
+    write(tmp_path / "origin", compression="zstd")
+    streams = [ms.Stream(remote=str(tmp_path / "origin" / n), local=str(tmp_path / "copy" / n)) for n in ROWS]
+    expected = rows(ms.Loader(ms.StreamingDataset(streams=streams, batch_size=6)))
+    spoil_sample(sorted((tmp_path / "copy" / "web").glob("*.mds"))[2], 1)
+    with pytest.raises(ShardCorruptError):
+        rows(ms.Loader(ms.StreamingDataset(streams=streams, batch_size=6)))
+    assert rows(ms.Loader(ms.StreamingDataset(streams=streams, batch_size=6, on_bad_sample="refetch"))) == expected

@@ -1,0 +1,147 @@
+"""Shards on local disk ahead of time: in the order of the plan, as deep as asked, within the limit."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import SIZES, joined, make_dataset, row_ids, write_tokens
+
+import mixstream as ms
+from mixstream.domain import Domain
+from mixstream.errors import ConfigError
+from mixstream.forecast import Forecast
+
+ROWS = 300
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    """One domain of about 25 compressed shards of 12 rows."""
+    return write_tokens(tmp_path / "packed", range(ROWS), compression="zstd")
+
+
+def dataset(packed: Path, local: Path, **kw: Any) -> ms.StreamingDataset:
+    return ms.StreamingDataset(**{"remote": str(packed), "local": str(local), "batch_size": 4, **kw})
+
+
+def shards_in(local: Path) -> list[int]:
+    return sorted(int(path.name.split(".")[1]) for path in local.glob("shard.*.mds"))
+
+
+def settle(look: Any) -> Any:
+    """Return what `look` sees once it does not change any more."""
+    seen, until = look(), time.monotonic() + 20
+    while time.monotonic() < until:
+        time.sleep(0.3)
+        if (now := look()) == seen:
+            return now
+        seen = now
+    raise AssertionError("it never settles")
+
+
+def fetchers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("mixstream-fetch")]
+
+
+@pytest.mark.parametrize("ahead", [4, 40, 120])
+def test_shards_are_there_as_deep_as_predownload(packed, tmp_path, ahead):
+    data = dataset(packed, tmp_path / "cache", predownload=ahead, shuffle=True, shuffle_block_size=24)
+    forecast = Forecast(data.run)
+    with ms.Loader(data, prefetch=0) as loader:
+        next(iter(loader))
+        found = settle(lambda: shards_in(tmp_path / "cache"))
+    coming, _ = forecast.upcoming(data.run.start(), None, max(ahead, 4))
+    assert found == sorted(coming.tolist())
+
+
+def test_they_come_in_the_order_in_which_the_plan_needs_them(packed, tmp_path, monkeypatch):
+    asked, fetch = [], Domain.fetch
+    monkeypatch.setattr(Domain, "fetch", lambda self, *at: asked.append(at[0]) or fetch(self, *at))
+    data = dataset(packed, tmp_path / "cache", predownload=200, shuffle=True, shuffle_block_size=24)
+    with ms.Loader(data, prefetch=0) as loader:
+        next(iter(loader))
+        settle(lambda: shards_in(tmp_path / "cache"))
+    coming = Forecast(data.run).upcoming(data.run.start(), None, 200)[0].tolist()
+    first = list(dict.fromkeys(asked))
+    assert sorted(first) == sorted(coming)
+    assert max(abs(first.index(number) - coming.index(number)) for number in coming) <= 4  # four threads
+
+
+def test_under_a_limit_the_rows_are_the_same_and_the_disk_holds_it(packed, tmp_path):
+    order: dict[str, Any] = {"shuffle": True, "shuffle_block_size": 24}
+    expected = [row_ids(batch) for batch in ms.Loader(dataset(packed, tmp_path / "all", **order))]
+    size = max(shard.raw.bytes for shard in dataset(packed, tmp_path / "all").shards)
+    limited = dataset(packed, tmp_path / "few", **order, cache_limit=4 * size, predownload=60)
+    peak = 0
+    with ms.Loader(limited, prefetch=2) as loader:
+        for batch, wanted in zip(loader, expected, strict=True):
+            assert row_ids(batch) == wanted
+            peak = max(peak, held(tmp_path / "few"))
+    assert 2 * size <= peak <= 4 * size
+
+
+def held(directory: Path) -> int:
+    """Return the bytes of all shards in `directory`, finished or not; others may be removing them."""
+    total = 0
+    for path in [*directory.glob("shard.*"), *directory.glob(".shard.*")]:
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
+def test_a_limit_below_what_any_run_could_do_with_is_refused(packed, tmp_path):
+    with pytest.raises(ConfigError, match=r"cache_limit=700 bytes is too low: the largest shard has \d+"):
+        dataset(packed, tmp_path / "cache", cache_limit=700)
+
+
+def test_a_cache_that_cannot_hold_what_rows_are_shuffled_within_is_told_of(packed, tmp_path):
+    with pytest.warns(
+        UserWarning, match=r"cache_limit=5120 bytes is less .* again and again; .*shuffle_block_size=\d+"
+    ):
+        _ = dataset(packed, tmp_path / "cache", cache_limit="5kb", shuffle=True).run
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _ = dataset(packed, tmp_path / "cache", cache_limit="5kb", shuffle=True, shuffle_algo="py1s").run
+        _ = dataset(packed, tmp_path / "cache", cache_limit="5kb").run
+
+
+def test_a_limit_says_nothing_about_shards_that_are_read_in_place(library):
+    assert len(joined(row_ids(b) for b in ms.Loader(make_dataset(library, cache_limit=100)))) >= sum(SIZES.values())
+
+
+@pytest.mark.parametrize("limit", [None, "10kb"])
+def test_no_thread_outlives_its_loader(packed, tmp_path, limit):
+    data = dataset(packed, tmp_path / "cache", predownload=8, cache_limit=limit)
+    before = len(fetchers())
+    loader = ms.Loader(data)
+    next(iter(loader))
+    loader.close()
+    next(iter(loader))  # it can be iterated again
+    assert len(fetchers()) > before
+    del loader
+    gc.collect()
+    until = time.monotonic() + 10
+    while len(fetchers()) > before and time.monotonic() < until:
+        time.sleep(0.05)
+    assert len(fetchers()) == before
+
+
+def test_nothing_is_forecast_where_all_shards_are_local(library):
+    before = len(fetchers())
+    with ms.Loader(make_dataset(library)) as loader:
+        next(iter(loader))
+        assert len(fetchers()) == before
+
+
+def test_random_access_fetches_what_it_needs(packed, tmp_path):
+    data = dataset(packed, tmp_path / "cache", cache_limit="10kb")
+    assert [int(sample["tokens"][0]) for sample in data[np.array([299, 0, 150])]] == [299, 0, 150]
+    assert 1 <= len(shards_in(tmp_path / "cache")) <= 3

@@ -1,0 +1,228 @@
+"""`mixstream verify`: its options, its help, and how they come together. It writes nothing but its result."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from mixstream.errors import ConfigError, IndexCorruptError, StoreNotFoundError
+from mixstream.formats import ShardInfo, is_hash, is_mds_encoding_safe
+from mixstream.storage import is_local
+from mixstream.storage.retry import Retry
+from mixstream.units import parse_bytes
+
+from .console import Console
+from .crew import in_parallel
+from .dataset_at import INDEX, Dataset, find_datasets
+from .shard_at import memory_of, require_codecs, stored_bytes, stored_name
+from .shown import printable
+from .verify_shard import TODO, UNCHECKED, Depth, Fault, Finding, check_shard
+from .verify_show import Report, describe, show
+
+_Many = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True, show_default=False)]
+_Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
+_Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
+_GIVE_UP = 16
+"""So many shards in a row that a store does not give, and the rest of a dataset is not asked for."""
+
+
+def verify(
+    *urls: Annotated[str, Parameter(name="URL")],
+    shard: _Many = (),
+    samples: int | None = None,
+    quick: _Flag = False,
+    workers: int = 8,
+    memory: str = "1gb",
+    allow_unsafe_types: _Flag = False,
+    download_retry: int = 2,
+    download_timeout: float = 60.0,
+    as_json: _Json = False,
+) -> int:
+    """Check every shard of datasets: there, whole, and what the index says.
+
+    mixstream verify shards/
+    mixstream verify s3://bucket/web/train gs://bucket/code/train
+    mixstream verify s3://bucket/shards --quick
+    mixstream verify /data/web --shard 17 part-00003/shard.00001.mds
+
+    URL is what a Stream's `remote` can be: a path, file://, s3://, gs://,
+    az://, http(s)://, or what fsspec knows; of one dataset, or of a directory
+    above several, as `mixstream convert` makes them.
+
+    CHECKS. The index; of each shard: that it is there in its size, every hash
+    that the index gives (packed and raw), that it unpacks to the size that the
+    index says, its offsets, and that every sample decodes. Pickled columns are
+    not decoded, since that runs code out of the shard: --allow-unsafe-types.
+    Shards are read from the store and not kept; --quick reads none.
+
+    FAULTS do not stop it. They are listed at the end with what to do, also in
+    --json, and the files to make again. What the store did not give is listed
+    apart: it was not checked. Files that no index names are noted only.
+
+    Exit status: 0 all is well, 1 there are faults, 2 wrong use.
+
+    Args:
+        urls: datasets, or directories above datasets.
+        shard: only these, by number (from 0, in each dataset) or by file name.
+        samples: samples to decode of each shard, evenly spread; default: all. 0 checks sizes, hashes and offsets.
+        quick: only that every shard is there, in its size.
+        workers: shards at once.
+        memory: memory for the shards that are being checked at once; a shard that takes more is checked alone.
+        allow_unsafe_types: unpickle pickled columns; only for data whose origin you trust.
+        download_retry: attempts of a request.
+        download_timeout: seconds that a request may take.
+        as_json: print one JSON document, not tables.
+    """
+    if samples is not None and (samples < 0 or quick):
+        raise ConfigError(f"--samples {samples}: give 0 or more, and not together with --quick, which decodes none")
+    if workers < 1 or (room := parse_bytes(memory)) < 1:
+        raise ConfigError(f"--workers {workers} --memory {memory}: give 1 or more")
+    depth = Depth(sizes_only=quick, samples=samples, allow_unsafe_types=allow_unsafe_types)
+    retry = Retry(attempts=download_retry, timeout=download_timeout)
+    console, start = Console(as_json=as_json), time.monotonic()
+    found = find_datasets(urls, retry, list_files=not shard)
+    for dataset in found.datasets if not quick else ():
+        require_codecs(dataset.index.shards if dataset.index is not None else ())
+    work = _Work(found.datasets, shard, retry, depth)
+    try:
+        work.run(console, workers=workers, room=room)
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(printable(work.so_far()))
+        raise
+    report = Report(
+        datasets=found.datasets,
+        findings=work.findings,
+        faults=work.faults,
+        notes=[*found.notes, *_notes(found.datasets, depth)],
+        quick=quick,
+        seconds=time.monotonic() - start,
+    )
+    for note in report.notes:
+        console.note(f"note: {printable(note)}")
+    document = describe(report)
+    console.result(document, *show(report, document))
+    return 1 if work.faults else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Task:
+    """A shard to check.
+
+    Attributes:
+        dataset: which it belongs to.
+        number: its place in the index.
+        info: its entry there.
+    """
+
+    dataset: Dataset
+    number: int
+    info: ShardInfo
+
+
+class _Work:
+    """What there is to check, and what has come out so far."""
+
+    def __init__(self, datasets: Sequence[Dataset], chosen: Sequence[str], retry: Retry, depth: Depth) -> None:
+        self._retry, self._depth = retry, depth
+        self.tasks = list(_tasks(datasets, chosen))
+        self.findings: dict[str, list[Finding]] = {dataset.name: [] for dataset in datasets}
+        self._order = {dataset.name: at for at, dataset in enumerate(datasets)}
+        self._faults = [(d.name, -1.0, _of_index(d.trouble)) for d in datasets if d.trouble is not None]
+        self._in_a_row: Counter[str] = Counter()
+
+    @property
+    def faults(self) -> list[tuple[str, Fault]]:
+        """Dataset and fault, in the order of the indexes."""
+        ordered = sorted(self._faults, key=lambda fault: (self._order[fault[0]], fault[1]))
+        return [(name, fault) for name, _, fault in ordered]
+
+    def run(self, console: Console, *, workers: int, room: int) -> None:
+        """Check all of it, telling how far it is."""
+        label = "sizes" if self._depth.sizes_only else "verify"
+        total = sum(stored_bytes(task.info) for task in self.tasks)
+        cost = (lambda _: 0) if self._depth.sizes_only else (lambda task: memory_of(task.info))
+        unasked: Counter[str] = Counter()
+        with (
+            console.progress(label, total=total) as advance,
+            closing(in_parallel(self._check, self.tasks, workers=workers, cost=cost, room=room)) as checked,
+        ):
+            for task, finding in checked:
+                advance(stored_bytes(task.info))
+                name = task.dataset.name
+                if finding is None:
+                    unasked[name] += 1
+                    continue
+                self.findings[name].append(finding)
+                unreached = finding.fault is not None and finding.fault.kind in UNCHECKED
+                self._in_a_row[name] = self._in_a_row[name] + 1 if unreached else 0
+                if finding.fault is not None:
+                    self._faults.append((name, task.number, finding.fault))
+        for name, count in unasked.items():
+            what = f"{count:,} more shards were not asked for, after {_GIVE_UP} in a row that the store did not give"
+            fault = Fault(kind="unreachable", file="…", what=what, todo=TODO["unreachable"])
+            self._faults.append((name, math.inf, fault))
+
+    def so_far(self) -> str:
+        """Return what is known when it is cut short."""
+        bad = [f"{name}: {fault.file}" for name, fault in self.faults]
+        done = sum(map(len, self.findings.values()))
+        told = f"{done:,} of {len(self.tasks):,} shards were checked, with {len(bad)} faults"
+        return f"{told}: {', '.join(bad[:5])}{', …' * (len(bad) > 5)}" if bad else told
+
+    def _check(self, task: Task) -> Finding | None:
+        dataset = task.dataset
+        if self._in_a_row[dataset.name] >= _GIVE_UP:
+            return None
+        local = is_local(dataset.store.url)
+        return check_shard(
+            dataset.store, task.info, retry=self._retry, depth=self._depth, files=dataset.files, local=local
+        )
+
+
+def _tasks(datasets: Sequence[Dataset], chosen: Sequence[str]) -> Iterator[Task]:
+    """The shards to check: all, or those that were chosen.
+
+    Raises:
+        ConfigError: one that was chosen is in none of the datasets.
+    """
+    left = set(chosen)
+    for dataset in datasets:
+        for number, info in enumerate(dataset.index.shards if dataset.index is not None else ()):
+            names = {str(number), info.raw.basename, stored_name(info)}
+            if not chosen or names & set(chosen):
+                left -= names
+                yield Task(dataset=dataset, number=number, info=info)
+    if left and any(dataset.index is not None for dataset in datasets):
+        most = max(len(dataset.index.shards) for dataset in datasets if dataset.index is not None)
+        raise ConfigError(
+            f"--shard {min(left)}: no dataset has such a shard: give a number below {most}, or a basename as "
+            "index.json has it"
+        )
+
+
+def _of_index(error: Exception) -> Fault:
+    if isinstance(error, IndexCorruptError):
+        return Fault.of("index", INDEX, error)
+    if isinstance(error, StoreNotFoundError):  # domains.json names it, or its directory was listed a moment ago
+        what = "it is not there, and domains.json or the store's listing says it should be"
+        return Fault(kind="missing", file=INDEX, what=what, todo=TODO["index"])
+    return Fault.of_store(INDEX, error)
+
+
+def _notes(datasets: Sequence[Dataset], depth: Depth) -> Iterator[str]:
+    """Yield what is no fault, and worth knowing."""
+    indexes = [dataset.index for dataset in datasets if dataset.index is not None]
+    shards = [info for index in indexes for info in index.shards]
+    carried = {*(name for index in indexes for name in index.hashes), *(n for info in shards for n in info.raw.hashes)}
+    if unknown := sorted(name for name in carried if not is_hash(name)):
+        yield f"hashes of the kinds {', '.join(unknown)} are not known here, and were not checked"
+    pickled = not depth.allow_unsafe_types and not depth.sizes_only and depth.samples != 0
+    if pickled and any(not is_mds_encoding_safe(code) for info in shards for code in info.column_encodings):
+        yield "pickled columns were not decoded: that runs code out of the shards (--allow-unsafe-types)"
