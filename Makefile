@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check format test-mosaic bench bench-text clean
+.PHONY: help demo test check format test-mosaic bench bench-text soak clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -39,9 +39,13 @@ bench: $(READY)  ## run the benchmarks that the README quotes
 	$(BIN)/python bench/losses.py
 	$(BIN)/python bench/mixing.py
 	$(BIN)/python bench/mixing_cost.py
+	$(BIN)/python bench/storage.py
 
 bench-text: $(READY)  ## train small models on real text under every mixer (half an hour)
 	$(BIN)/python bench/mixing_text.py
+
+soak: $(READY)  ## read through a failing store, a tight cache and kill -9 for some minutes; compare every batch
+	$(BIN)/python bench/soak.py
 
 clean:  ## remove environments and caches
 	rm -rf $(VENV) .venv-mosaic .pytest_cache .ruff_cache .hypothesis build dist *.egg-info runs bench/data

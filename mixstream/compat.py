@@ -141,3 +141,19 @@ class ShardTables:
         """Return the decoded sample number `sample_id`: column -> value. Subclasses may override this."""
         del retry  # part of the interface; `download_retry` says how often
         return self.corpus.sample(*self.find(sample_id))
+
+    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
+        """Bring shard `shard_id`, counted over all domains, to local disk.
+
+        Args:
+            shard_id: its number.
+            blocking: wait for others who are fetching it, and for room; else it may not be there afterwards.
+        """
+        domain, shard = self.corpus.home(shard_id)
+        if not self.corpus.domains[domain].fetch(shard, 0.0) and blocking:
+            self.corpus.domains[domain].map(shard)
+
+    @property
+    def cache_usage(self) -> int:
+        """Bytes that the shards of all domains take in their caches now."""
+        return self.corpus.domains[0].files.budget.usage()

@@ -18,7 +18,8 @@ def describe(run: Run, cursor: Cursor, counters: Counters, weights: Mapping[str,
     `weights` are the newest that are known, by domain.
     """
     cursor = run.plan.settle(cursor)
-    return "\n".join([*_position(run, cursor), *_domains(run, cursor, weights), *_work(cursor, counters)])
+    parts = [_position(run, cursor), _domains(run, cursor, weights), _storage(run), _work(cursor, counters)]
+    return "\n".join(line for part in parts for line in part)
 
 
 def _position(run: Run, cursor: Cursor) -> list[str]:
@@ -53,6 +54,15 @@ def _domains(run: Run, cursor: Cursor, weights: Mapping[str, float]) -> list[str
             f"         {plan.names[at]:{width}}  {numbers}  {share}" + ("  left the mix" if at in gone else "")
         )
     return lines
+
+
+def _storage(run: Run) -> list[str]:
+    fetched = [domain.files for domain in run.corpus.domains if domain.files.fetches]
+    if not fetched:
+        return []
+    budget = fetched[0].budget
+    limit = "no limit" if budget.limit is None else f"limit {budget.limit / 1e6:,.1f} MB"
+    return [f"cache    {budget.usage() / 1e6:,.1f} MB of {len(fetched)} domain(s) on local disk, {limit}"]
 
 
 def _work(cursor: Cursor, counters: Counters) -> list[str]:

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from typing import NoReturn
 
 from cyclopts import App, CycloptsError
 
@@ -55,6 +56,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if status is None:
             raise
         return _fail(error, as_json=as_json, status=status)
+
+
+def run() -> NoReturn:
+    """Be the program `mixstream`."""
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status == _INTERRUPTED:
+        os._exit(status)  # requests under way do not hold up the end, nor does what their threads have locked
+    sys.exit(status)
 
 
 def _status(error: Exception) -> int | None:
@@ -104,4 +115,4 @@ def _fail(error: BaseException, *, as_json: bool, status: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

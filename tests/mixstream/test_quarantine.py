@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -180,3 +182,40 @@ def test_a_damaged_copy_is_fetched_anew(tmp_path):
     with pytest.raises(ShardCorruptError):
         rows(ms.Loader(ms.StreamingDataset(streams=streams, batch_size=6)))
     assert rows(ms.Loader(ms.StreamingDataset(streams=streams, batch_size=6, on_bad_sample="refetch"))) == expected
+
+
+JOB = """
+import json, sys, warnings
+sys.path.insert(0, sys.argv[1])
+warnings.simplefilter("ignore")
+import torch.distributed as dist
+from pathlib import Path
+import mixstream as ms
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+streams = [ms.Stream(remote=f"{sys.argv[2]}/{name}") for name in ("web", "code")]
+loader = ms.Loader(ms.StreamingDataset(streams=streams, batch_size=3, shuffle=True, on_bad_sample="quarantine"))
+for batch in loader:
+    dist.barrier()
+state = loader.state_dict()
+own = sorted(loader.run.quarantine.entries)
+dist.barrier()  # rank 0 keeps the store
+Path(sys.argv[3], f"{rank}.json").write_text(json.dumps([state["quarantined"], own]))
+dist.destroy_process_group()
+"""
+
+
+def test_any_rank_can_save_what_the_others_set_aside(spoiled, tmp_path):
+    """Ranks read different rows, so each meets other bad samples; torch.distributed's own store tells them all."""
+    root, _ = spoiled
+    (tmp_path / "job.py").write_text(JOB)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    where = [str(tmp_path / "job.py"), str(Path(__file__).parent), str(root), str(tmp_path)]
+    done = subprocess.run([*command, *where], check=False, capture_output=True, timeout=200)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    (first, met), (second, met_too) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first == second
+    assert len(first) == 2
+    assert {*map(tuple, met), *map(tuple, met_too)} == {(0, e["shard"], e["row"]) for e in first}
+    assert met != met_too

@@ -16,7 +16,8 @@ from remote_reader import read_epoch
 from torch.utils.data import DataLoader
 
 import mixstream as ms
-from mixstream.errors import ShardCorruptError, ShardNotFoundError, StoreAccessError, StoreFaultError
+from mixstream.errors import IndexCorruptError, ShardCorruptError, ShardNotFoundError, StoreAccessError, StoreFaultError
+from mixstream.formats import dump_index, parse_index
 from mixstream_tools.cli import main
 
 
@@ -207,3 +208,29 @@ def test_wrong_bytes_are_fetched_anew_and_then_refused(s3, proxy, tmp_path):
     with pytest.raises(ShardCorruptError, match=r"Checksum failure: .*shard\.00001\.mds"):
         read("second")
     assert not (tmp_path / "second/shard.00001.mds").exists()
+
+
+def test_the_index_is_checked_by_its_own_hash_and_fetched_anew(s3, proxy, tmp_path):
+    root = write_tokens(tmp_path / "web", range(40), hashes=["xxh3_64"])
+    index = parse_index((root / "index.json").read_bytes(), where="")
+    s3.upload(root)
+    s3.put("index.json", dump_index(index, hashes=["xxh3_64"]))
+    at = json.dumps(json.loads(s3.get("index.json")), sort_keys=True).index('"samples": 1') + 12
+    proxy.when(corrupt_digit(at), path="*/index.json", times=1)
+    given: dict[str, Any] = {"remote": s3.url, "batch_size": 4, "validate_hash": "xxh3_64"}
+    assert ms.StreamingDataset(**given, local=str(tmp_path / "first")).num_samples == 40
+    proxy.when(corrupt_digit(at), path="*/index.json")
+    with pytest.raises(IndexCorruptError, match="xxh3_64"):
+        ms.StreamingDataset(**given, local=str(tmp_path / "second"))
+
+
+def corrupt_digit(at: int) -> Any:
+    """Change one digit of a JSON number, so that it stays JSON."""
+
+    def act(exchange: Any) -> None:
+        status, headers, body = exchange.ask()
+        if body:
+            body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+        exchange.answer(status, headers, body)
+
+    return act

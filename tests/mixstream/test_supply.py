@@ -145,3 +145,13 @@ def test_random_access_fetches_what_it_needs(packed, tmp_path):
     data = dataset(packed, tmp_path / "cache", cache_limit="10kb")
     assert [int(sample["tokens"][0]) for sample in data[np.array([299, 0, 150])]] == [299, 0, 150]
     assert 1 <= len(shards_in(tmp_path / "cache")) <= 3
+
+
+def test_a_shard_can_be_asked_for_and_the_cache_says_what_it_holds(packed, tmp_path):
+    data = dataset(packed, tmp_path / "cache", cache_limit="10kb", batch_size=4)
+    before = data.cache_usage
+    data.prepare_shard(3)
+    data.prepare_shard(5, blocking=False)
+    assert shards_in(tmp_path / "cache") == [3, 5]
+    assert data.cache_usage - before == data.shards[3].raw.bytes + data.shards[5].raw.bytes
+    assert "cache    0.0 MB of 1 domain(s) on local disk, limit 0.0 MB" in ms.Loader(data).describe()
