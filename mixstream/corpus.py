@@ -174,6 +174,7 @@ class Corpus:
             return self.domains[domain].decode(shard, row, data)
         except ShardCorruptError as error:
             error.bad = domain, shard, row
+            self.opened.drop(number)  # whoever renews the shard may know of another corpus' mappings only
             raise
         finally:
             if self.frugal:

@@ -1,10 +1,11 @@
 """Threads that bring shards to disk ahead of those who read them, most urgent first.
 
 Rules. What is fetched is decided by whoever calls `follow`; nothing here knows a store, a file or the plan. A shard is
-never fetched by two threads at once. What `fetch` raises is kept, as it is, for whoever comes to need the shard, who
-alone knows its place in the order. Nobody waits for these threads but `close`, shortly. They keep nothing alive: they
-end with `close`, with the fetcher itself and with the interpreter (a daemon thread that is inside a client when its
-interpreter goes may abort it), and a forked child, which has no threads of its parent, begins its own.
+never fetched by two threads at once. What `fetch` raises is nobody's business here: whoever comes to need the shard
+fetches it himself, and meets the error in its place in the order. Nobody waits for these threads but `close`, shortly.
+They keep nothing alive: they end with `close`, with the fetcher itself and with the interpreter (a daemon thread that
+is inside a client when its interpreter goes may abort it), and a forked child, which has no threads of its parent,
+begins its own.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ Fetch = Callable[[int, float], bool]
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0  # seconds before a shard that could not be had is tried again
 _MAX_WAITING = 32  # shards that are let lie: enough to pass over what the other ranks of a machine are fetching
+_AFTER_ERROR = 60.0  # seconds before a shard whose fetch has failed is tried again: that had its own attempts
 _PATIENCE, _PATIENCE_AT_EXIT = 0.3, 5.0  # seconds for fetches in flight
 
 
 class Fetcher:
     """Fetches shards in the background.
 
-    `follow` and `close` are for one thread at a time; `failure` is for any.
+    For one thread at a time.
 
     Args:
         fetch: brings a shard to disk: (number, steps until it is needed) -> whether it is there now. False means that
             it cannot be had now (somebody else is at it, or there is no room): others are tried, and it again after a
-            pause that grows. Called from several threads.
+            pause that grows. After an error it is let lie for a minute or more. Called from several threads.
         threads: how many shards are fetched at once.
     """
 
     def __init__(self, *, fetch: Fetch, threads: int = 4) -> None:
         self._fetch, self._threads = fetch, threads
-        self._errors: dict[int, BaseException] = {}  # here, since what they refer to may be whoever owns us
         self._desk: _Desk | None = None
 
     def follow(self, numbers_N: Int64, steps_N: Float64) -> None:
@@ -61,22 +62,12 @@ class Fetcher:
             desk = self._open_desk()
         desk.follow(dict(zip(np.asarray(numbers_N).tolist(), np.asarray(steps_N).tolist())))
 
-    def failure(self, number: int) -> BaseException | None:
-        """Return what fetching the shard raised, once; the shard may then be fetched again."""
-        if (desk := self._own_desk()) is None:
-            return None
-        error = self._errors.pop(number, None)
-        if error is not None:
-            desk.forgive(number)
-        return error
-
     def close(self) -> None:
         """End the threads. A fetch in flight is waited for shortly, then left to end on its own.
 
         A later `follow` begins anew.
         """
         desk, self._desk = self._own_desk(), None
-        self._errors.clear()
         if desk is not None:
             self._finalizer.detach()
             desk.close(_PATIENCE)
@@ -87,14 +78,10 @@ class Fetcher:
 
     def _open_desk(self) -> _Desk:
         desk = self._desk = _Desk(self._threads)
-        self._errors.clear()
         self._finalizer = weakref.finalize(self, desk.end)
         self._finalizer.atexit = False  # then there is time to wait for what is in flight: the desk's own business
         desk.open(weakref.ref(self))
         return desk
-
-    def _failed(self, number: int, error: BaseException) -> None:
-        self._errors[number] = error
 
 
 class _Desk:
@@ -109,7 +96,7 @@ class _Desk:
         self._fresh: Iterator[int] = iter(())  # what of it was not looked at yet
         self._flying: set[int] = set()
         self._done: set[int] = set()
-        self._failed: set[int] = set()
+        self._failed: dict[int, float] = {}  # by an error: when
         self._waiting: dict[int, tuple[float, float]] = {}  # could not be had: when to try again, the pause then
         self._threads: list[threading.Thread] = []
 
@@ -147,17 +134,11 @@ class _Desk:
         with self._change:
             self._need, self._fresh = need, iter(need)
             self._done &= need.keys()
+            late = time.monotonic() - _AFTER_ERROR
+            self._failed = {number: when for number, when in self._failed.items() if when > late}
             self._waiting = {number: wait for number, wait in self._waiting.items() if number in need}
             self._retry(self._slots)
             self._change.notify_all()
-
-    def forgive(self, number: int) -> None:
-        """Let a shard be tried again, of whose failure somebody knows."""
-        with self._change:
-            self._failed.discard(number)
-            if number in self._need:
-                self._waiting[number] = 0.0, _FIRST_PAUSE
-                self._change.notify()
 
     def take(self) -> tuple[int, float] | None:
         """Return what to fetch next, as soon as there is something; None at the end."""
@@ -198,11 +179,11 @@ class _Desk:
             self._change.notify()
 
     def crashed(self, number: int) -> None:
-        """Note that a fetch has failed for good."""
+        """Note that a fetch has raised an error."""
         with self._change:
             self._flying.discard(number)
             self._waiting.pop(number, None)
-            self._failed.add(number)
+            self._failed[number] = time.monotonic()
             self._change.notify()
 
     def _retry(self, count: int) -> None:
@@ -225,11 +206,8 @@ def _attempt(desk: _Desk, fetcher: weakref.ref[Fetcher], number: int, need: floa
     del alive  # not for as long as a fetch takes
     try:
         there = fetch(number, need)
-    except BaseException as error:
-        if (alive := fetcher()) is None:
-            return False
-        desk.crashed(number)  # first: who takes the error lets the shard be tried again
-        alive._failed(number, error)
+    except BaseException:
+        desk.crashed(number)
     else:
         desk.landed(number, there)
     return True

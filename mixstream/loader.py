@@ -281,10 +281,17 @@ class Loader(LossReports):
             self._reporter.close()
 
     def _stop(self) -> None:
-        if self._prefetcher is not None:
+        if (prefetcher := self._prefetcher) is None:
+            return
+        self._prefetcher = None
+        with contextlib.ExitStack() as stack:  # Ctrl-C in one of the waits leaves out none of the others
+            stack.callback(self._part_from, prefetcher)
+            stack.callback(self._finalizer)
             self._supply.close()  # first: the prefetcher's thread may be waiting for a shard
-            self._finalizer()
-            self._prefetcher = None
+
+    def _part_from(self, prefetcher: Prefetcher[Any]) -> None:
+        if prefetcher.alive:  # in a download that stalls: what it has mapped is not ours any more
+            self._corpus = self._corpus.reopened()
 
     def __enter__(self) -> Self:
         return self

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 from mixstream.errors import WaitTimeoutError
 
 T = TypeVar("T")
+_PATIENCE = 10.0  # seconds that `close` waits for the item that is being made: a stalled download takes minutes
 
 
 class BlockedError(Exception):
@@ -84,14 +85,19 @@ class Prefetcher(Generic[T]):
             self._change.notify_all()
 
     def close(self) -> None:
-        """End the thread, after the item that it is making; the items that are ready are dropped."""
+        """End the thread, after the item that it is making, waited for shortly; items that are ready are dropped."""
         with self._change:
             self._closed = True
             self._ready.clear()
             self._change.notify_all()
         atexit.unregister(self._leave)
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout=60)
+            self._thread.join(timeout=_PATIENCE)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is still at an item, also after `close`, which waits for it only so long."""
+        return self._thread is not None and self._thread.is_alive()
 
     def _leave(self) -> None:
         if os.getpid() == self._owner:  # a forked process has no such thread, and perhaps a lock that nobody opens

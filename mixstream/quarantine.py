@@ -191,8 +191,9 @@ class Reader:
         """
         renewed: set[tuple[int, int]] = set()
         while True:
+            settled = self._settled(rows, mine, at)
             try:
-                return make(self._settled(rows, mine, at))
+                return make(settled)
             except MixstreamError as error:
                 if error.bad is None or self.policy == "raise":
                     raise
@@ -202,6 +203,12 @@ class Reader:
                     if self.corpus.renew(domain, shard):
                         continue
                 if self.policy != "quarantine":
+                    raise
+                if not _is_among(error.bad, settled):  # no stand-in would keep whoever reads the row from looking there
+                    error.add_note(
+                        "on_bad_sample='quarantine' sets rows aside, and this is none of them: an overridden "
+                        "`__getitem__` or `get_item` reads it for another row; catch the error there"
+                    )
                     raise
                 self._set_aside((domain, shard, -1 if row is None else row), error)
 
@@ -255,3 +262,9 @@ class Reader:
         return Addresses(
             domain_B=np.full(len(draw_B), self.addressing.domain_K[k], dtype=np.int64), shard_B=shard_B, row_B=row_B
         )
+
+
+def _is_among(bad: tuple[int, int, int | None], at: Addresses) -> bool:
+    domain, shard, row = bad
+    here_B = (at.domain_B == domain) & (at.shard_B == shard)
+    return bool((here_B if row is None else here_B & (at.row_B == row)).any())

@@ -69,10 +69,7 @@ class Stream:
                 f"`max_epochs` must be above 0, got {max_epochs}; leave the stream out to not read it, or give None "
                 "for no limit"
             )
-        if download_retry is not None and download_retry < 0:
-            raise ConfigError(f"`download_retry` must be at least 0, got {download_retry}")
-        if download_timeout is not None and download_timeout <= 0:
-            raise ConfigError(f"`download_timeout` must be above 0 seconds, got {download_timeout}")
+        _check_patience(download_retry, download_timeout)
         self.remote, self.local, self.split = remote, local, split or ""
         self.proportion, self.repeat, self.choose = proportion, repeat, choose
         self.download_retry, self.download_timeout = download_retry, download_timeout
@@ -80,7 +77,7 @@ class Stream:
         self.name, self.max_epochs = name, max_epochs
 
     def __repr__(self) -> str:
-        shown = {k: v for k, v in vars(self).items() if v not in (None, "")}
+        shown = {k: redact(v) if isinstance(v, str) else v for k, v in vars(self).items() if v not in (None, "")}
         return f"Stream({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
     @property
@@ -104,6 +101,13 @@ class Stream:
         )
 
 
+def _check_patience(download_retry: int | None, download_timeout: float | None) -> None:
+    if download_retry is not None and download_retry < 0:
+        raise ConfigError(f"`download_retry` must be at least 0, got {download_retry}")
+    if download_timeout is not None and download_timeout <= 0:
+        raise ConfigError(f"`download_timeout` must be above 0 seconds, got {download_timeout}")
+
+
 def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream]:
     """Return copies of `streams` with a name each, and `defaults` where they leave something to the dataset.
 
@@ -112,6 +116,7 @@ def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream
     """
     if isinstance(streams, str) or not all(isinstance(stream, Stream) for stream in streams):
         raise ConfigError(f"`streams` is a list of mixstream.Stream, got {streams!r}; write [Stream(...), ...]")
+    _check_patience(defaults.get("download_retry"), defaults.get("download_timeout"))
     copies = [copy.copy(stream) for stream in streams]
     short = [s.name or s.location.removesuffix(f"/{s.split}").rsplit("/", 1)[-1] for s in copies]
     for stream, name in zip(copies, short):

@@ -9,9 +9,9 @@ Shape suffixes: K domains, N shards of the corpus.
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from math import inf
 from pathlib import Path
 from typing import Self
@@ -48,7 +48,14 @@ def limited(domains: Sequence[Domain], limit: int | None) -> Corpus:
             f"cache_limit={limit} bytes is too low: the largest shard has {largest}, and room for two is the least; "
             f"some for each process that reads is better; pass {8 * largest} or more, or None for no limit"
         )
-    return replace(corpus, frugal=True)
+    return replace(corpus, frugal=limit < sum(map(_cached_bytes, corpus.domains)))
+
+
+def _cached_bytes(domain: Domain) -> int:
+    """Return what all shards of a domain take in its cache."""
+    packed = domain.files.keep_packed
+    shards = domain.index.shards if domain.files.fetches else ()
+    return sum(shard.raw.bytes + (shard.zip.bytes if packed and shard.zip else 0) for shard in shards)
 
 
 def warn_of_refetching(run: Run, limit: int | None) -> None:
@@ -97,6 +104,8 @@ class Supply:
         if any(domain.files.fetches for domain in corpus.domains):
             self._forecast, self._fetcher = Forecast(run), Fetcher(fetch=unless_gone(self._fetch, True))
             if corpus.frugal:
+                self._numbers = _numbers_of(corpus)
+                self._withdraw = weakref.finalize(self, self._budget.close)  # others believe it as long as we live
                 asked = unless_gone(self._next_use, None)  # the budget outlives us
                 self._budget.next_use = lambda paths: asked(paths) or [inf] * len(paths)
 
@@ -133,15 +142,6 @@ class Supply:
         files, index = self._corpus.domains[domain].files, self._corpus.domains[domain].index
         return files.path(index.shards[shard].raw.basename)
 
-    @cached_property
-    def _numbers(self) -> dict[Path, dict[str, int]]:
-        """Number of every shard, by directory and name below it."""
-        numbers: dict[Path, dict[str, int]] = {}
-        for domain, first in zip(self._corpus.domains, self._corpus.shard_offset_K.tolist()):
-            names = numbers.setdefault(domain.files.directory, {})
-            names.update({shard.raw.basename: first + i for i, shard in enumerate(domain.index.shards)})
-        return numbers
-
     def _next_use(self, paths: Sequence[Path]) -> Sequence[float]:
         """Return the steps until the plan needs each of these files; inf for never."""
         if (cursor := self._cursor) is None:
@@ -165,10 +165,20 @@ class Supply:
         if self._fetcher is not None:
             self._fetcher.close()
             if self._corpus.frugal:
-                self._budget.close()
+                self._withdraw()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _numbers_of(corpus: Corpus) -> dict[Path, dict[str, int]]:
+    """Return the number of every shard that may be evicted, by directory and name below it."""
+    numbers: dict[Path, dict[str, int]] = {}
+    for domain, first in zip(corpus.domains, corpus.shard_offset_K.tolist()):
+        if domain.files.fetches:
+            names = numbers.setdefault(domain.files.directory, {})
+            names.update({shard.raw.basename: first + i for i, shard in enumerate(domain.index.shards)})
+    return numbers

@@ -9,6 +9,7 @@ A file is handed out open: what is evicted afterwards stays readable for those w
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import io
 import os
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from mixstream.errors import MixstreamError, StoreError
+from mixstream.errors import MixstreamError, StoreAccessError, StoreError
 from mixstream.storage.budget import Budget, Claim, disk_full
 from mixstream.storage.listing import partial_name
 from mixstream.storage.locks import FORBIDDEN, FULL, Patience, forbidden, parent_of, release, same_file, try_lock
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer  # collections.abc has it from Python 3.12 on
 
 _CHUNK = 64 << 20  # bytes; one write takes 2 GiB at most, and others see by it that something moves
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _TRIES = 3  # when the disk turns out to be full, or the directory is cleared, while a file is written
 
 
@@ -56,8 +58,7 @@ class Partial:
         """
         os.ftruncate(self.number, size)
         try:
-            if size:
-                os.posix_fallocate(self.number, 0, size)
+            _set_aside(self.number, size)
         except OSError as error:
             if error.errno in FULL:
                 os.ftruncate(self.number, 0)
@@ -144,9 +145,11 @@ class Cache:
         try:
             file = opened(self.directory / name)
         except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                raise
-            return None
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE):
+                return None
+            if error.errno in FORBIDDEN:
+                raise _unreadable(error, self.directory / name) from error
+            raise
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             file.close()
@@ -255,6 +258,28 @@ def opened(path: Path, opener: Callable[[str, int], int] | None = None) -> Binar
     """Return a file open for reading, under its path as its name; a pipe does not block."""
     opener = opener or (lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     return io.BufferedReader(io.FileIO(str(path), "rb", opener=opener))
+
+
+def _unreadable(error: OSError, path: Path) -> StoreAccessError:
+    made = StoreAccessError(
+        f"{path} is there and cannot be read ({os.strerror(error.errno or 0)}): another user may have put it there for "
+        "himself alone; let him open it to others (chmod -R a+rX), or pass another `local` directory"
+    )
+    made.errno = error.errno
+    return made
+
+
+def _set_aside(number: int, size: int) -> None:
+    """Take the blocks of a file on the disk; OSError where that cannot be done.
+
+    `os.posix_fallocate` will not do: where the file system cannot (NFS 3), it writes into every block, one by one.
+    """
+    fallocate = getattr(_LIBC, "fallocate", None)  # Linux
+    if fallocate is None or not size:
+        return
+    while fallocate(number, 0, ctypes.c_int64(0), ctypes.c_int64(size)):
+        if (why := ctypes.get_errno()) != errno.EINTR:
+            raise OSError(why, os.strerror(why))
 
 
 def _reserve(partials: list[Partial], sizes: list[int]) -> None:

@@ -1,17 +1,18 @@
 """Every other URL: a directory of a file system that fsspec knows (`hf://`, `sftp://`, `memory://`, ...).
 
 Rules: fsspec is an extra, and so is the package behind each of its schemes; what is missing is named with the command
-that installs it. Lengths are checked here, since a file system may return less than it was asked for. How long a
-request takes, and how often it is tried, is the file system's: of ours it knows no timeout.
+that installs it. Lengths are checked here, since a file system may return less than it was asked for. Most file systems
+know no timeout, so each request runs on a thread of its own, which is left to itself when its time is up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mixstream.errors import (
     ConfigError,
@@ -24,6 +25,9 @@ from mixstream.errors import (
 )
 from mixstream.storage.store import ObjectInfo, Piece, redact, scheme_of
 
+T = TypeVar("T")
+
+_MANY = 3600.0  # seconds for what may be many requests: a listing, an upload
 _VERSIONS = ("ETag", "etag", "xet_hash", "blob_id", "checksum", "md5", "mtime", "created", "last_modified", "modified")
 _BUSY, _REFUSED = (429, 503), (401, 403)
 _LEAST_FAULT = 500
@@ -35,17 +39,18 @@ class FsspecStore:
 
     Args:
         location: URL of the directory.
-        timeout: seconds; kept for `Store`'s sake, since fsspec has no such setting.
+        timeout: seconds per request, its body included; an upload or a listing may take an hour.
 
     Raises:
-        ConfigError: fsspec, or its package for this scheme, is not installed; or it does not know the scheme.
+        ConfigError: fsspec, or its package for this scheme, is not installed; or it does not know the scheme. Where
+            only the file system can tell that it does not accept the URL, the first request raises it.
     """
 
     location: str
     timeout: float = 60.0
 
     def __post_init__(self) -> None:
-        self._opened()
+        self._require_packages()
 
     def __repr__(self) -> str:
         return f"FsspecStore({self.url!r})"
@@ -57,14 +62,10 @@ class FsspecStore:
 
     def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> Piece:
         """Return the bytes [begin, end) of a file, by default all of it."""
-        files, path = self._place(name)
-        with self._explained("read", name):
+
+        def fetch(files: Any, path: str) -> Piece:
             info = _info(files.info(path))
-            if version is not None and info.version != version:
-                raise StoreChangedError(
-                    f"{self.url}/{name}: the file is another one than before (version {info.version}, was {version}): "
-                    "parts read so far are of no use; do not replace files of a dataset that is being read"
-                )
+            self._check_version(name, info, version)
             stop = info.size if end is None else end
             if not 0 <= begin <= stop <= info.size:
                 raise StoreFaultError(
@@ -72,62 +73,95 @@ class FsspecStore:
                     "truncated, or belongs to another index; upload it again from its origin"
                 )
             data = files.cat_file(path, start=begin, end=stop) if stop > begin else b""
-        if len(data) != stop - begin:
-            raise StoreFaultError(f"{self.url}/{name}: bytes {begin} to {stop} asked for, {len(data)} bytes came")
-        return Piece(data=data, info=info)
+            if len(data) != stop - begin:
+                raise StoreFaultError(f"{self.url}/{name}: bytes {begin} to {stop} asked for, {len(data)} bytes came")
+            self._check_version(name, _info(files.info(path)), info.version)  # it may have been replaced in between
+            return Piece(data=data, info=info)
+
+        return self._ask("read", name, fetch)
 
     def info(self, name: str) -> ObjectInfo:
         """Return the size and the version of a file."""
-        files, path = self._place(name)
-        with self._explained("look at", name):
-            return _info(files.info(path))
+        return self._ask("look at", name, lambda files, path: _info(files.info(path)))
 
     def write(self, name: str, data: bytes | Path) -> None:
         """Write a file. Whether it is there whole or not at all depends on the file system."""
-        files, path = self._place(name)
         if isinstance(data, Path):
             data.stat()  # what is wrong with it is not the file system's fault
-        with self._explained("write", name):
+
+        def put(files: Any, path: str) -> None:
             files.makedirs(path.rpartition("/")[0], exist_ok=True)
             if isinstance(data, Path):
                 files.put_file(str(data), path)
             else:
                 files.pipe_file(path, bytes(data))
 
+        self._ask("write", name, put, patience=_MANY)
+
     def names(self, *, limit: int | None = None) -> list[str]:
         """Return the names of all files below the directory, sorted; with `limit`, of no more than that many."""
-        files, path = self._place("")
-        with self._explained("list", ""):
-            found = files.find(path)
-        below = path.rstrip("/") + "/"
-        return sorted(name.removeprefix(below) for name in found if name.startswith(below))[:limit]
+
+        def collect(files: Any, path: str) -> list[str]:
+            below = path.rstrip("/") + "/"
+            return sorted(name.removeprefix(below) for name in files.find(path) if name.startswith(below))[:limit]
+
+        return self._ask("list", "", collect, patience=_MANY)
 
     def remove(self, name: str) -> None:
         """Remove a file; none of that name is no error."""
-        files, path = self._place(name)
-        with self._explained("remove", name):
+
+        def delete(files: Any, path: str) -> None:
             try:
                 files.rm_file(path)
             except FileNotFoundError:
                 return
 
+        self._ask("remove", name, delete)
+
     def renew(self) -> None:
         """Forget the file system: the next request makes another, which reads credentials anew."""
-        with self._explained("open", ""):
-            type(self._opened()[0]).clear_instance_cache()
+        self._require_packages().clear_instance_cache()
 
-    def _place(self, name: str) -> tuple[Any, str]:
+    def _ask(self, act: str, name: str, call: Callable[[Any, str], T], *, patience: float = 0.0) -> T:
+        """Return what `call` makes of the file system and of the file's path in its words, in time.
+
+        What a file system raises becomes an error of the tree; the cause may hold URLs with signatures, so none.
+        """
         if ".." in name.split("/"):
             raise StoreError(f"{name!r} is no name of a file below {self.url}: names are without '..'")
-        files, directory = self._opened()
-        return files, f"{directory.rstrip('/')}/{name}" if name else directory
+
+        def run() -> T:
+            files, directory = self._opened()
+            return call(files, f"{directory.rstrip('/')}/{name}" if name else directory)
+
+        try:
+            return _in_time(run, max(patience, self.timeout))
+        except (StoreError, ConfigError):
+            raise
+        except Exception as error:
+            raise _explain(error, f"{self.url}/{name}" if name else self.url, act) from None
+
+    def _check_version(self, name: str, info: ObjectInfo, version: str | None) -> None:
+        if version is not None and info.version != version:
+            raise StoreChangedError(
+                f"{self.url}/{name}: the file is another one than before (version {info.version}, was {version}): "
+                "parts read so far are of no use; do not replace files of a dataset that is being read"
+            )
 
     def _opened(self) -> tuple[Any, str]:
         """Return the file system, which fsspec keeps for all URLs of its kind, and the directory in its words."""
+        from fsspec.core import url_to_fs
+
+        try:
+            return url_to_fs(self.location, skip_instance_cache=False)
+        except ValueError as error:
+            raise ConfigError(f"{self.url}: fsspec does not accept it: {redact(str(error))[:200]}") from None
+
+    def _require_packages(self) -> Any:
+        """Return the kind of file system, once it is sure that it can be had; no connection is made."""
         scheme = scheme_of(self.location)
         try:
             import fsspec
-            from fsspec.core import url_to_fs
             from fsspec.registry import known_implementations
         except ImportError:
             raise ConfigError(
@@ -140,22 +174,24 @@ class FsspecStore:
                 f"az://, https://, or what fsspec.available_protocols() lists"
             )
         try:
-            return url_to_fs(self.location, skip_instance_cache=False)
+            return fsspec.get_filesystem_class(scheme)
         except ImportError as error:
             hint = known_implementations.get(scheme, {}).get("err", "")
             raise ConfigError(f"{self.url}: fsspec lacks the package for {scheme}://: {hint or error}") from None
-        except ValueError as error:
-            raise ConfigError(f"{self.url}: fsspec does not accept it: {redact(str(error))[:200]}") from None
 
-    @contextmanager
-    def _explained(self, act: str, name: str) -> Iterator[None]:
-        """Turn what a file system raises into errors of the tree; the cause may hold URLs with signatures, so none."""
+
+def _in_time(run: Callable[[], T], seconds: float) -> T:
+    """Return what `run` returns; TimeoutError after so many seconds."""
+    done: Future[T] = Future()
+
+    def work() -> None:
         try:
-            yield
-        except (StoreError, ConfigError):
-            raise
-        except Exception as error:
-            raise _explain(error, f"{self.url}/{name}" if name else self.url, act) from None
+            done.set_result(run())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=work, name="mixstream-fsspec", daemon=True).start()
+    return done.result(timeout=seconds)
 
 
 def _explain(error: Exception, place: str, act: str) -> StoreError:
@@ -172,9 +208,10 @@ def _explain(error: Exception, place: str, act: str) -> StoreError:
         return StoreBusyError(f"{said}, it asks to slow down; read with fewer processes at once")
     if isinstance(error, NotImplementedError):
         return StoreError(f"{said}, this file system cannot do that")
-    passing = isinstance(error, (OSError, TimeoutError, EOFError)) or type(error).__name__.endswith(_PASSING)
+    passing = isinstance(error, (OSError, EOFError)) or type(error).__name__.endswith(_PASSING)
     if (status >= _LEAST_FAULT) or (passing and not status):
-        return StoreFaultError(f"{said}, the request failed")
+        why = "it did not answer in time" if isinstance(error, TimeoutError) else "the request failed"
+        return StoreFaultError(f"{said}, {why}")
     return StoreError(f"{said}: {' '.join(redact(str(error)).split())[:200]}")
 
 

@@ -14,7 +14,6 @@ import signal
 import struct
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -99,17 +98,19 @@ def serve() -> NoReturn:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)  # what a library prints must not stand between frames
     sending = threading.Lock()
-    pool = ThreadPoolExecutor(max_workers=64)
     while (frame := read_frame(requests)) is not None:
-        pool.submit(_serve_one, msgspec.msgpack.decode(frame[0], type=Request), frame[1], answers, sending)
-        del frame
+        task = (msgspec.msgpack.decode(frame[0], type=Request), frame[1], answers, sending)
+        # A thread of its own for each: one that is used again would remember a client (`clients.drop`) that is not the
+        # refused one, and so keep the one that is.
+        threading.Thread(target=_serve_one, args=task, daemon=True).start()
+        del frame, task
     os._exit(0)  # nobody wants what is still under way
 
 
 def _serve_one(request: Request, data: bytearray, answers: int, sending: threading.Lock) -> None:
     body: Buffer = b""
     try:
-        answer, body = _carry_out(request, data)
+        answer, body = carry_out(request, data)
     except Exception as error:
         notes = [str(note) for note in getattr(error, "__notes__", [])]
         answer = Answer(number=request.number, error=type(error).__name__, text=redact(str(error)), notes=notes)
@@ -120,7 +121,8 @@ def _serve_one(request: Request, data: bytearray, answers: int, sending: threadi
         os._exit(1)
 
 
-def _carry_out(request: Request, data: bytearray) -> tuple[Answer, Buffer]:
+def carry_out(request: Request, data: bytearray) -> tuple[Answer, Buffer]:
+    """Return the answer to a request, and the bytes that go with it; `data` came with the request."""
     number, name = request.number, request.name
     store = open_store(request.url, timeout=request.timeout)
     match request.method:
@@ -137,7 +139,15 @@ def _carry_out(request: Request, data: bytearray) -> tuple[Answer, Buffer]:
         case "remove":
             store.remove(name)
         case "renew":
-            os.environb.clear()
-            os.environb.update(request.environment)
+            _adopt(request.environment)
             store.renew()
     return Answer(number=number), b""
+
+
+def _adopt(environment: dict[bytes, bytes]) -> None:
+    """Make this the environment; only what differs is touched, since other threads are reading it."""
+    for name in os.environb.keys() - environment.keys():
+        os.environb.pop(name, None)
+    for name, value in environment.items():
+        if os.environb.get(name) != value:
+            os.environb[name] = value

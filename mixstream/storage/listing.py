@@ -18,6 +18,7 @@ from pathlib import Path
 from mixstream.storage.locks import FORBIDDEN, parent_of, remove_if_dead
 
 INDEX = "index.json"
+_NOT_THERE = (None, errno.ENOENT, errno.ENOTDIR, *FORBIDDEN)  # None: behind a symbolic link (`parent_of`)
 
 
 def partial_name(leaf: str) -> str:
@@ -196,7 +197,9 @@ class Listing:
                 try:
                     number, _ = stack.enter_context(parent_of(self.directory, f"{below}/." if below else "."))
                     entries = stack.enter_context(os.scandir(number))
-                except OSError:  # not there, or behind a symbolic link
+                except OSError as error:
+                    if error.errno not in _NOT_THERE:  # out of descriptors, say: what is there would not be counted
+                        raise
                     continue
                 yield below, known, number, entries
 

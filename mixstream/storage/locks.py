@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mixstream.errors import ConfigError, StoreAccessError, StoreError, WaitTimeoutError
+from mixstream.storage.forks import unforked
 
 PREFIX = ".mixstream-"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -69,15 +70,12 @@ def try_lock(parent: int, name: str) -> int | None:
     """
     for _ in range(1000):
         try:
-            number = os.open(
-                name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666, dir_fd=parent
-            )
+            number = _open_to_lock(name, os.O_CREAT, parent)
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.ENXIO):
                 raise
             os.unlink(name, dir_fd=parent)
             continue
-        _held.add(number)
         if not _flock(number):
             release(number)
             return None
@@ -95,10 +93,9 @@ def try_lock(parent: int, name: str) -> int | None:
 def try_existing(parent: int, name: str) -> int | None:
     """Return a descriptor of a file that is there, locked; None if another one holds it, or it is no file, or gone."""
     try:
-        number = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
+        number = _open_to_lock(name, 0, parent)
     except OSError:
         return None
-    _held.add(number)
     if _flock(number) and same_file(os.fstat(number), parent, name):
         return number
     release(number)
@@ -177,6 +174,14 @@ def forbidden(error: OSError, directory: Path, what: str) -> StoreAccessError:
     )
     made.errno = error.errno
     return made
+
+
+def _open_to_lock(name: str, flags: int, parent: int) -> int:
+    flags |= os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with unforked():  # a child that does not know of it would keep it open, and the lock with it
+        number = os.open(name, flags, 0o666, dir_fd=parent)
+        _held.add(number)
+        return number
 
 
 def _flock(number: int) -> bool:

@@ -28,6 +28,8 @@ from mixstream.storage.store import redact
 
 _DUMP = "\n\nDebug source:"
 _STATUS = re.compile(r"status code: (\d{3})\b")
+# An answer to HEAD has no body, where the code would stand. With 400, S3 means expired credentials or another region.
+_MUTE = re.compile(r"performing HEAD\b.*status code: 400\b", re.DOTALL)
 _ADDRESS = re.compile(r"https?://\S+|path: \".*?\"")
 _CODE = re.compile(
     r"""<Code>([A-Za-z][A-Za-z0-9_.]{1,63})</Code>|"(?:code|reason)": ?"([A-Za-z][A-Za-z0-9_.]{1,63})\""""
@@ -158,8 +160,11 @@ def explain(error: BaseException, request: Request) -> StoreError:
     status = int(found[1]) if (found := _STATUS.search(text)) else _STATUS_OF.get(kind, 0)
     code = _code_in(text)
     failed = _failed(request)
+    refused = "400 and no reason, as where credentials have expired" if _MUTE.search(text) else ""
     if "token request" in text and status not in (429, *_FAULTS, 503):
-        return StoreAccessError(f"{failed}: no credentials were found; {request.access}")
+        refused = "no credentials were found"
+    if refused:
+        return StoreAccessError(f"{failed}: {refused}; {request.access}")
     if kind in ("NotSupportedError", "NotImplementedError"):
         if "Range request" in text:
             return NoRangesError(f"{failed}: the server sends whole objects only, no ranges")
@@ -186,9 +191,9 @@ def refusal(status: int, code: str, request: Request) -> StoreError:
 
 
 def wants_other_region(error: BaseException) -> bool:
-    """Return whether an exception of obstore says that the bucket is in another region."""
+    """Return whether an exception of obstore says, or may mean, that the bucket is in another region."""
     text = str(error).partition(_DUMP)[0]
-    return "redirect without LOCATION" in text or _code_in(text) in _REGION
+    return "redirect without LOCATION" in text or _code_in(text) in _REGION or _MUTE.search(text) is not None
 
 
 _STATUS_OF = {

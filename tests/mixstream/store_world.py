@@ -22,6 +22,7 @@ over_http = pytest.mark.parametrize("world", OVER_HTTP, indirect=True)
 over_s3 = pytest.mark.parametrize("world", ["s3"], indirect=True)
 over_azure = pytest.mark.parametrize("world", ["az"], indirect=True)
 over_plain_http = pytest.mark.parametrize("world", ["http"], indirect=True)
+only_fsspec = pytest.mark.parametrize("world", ["fsspec"], indirect=True)
 on_disk = pytest.mark.parametrize("world", ["path"], indirect=True)
 
 

@@ -1,4 +1,4 @@
-"""Threads that fetch ahead: order, no shard twice at once, errors kept, pauses, and that they end."""
+"""Threads that fetch ahead: order, no shard twice at once, pauses, and that they end."""
 
 from __future__ import annotations
 
@@ -168,36 +168,30 @@ def test_when_there_is_room_again_those_that_waited_come_at_once():
     fetcher.close()
 
 
-def test_an_error_is_kept_until_it_is_taken_and_the_shard_is_not_tried_before():
-    error = KeyError("the very one")
+def test_after_an_error_the_shard_is_let_lie_for_a_while_and_then_tried_again(monkeypatch):
+    monkeypatch.setattr("mixstream.fetching._AFTER_ERROR", 0.5)
 
     def answer(number: int) -> bool:
         if number == 1:
-            raise error
+            raise KeyError
         return True
 
     store = Store(answer)
     fetcher = Fetcher(fetch=store.fetch, threads=2)
     follow(fetcher, [1, 2])
     until(lambda: len(store.asked) == 2)
-    follow(fetcher, [1, 2, 3])
-    until(lambda: 3 in store.numbers)
-    follow(fetcher, [4])  # not even looked for
-    until(lambda: 4 in store.numbers)
-    follow(fetcher, [1, 5])
-    until(lambda: 5 in store.numbers)
+    for number in (3, 4, 5):  # however often it is asked for
+        follow(fetcher, [1, number])
+        until(lambda: number in store.numbers)  # noqa: B023 - called at once
     assert store.numbers.count(1) == 1
-    assert fetcher.failure(2) is None
-    assert fetcher.failure(1) is error
-    until(lambda: store.numbers.count(1) == 2)  # somebody knows, so it may be tried again
-    until(lambda: fetcher.failure(1) is error)
+    time.sleep(0.5)
+    follow(fetcher, [1, 6])
+    until(lambda: store.numbers.count(1) == 2)
     fetcher.close()
-    assert fetcher.failure(1) is None
 
 
 def test_before_and_after_there_is_nothing():
     fetcher = Fetcher(fetch=Store().fetch)
-    assert fetcher.failure(3) is None
     follow(fetcher, [])
     assert not fetching_threads()  # they begin with the first shard
     fetcher.close()
@@ -263,7 +257,6 @@ def test_a_forked_child_has_threads_of_its_own():
     if (child := os.fork()) == 0:
         status = 1
         try:
-            fetcher.failure(1)
             follow(fetcher, [1, 3])
             until(lambda: set(store.numbers[2:]) == {1, 3}, seconds=10)
             fetcher.close()

@@ -17,6 +17,7 @@ from harness import WIDTH, row_ids
 from torch.utils.data import DataLoader
 
 import mixstream as ms
+from mixstream.collate import collate_samples
 from mixstream.errors import ConfigError, ExhaustedError, ShardCorruptError, ShardNotFoundError
 
 ROWS = {"web": range(1000, 1120), "code": range(2000, 2060)}
@@ -182,6 +183,40 @@ def test_a_damaged_copy_is_fetched_anew(tmp_path):
     with pytest.raises(ShardCorruptError):
         rows(ms.Loader(ms.StreamingDataset(streams=streams, batch_size=6)))
     assert rows(ms.Loader(ms.StreamingDataset(streams=streams, batch_size=6, on_bad_sample="refetch"))) == expected
+
+
+@pytest.mark.parametrize("policy", ["refetch", "quarantine"])
+def test_a_damaged_copy_is_fetched_anew_for_a_collate_fn_too(tmp_path, policy):
+    """Else batches would depend on what a cache contains."""
+    write(tmp_path / "origin", compression="zstd")
+    streams = [ms.Stream(remote=str(tmp_path / "origin" / n), local=str(tmp_path / "copy" / n)) for n in ROWS]
+    expected = rows(ms.Loader(ms.StreamingDataset(streams=streams, batch_size=6)))
+    spoil_sample(sorted((tmp_path / "copy" / "web").glob("*.mds"))[2], 1)
+    dataset = ms.StreamingDataset(streams=streams, batch_size=6, on_bad_sample=policy)
+    with ms.Loader(dataset, collate_fn=collate_samples) as loader:
+        assert rows(loader) == expected
+        assert loader.state_dict()["quarantined"] == []
+
+
+class Pairs(ms.StreamingDataset):
+    """Every sample with the one behind it."""
+
+    def __getitem__(self, at: Any) -> Any:
+        return {"tokens": self.get_item(at)["tokens"], "next": self.get_item((at + 1) % self.size)["tokens"]}
+
+
+@pytest.mark.parametrize("workers", [None, 0])
+def test_a_bad_sample_that_is_read_for_another_row_is_raised(spoiled, workers):
+    """No stand-in could help, since the row itself is well: it must not be tried for ever."""
+    root, _ = spoiled
+    streams = [ms.Stream(remote=str(root / name)) for name in ROWS]
+    dataset = Pairs(streams=streams, batch_size=6, on_bad_sample="quarantine")
+    loader = ms.Loader(dataset) if workers is None else ms.StreamingDataLoader(dataset, batch_size=6)
+    with pytest.raises(ShardCorruptError) as caught:
+        rows(loader)
+    assert any(
+        "an overridden `__getitem__` or `get_item` reads it for another row" in n for n in caught.value.__notes__
+    )
 
 
 JOB = """

@@ -94,3 +94,20 @@ def test_settings_of_the_dataset_hold_where_a_stream_says_nothing(tmp_path):
     assert (b.download_retry, b.download_timeout, b.validate_hash, b.keep_zip) == (3, 9, "xxh64", True)
     assert given[1].download_retry is None
     assert ms.StreamingDataset(streams=given).size == 6  # the same streams serve any number of datasets
+
+
+@pytest.mark.parametrize("kw", [{"download_retry": -1}, {"download_timeout": 0}])
+def test_settings_of_the_dataset_are_checked_as_the_streams_own(tmp_path, kw):
+    write_tokens(tmp_path, range(3))
+    with pytest.raises(ConfigError, match=rf"`{next(iter(kw))}` must be"):
+        ms.StreamingDataset(remote=str(tmp_path), **kw)
+
+
+def test_credentials_of_a_url_are_not_shown():
+    stream = ms.Stream(remote="https://me:S3cret@host/data/web?sig=T0ken", split="train")
+    assert repr(stream) == "Stream(remote='https://host/data/web', split='train')"
+    assert names(stream) == ["web"]
+    with pytest.raises(ConfigError) as caught:
+        names(stream, "not a stream")  # type: ignore[arg-type]
+    assert "S3cret" not in str(caught.value)
+    assert "T0ken" not in str(caught.value)

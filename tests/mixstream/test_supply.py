@@ -18,6 +18,8 @@ import mixstream as ms
 from mixstream.domain import Domain
 from mixstream.errors import ConfigError
 from mixstream.forecast import Forecast
+from mixstream.prefetch import Prefetcher
+from mixstream.supply import Supply
 
 ROWS = 300
 
@@ -72,7 +74,8 @@ def test_they_come_in_the_order_in_which_the_plan_needs_them(packed, tmp_path, m
     coming = Forecast(data.run).upcoming(data.run.start(), None, 200)[0].tolist()
     first = list(dict.fromkeys(asked))
     assert sorted(first) == sorted(coming)
-    assert max(abs(first.index(number) - coming.index(number)) for number in coming) <= 4  # four threads
+    off = [abs(first.index(number) - coming.index(number)) for number in coming]
+    assert sum(off) / len(off) <= 4  # four threads, of which one may be held up; by chance, it would be a third of all
 
 
 def test_under_a_limit_the_rows_are_the_same_and_the_disk_holds_it(packed, tmp_path):
@@ -117,7 +120,7 @@ def test_a_limit_says_nothing_about_shards_that_are_read_in_place(library):
     assert len(joined(row_ids(b) for b in ms.Loader(make_dataset(library, cache_limit=100)))) >= sum(SIZES.values())
 
 
-@pytest.mark.parametrize("limit", [None, "10kb"])
+@pytest.mark.parametrize("limit", [None, "8kb"])
 def test_no_thread_outlives_its_loader(packed, tmp_path, limit):
     data = dataset(packed, tmp_path / "cache", predownload=8, cache_limit=limit)
     before = len(fetchers())
@@ -142,7 +145,7 @@ def test_nothing_is_forecast_where_all_shards_are_local(library):
 
 
 def test_random_access_fetches_what_it_needs(packed, tmp_path):
-    data = dataset(packed, tmp_path / "cache", cache_limit="10kb")
+    data = dataset(packed, tmp_path / "cache", cache_limit="8kb")
     assert [int(sample["tokens"][0]) for sample in data[np.array([299, 0, 150])]] == [299, 0, 150]
     assert 1 <= len(shards_in(tmp_path / "cache")) <= 3
 
@@ -155,3 +158,65 @@ def test_a_shard_can_be_asked_for_and_the_cache_says_what_it_holds(packed, tmp_p
     assert shards_in(tmp_path / "cache") == [3, 5]
     assert data.cache_usage - before == data.shards[3].raw.bytes + data.shards[5].raw.bytes
     assert "cache    0.0 MB of 1 domain(s) on local disk, limit 0.0 MB" in ms.Loader(data).describe()
+
+
+def test_a_limit_that_holds_everything_costs_nothing(packed, tmp_path, monkeypatch):
+    """Only where shards are evicted is each let go after every batch, so that its disk is free."""
+    mapped, map_shard = [], Domain.map
+    monkeypatch.setattr(Domain, "map", lambda self, number: mapped.append(number) or map_shard(self, number))
+    data = dataset(packed, tmp_path / "cache", shuffle=True, shuffle_block_size=60, cache_limit="1mb")
+    assert len([row_ids(batch) for batch in ms.Loader(data)]) == ROWS // 4
+    assert sorted(mapped) == list(range(len(data.shards)))
+
+
+def test_what_a_loader_told_others_goes_with_it(packed, tmp_path):
+    data = dataset(packed, tmp_path / "cache", predownload=40, cache_limit="5kb")
+    told = lambda: list((tmp_path / "cache").glob(".mixstream-needs/*"))  # noqa: E731
+    loader = ms.Loader(data, prefetch=0)
+    next(iter(loader))
+    assert len(told()) == 1
+    del loader
+    gc.collect()
+    assert not told()
+
+
+def test_close_does_not_wait_long_for_a_store_that_stalls(packed, tmp_path, monkeypatch):
+    expected = [row_ids(batch) for batch in ms.Loader(dataset(packed, tmp_path / "all"))]
+    stalled, goes_on, map_shard = threading.Event(), threading.Event(), Domain.map
+
+    def stall(self: Domain, number: int) -> Any:
+        if number == 1 and not goes_on.is_set():
+            stalled.set()
+            assert goes_on.wait(20)
+        return map_shard(self, number)
+
+    monkeypatch.setattr(Domain, "map", stall)
+    monkeypatch.setattr("mixstream.prefetch._PATIENCE", 0.1)
+    loader = ms.Loader(dataset(packed, tmp_path / "few"), prefetch=2)
+    seen = [row_ids(batch) for _, batch in zip(range(2), loader)]
+    assert stalled.wait(20)
+    began = time.monotonic()
+    loader.close()
+    assert time.monotonic() - began < 5
+    goes_on.set()
+    with loader:
+        assert seen + [row_ids(batch) for batch in loader] == expected
+
+
+@pytest.mark.parametrize("kind", [Supply, Prefetcher])
+def test_a_loader_whose_closing_is_interrupted_goes_on(packed, tmp_path, monkeypatch, kind):
+    expected = [row_ids(batch) for batch in ms.Loader(dataset(packed, tmp_path / "all"))]
+    closed, close = [], kind.close
+
+    def interrupt(self: Any) -> None:
+        close(self)
+        closed.append(self)
+        if len(closed) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(kind, "close", interrupt)
+    with ms.Loader(dataset(packed, tmp_path / "few")) as loader:
+        seen = [row_ids(next(iter(loader)))]
+        with pytest.raises(KeyboardInterrupt):
+            loader.close()
+        assert seen + [row_ids(batch) for batch in loader] == expected

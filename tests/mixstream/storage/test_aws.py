@@ -15,7 +15,7 @@ import pytest
 from bucket_server import Answer, BucketServer, Request, bucket_server, failure  # pyright: ignore[reportMissingImports]
 
 from mixstream.errors import StoreAccessError, StoreError
-from mixstream.storage import open_store
+from mixstream.storage import Retry, open_store
 from mixstream.storage.aws import find_bucket
 
 DATA = b"0123456789"
@@ -267,6 +267,27 @@ def test_a_bucket_in_another_region_is_found_and_remembered(server: BucketServer
     assert _read() == DATA[2:5]
     assert [request.method for request in server.requests[asked:]] == ["GET"]
     assert _signer(server.requests[-1])[1] == "ap-south-1"
+
+
+def test_a_bucket_in_another_region_is_found_by_who_looks_first(server: BucketServer, keys: None) -> None:
+    """S3 answers a HEAD that is signed for another region by 400, and HEAD has no body that could say why."""
+
+    def elsewhere(request: Request) -> Answer | None:
+        if request.path.strip("/") == "bucket":
+            return Answer(400, headers={"x-amz-bucket-region": "ap-south-1"})
+        return None if _signer(request)[1] == "ap-south-1" else Answer(400)
+
+    server.odd = elsewhere
+    assert open_store("s3://bucket", timeout=5).info("a").size == len(DATA)
+
+
+def test_expired_credentials_that_head_cannot_name_are_read_anew(server: BucketServer, keys: None, home: Path) -> None:
+    server.odd = lambda request: Answer(400) if request.method == "HEAD" else None
+    store = open_store("s3://bucket", timeout=5)
+    renewed = []
+    with pytest.raises(StoreAccessError, match=r"400 and no reason.*expired.*aws sso login"):
+        Retry(attempts=1).call("looking", lambda: store.info("a"), renew=lambda: renewed.append(store.renew()))
+    assert renewed == [None]
 
 
 def test_a_region_that_cannot_be_found_out_is_asked_for(server: BucketServer, keys: None) -> None:

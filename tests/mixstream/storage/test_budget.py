@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import subprocess
@@ -74,6 +75,19 @@ def test_what_another_process_announced_is_spared_while_it_lives(tmp_path):
     assert world.read(files, 3)
     assert shards_on_disk(world) == {2, 3} or shards_on_disk(world) == {0, 3}
     assert list((world.local / ".mixstream-needs").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_listed_is_not_taken_for_empty(tmp_path, monkeypatch):
+    world = World(tmp_path).build()
+    files = world.files(limit=2 * SIZE + INDEX)
+    assert world.read(files, 0)
+
+    def no_descriptors(_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("mixstream.storage.listing.os.scandir", no_descriptors)
+    with pytest.raises(OSError, match="Too many open files"):
+        files.budget.usage()
 
 
 def test_who_waits_gets_room_even_from_what_is_needed_now(tmp_path):

@@ -12,7 +12,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cache_world import Slow, World, content
@@ -22,11 +24,13 @@ from mixstream.errors import (
     IndexNotFoundError,
     ShardCorruptError,
     ShardNotFoundError,
+    StoreAccessError,
     StoreFaultError,
     WaitTimeoutError,
 )
 from mixstream.storage import Budget, DatasetFiles, Piece
 from mixstream.storage.cache import Cache, Errand, Partial
+from mixstream.storage.locks import release, try_lock
 
 
 @pytest.fixture(params=[False, True], ids=["raw", "packed"])
@@ -43,6 +47,64 @@ def test_a_shard_comes_once_and_stays(world):
     assert world.read(world.files(), 0)
     assert world.store.reads().count(next(iter(world.names.values())) or world.name(0)) == 1
     assert world.on_disk() == {world.name(0)}
+
+
+def test_a_disk_that_cannot_set_blocks_aside_is_not_written_to_instead(tmp_path):
+    """Block by block, over the network perhaps, and all of it again when the bytes come."""
+    if os.system(f"mount -t ramfs mixstream {tmp_path} 2>/dev/null"):  # has no fallocate, as NFS 3
+        pytest.skip("this user may not mount a ramfs")
+    number = os.open(tmp_path / "a", os.O_RDWR | os.O_CREAT)
+    try:
+        parent = os.open(tmp_path, os.O_RDONLY)
+        Partial(parent, "b", number).reserve(1 << 20)
+        os.close(parent)
+        found = os.fstat(number)
+        assert (found.st_size, found.st_blocks) == (1 << 20, 0)
+    finally:
+        os.close(number)
+        os.system(f"umount -l {tmp_path}")
+
+
+def test_a_shard_that_another_user_keeps_to_himself_says_so(world, monkeypatch):
+    files = world.files()
+    assert world.read(files, 0)
+
+    def refused(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("mixstream.storage.cache.opened", refused)
+    with pytest.raises(StoreAccessError, match=r"shard.00000.mds is there and cannot be read.*`local`"):
+        world.read(files, 0)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_child_forked_at_any_instant_keeps_no_lock(tmp_path, monkeypatch):
+    """It would outlive its killed parent, and the others wait for it."""
+    statuses, forks, right = [], [], os.open
+
+    def fork(number: int) -> None:
+        if (child := os.fork()) == 0:
+            with suppress(OSError):
+                os.fstat(number)
+                os._exit(1)
+            os._exit(0)
+        statuses.append(os.waitpid(child, 0)[1])
+
+    def opened(*args: Any, **kwargs: Any) -> int:
+        number = right(*args, **kwargs)
+        forks.append(threading.Thread(target=fork, args=(number,)))
+        forks[-1].start()
+        forks[-1].join(0.2)
+        return number
+
+    parent = os.open(tmp_path, os.O_RDONLY)
+    with monkeypatch.context() as patch:
+        patch.setattr("mixstream.storage.locks.os.open", opened)
+        lock = try_lock(parent, "lock")
+    forks[0].join()
+    release(lock)
+    os.close(parent)
+    assert statuses == [0]
 
 
 def test_of_many_threads_one_fetches(world):

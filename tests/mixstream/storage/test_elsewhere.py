@@ -11,11 +11,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import children  # pyright: ignore[reportMissingImports] - conftest.py sets the path
 import faults  # pyright: ignore[reportMissingImports]
 import pytest
+from bucket_server import Answer, Request, bucket_server, failure  # pyright: ignore[reportMissingImports]
 from children import (  # pyright: ignore[reportMissingImports]
     PATIENCE,
     command_of,
@@ -30,6 +32,7 @@ from fault_proxy import FaultProxy  # pyright: ignore[reportMissingImports]
 from servers import S3  # pyright: ignore[reportMissingImports]
 
 from mixstream.errors import StoreFaultError, StoreNotFoundError
+from mixstream.storage import Retry, helper
 from mixstream.storage.elsewhere import ProcessStore
 from mixstream.storage.store import open_store
 
@@ -210,6 +213,53 @@ def test_renewed_credentials_arrive(s3: S3, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SKtest")
     store.renew()
     assert bytes(store.read("object").data) == BODY
+
+
+def test_every_rotation_of_a_credentials_file_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever threads of the helper served the requests before, and whichever serves the renewal."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "S3_"))]:
+        monkeypatch.delenv(name)
+    valid = "AK0"
+
+    def refuse(request: Request) -> Answer | None:
+        return None if f"Credential={valid}/" in request.headers["authorization"] else failure(403, "AccessDenied")
+
+    file = tmp_path / "credentials"
+    with bucket_server() as server, ThreadPoolExecutor(6) as pool:
+        server.objects["bucket/a"], server.odd = BODY, refuse
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+        store = ProcessStore("s3://bucket", 10.0)
+        store.renew()  # the environment of this test, where the helper was there before
+        for turn in range(6):
+            valid = f"AK{turn}"
+            file.write_text(f"[default]\naws_access_key_id = {valid}\naws_secret_access_key = s\n")
+            call = partial(Retry(attempts=1).call, "reading", lambda: store.read("a", 0, 9), renew=store.renew)
+            for read in [pool.submit(call) for _ in range(1 if turn else 6)]:  # at first, all its threads have a client
+                assert bytes(read.result().data) == BODY[:9]
+
+
+def test_a_renewal_takes_nothing_away_that_other_threads_are_reading() -> None:
+    here = helper.Request(number=0, method="renew", url="s3://bucket", timeout=1.0, environment=dict(os.environb))
+    done, seen = threading.Event(), set()
+
+    def look() -> None:
+        while not done.is_set():
+            seen.add(len(os.environ))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            looking = [pool.submit(look) for _ in range(2)]
+            for _ in range(100):
+                helper.carry_out(here, bytearray())
+            done.set()
+            for each in looking:
+                each.result()
+    finally:
+        sys.setswitchinterval(before)
+    assert seen == {len(os.environ)}
 
 
 def test_credentials_stay_in_the_pipe(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from store_world import (  # pyright: ignore[reportMissingImports]
     every_kind,
     make_world,
     on_disk,
+    only_fsspec,
     over_azure,
 )
 
@@ -230,6 +231,55 @@ def test_errors_of_a_disk_name_the_path_and_keep_their_number(world: World) -> N
             ask("d")
     with pytest.raises(StoreNotFoundError):
         world.open().read("x" * 300)
+
+
+# File systems of fsspec
+
+
+@only_fsspec
+def test_a_file_system_without_a_timeout_is_given_ours(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    store, over = world.open(timeout=0.2), threading.Event()
+    store.write("a", DATA)
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "info", lambda *_, **__: over.wait(10))
+        for ask in (store.info, store.read):
+            with pytest.raises(StoreFaultError, match=r"/a: could not .* it did not answer in time"):
+                ask("a")
+    over.set()
+    assert bytes(store.read("a").data) == DATA
+
+
+@only_fsspec
+def test_bytes_of_a_file_that_is_replaced_meanwhile_are_not_believed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    store, right = world.open(), MemoryFileSystem.cat_file
+    store.write("a", DATA)
+
+    def replaced(self: MemoryFileSystem, path: str, *args: int, **kwargs: int) -> bytes:
+        self.pipe_file(path, DATA[::-1])
+        return right(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", replaced)
+    with pytest.raises(StoreChangedError, match="/a"):
+        store.read("a", 0, 9)
+
+
+@only_fsspec
+def test_a_connection_is_made_by_the_first_request_and_its_failure_explained(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise ConnectionRefusedError("ssh://me:SECRETWORD@host")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", refused)
+    with pytest.raises(StoreFaultError, match="/a") as caught:
+        world.open().info("a")
+    assert_discreet(caught.value)
 
 
 # What a URL may be
