@@ -38,6 +38,8 @@ def check_options(**options: Any) -> None:
         raise ConfigError(f"`sampling_granularity` must be at least 1, got {options['sampling_granularity']}")
     if (block := options["shuffle_block_size"]) is not None and block < 1:
         raise ConfigError(f"shuffle_block_size must be at least 1 sample, got {block}")
+    if (ahead := options["predownload"]) is not None and ahead < 0:
+        raise ConfigError(f"`predownload` must be at least 0 rows, got {ahead}; leave it out for 8 batches")
     if options["shuffle_seed"] < 0:
         raise ConfigError(f"`shuffle_seed` must be at least 0, got {options['shuffle_seed']}")
 

@@ -117,6 +117,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
             shuffle_seed=shuffle_seed,
             shuffle_block_size=shuffle_block_size,
             batching_method=batching_method,
+            predownload=predownload,
         )
         if bool(streams) == (bool(remote) or bool(local)):
             raise ConfigError("You must provide either `streams` or `remote`/`local`, but not both.")

@@ -149,6 +149,11 @@ class Cache:
                 return None
             if error.errno in FORBIDDEN:
                 raise _unreadable(error, self.directory / name) from error
+            if error.errno == errno.EISDIR:
+                raise StoreError(
+                    f"{self.directory / name} is a directory where a shard belongs; remove it, or pass another `local` "
+                    "directory"
+                ) from error
             raise
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):

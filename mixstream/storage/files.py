@@ -116,7 +116,8 @@ class DatasetFiles:
             check_name(raw)
             check_name(packed or raw)
         made = replace(self, budget=budget, names=dict(names))
-        made._known.index, made._known.digest = self._known.index, self._known.digest
+        made._known.digest = self._digest if self._known.index is not None else self._known.digest
+        made._known.index = self._known.index if self.store is not None else None  # until it is kept in the cache
         if made.fetches:
             if made._refillable:
                 made._make_private()
@@ -246,7 +247,7 @@ class DatasetFiles:
         bind(self.directory, origin=self._source if self._refillable else None, digest=digest, index=index)
         if self.home is None and index is not None:
             remember(self.directory.parent, digest)
-        self._known.bound = True
+        self._known.bound, self._known.index = True, None
 
     def _make_private(self) -> None:
         if self.home is None:

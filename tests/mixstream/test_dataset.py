@@ -161,6 +161,7 @@ def test_start_up_and_memory_do_not_grow_with_samples(tmp_path):
         ({"shuffle_algo": "odd"}, "shuffle_algo='odd' is not known; choose one of py1e, py1br, py1s, py2s, naive"),
         ({"sampling_method": "odd"}, "balanced, fixed"),
         ({"partition_algo": "odd"}, "orig, relaxed"),
+        ({"predownload": -1}, "`predownload` must be at least 0 rows, got -1"),
         ({"sampling_granularity": 0}, "`sampling_granularity` must be at least 1, got 0"),
         ({"shuffle_seed": -1}, "`shuffle_seed` must be at least 0, got -1"),
         ({"streams": "s3://x"}, r"list of mixstream\.Stream"),

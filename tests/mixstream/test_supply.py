@@ -49,6 +49,15 @@ def settle(look: Any) -> Any:
     raise AssertionError("it never settles")
 
 
+def eventually(holds: Any) -> bool:
+    """Tell whether something comes to hold once garbage is collected and threads have got on."""
+    until = time.monotonic() + 20
+    while not holds() and time.monotonic() < until:
+        gc.collect()
+        time.sleep(0.05)
+    return holds()
+
+
 def fetchers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("mixstream-fetch")]
 
@@ -130,11 +139,7 @@ def test_no_thread_outlives_its_loader(packed, tmp_path, limit):
     next(iter(loader))  # it can be iterated again
     assert len(fetchers()) > before
     del loader
-    gc.collect()
-    until = time.monotonic() + 10
-    while len(fetchers()) > before and time.monotonic() < until:
-        time.sleep(0.05)
-    assert len(fetchers()) == before
+    assert eventually(lambda: len(fetchers()) == before)
 
 
 def test_nothing_is_forecast_where_all_shards_are_local(library):
@@ -176,8 +181,7 @@ def test_what_a_loader_told_others_goes_with_it(packed, tmp_path):
     next(iter(loader))
     assert len(told()) == 1
     del loader
-    gc.collect()
-    assert not told()
+    assert eventually(lambda: not told())
 
 
 def test_close_does_not_wait_long_for_a_store_that_stalls(packed, tmp_path, monkeypatch):

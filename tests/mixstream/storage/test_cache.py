@@ -25,6 +25,7 @@ from mixstream.errors import (
     ShardCorruptError,
     ShardNotFoundError,
     StoreAccessError,
+    StoreError,
     StoreFaultError,
     WaitTimeoutError,
 )
@@ -343,3 +344,11 @@ def test_a_file_system_without_flock_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(ConfigError, match=r"no flock \(No locks available\).*pass a `local` directory on a disk"):
         world.read(world.files(), 0)
+
+
+def test_a_directory_in_a_shards_place_is_told_of(tmp_path):
+    world = World(tmp_path).build()
+    files = world.files()
+    (files.directory / world.name(0)).mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"is a directory where a shard belongs; remove it"):
+        world.read(files, 0)
