@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mixstream.collate import Column, batch_columns
 from mixstream.domain import Domain
-from mixstream.errors import ShardCorruptError, ShardNotFoundError
+from mixstream.errors import CacheFullError, ShardCorruptError, ShardNotFoundError
 from mixstream.formats import ShardInfo, fixed_array, mds_decode
 from mixstream.gather import Field, ShardTable, field_span, gather
 from mixstream.order import Order
@@ -54,10 +54,11 @@ class OpenShards:
     Args:
         shards: how many there are.
         capacity: how many stay mapped; below the kernel's limit on mappings per process (65,530 by default).
+        frugal: as `Corpus`; also from a full disk on.
     """
 
-    def __init__(self, shards: int, capacity: int = 4096) -> None:
-        self.table, self._capacity = ShardTable(shards), capacity
+    def __init__(self, shards: int, capacity: int = 4096, frugal: bool = False) -> None:
+        self.table, self._capacity, self.frugal = ShardTable(shards), capacity, frugal
         self._used_S, self._turn = np.zeros(shards, dtype=np.int64), 0
 
     def get(self, number: int, opener: Callable[[int], NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -97,7 +98,8 @@ class OpenShards:
                 self.table.drop(number)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"shards": len(self._used_S), "capacity": self._capacity}  # mappings stay in their process
+        # mappings stay in their process
+        return {"shards": len(self._used_S), "capacity": self._capacity, "frugal": self.frugal}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         OpenShards.__init__(self, **state)
@@ -123,7 +125,7 @@ class Corpus:
     @cached_property
     def opened(self) -> OpenShards:
         """The shards that are mapped."""
-        return OpenShards(self.shards)
+        return OpenShards(self.shards, frugal=self.frugal)
 
     @property
     def shards(self) -> int:
@@ -177,7 +179,7 @@ class Corpus:
             self.opened.drop(number)  # whoever renews the shard may know of another corpus' mappings only
             raise
         finally:
-            if self.frugal:
+            if self.opened.frugal:
                 self.opened.drop(number)
 
     def fetch(self, number: int, need: float) -> bool:
@@ -198,7 +200,14 @@ class Corpus:
             columns: from `columns`.
             alloc: where the rows are written.
         """
-        found = self._gather(at, columns, alloc)
+        try:
+            found = self._gather(at, columns, alloc)
+        except CacheFullError:
+            if self.opened.frugal:
+                raise
+            self.opened.close()  # what is mapped takes room on the disk, evicted or not
+            self.opened.frugal = True
+            found = self._gather(at, columns, alloc)
         if found is None and self._fields:  # rows of another shape than those of the batches before?
             self._fields.clear()
             found = self._gather(at, columns, alloc)
@@ -210,7 +219,7 @@ class Corpus:
         for here_B in self._portions(number_B):
             self.opened.need(number_B[here_B], self._open)
             read = self._gather_open(at, here_B, columns, alloc, out)
-            if self.frugal:
+            if self.opened.frugal:
                 self.opened.drop(int(number_B[here_B[0]]))
             if not read:
                 return None
@@ -218,7 +227,7 @@ class Corpus:
 
     def _portions(self, number_B: Int64) -> list[Int64]:
         """Return the rows that are read together: all, or, when frugal, shard by shard, those on disk first."""
-        if not self.frugal:
+        if not self.opened.frugal:
             return [np.arange(len(number_B), dtype=np.int64)]
         by_shard = np.argsort(number_B, kind="stable")
         portions = np.split(by_shard, np.flatnonzero(np.diff(number_B[by_shard])) + 1)

@@ -27,7 +27,7 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
     (int64 [B], in the order of `streams`) and `repeats` as attributes.
 
     Args:
-        dataset: what to read; its `batch_size` must be this loader's, and is set to it if it was not given.
+        dataset: what to read; its `batch_size` must be this loader's, and each is taken from the other if not given.
         args: as for torch's DataLoader.
         log: directory for a log of weights and losses by step, as JSONL and, where it is installed, for TensorBoard.
             Give it on every rank; rank 0 writes.
@@ -37,6 +37,8 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
     def __init__(self, dataset: StreamingDataset, *args: Any, log: str | Path | None = None, **kwargs: Any) -> None:
         if isinstance(dataset, StreamingDataset) and kwargs.get("collate_fn") is None and len(args) < 6:
             kwargs["collate_fn"] = collate_samples
+        if isinstance(dataset, StreamingDataset) and not args and dataset.batch_size is not None:
+            kwargs.setdefault("batch_size", dataset.batch_size)
         super().__init__(dataset, *args, **kwargs)
         self.num_samples_yielded = 0
         self._source = self._streaming = dataset if isinstance(dataset, StreamingDataset) else None

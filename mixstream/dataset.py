@@ -54,7 +54,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
             One per node if not given; a loaded state brings its own.
         batch_size: rows per rank and step; a DataLoader over the dataset must have the same. Samples keep their stored
             dtypes (torch's uint16 has to be cast before an embedding); `Loader` and `StreamingDataLoader` widen them.
-        shuffle: whether to shuffle.
+        shuffle: whether to shuffle; without it, and without weights, domains are read one after the other.
         shuffle_algo: "py1e", "py1br" (samples within windows of `shuffle_block_size`), "py1s", "py2s" (within shards),
             "naive" (within the whole domain).
         shuffle_seed: what everything random derives from.
@@ -67,8 +67,8 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         mixer: policy for the domains' weights (`mixstream.mixers`); the streams' own, fixed, if not given.
         lag: steps between the newest losses in a weight vector and the first batch that it shapes; constant of a run.
         on_bad_sample: what to do about a sample or shard that cannot be read: "raise"; "refetch", fetching its shard
-            anew before raising; "quarantine", setting it aside, with the domain's next draws in its place, and noting
-            that in the state.
+            anew before raising (a shard of a wrong hash, size or layout always is); "quarantine", setting it aside,
+            with the domain's next draws in its place, and noting that in the state.
         drop_last: drop what does not fill an epoch's last global batch, instead of filling it with repeats.
         rank: this process, if neither torch.distributed nor RANK says it.
         world_size: how many there are, likewise.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,7 +19,8 @@ def describe(run: Run, cursor: Cursor, counters: Counters, weights: Mapping[str,
     `weights` are the newest that are known, by domain.
     """
     cursor = run.plan.settle(cursor)
-    parts = [_position(run, cursor), _domains(run, cursor, weights), _storage(run), _work(cursor, counters)]
+    parts = [_position(run, cursor), _domains(run, cursor, weights), _aside(run), _storage(run)]
+    parts.append(_work(cursor, counters))
     return "\n".join(line for part in parts for line in part)
 
 
@@ -54,6 +56,17 @@ def _domains(run: Run, cursor: Cursor, weights: Mapping[str, float]) -> list[str
             f"         {plan.names[at]:{width}}  {numbers}  {share}" + ("  left the mix" if at in gone else "")
         )
     return lines
+
+
+def _aside(run: Run) -> list[str]:
+    found = Counter((domain, row < 0) for domain, _, row in run.quarantine.entries)
+    if not found:
+        return []
+    names = [domain.name for domain in run.corpus.domains]
+    what = ", ".join(
+        f"{names[d]} {n} {'shard(s)' if whole else 'sample(s)'}" for (d, whole), n in sorted(found.items())
+    )
+    return [f"aside    cannot be read, others take their place: {what}"]
 
 
 def _storage(run: Run) -> list[str]:

@@ -38,6 +38,14 @@ def limited(domains: Sequence[Domain], limit: int | None) -> Corpus:
     Raises:
         ConfigError: the limit is less than any run could do with.
     """
+    places: dict[Path, Domain] = {}
+    for domain in domains:
+        other = places.setdefault(domain.files.directory, domain)
+        if other is not domain and other.files.describe() != domain.files.describe():
+            raise ConfigError(
+                f"streams {other.name!r} and {domain.name!r} have the same `local` {domain.files.directory}, where the "
+                "one's shards could be taken for the other's: give each its own"
+            )
     budget = Budget(limit=limit)
     corpus = Corpus(domains=tuple(domain.within(budget) for domain in domains))
     if limit is None or not any(domain.files.fetches for domain in corpus.domains):
@@ -67,20 +75,39 @@ def warn_of_refetching(run: Run, limit: int | None) -> None:
     """
     if not run.corpus.frugal or limit is None:
         return
-    lanes, window = Forecast(run).machine_lanes, 0.0
-    for k, domain in enumerate(run.corpus.domains[k] for k in run.domain_K.tolist()):
-        if domain.files.fetches:
-            size = sum(shard.raw.bytes for shard in domain.index.shards) / max(int(domain.samples_S.sum()), 1)
-            rows = max(run.block_size if run.request.shuffle else 1, int(domain.samples_S.mean()))
-            window += size * sum(min(rows, int(run.plan.owned_LK[lane, k])) for lane in lanes)
-    if window > limit:
-        warnings.warn(
-            f"cache_limit={limit} bytes is less than the {window:.0f} that rows are shuffled within (windows of "
-            f"{run.block_size} samples in each domain and lane), so shards will be fetched again and again; raise "
-            f"cache_limit, or pass shuffle_block_size={max(int(0.8 * run.block_size * limit / window), 1)} or "
-            "shuffle_algo='py1s' (another order of samples)",
-            stacklevel=2,
+    lanes = Forecast(run).machine_lanes
+    domains = [
+        (
+            sum(shard.raw.bytes for shard in domain.index.shards) / int(domain.samples_S.sum()),
+            domain.samples_S.mean(),
+            k,
         )
+        for k, domain in enumerate(run.corpus.domains[k] for k in run.domain_K.tolist())
+        if domain.files.fetches and domain.samples_S.any()
+    ]
+
+    def window(block: int) -> float:
+        """Return the bytes of the shards that rows within `block` samples come from."""
+        return sum(
+            size * min(max(block, least), float(run.plan.owned_LK[lane, k]))
+            for size, least, k in domains
+            for lane in lanes
+        )
+
+    block = run.block_size if run.request.shuffle else 1
+    if window(block) <= limit:
+        return
+    low, high = 1, block
+    while high - low > max(low // 8, 1):  # the largest block that fits, about
+        middle = (low + high) // 2
+        low, high = (middle, high) if window(middle) <= limit else (low, middle)
+    remedy = f"shuffle_block_size={low} or " if window(low) <= limit else ""
+    warnings.warn(
+        f"cache_limit={limit} bytes is less than the {window(block):.0f} that rows are shuffled within (windows of "
+        f"{block} samples in each domain and lane), so shards will be fetched again and again; raise cache_limit, or "
+        f"pass {remedy}shuffle_algo='py1s' (another order of samples)",
+        stacklevel=2,
+    )
 
 
 class Supply:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ SUMMARY = "domains.json"
 _AT_ONCE = 8  # indexes that are read in parallel
 _NAME = re.compile(r"(?!\.)[^\x00-\x1f\x7f\\/:?#]+(?:/(?!\.)[^\x00-\x1f\x7f\\/:?#]+)*")
 """A directory below another on every system; hidden ones are somebody's own."""
+_SHARD = re.compile(r"(?:(.*)/)?([^/]*\.mds)(?:\.[^/.]+)?")
+"""A shard's file, raw or packed: its directory, and its name when raw."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +109,8 @@ class _Search:
             return [Dataset(name=here.name, store=self._store, trouble=listing)]
         files = () if isinstance(listing, StoreError) else listing
         if not (below := sorted({*expected, *_directories(files)})):
-            raise ConfigError(
-                f"{redact(self._url)}: no dataset is there, neither {INDEX} nor directories that hold one; "
-                "give the URL that a Stream's `remote` has, with its split, or the directory above"
-            )
+            raise ConfigError(f"{redact(self._url)}: {self._why_none(files, here.trouble, listing)}")
+        self.notes += [f"{join(self._store.url, name)}: {_unfinished(n)}" for name, n in _orphans(files, below)]
         with closing(in_parallel(lambda name: self._at(name, files), below, workers=_AT_ONCE)) as opened:
             return [dataset for _, dataset in sorted(opened, key=lambda pair: pair[0])]
 
@@ -121,6 +122,18 @@ class _Search:
             return dataset
         own = frozenset(file[len(below) + 1 :] for file in files if file.startswith(f"{below}/"))
         return Dataset(name=name, store=dataset.store, index=dataset.index, trouble=dataset.trouble, files=own)
+
+    def _why_none(self, files: Sequence[str], *troubles: object) -> str:
+        if shards := sum(n for _, n in _orphans(files, ())):
+            return _unfinished(shards)
+        if any("no such bucket" in str(trouble) for trouble in troubles if isinstance(trouble, StoreNotFoundError)):
+            return "there is no such bucket or container: check the URL's spelling, and the endpoint"
+        if is_local(self._url) and isinstance(troubles[-1], StoreNotFoundError):
+            return "there is no such directory: check its spelling, and that the disk is mounted"
+        return (
+            f"no dataset is there, neither {INDEX} nor directories that hold one; give the URL that a Stream's "
+            "`remote` has, with its split, or the directory above"
+        )
 
     def _open(self, store: Store, *, name: str) -> Dataset:
         try:
@@ -168,6 +181,30 @@ def _read(store: Store, name: str, retry: Retry) -> bytes:
     data = read_object(store, name, size=None, retry=retry)
     assert data is not None, "without `into`, the bytes are returned"
     return data
+
+
+def _unfinished(shards: int) -> str:
+    there = f"there are {shards} shards" if shards > 1 else "there is 1 shard"
+    return f"{there} but no {INDEX}: the writing was not finished; run again what writes it, to its end"
+
+
+def _orphans(files: Sequence[str], below: Sequence[str]) -> list[tuple[str, int]]:
+    """Return the directories that hold shards and lie in none of `below`, with the number of shards, by name."""
+    shards = {(found[1] or "", found[2]) for file in files if (found := _SHARD.fullmatch(file))}
+    held = Counter(directory for directory, _ in shards)
+    known = {*below}
+
+    def is_orphan(directory: str) -> bool:
+        if directory and not _NAME.fullmatch(directory):
+            return False
+        return not any(directory[:at] in known for at in _ends(directory))
+
+    return sorted((directory, n) for directory, n in held.items() if is_orphan(directory))
+
+
+def _ends(directory: str) -> Iterator[int]:
+    """Yield where the names of a directory and of those above it end."""
+    yield from (found.start() for found in re.finditer(r"/|$", directory))
 
 
 def _directories(files: Sequence[str]) -> Iterator[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from cyclopts import Parameter
 
 from mixstream.errors import ConfigError
+from mixstream.storage import is_local, local_path, redact
 from mixstream.units import parse_count
 
 from .console import Console
@@ -23,10 +23,10 @@ _Mixer = Literal["natural", "stratified", "temperature", "unimax"]
 
 
 def plan(
-    source: Annotated[Path | None, Parameter(name="SRC")] = None,
+    source: Annotated[str | None, Parameter(name="SRC")] = None,
     /,
     *,
-    data: Path | None = None,
+    data: str | None = None,
     split: str = "train",
     mixer: _Mixer | None = None,
     weights: _Weights = (),
@@ -64,7 +64,7 @@ def plan(
 
     Args:
         source: a mixing log, a state or a checkpoint.
-        data: directory of shards, as `mixstream convert --out` wrote it.
+        data: directory or URL of shards, as `mixstream convert --out` wrote it.
         split: which split of the data.
         mixer: weights by size: as they are, all alike, to the power 1 / temperature, or even up to --max-epochs.
         weights: fixed weights, NAME=WEIGHT for each domain.
@@ -79,7 +79,7 @@ def plan(
     _check(source, data, mixer=mixer, weights=weights, temperature=temperature, max_epochs=max_epochs)
     if points < 1 or (batch_size is not None and batch_size < 1):
         raise ConfigError("--points and --batch-size are whole numbers of 1 or more")
-    run = open_source(source) if source is not None else None
+    run = open_source(local_path(source)) if source is not None else None
     domains = _domains(run, data, split)
     batch = batch_size or (run.batch if run is not None else None)
     end = _length(steps, tokens, domains, batch, whole=run is None)
@@ -165,11 +165,16 @@ class _Told:
         return {"status": status, "source": self.source, "preview": self.ahead, "warnings": self.warnings()}
 
 
-def _check(source: Path | None, data: Path | None, **options: Any) -> None:
+def _check(source: str | None, data: str | None, **options: Any) -> None:
     """Refuse options that contradict each other."""
     mixer, given = options["mixer"], [f"--{name}" for name in ("mixer", "weights", "temperature") if options[name]]
     if source is None and data is None:
         raise ConfigError("nothing to plan: give a mixing log, a state or a checkpoint, or shards with --data")
+    if source is not None and not is_local(source):
+        raise ConfigError(
+            f"{redact(source)}: a log, a state or a checkpoint is read from local disk: copy it here first; shards in "
+            "a store go to --data"
+        )
     if source is not None and given:
         raise ConfigError(f"{source} has its own weights: leave out {', '.join(given)}, or plan with --data alone")
     if mixer is not None and options["weights"]:
@@ -182,7 +187,7 @@ def _check(source: Path | None, data: Path | None, **options: Any) -> None:
         raise ConfigError(f"--max-epochs {passes:g}: give a number above 0, or leave it out for no limit")
 
 
-def _domains(run: Source | None, data: Path | None, split: str) -> Domains:
+def _domains(run: Source | None, data: str | None, split: str) -> Domains:
     if data is None:
         assert run is not None
         return run.domains

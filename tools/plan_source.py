@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 
 from mixstream.errors import ConfigError, StateError
+from mixstream.formats import Index, fixed_array
 from mixstream.journal import FILE
 from mixstream.recorded import Recorded, read_journal
 from mixstream.state import RunState, parse_state
+from mixstream.storage import Retry, open_store, redact
 from mixstream.weights import WEIGHT_UNIT
 
+from .dataset_at import Dataset, find_datasets
 from .plan_course import Course, Float64, Int64
 
 _DEPTH = 3
@@ -112,32 +115,46 @@ def open_source(path: Path) -> Source:
     return _of_state(parse_state(state), f"{path}{place}")
 
 
-def read_shards(data: Path, split: str) -> Domains:
-    """Return the domains below `data`: DIR/DOMAIN/SPLIT, or DIR/DOMAIN where there are no splits.
+def read_shards(data: str, split: str) -> Domains:
+    """Return the domains below the directory or URL `data`: DIR/DOMAIN/SPLIT, or DIR/DOMAIN where there are no splits.
 
     Raises:
         ConfigError: there are none.
+        IndexCorruptError, StoreError: an index cannot be read.
     """
-    import mixstream as ms
-
-    if not data.is_dir():
-        raise ConfigError(f"--data {data} is no directory: give the one that `mixstream convert --out` wrote")
-    found = [
-        (child, next((part for part in (split, "") if (child / part / "index.json").is_file()), None))
-        for child in sorted(data.iterdir())
-        if child.is_dir()
-    ]
-    if not (usable := [(child, part) for child, part in found if part is not None]):
+    at: dict[str, Dataset] = {}
+    above = open_store(data).url
+    for dataset in find_datasets([data], Retry(knobs=("", "")), list_files=False).datasets:
+        if dataset.store.url == above:  # a dataset, which nobody calls a domain; or the store gives nothing
+            _index(dataset)
+            continue
+        domain = dataset.name.removesuffix(f"/{split}")
+        if "/" not in domain and (domain not in at or domain != dataset.name):
+            at[domain] = dataset
+    if not at:
         raise ConfigError(
-            f"--data {data} has no domain with {split}/index.json: give the directory above the domains, as "
+            f"--data {redact(data)} has no domain with {split}/index.json: give the directory above the domains, as "
             "`mixstream convert --out` wrote it, or another --split"
         )
-    streams = [ms.Stream(name=child.name, remote=str(child), split=part or None) for child, part in usable]
-    corpus = ms.StreamingDataset(streams=streams).corpus
-    samples_K = np.array([int(domain.samples_S.sum()) for domain in corpus.domains], dtype=np.int64)
-    return Domains(
-        names=tuple(domain.name for domain in corpus.domains), samples_K=samples_K, row_tokens=corpus.row_tokens
-    )
+    names = tuple(sorted(at))
+    indexes = [_index(at[name]) for name in names]
+    samples_K = np.array([sum(shard.samples for shard in index.shards) for index in indexes], dtype=np.int64)
+    return Domains(names=names, samples_K=samples_K, row_tokens=_row_tokens(indexes))
+
+
+def _index(dataset: Dataset) -> Index:
+    if dataset.trouble is not None:
+        dataset.trouble.add_note(f"while reading the index of {dataset.store.url}")
+        raise dataset.trouble
+    assert dataset.index is not None, "there is an index where there is no trouble"
+    return dataset.index
+
+
+def _row_tokens(indexes: Sequence[Index]) -> int | None:
+    """Return the tokens of a row, where every record has a column `tokens` of one fixed length."""
+    found = [fixed_array(each) for each in {s.columns.get("tokens", "") for index in indexes for s in index.shards}]
+    lengths = {array[1][0] if array is not None and len(array[1]) == 1 else None for array in found}
+    return lengths.pop() if len(lengths) == 1 else None
 
 
 def _of_log(recorded: Recorded) -> Source:

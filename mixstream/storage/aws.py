@@ -23,17 +23,19 @@ import botocore
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mixstream.errors import StoreAccessError, StoreError, StoreFaultError
+from mixstream.errors import ConfigError, StoreAccessError, StoreError, StoreFaultError
 from mixstream.storage.refusals import Request, refusal
 from mixstream.storage.store import redact
 
 ACCESS = (
-    "give credentials as for boto3 (`aws configure`, `aws sso login`, AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
-    "AWS_SECRET_ACCESS_KEY); if the requester pays for the bucket, name it in MOSAICML_STREAMING_AWS_REQUESTER_PAYS"
+    "credentials are given as for boto3 (`aws configure`, `aws sso login`, AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY)"
 )
 
 # obstore keeps credentials to the very second that it is told. Requests take time, and clocks differ.
 _MARGIN = timedelta(seconds=60)
+_ENDPOINTS = ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # the first that is set is used
+_INVALID = "Invalid endpoint: "  # botocore's words before an endpoint that is no URL
 
 
 @dataclass
@@ -130,7 +132,7 @@ class Bucket:
             else:
                 self.client.put_object(Bucket=self.name, Key=key, Body=data, ACL=acl)
         except (ClientError, BotoCoreError) as error:
-            raise explain(error, request) from None
+            raise explain(error, request, endpoint=self.endpoint) from None
 
 
 def find_bucket(name: str, *, timeout: float, region: str | None = None) -> Bucket:
@@ -143,6 +145,7 @@ def find_bucket(name: str, *, timeout: float, region: str | None = None) -> Buck
 
     Raises:
         StoreAccessError: a profile or a configuration file cannot be read.
+        ConfigError: the endpoint is no URL.
     """
     try:
         session = boto3.Session()
@@ -150,7 +153,7 @@ def find_bucket(name: str, *, timeout: float, region: str | None = None) -> Buck
         client = session.client(
             "s3",
             region_name=region,
-            endpoint_url=os.environ.get("S3_ENDPOINT_URL") or None,
+            endpoint_url=os.environ.get("S3_ENDPOINT_URL", "").strip() or None,
             config=Config(
                 connect_timeout=timeout,
                 read_timeout=timeout,
@@ -162,9 +165,13 @@ def find_bucket(name: str, *, timeout: float, region: str | None = None) -> Buck
         bundle = session._session.get_config_variable("ca_bundle")
     except BotoCoreError as error:
         raise unreadable(error) from None
-    except ValueError as error:  # an endpoint that is no URL
+    except ValueError as error:
+        if str(error).startswith(_INVALID):
+            raise _no_endpoint(str(error).removeprefix(_INVALID)) from None
         raise StoreAccessError(f"s3://{name}: {redact(str(error))}; check the AWS_ and S3_ variables") from None
     endpoint: str = client.meta.endpoint_url
+    if not endpoint.lower().startswith(("http://", "https://")):
+        raise _no_endpoint(endpoint)
     return Bucket(
         name=name,
         region=region or _region_of(client),
@@ -177,12 +184,13 @@ def find_bucket(name: str, *, timeout: float, region: str | None = None) -> Buck
     )
 
 
-def explain(error: BotoCoreError | ClientError, request: Request) -> StoreError:
-    """Return what an exception of botocore means."""
+def explain(error: BotoCoreError | ClientError, request: Request, *, endpoint: str) -> StoreError:
+    """Return what an exception of botocore means, for a request that was sent to `endpoint`."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return refusal(status, str(error.response.get("Error", {}).get("Code", "")), request)
-    return StoreFaultError(f"{request.place}: could not {request.act} it: {type(error).__name__}")
+    place = redact(endpoint)
+    return StoreFaultError(f"{request.place}: could not {request.act} it: {type(error).__name__}, at {place}")
 
 
 def unreadable(error: BotoCoreError | ClientError) -> StoreAccessError:
@@ -191,6 +199,17 @@ def unreadable(error: BotoCoreError | ClientError) -> StoreAccessError:
     if isinstance(error, BotoCoreError):
         words = " ".join(redact(str(error)).split())[:300]
     return StoreAccessError(f"AWS credentials could not be read: {words}; {ACCESS}")
+
+
+def _no_endpoint(value: str) -> ConfigError:
+    """Return the error for an endpoint that requests cannot be sent to."""
+    name = next((name for name in _ENDPOINTS if os.environ.get(name, "").strip() == value.strip()), "endpoint_url")
+    scheme, _, rest = value.strip().rpartition("://")
+    shown = rest.rpartition("@")[2].partition("?")[0]  # without a scheme, `redact` does not see what is secret
+    if scheme.lower() in ("http", "https"):
+        return ConfigError(f"{name}={scheme}://{shown} names no host; write {name}={scheme}://HOST:PORT")
+    before = f"{scheme}://" if scheme else ""
+    return ConfigError(f"{name}={before}{shown} has no http:// or https://; write {name}=http://{shown}")
 
 
 def _region_of(client: Any) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from mixstream.errors import ConfigError
 from mixstream.storage.cache import Partial
 from mixstream.storage.listing import INDEX, partial_name
-from mixstream.storage.locks import FORBIDDEN, FULL, PREFIX, Patience, parent_of, release, try_lock
+from mixstream.storage.locks import FORBIDDEN, FULL, PREFIX, Patience, forbidden, parent_of, release, try_lock
 
 _NOTE = f"{PREFIX}origin"
 _LATEST = "latest"
@@ -33,21 +33,31 @@ def private_directory(origin: str) -> Path:
     return base / digest_of(origin.encode())
 
 
-def make_private(directory: Path) -> None:
+def make_private(directory: Path, *, what: str) -> None:
     """Create a `private_directory`, and see that it is nobody else's.
+
+    Args:
+        directory: from `private_directory`.
+        what: it is needed for, as in "read s3://bucket/web".
 
     Raises:
         ConfigError: somebody else has put something in its place.
+        StoreAccessError: it may not be written.
     """
     base = directory.parent
-    base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = base.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise ConfigError(
-            f"{base}: not a directory of this user's alone, and others could change shards in it; remove it, or pass "
-            "`local`"
-        )
-    directory.mkdir(mode=0o700, exist_ok=True)
+    try:
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = base.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+            raise ConfigError(
+                f"{base}: not a directory of this user's alone, and others could change shards in it; remove it, or "
+                "pass `local`"
+            )
+        directory.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        if error.errno not in FORBIDDEN:
+            raise
+        raise forbidden(error, directory, what) from error
 
 
 def bind(directory: Path, *, origin: str | None, digest: str, index: bytes | None = None) -> None:
@@ -124,10 +134,11 @@ def _compare(directory: Path, text: bytes, origin: str | None, digest: str) -> N
 
 
 def _reused(directory: Path, found: str, wanted: str) -> ConfigError:
-    return ConfigError(
-        f"Reused local directory: {directory} holds shards of {found} vs {wanted} (or of an earlier version of it). "
-        "Provide a different one, or remove it"
-    )
+    if found == wanted:
+        fact = f"{directory} holds shards of an earlier version of {wanted}, which has been written anew since"
+    else:
+        fact = f"{directory} holds shards of {found} vs {wanted}"
+    return ConfigError(f"Reused local directory: {fact}. Provide a different one, or remove it")
 
 
 def _put(directory: Path, name: str, data: bytes) -> None:

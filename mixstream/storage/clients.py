@@ -30,14 +30,17 @@ _KINDS = {
 }  # fmt: skip
 _ACCESS = {
     "gs": (
-        "give credentials: `gcloud auth application-default login`, GOOGLE_APPLICATION_CREDENTIALS, or GCS_KEY and "
-        "GCS_SECRET; for a public bucket set GOOGLE_SKIP_SIGNATURE=true"
+        "credentials are given by `gcloud auth application-default login`, by GOOGLE_APPLICATION_CREDENTIALS, or by GCS_KEY "
+        "and GCS_SECRET; for a public bucket set GOOGLE_SKIP_SIGNATURE=true"
     ),
     "az": (
-        "give credentials: AZURE_ACCOUNT_NAME and AZURE_ACCOUNT_ACCESS_KEY, AZURE_STORAGE_SAS_TOKEN, or `az login` and "
-        "AZURE_USE_AZURE_CLI=true; for a public container set AZURE_SKIP_SIGNATURE=true"
+        "credentials are given by AZURE_ACCOUNT_NAME and AZURE_ACCOUNT_ACCESS_KEY, by AZURE_STORAGE_SAS_TOKEN, or by "
+        "`az login` and AZURE_USE_AZURE_CLI=true; for a public container set AZURE_SKIP_SIGNATURE=true"
     ),
-    "http": "give them in the URL (https://user:password@host/, or a signed query)",
+    "http": (
+        "credentials are given in the URL (user:password before the host, or a signed query); a bucket is better written "
+        "s3://BUCKET/... with S3_ENDPOINT_URL"
+    ),
 }
 _SETTINGS = ("AWS_", "S3_", "GCS_", "GOOGLE_", "AZURE_", "MOSAICML_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_")
 _NO_RETRIES: Any = {"max_retries": 0}
@@ -80,6 +83,11 @@ def address_of(url: str) -> Address:
         host, _, account = host.partition("@")
     elif kind == "az" and "." in host:
         account, (host, _, path) = host, path.partition("/")
+    if kind == "s3" and ("@" in host or (":" in host and "@" in path)):  # a secret may have slashes
+        raise ConfigError(
+            f"credentials cannot be written into an s3:// URL: write {redact(url)} and set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, or a profile"
+        )
     if not host or "@" in host or ":" in host:
         example = "container" if kind == "az" else "bucket"
         raise ConfigError(
@@ -98,7 +106,7 @@ class Client:
         kind: as of `Address`.
         pool: obstore's store, which holds the connections.
         signed: whether there are credentials to sign requests with.
-        access: how to give credentials, in words to type.
+        access: how credentials are given, in words to type.
         bucket: for S3, what boto3 resolved.
     """
 

@@ -21,7 +21,6 @@ from mixstream.storage.budget import Budget
 from mixstream.storage.cache import Cache, Errand, Partial, opened
 from mixstream.storage.index_file import read_local_index, read_remote_index
 from mixstream.storage.listing import INDEX, Listing
-from mixstream.storage.locks import FORBIDDEN, forbidden
 from mixstream.storage.maker import Maker, Wanted, check_name, wrong_size
 from mixstream.storage.mapping import map_file
 from mixstream.storage.retry import Retry
@@ -84,6 +83,8 @@ class DatasetFiles:
             ConfigError: neither of them, or URLs that cannot be.
         """
         home = Path(os.path.realpath(local_path(local) / (split or ""))) if local is not None else None
+        if home is not None and home.is_file():
+            raise ConfigError(f"local={str(home)!r} is a file; pass a directory for the dataset's shards")
         if remote is None:
             if home is None:
                 raise ConfigError("`remote` and/or `local` path must be provided")
@@ -122,6 +123,8 @@ class DatasetFiles:
             if made._refillable:
                 made._make_private()
                 budget.add(made.directory, made.names)
+                if made.directory.is_dir():
+                    made._bind()  # what is there may be another dataset's, and better known now than in mid-run
             Listing(made.directory, made.names).sweep()
         return made
 
@@ -251,12 +254,7 @@ class DatasetFiles:
 
     def _make_private(self) -> None:
         if self.home is None:
-            try:
-                make_private(self.directory.parent)
-            except OSError as error:
-                if error.errno not in FORBIDDEN:
-                    raise
-                raise forbidden(error, self.directory.parent, f"read {self.describe()}") from error
+            make_private(self.directory.parent, what=f"read {self.describe()}")
 
     def _find(self, want: Wanted) -> BinaryIO | None:
         """Return the file of the cache directory, if it is there and good."""

@@ -8,9 +8,11 @@ from pathlib import Path
 from mixstream.errors import (
     IndexCorruptError,
     IndexNotFoundError,
+    NoRangesError,
     ShardCorruptError,
     StoreBusyError,
     StoreChangedError,
+    StoreError,
     StoreFaultError,
     StoreNotFoundError,
 )
@@ -65,7 +67,8 @@ def read_remote_index(store: Store, *, home: Path | None, retry: Retry) -> tuple
         if (kept := kept_index(home, store.url)) is not None:
             hint = f"; what was read of it before is kept: pass remote=None, local={str(kept[1].parent)!r} to read that"
         raise IndexNotFoundError(
-            f"no {INDEX} in {store.url}: not an MDS dataset, or an unfinished one; check `remote` and `split`{hint}"
+            f"no {INDEX} in {store.url}: not an MDS dataset, or an unfinished one; check `remote` and `split`"
+            f"{_below(store)}{hint}"
         ) from error
     except (StoreBusyError, StoreFaultError, StoreChangedError) as error:
         if (kept := kept_index(home, store.url)) is None:
@@ -83,7 +86,7 @@ def _whole(store: Store, where: str, retry: Retry) -> bytes:
     """Read the index, whose size is asked for first: a body may be as large as the server likes."""
     last = False
     while True:
-        size = retry.call(f"asking for the size of {where}", lambda: store.info(INDEX), renew=store.renew).size
+        size = retry.call(f"asking for the size of {where}", lambda: _size(store), renew=store.renew)
         if size > _LARGEST:
             raise IndexCorruptError(
                 f"{where}: {size} bytes, more than the {_LARGEST} that are read of an index (millions of shards); "
@@ -98,3 +101,25 @@ def _whole(store: Store, where: str, retry: Retry) -> bytes:
             continue
         assert data is not None
         return data
+
+
+def _size(store: Store) -> int:
+    """Return the size of the index. By reading of it, where that can be: a refusal to that says why."""
+    try:
+        return store.read(INDEX, 0, 1).info.size
+    except NoRangesError:
+        return store.info(INDEX).size
+
+
+def _below(store: Store) -> str:
+    """Return what to say of a store that has no index, as far as it tells what it has."""
+    try:
+        names = store.names(limit=1000)
+    except StoreError:
+        return ""
+    if found := sorted({name.removesuffix(f"/{INDEX}") for name in names if name.endswith(f"/{INDEX}")}):
+        shown = ", ".join(map(repr, found[:8])) + (", …" if len(found) > 8 else "")
+        return f"; there are datasets below: {shown}: give a Stream for each, or its last part as `split`"
+    if any(".mds" in name for name in names):
+        return "; there are shards, so the writing was not finished"
+    return "" if names else "; there is nothing at all"

@@ -31,6 +31,8 @@ _STATUS = re.compile(r"status code: (\d{3})\b")
 # An answer to HEAD has no body, where the code would stand. With 400, S3 means expired credentials or another region.
 _MUTE = re.compile(r"performing HEAD\b.*status code: 400\b", re.DOTALL)
 _ADDRESS = re.compile(r"https?://\S+|path: \".*?\"")
+_ENDPOINT = re.compile(r"performing [A-Z]+ (https?://)(?:[^\s/?#]*@)?([^\s/?#@]+)")
+_PAYS = re.compile(r"request(?:er)?[ _-]?pay", re.IGNORECASE)
 _CODE = re.compile(
     r"""<Code>([A-Za-z][A-Za-z0-9_.]{1,63})</Code>|"(?:code|reason)": ?"([A-Za-z][A-Za-z0-9_.]{1,63})\""""
 )
@@ -106,16 +108,16 @@ _RULES: tuple[tuple[tuple[str, ...], tuple[int, ...], type[StoreError], str], ..
 )
 _OTHER = "which another try would not change; look the code up in the store's documentation"
 
-# Words of obstore's dump of what failed below HTTP, and ours for them.
+# Words of obstore's dump of what failed below HTTP, and ours for them; {server} is where the request went.
 _CAUSES = (
-    ("timedout", "it did not answer in time"),
-    ("kind: timeout", "it did not answer in time"),
-    ("timed out", "it did not answer in time"),
-    ("connectionrefused", "the connection was refused"),
-    ("dns error", "its host name was not found"),
-    ("certificate", "its TLS certificate was not accepted"),
-    ("connectionreset", "the connection was reset"),
-    ("brokenpipe", "the connection was reset"),
+    ("timedout", "{server} did not answer in time"),
+    ("kind: timeout", "{server} did not answer in time"),
+    ("timed out", "{server} did not answer in time"),
+    ("connectionrefused", "the connection to {server} was refused"),
+    ("dns error", "the host name of {server} was not found"),
+    ("certificate", "the TLS certificate of {server} was not accepted"),
+    ("connectionreset", "the connection to {server} was reset"),
+    ("brokenpipe", "the connection to {server} was reset"),
     ("incompletemessage", "the connection was closed before the answer"),
     ("incompletebody", "the connection was closed before the end of the body"),
     ("unexpectedeof", "the connection was closed before the end of the body"),
@@ -124,8 +126,8 @@ _CAUSES = (
     ("received non-partial response", "it sent the whole object when a range was asked for"),
     ("requested ", "it sent another range than was asked for"),
     ("invalid last modified", "the answer has a date that is none"),
-    ("kind: connect,", "no connection could be made"),
-    ("parse(", "what answered does not speak HTTP"),
+    ("kind: connect,", "no connection to {server} could be made"),
+    ("parse(", "what answered at {server} does not speak HTTP"),
     ("builder error", "the client does not accept the URL, or what a proxy variable says"),
 )
 
@@ -172,14 +174,21 @@ def explain(error: BaseException, request: Request) -> StoreError:
     if "redirect without LOCATION" in text:
         status, code = 301, _REGION[0]
     if status or code:
-        return refusal(status, code, request)
+        return refusal(status, code, request, pays=_PAYS.search(_ADDRESS.sub("", text)) is not None)
     if isinstance(error, (ValueError, TypeError)) or kind == "InvalidPathError":
         return StoreError(f"{failed}: {' '.join(redact(text).split())[:200]}")  # about our arguments: no answer in it
     return StoreFaultError(f"{failed}: {_cause(text + dump)}")
 
 
-def refusal(status: int, code: str, request: Request) -> StoreError:
-    """Return the error for an answer of the store: its HTTP status, and its own code for it ("" if it gave none)."""
+def refusal(status: int, code: str, request: Request, *, pays: bool = False) -> StoreError:
+    """Return the error for an answer of the store.
+
+    Args:
+        status: of HTTP.
+        code: the store's own, "" if it gave none.
+        request: what was asked.
+        pays: whether the store speaks of the requester who pays.
+    """
     rules = (rule for rule in _RULES if code in rule[0] or status in rule[1])
     _, _, kind, words = next(rules, ((), (), StoreError, _OTHER))
     refused = "the store does not accept the credentials, or they may not do this"
@@ -187,6 +196,8 @@ def refusal(status: int, code: str, request: Request) -> StoreError:
         refused = "no credentials were found, so it was asked for without, and it is not public"
     said = " ".join(str(part) for part in (status, code) if part)
     meant = words.format(access=request.access, refused=refused, version=request.version)
+    if pays and kind is StoreAccessError and request.place.startswith("s3://"):
+        meant += "; if the requester pays for this bucket, name it in MOSAICML_STREAMING_AWS_REQUESTER_PAYS"
     return kind(f"{_failed(request)}: {said}, {meant}")
 
 
@@ -214,4 +225,7 @@ def _failed(request: Request) -> str:
 
 def _cause(text: str) -> str:
     low = _ADDRESS.sub("", text).lower()  # names of hosts and objects are no words of the client's
-    return next((ours for theirs, ours in _CAUSES if theirs in low), "the request failed before there was an answer")
+    words = next((ours for theirs, ours in _CAUSES if theirs in low), "the request failed before {server} answered")
+    # No more of the address than the host: the rest may be signed.
+    server = f"{found[1]}{found[2]}" if (found := _ENDPOINT.search(text)) else "the store"
+    return words.format(server=server)

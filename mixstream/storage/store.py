@@ -164,6 +164,9 @@ def local_path(url: str) -> Path:
     """
     scheme = scheme_of(url)
     if not scheme:
+        if slip := re.match(r"([a-z][a-z0-9+.-]+):/(?!/)", url):
+            rest = redact(url[slip.end() :])
+            raise ConfigError(f"{slip[0] + rest!r} is neither a path nor a URL; did you mean {slip[1]}://{rest} ?")
         return Path(url)
     if scheme != "file":
         raise ConfigError(

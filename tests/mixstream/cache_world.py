@@ -75,6 +75,10 @@ class Slow:
     def renew(self) -> None:
         pass
 
+    def fetched(self) -> list[str]:
+        """Return the names of the shards that were read, packed or raw, by whomever, in order."""
+        return [name for name in self.reads() if name != "index.json"]
+
     def reads(self) -> list[str]:
         """Return the names of the objects that were read, by whomever, in order."""
         return [line.split()[0] for line in self.log.read_text().splitlines()] if self.log.exists() else []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import re
+import subprocess
 import threading
 import time
 import warnings
@@ -224,3 +226,54 @@ def test_a_loader_whose_closing_is_interrupted_goes_on(packed, tmp_path, monkeyp
         with pytest.raises(KeyboardInterrupt):
             loader.close()
         assert seen + [row_ids(batch) for batch in loader] == expected
+
+
+def test_the_block_that_is_offered_fits(packed, tmp_path):
+    with pytest.warns(UserWarning, match="again and again") as told:
+        _ = dataset(packed, tmp_path / "cache", cache_limit="5kb", shuffle=True).run
+    offered = int(re.findall(r"shuffle_block_size=(\d+)", str(told[0].message))[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _ = dataset(packed, tmp_path / "cache", cache_limit="5kb", shuffle=True, shuffle_block_size=offered).run
+    more = dataset(packed, tmp_path / "cache", cache_limit="5kb", shuffle=True, shuffle_block_size=offered * 2)
+    with pytest.warns(UserWarning, match="again and again"):
+        _ = more.run
+
+
+def test_two_streams_cannot_share_a_directory(packed, tmp_path):
+    other = write_tokens(tmp_path / "other", range(20), compression="zstd")
+    local = str(tmp_path / "cache")
+    with pytest.raises(
+        ConfigError, match=r"streams 'packed' and 'other' have the same `local` .*cache.*give each its own"
+    ):
+        ms.StreamingDataset(streams=[ms.Stream(remote=str(at), local=local) for at in (packed, other)], batch_size=4)
+
+
+def test_a_directory_of_an_earlier_version_is_refused_at_once(tmp_path):
+    for first in (0, 100):
+        write_tokens(tmp_path / "d", range(first, first + 30), compression="zstd", hashes=["xxh3_64"], exist_ok=True)
+        if first:
+            with pytest.raises(
+                ConfigError, match=r"holds shards of an earlier version of .*, which has been written anew"
+            ):
+                dataset(tmp_path / "d", tmp_path / "cache")
+        else:
+            _ = dataset(tmp_path / "d", tmp_path / "cache")[0]
+
+
+def test_a_full_disk_without_a_limit_is_lived_with(packed, tmp_path):
+    """What is mapped takes room even when it is evicted: from then on, shards are let go as soon as they are read."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("mounting is not permitted")
+    try:
+        order: dict[str, Any] = {"shuffle": True, "batch_size": 32}
+        expected = [row_ids(batch) for batch in ms.Loader(dataset(packed, tmp_path / "all", **order))]
+        with (
+            pytest.warns(RuntimeWarning, match="is full"),
+            ms.Loader(dataset(packed, disk / "cache", **order)) as loader,
+        ):
+            assert [row_ids(batch) for batch in loader] == expected
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=False)

@@ -272,6 +272,20 @@ def test_wrong_use(inspect, tmp_path):
     assert inspect(GOLDEN, "--samples", "-1")[0] == 2
 
 
+def test_shards_without_an_index_are_said_to_be_unfinished(inspect, tmp_path):
+    for name in ("shard.00000.mds", "shard.00001.mds", "shard.00001.mds.zstd"):
+        (tmp_path / "web" / "train").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "web" / "train" / name).write_bytes(b"x")
+    for place in (tmp_path, tmp_path / "web" / "train"):
+        status, document = inspect(place)
+        assert status == 2
+        assert "there are 2 shards but no index.json: the writing was not finished" in document["error"]["message"]
+    write(tmp_path / "code" / "train", {"text": "str"}, [{"text": "x"}])
+    status, document = inspect(tmp_path)
+    assert (status, [each["name"] for each in document["datasets"]]) == (0, ["code/train"])
+    assert [note for note in document["notes"] if "web/train: there are 2 shards but no index.json" in note]
+
+
 # --- stores -----------------------------------------------------------------------------------------------------------
 
 
@@ -313,6 +327,13 @@ def test_a_public_bucket_by_http(inspect, tmp_path, s3):
         status, document = inspect(url)
         assert (status, document["datasets"][0]["name"]) == (0, name)
         assert columns_of(document["datasets"][0]["samples_shown"][0])["text"]["value"] == "hello"
+
+
+def test_a_bucket_that_is_not_there_is_said_not_to_be(inspect, s3):
+    status, document = inspect(replace(s3, bucket="no-such-bucket").url)
+    assert (status, document["status"]) == (2, "error")
+    assert "there is no such bucket" in document["error"]["message"]
+    assert "no dataset is there" in inspect(s3.url)[1]["error"]["message"]
 
 
 def test_index_hashes_are_checked(inspect, tmp_path):

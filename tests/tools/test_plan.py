@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 
 import numpy as np
 import pytest
@@ -259,6 +260,30 @@ def test_static_mixtures_by_name(plan, shards, options, rows):
     assert told["preview"]["end_step"] is None
 
 
+def test_shards_in_a_store_are_planned_as_those_on_disk(plan, shards, s3):
+    s3.upload(shards)
+    s3.put("web/val/index.json", b"not asked for")
+    options = ("--mixer", "temperature", "--temperature", "2", "--tokens", "4k")
+    assert plan("--data", s3.url, *options) == plan("--data", shards, *options)
+
+
+def test_a_store_that_cannot_be_read_is_a_failure_that_names_the_endpoint(s3, monkeypatch, capsys):
+    monkeypatch.setattr("mixstream.storage.retry.Retry.pause", lambda self, number: 0.0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("S3_ENDPOINT_URL", endpoint)
+    assert main(["plan", "--data", s3.url]) == 1
+    assert f"the connection to {endpoint} was refused" in capsys.readouterr().err
+
+
+def test_a_damaged_index_in_the_data_is_a_failure_that_names_its_place(plan, shards, tmp_path, capsys):
+    (tmp_path / "web" / "train").mkdir(parents=True)
+    (tmp_path / "web" / "train" / "index.json").write_text("{")
+    assert main(["plan", "--data", str(tmp_path)]) == 1
+    assert str(tmp_path / "web" / "train") in capsys.readouterr().err
+
+
 def test_repeating_too_often_is_warned_of(plan, shards, capsys):
     _, told, err = plan("--data", shards, "--mixer", "stratified", "--steps", 20, "--batch-size", 12)
     assert by_name(told["preview"], "epochs")["law"] == 4.0
@@ -341,8 +366,11 @@ def test_a_long_run_is_previewed_at_once(plan, shards):
         (["LOG", "--steps", "10", "--tokens", "10"], "twice"),
         (["LOG", "--steps", "ten"], "ten"),
         (["LOG", "--points", "0"], "--points"),
-        (["--data", "nowhere"], "no directory"),
-        (["--data", "."], "no domain with train/index.json"),
+        (["s3://bucket/log/mixture.jsonl"], "copy it here first"),
+        (["--data", "nowhere"], "no such directory"),
+        (["--data", "."], "no dataset is there"),
+        (["--data", "ONE"], "no domain with train/index.json"),
+        (["--data", "SHARDS", "--split", "val"], "no domain with val/index.json"),
         (["--data", "SHARDS", "--steps", "10"], "--batch-size"),
         (["--data", "SHARDS", "--mixer", "natural", "--weights", "web=1"], "twice"),
         (["--data", "SHARDS", "--weights", "web"], "NAME=WEIGHT"),
@@ -373,7 +401,7 @@ def test_wrong_use_is_told_with_status_2(arguments, said, shards, log, tmp_path,
     for name, text in texts.items():
         (tmp_path / "here" / name).write_text(text)
     monkeypatch.chdir(tmp_path / "here")
-    places = {"LOG": str(log), "SHARDS": str(shards)}
+    places = {"LOG": str(log), "SHARDS": str(shards), "ONE": str(shards / "web" / "train")}
     assert main(["plan", *(places.get(word, word) for word in arguments)]) == 2
     told = capsys.readouterr()
     assert said in told.err

@@ -282,6 +282,14 @@ def test_wrong_use(verify, tmp_path, arguments):
     assert (status, document["status"]) == (2, "error")
 
 
+def test_shards_without_an_index_are_said_to_be_unfinished(verify, tmp_path, s3):
+    s3.put("web/train/shard.00000.mds.zstd", b"x")
+    for place in (s3.url, f"{s3.url}/web/train"):
+        status, document, _ = verify(place)
+        assert (status, document["status"]) == (2, "error")
+        assert "there is 1 shard but no index.json: the writing was not finished" in document["error"]["message"]
+
+
 def test_what_the_index_says_cannot_reach_the_terminal(verify, tmp_path, capsys):
     """Neither direction marks, nor markup of the library that draws our tables."""
     directory = write(tmp_path / "data", rows=5, size_limit=None)
@@ -361,13 +369,9 @@ def test_an_interrupt_ends_it_at_once(tmp_path, s3, proxy):
     directory, place = write(tmp_path / "data"), replace(s3, bucket="public")
     place.upload(directory)
     proxy.when(stall(seconds=60), path=f"*{shards_of(directory)[1]}")
-    command = [
-        sys.executable,
-        "-m",
-        "mixstream_tools.cli",
-        "verify",
-        place.http_url.replace(s3.endpoint, proxy.endpoint),
-    ]
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # jobs in the background do not
+    program = f"{heeding}; from mixstream_tools.cli import run; run()"
+    command = [sys.executable, "-c", program, "verify", place.http_url.replace(s3.endpoint, proxy.endpoint)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 30
     while not proxy.count(f"*{shards_of(directory)[-1]}") and time.monotonic() < until:

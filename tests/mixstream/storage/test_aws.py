@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from bucket_server import Answer, BucketServer, Request, bucket_server, failure  # pyright: ignore[reportMissingImports]
 
-from mixstream.errors import StoreAccessError, StoreError
+from mixstream.errors import ConfigError, StoreAccessError, StoreError
 from mixstream.storage import Retry, open_store
 from mixstream.storage.aws import find_bucket
 
@@ -216,7 +216,6 @@ def test_without_credentials_requests_go_unsigned(server: BucketServer, monkeypa
         ("AWS_PROFILE", "nobody", "nobody"),
         ("AWS_ACCESS_KEY_ID", "AKALONE", "AWS_SECRET_ACCESS_KEY"),
         ("AWS_CA_BUNDLE", "/no/such/bundle.pem", "/no/such/bundle.pem"),
-        ("AWS_ENDPOINT_URL", "no url", "no url"),
     ],
 )
 def test_settings_that_cannot_be(monkeypatch: pytest.MonkeyPatch, name: str, value: str, word: str) -> None:
@@ -226,6 +225,31 @@ def test_settings_that_cannot_be(monkeypatch: pytest.MonkeyPatch, name: str, val
 
 
 # Endpoints
+
+
+@pytest.mark.parametrize("name", ["S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        ("127.0.0.1:18333", "=127.0.0.1:18333 has no http:// or https://; write .*http://127.0.0.1:18333"),
+        ("me:SECRETWORD@localhost:9000", "=localhost:9000 has no http://"),
+        ("ftp://host", "=ftp://host has no http://"),
+        ("http://", "names no host"),
+    ],
+)
+def test_an_endpoint_that_is_no_url(name: str, value: str, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"^{name}{word}" if word[0] == "=" else f"^{name}.*{word}") as caught:
+        _read()
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_endpoint_is_none(
+    server: BucketServer, keys: None, empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("S3_ENDPOINT_URL", empty)
+    assert _read() == DATA[2:5]
 
 
 def test_the_first_endpoint_that_is_set_is_used(
@@ -299,6 +323,18 @@ def test_a_region_that_cannot_be_found_out_is_asked_for(server: BucketServer, ke
 
 
 # What mosaicml-streaming takes from the environment
+
+
+@pytest.mark.parametrize("pays", [False, True])
+def test_the_requester_pays_variable_is_named_where_the_store_speaks_of_it(
+    server: BucketServer, keys: None, pays: bool
+) -> None:
+    server.objects["requester-pays/a"] = DATA
+    prose = "Bucket is a requester pays bucket" if pays else "Access Denied"
+    server.odd = lambda request: failure(403, "AccessDenied", prose)
+    with pytest.raises(StoreAccessError, match="AWS_SECRET_ACCESS_KEY") as caught:
+        _read("requester-pays")
+    assert ("MOSAICML_STREAMING_AWS_REQUESTER_PAYS" in str(caught.value)) == pays
 
 
 def test_the_requester_pays_for_the_buckets_that_are_named(

@@ -117,7 +117,7 @@ def test_of_many_threads_one_fetches(world):
     for thread in threads:
         thread.join()
     assert right == [True] * 8
-    assert len(world.store.reads()) == 1 + 1  # the index and the shard
+    assert len(world.store.fetched()) == 1
 
 
 def test_two_jobs_that_start_on_an_empty_cache_fetch_each_shard_once(tmp_path):
@@ -136,7 +136,7 @@ def test_keep_packed_keeps_both(tmp_path):
     assert world.on_disk() == {world.name(1), world.name(1) + ".z"}
     (world.local / world.name(1)).unlink()
     assert world.read(files, 1)
-    assert len(world.store.reads()) == 2  # unpacked from the copy that was kept
+    assert len(world.store.fetched()) == 1  # unpacked from the copy that was kept
 
 
 @pytest.mark.parametrize("damage", [b"!" * 40_000, b"short"])
@@ -145,7 +145,7 @@ def test_what_is_wrong_on_disk_is_fetched_anew(world, damage):
     (world.local / world.name(0)).write_bytes(damage)
     assert world.read(world.files(), 0)
     assert world.read(world.files(), 0)
-    assert len(world.store.reads()) == 2 + 3  # two for the shard, one per index
+    assert len(world.store.fetched()) == 2
 
 
 def test_what_comes_wrong_is_fetched_once_more_and_then_refused(world):

@@ -33,7 +33,7 @@ from mixstream.errors import (
     StoreFaultError,
     StoreNotFoundError,
 )
-from mixstream.storage import open_store
+from mixstream.storage import open_store, redact
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +236,15 @@ def test_refusals_keep_status_and_code(world: World, status: int, code: str, kin
     assert len(world.server.requests) == asked + 1  # one attempt: trying again is the caller's
 
 
+def test_a_refusal_over_http_says_how_credentials_are_given(running: BucketServer) -> None:
+    running.odd = lambda request: failure(403, "AccessDenied")
+    with pytest.raises(StoreAccessError) as caught:
+        open_store(f"{running.url}/dir", timeout=5).read("a")
+    text = redact(str(caught.value))
+    assert "user:password before the host, or a signed query" in text
+    assert "s3://BUCKET/... with S3_ENDPOINT_URL" in text
+
+
 def test_credentials_in_an_http_url_are_used_and_never_shown(running: BucketServer) -> None:
     running.objects["dir/a"] = DATA
     running.odd = None
@@ -256,10 +265,12 @@ def test_a_host_that_refuses_resets_or_is_none() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}/dir"
-    with pytest.raises(StoreFaultError, match="refused") as caught:
-        open_store(address, timeout=5).read("a")
+    with pytest.raises(
+        StoreFaultError, match=f"the connection to {address.removesuffix('/dir')} was refused"
+    ) as caught:
+        open_store(f"{address.replace('//', '//me:SECRETWORD@')}?sig=SECRETWORD", timeout=5).read("a")
     assert_discreet(caught.value)
-    with pytest.raises(StoreFaultError, match="host name was not found"):
+    with pytest.raises(StoreFaultError, match=r"host name of http://no-such-host\.invalid was not found"):
         open_store("http://no-such-host.invalid/dir", timeout=5).read("a")
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
