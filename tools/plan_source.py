@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mixstream.errors import ConfigError, StateError
+from mixstream.errors import ConfigError, StateError, StoreError
 from mixstream.formats import Index, fixed_array
 from mixstream.journal import FILE
 from mixstream.recorded import Recorded, read_journal
@@ -144,7 +144,8 @@ def read_shards(data: str, split: str) -> Domains:
 
 def _index(dataset: Dataset) -> Index:
     if dataset.trouble is not None:
-        dataset.trouble.add_note(f"while reading the index of {dataset.store.url}")
+        if not isinstance(dataset.trouble, StoreError):  # whose words name the place already
+            dataset.trouble.add_note(f"while reading the index of {dataset.store.url}")
         raise dataset.trouble
     assert dataset.index is not None, "there is an index where there is no trouble"
     return dataset.index

@@ -30,16 +30,16 @@ _KINDS = {
 }  # fmt: skip
 _ACCESS = {
     "gs": (
-        "credentials are given by `gcloud auth application-default login`, by GOOGLE_APPLICATION_CREDENTIALS, or by GCS_KEY "
-        "and GCS_SECRET; for a public bucket set GOOGLE_SKIP_SIGNATURE=true"
+        "credentials are given by `gcloud auth application-default login`, by GOOGLE_APPLICATION_CREDENTIALS, or by "
+        "GCS_KEY and GCS_SECRET; for a public bucket set GOOGLE_SKIP_SIGNATURE=true"
     ),
     "az": (
         "credentials are given by AZURE_ACCOUNT_NAME and AZURE_ACCOUNT_ACCESS_KEY, by AZURE_STORAGE_SAS_TOKEN, or by "
         "`az login` and AZURE_USE_AZURE_CLI=true; for a public container set AZURE_SKIP_SIGNATURE=true"
     ),
     "http": (
-        "credentials are given in the URL (user:password before the host, or a signed query); a bucket is better written "
-        "s3://BUCKET/... with S3_ENDPOINT_URL"
+        "credentials are given in the URL (user:password before the host, or a signed query); a bucket is better "
+        "written s3://BUCKET/... with S3_ENDPOINT_URL"
     ),
 }
 _SETTINGS = ("AWS_", "S3_", "GCS_", "GOOGLE_", "AZURE_", "MOSAICML_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_")

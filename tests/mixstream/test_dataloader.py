@@ -186,3 +186,7 @@ def test_an_error_in_a_worker_keeps_its_type_and_names_domain_and_shard(tmp_path
     assert "domain 'code', shard 2 of 4" in f"{error.value} {getattr(error.value, '__notes__', '')}"
     if not workers:
         assert loader.state_dict()["step"] == (150 + 30) // 8
+
+
+def test_the_batch_size_is_the_datasets_where_the_loader_is_given_none(library):
+    assert ms.StreamingDataLoader(make_dataset(library, batch_size=6)).batch_size == 6

@@ -162,6 +162,7 @@ def test_a_whole_shard_is_set_aside_and_its_rows_do_not_become_one(tmp_path, dam
     loader = ms.Loader(dataset(tmp_path, shuffle=shuffle, on_bad_sample="quarantine"))
     found = [number for batch in rows(loader) for number in batch if domain_of(number) == 1]
     assert loader.state_dict()["quarantined"] == [{"domain": "web", "shard": 1, "row": None}]
+    assert "aside    cannot be read, others take their place: web 1 shard(s)" in loader.describe()
     assert len(found) == len(ROWS["web"])
     assert set(found) == set(ROWS["web"]) - lost
     assert max(found.count(number) for number in set(found)) <= 5

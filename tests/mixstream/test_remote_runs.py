@@ -16,7 +16,15 @@ from remote_reader import read_epoch
 from torch.utils.data import DataLoader
 
 import mixstream as ms
-from mixstream.errors import IndexCorruptError, ShardCorruptError, ShardNotFoundError, StoreAccessError, StoreFaultError
+from mixstream.errors import (
+    ConfigError,
+    IndexCorruptError,
+    IndexNotFoundError,
+    ShardCorruptError,
+    ShardNotFoundError,
+    StoreAccessError,
+    StoreFaultError,
+)
 from mixstream.formats import dump_index, parse_index
 from mixstream_tools.cli import main
 
@@ -234,3 +242,24 @@ def corrupt_digit(at: int) -> Any:
         exchange.answer(status, headers, body)
 
     return act
+
+
+def test_a_place_without_an_index_says_what_it_has(remote, s3):
+    with pytest.raises(IndexNotFoundError, match="datasets below: 'code', 'law', 'web': give a Stream for each"):
+        ms.StreamingDataset(remote=remote.url)
+    s3.remove("web/index.json")
+    with pytest.raises(IndexNotFoundError, match="there are shards, so the writing was not finished"):
+        ms.StreamingDataset(remote=f"{remote.url}/web")
+    with pytest.raises(IndexNotFoundError, match="there is nothing at all"):
+        ms.StreamingDataset(remote=f"{remote.url}/dialogue")
+
+
+def test_a_url_with_a_slash_too_few_is_no_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for use in (
+        lambda: ms.StreamingDataset(remote="s3:/mix/web"),
+        lambda: ms.MDSWriter(columns={"x": "int"}, out="s3:/m"),
+    ):
+        with pytest.raises(ConfigError, match="did you mean s3://m"):
+            use()
+    assert not list(tmp_path.iterdir())
