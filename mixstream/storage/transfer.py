@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mixstream.errors import (
@@ -89,15 +88,6 @@ def read_object(store: Store, name: str, *, size: int | None, retry: Retry, into
             if None not in (found, size) and found != size:
                 raise _other_size(store, name, size, found) from error
             raise
-
-
-def write_object(store: Store, name: str, data: bytes | Path, retry: Retry) -> None:
-    """Write an object, from memory or from a file, with the attempts of `retry`.
-
-    Raises:
-        StoreError: what the last attempt met, with a note.
-    """
-    retry.call(f"writing {store.url}/{name}", lambda: store.write(name, data), renew=store.renew)
 
 
 def _ask_size(store: Store, name: str) -> int | None:

@@ -33,7 +33,7 @@ from mixstream.errors import (
 from mixstream.storage import transfer
 from mixstream.storage.retry import Retry
 from mixstream.storage.store import ObjectInfo, Piece, open_store
-from mixstream.storage.transfer import PARTS_AT_ONCE, PARTS_OF_ONE, read_object, write_object
+from mixstream.storage.transfer import PARTS_AT_ONCE, PARTS_OF_ONE, read_object
 
 BODY = bytes(range(251)) * 4
 
@@ -422,19 +422,6 @@ def test_a_forked_child_reads_while_its_parent_is_stuck():
         """
     )
     assert done.stdout == "7\n", done.stderr
-
-
-def test_writing_has_the_same_attempts(tmp_path):
-    store = Fake(before=failing({0: [StoreFaultError("reset")]}))
-    write_object(store, "x", b"new", Retry(unit=1e-4))
-    assert store.body == b"new"
-    (tmp_path / "file").write_bytes(b"newer")
-    store = Fake(before=failing({0: [StoreFaultError("reset"), StoreFaultError("again")]}))
-    with pytest.raises(StoreFaultError, match="again") as caught:
-        write_object(store, "x", tmp_path / "file", Retry(unit=1e-4))
-    assert "while writing fake://bucket/x: 2 attempts" in caught.value.__notes__[0]
-    write_object(store, "x", tmp_path / "file", Retry(unit=1e-4))
-    assert store.body == b"newer"
 
 
 def test_a_directory_of_local_disk_is_read_the_same_way(tmp_path):

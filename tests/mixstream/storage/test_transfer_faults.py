@@ -13,7 +13,7 @@ from mixstream.errors import ShardCorruptError, StoreNotFoundError
 from mixstream.storage import transfer
 from mixstream.storage.retry import Retry
 from mixstream.storage.store import open_store
-from mixstream.storage.transfer import read_object, write_object
+from mixstream.storage.transfer import read_object
 
 PART = 1 << 17
 
@@ -54,7 +54,7 @@ def test_from_a_real_server_a_fault_costs_no_more_than_its_part(s3, proxy, fault
 
 def test_a_real_server_is_written_to_and_says_what_is_not_there(s3):
     store, body = open_store(s3.url), os.urandom(3 * PART + 1)
-    write_object(store, "x", body, Retry())
+    store.write("x", body)
     assert s3.get("x") == read_object(store, "x", size=None, retry=Retry()) == body
     with pytest.raises(ShardCorruptError, match=f"{len(body)} bytes, the index says {len(body) + 1}"):
         read_object(store, "x", size=len(body) + 1, retry=Retry(unit=1e-3))
