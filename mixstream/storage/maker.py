@@ -8,6 +8,7 @@ bounded number of them. Packed files that are on local disk are used before the 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,7 @@ class Maker:
             assert data is not None
             return self._checked(want, packed, data)
 
-        return _twice(fetch, f"{store.url}/{packed.name}")
+        return _until_right(fetch, f"{store.url}/{packed.name}", self.retry)
 
     def _download(self, want: Wanted, partial: Partial) -> None:
         if self.store is None:
@@ -163,7 +164,7 @@ class Maker:
                 with os.fdopen(partial.number, "rb", closefd=False) as file:
                     want.check(map_file(file).data)
 
-        _twice(fetch, f"{store.url}/{want.name}")
+        _until_right(fetch, f"{store.url}/{want.name}", self.retry)
         partial.filled = True
 
     def _packed_files(self, want: Wanted) -> Iterator[Path]:
@@ -206,13 +207,16 @@ def check_name(name: str) -> None:
         )
 
 
-def _twice(fetch: Callable[[], T], where: str) -> T:
-    """Fetch, and fetch anew if what came is wrong."""
-    try:
-        return fetch()
-    except ShardCorruptError:
+def _until_right(fetch: Callable[[], T], where: str, retry: Retry) -> T:
+    """Fetch, and fetch anew while what comes is wrong: as often as a request is tried, but once at least."""
+    for left in range(max(retry.attempts, 2) - 1, 0, -1):
         try:
             return fetch()
-        except ShardCorruptError as error:
-            error.add_note(f"{where} was fetched anew, and is wrong again: the original is damaged, or not the index's")
-            raise
+        except ShardCorruptError:
+            if left > 1:
+                time.sleep(retry.pause(0))
+    try:
+        return fetch()
+    except ShardCorruptError as error:
+        error.add_note(f"{where} was fetched anew, and is wrong again: the original is damaged, or not the index's")
+        raise

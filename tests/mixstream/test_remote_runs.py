@@ -207,15 +207,17 @@ def test_wrong_bytes_are_fetched_anew_and_then_refused(s3, proxy, tmp_path):
     s3.upload(write_tokens(tmp_path / "web", range(100, 140), hashes=["xxh3_64"]))
     proxy.when(corrupt(at=-1), path="*/shard.00001.mds", times=1)
 
-    def read(local: str) -> list[int]:
-        given = {"local": str(tmp_path / local), "validate_hash": "xxh3_64", "batch_size": 4}
+    def read(local: str, **kw: Any) -> list[int]:
+        given: dict[str, Any] = {"local": str(tmp_path / local), "validate_hash": "xxh3_64", "batch_size": 4, **kw}
         return joined(rows(ms.Loader(ms.StreamingDataset(remote=s3.url, **given))))
 
     assert sorted(read("first")) == list(range(100, 140))
+    proxy.when(corrupt(at=-1), path="*/shard.00001.mds", times=3)
+    assert sorted(read("second", download_retry=4)) == list(range(100, 140))
     proxy.when(corrupt(at=-1), path="*/shard.00001.mds")
     with pytest.raises(ShardCorruptError, match=r"Checksum failure: .*shard\.00001\.mds"):
-        read("second")
-    assert not (tmp_path / "second/shard.00001.mds").exists()
+        read("third")
+    assert not (tmp_path / "third/shard.00001.mds").exists()
 
 
 def test_the_index_is_checked_by_its_own_hash_and_fetched_anew(s3, proxy, tmp_path):
