@@ -68,7 +68,7 @@ class PlainGather:
                     slots[d, s] = len(self.views)
                     domain = dataset.corpus.domains[d]
                     info = domain.index.shards[s]
-                    raw = np.memmap(domain.files.local / info.raw.basename, dtype=np.uint8, mode="r")
+                    raw = np.memmap(domain.files.path(info.raw.basename), dtype=np.uint8, mode="r")
                     first = int(raw[4:8].view("<u4")[0])
                     self.views.append(raw[first:].view("<u2").reshape(info.samples, SEQ))
                 batch.append((slots[d, s], r))

@@ -105,7 +105,8 @@ class Domain:
     def map(self, number: int) -> NDArray[np.uint8]:
         """Return shard `number`, mapped and validated: uint8 [bytes], read-only, mapped as long as the array lives.
 
-        It is brought to local disk if it is not there; bytes that are not what the index says are fetched anew, once.
+        It is brought to local disk if it is not there; bytes that are not what the index says are fetched anew before
+        that is an error.
 
         Raises:
             ShardNotFoundError: no file of the shard is there.
