@@ -28,7 +28,7 @@ from mixstream.formats import (
     read_offsets,
 )
 from mixstream.formats import is_mds_encoding_safe as is_safe
-from mixstream.storage import Budget, DatasetFiles, Packed, Wanted, map_file
+from mixstream.storage import Budget, CompressedSpec, DatasetFiles, ShardSpec, map_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,12 +168,12 @@ class Domain:
             error.add_note(f"domain {self.name!r}, shard {info.raw.basename} in {self.files.describe()}, sample {row}")
             raise
 
-    def want(self, number: int) -> Wanted:
+    def want(self, number: int) -> ShardSpec:
         """Return what storage has to know of shard `number`."""
         info = self.index.shards[number]
         packed = None
         if info.zip is not None and info.compression is not None:
-            packed = Packed(
+            packed = CompressedSpec(
                 name=info.zip.basename,
                 size=info.zip.bytes,
                 check=self._check(info.zip),
@@ -181,7 +181,7 @@ class Domain:
                     decompress, info.compression, raw_bytes=info.raw.bytes, where=self._place(info.zip.basename)
                 ),
             )
-        return Wanted(name=info.raw.basename, size=info.raw.bytes, check=self._check(info.raw), packed=packed)
+        return ShardSpec(name=info.raw.basename, size=info.raw.bytes, check=self._check(info.raw), packed=packed)
 
     def _map(self, number: int) -> NDArray[np.uint8]:
         want, info = self.want(number), self.index.shards[number]

@@ -1,7 +1,7 @@
 """Writes a dataset: samples in, shards and `index.json` out (`specs/mds.md`, `specs/streaming_api.md` section 1.9).
 
-The shell around `mixstream.formats`, which encodes, and `mixstream.targets`, which stores: it owns the threads between
-them. For the same input it writes what MDSWriter of mosaicml-streaming writes, byte for byte. Its own laws:
+The shell around `mixstream.formats`, which encodes, and `storage.destination`, which stores. It owns the threads
+between them. For the same input it writes what MDSWriter of mosaicml-streaming writes, byte for byte. Its own laws:
 
 - Every file appears whole, the index last. What has an index is complete; after an exception, or `kill -9` at any
   instant, there is none. Shards written by then stay, for a look or a rescue.
@@ -31,7 +31,7 @@ from mixstream.formats.hashing import hash_hex, hash_names, is_hash
 from mixstream.formats.mds.encodings import get_mds_encoded_size, get_mds_encodings, is_mds_encoding
 from mixstream.formats.mds.index import MAX_OFFSET, FileInfo, Index, ShardInfo, dump_index
 from mixstream.formats.mds.shard import encode_config, encode_sample, encode_shard
-from mixstream.targets import INDEX, find_targets, prepare
+from mixstream.storage.destination import INDEX, find_targets, prepare
 from mixstream.units import parse_bytes
 
 

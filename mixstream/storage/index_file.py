@@ -16,8 +16,8 @@ from mixstream.errors import (
     StoreFaultError,
     StoreNotFoundError,
 )
-from mixstream.storage.binding import kept_index
-from mixstream.storage.listing import INDEX
+from mixstream.storage.cache.contents import INDEX
+from mixstream.storage.cache.owner import kept_index
 from mixstream.storage.retry import Retry
 from mixstream.storage.store import Store
 from mixstream.storage.transfer import read_object

@@ -28,7 +28,7 @@ from mixstream.errors import (
     WaitTimeoutError,
 )
 from mixstream.storage.retry import Retry
-from mixstream.storage.store import Piece, Store
+from mixstream.storage.store import ObjectBytes, Store
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -236,7 +236,7 @@ class _Reading:
         what = f"reading {bytes_}{self._store.url}/{self._name}"
         self._retry.call(what, attempt, renew=self._store.renew, stop=self._stop)
 
-    def _keep(self, begin: int, end: int | None, piece: Piece) -> None:
+    def _keep(self, begin: int, end: int | None, piece: ObjectBytes) -> None:
         """Check a part and put it in its place."""
         place, info = f"{self._store.url}/{self._name}", piece.info
         if self._size is not None and info.size != self._size:

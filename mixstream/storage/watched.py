@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixstream.storage.store import ObjectInfo, Piece, Store
+from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class WatchedStore:
         """The directory as people may see it."""
         return self.store.url
 
-    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> Piece:
+    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         """Return bytes of an object."""
         self.beat()
         try:

@@ -19,7 +19,7 @@ from typing import Any
 from cache_world import World, content
 
 from mixstream.storage import DatasetFiles
-from mixstream.storage.locks import parent_of, try_lock
+from mixstream.storage.cache.locks import parent_of, try_lock
 
 LIMIT_SHARDS = 2
 CALLS = ("open", "mkdir", "rename", "unlink", "ftruncate", "posix_fallocate", "pwrite", "write")  # what changes a disk

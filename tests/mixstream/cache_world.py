@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from mixstream.errors import ShardCorruptError
-from mixstream.storage import Budget, DatasetFiles, ObjectInfo, Packed, Piece, Retry, Wanted
-from mixstream.storage.local_store import LocalStore
+from mixstream.storage import Budget, CompressedSpec, DatasetFiles, ObjectBytes, ObjectInfo, Retry, ShardSpec
+from mixstream.storage.stores.local import LocalStore
 
 QUICK = Retry(attempts=2, timeout=5.0, unit=0.01)
 
@@ -52,7 +52,7 @@ class Slow:
     def _disk(self) -> LocalStore:
         return LocalStore(self.directory)
 
-    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> Piece:
+    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         number = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.write(number, f"{name} {begin}\n".encode())
         os.close(number)
@@ -138,13 +138,13 @@ class World:
     def packed_size(self) -> int:
         return len(zlib.compress(content(0, self.size), 0))
 
-    def want(self, number: int) -> Wanted:
+    def want(self, number: int) -> ShardSpec:
         name = self.name(number)
         packed = None
         if self.packed:
             check = Checked(number, self.size, packed=True) if self.check else None
-            packed = Packed(name=f"{name}.z", size=self.packed_size, check=check, unpack=zlib.decompress)
-        return Wanted(
+            packed = CompressedSpec(name=f"{name}.z", size=self.packed_size, check=check, unpack=zlib.decompress)
+        return ShardSpec(
             name=name, size=self.size, check=Checked(number, self.size) if self.check else None, packed=packed
         )
 

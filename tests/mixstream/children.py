@@ -65,7 +65,7 @@ def _tell(function: Callable[..., Any], args: tuple[Any, ...], pipe: Any) -> Non
 def reads(url: str, body: bytes) -> tuple[bool, bool]:
     """Read "object" through a store; return whether it is `body`, and whether this process has to go elsewhere."""
     from mixstream.storage.forks import must_go_elsewhere
-    from mixstream.storage.store import open_store
+    from mixstream.storage.open import open_store
 
     return bytes(open_store(url, timeout=10).read("object").data) == body, must_go_elsewhere()
 

@@ -9,7 +9,7 @@ from hashlib import md5
 from pathlib import Path
 
 from mixstream.errors import StoreNotFoundError
-from mixstream.storage import ObjectInfo, Piece
+from mixstream.storage import ObjectBytes, ObjectInfo
 
 Act = Callable[[str], None]
 
@@ -38,11 +38,11 @@ class Shelf:
         """Names that `act` was done to, in order."""
         return [name for done, name in self.log if done == act]
 
-    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> Piece:
+    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         self._begin("read", name)
         if name not in self.objects:
             raise StoreNotFoundError(f"{self.url}/{name}: no such object")
-        return Piece(data=self.objects[name][begin:end], info=self.info(name))
+        return ObjectBytes(data=self.objects[name][begin:end], info=self.info(name))
 
     def info(self, name: str) -> ObjectInfo:
         self._begin("info", name)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from shelf import Shelf, raising
 
-import mixstream.targets
+import mixstream.storage.destination
 from mixstream import MDSWriter
 from mixstream.errors import (
     ConfigError,
@@ -48,8 +48,8 @@ def files(directory):
 def shelf(monkeypatch, tmp_path):
     """The store of every URL; pauses are short, and whatever is written to the working directory is found out."""
     store = Shelf()
-    monkeypatch.setattr(mixstream.targets, "open_store", lambda url: store)
-    monkeypatch.setattr(mixstream.targets, "Retry", partial(Retry, unit=0.001))
+    monkeypatch.setattr(mixstream.storage.destination, "open_store", lambda url: store)
+    monkeypatch.setattr(mixstream.storage.destination, "Retry", partial(Retry, unit=0.001))
     monkeypatch.chdir(tmp_path)
     return store
 
@@ -212,7 +212,7 @@ def test_an_index_that_could_not_be_written_can_be_tried_again(shelf):
 
 
 def test_an_exception_leaves_no_index_and_waits_for_no_retries(shelf, monkeypatch):
-    monkeypatch.setattr(mixstream.targets, "Retry", partial(Retry, unit=60))
+    monkeypatch.setattr(mixstream.storage.destination, "Retry", partial(Retry, unit=60))
     shelf.before["write shard*"] = raising(*(StoreFaultError("reset") for _ in range(99)))
     begun = time.monotonic()
     with (  # noqa: PT012 (the block is what is tested)
@@ -269,7 +269,7 @@ def test_the_bar_counts_what_is_uploaded(shelf, capsys):
 
 
 def test_a_real_store_through_faults(s3, proxy, monkeypatch, tmp_path):
-    monkeypatch.setattr(mixstream.targets, "Retry", partial(Retry, unit=0.01))
+    monkeypatch.setattr(mixstream.storage.destination, "Retry", partial(Retry, unit=0.01))
     given = [np.random.default_rng(n).bytes(1000) for n in range(100)]
     proxy.when(faults.reset(), method="PUT", times=2)
     with MDSWriter(columns={"x": "bytes"}, out=s3.url, size_limit=10_000, retry=3) as writer:

@@ -14,8 +14,8 @@ from shelf import Shelf, raising
 import mixstream as ms
 from mixstream.errors import ConfigError, StateError, StoreAccessError, StoreFaultError
 from mixstream.formats import INDEX_HASHES, check_index_hash
-from mixstream.storage.local_store import LocalStore
 from mixstream.storage.retry import Retry
+from mixstream.storage.stores.local import LocalStore
 from mixstream_tools.cli import main
 from mixstream_tools.convert import command
 from mixstream_tools.convert.job import run_conversion

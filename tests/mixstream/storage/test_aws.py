@@ -16,7 +16,7 @@ from bucket_server import Answer, BucketServer, Request, bucket_server, failure 
 
 from mixstream.errors import ConfigError, StoreAccessError, StoreError
 from mixstream.storage import Retry, open_store
-from mixstream.storage.aws import find_bucket
+from mixstream.storage.stores.s3 import find_bucket
 
 DATA = b"0123456789"
 

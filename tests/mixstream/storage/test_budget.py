@@ -85,7 +85,7 @@ def test_a_cache_that_cannot_be_listed_is_not_taken_for_empty(tmp_path, monkeypa
     def no_descriptors(_):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr("mixstream.storage.listing.os.scandir", no_descriptors)
+    monkeypatch.setattr("mixstream.storage.cache.contents.os.scandir", no_descriptors)
     with pytest.raises(OSError, match="Too many open files"):
         files.budget.usage()
 

@@ -29,9 +29,9 @@ from mixstream.errors import (
     StoreFaultError,
     WaitTimeoutError,
 )
-from mixstream.storage import Budget, DatasetFiles, Piece
-from mixstream.storage.cache import Cache, Errand, Partial
-from mixstream.storage.locks import release, try_lock
+from mixstream.storage import Budget, DatasetFiles, ObjectBytes
+from mixstream.storage.cache.directory import Cache, Errand, Partial
+from mixstream.storage.cache.locks import release, try_lock
 
 
 @pytest.fixture(params=[False, True], ids=["raw", "packed"])
@@ -73,7 +73,7 @@ def test_a_shard_that_another_user_keeps_to_himself_says_so(world, monkeypatch):
     def refused(*_):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr("mixstream.storage.cache.opened", refused)
+    monkeypatch.setattr("mixstream.storage.cache.directory.opened", refused)
     with pytest.raises(StoreAccessError, match=r"shard.00000.mds is there and cannot be read.*`local`"):
         world.read(files, 0)
 
@@ -100,7 +100,7 @@ def test_a_child_forked_at_any_instant_keeps_no_lock(tmp_path, monkeypatch):
 
     parent = os.open(tmp_path, os.O_RDONLY)
     with monkeypatch.context() as patch:
-        patch.setattr("mixstream.storage.locks.os.open", opened)
+        patch.setattr("mixstream.storage.cache.locks.os.open", opened)
         lock = try_lock(parent, "lock")
     forks[0].join()
     release(lock)
@@ -295,7 +295,7 @@ def test_who_hangs_is_waited_for_only_so_long_and_who_works_longer(tmp_path):
 class Away(Slow):
     """A store that has other things to do."""
 
-    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> Piece:
+    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         raise StoreFaultError("connection refused")
 
 

@@ -32,9 +32,10 @@ from fault_proxy import FaultProxy  # pyright: ignore[reportMissingImports]
 from servers import S3  # pyright: ignore[reportMissingImports]
 
 from mixstream.errors import StoreFaultError, StoreNotFoundError
-from mixstream.storage import Retry, helper
-from mixstream.storage.elsewhere import ProcessStore
-from mixstream.storage.store import open_store
+from mixstream.storage import Retry
+from mixstream.storage import fork_server as helper
+from mixstream.storage.open import open_store
+from mixstream.storage.stores.fork_proxy import ProcessStore
 
 BODY = bytes(range(256)) * 400
 
@@ -44,7 +45,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # f
 def helper_of(store: ProcessStore) -> int:
     """Return the process that `store` asks, which is running after this."""
     store.renew()
-    (pid,) = (pid for pid in living_children(os.getpid()) if "mixstream.storage.helper" in command_of(pid))
+    (pid,) = (pid for pid in living_children(os.getpid()) if "mixstream.storage.fork_server" in command_of(pid))
     return pid
 
 
@@ -57,7 +58,7 @@ def place(s3: S3) -> S3:
 
 
 def test_it_does_all_that_a_store_does(tmp_path: Path) -> None:
-    store = ProcessStore(str(tmp_path / "out"), 10.0)
+    store = ProcessStore(str(tmp_path / "out"), 10.0, open_store)
     store.write("deep/a", BODY)
     (tmp_path / "file").write_bytes(b"from a file")
     store.write("b", tmp_path / "file")
@@ -75,7 +76,7 @@ def test_it_does_all_that_a_store_does(tmp_path: Path) -> None:
 
 
 def test_errors_come_back_as_they_were(tmp_path: Path) -> None:
-    store = ProcessStore(str(tmp_path), 10.0)
+    store = ProcessStore(str(tmp_path), 10.0, open_store)
     (tmp_path / "a").write_bytes(b"123")
     for attempt in (lambda s: s.read("none"), lambda s: s.info("none"), lambda s: s.read("a", 0, 4)):
         raised = []
@@ -88,7 +89,7 @@ def test_errors_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_threads_share_one_helper(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(BODY)
-    store = ProcessStore(str(tmp_path), 10.0)
+    store = ProcessStore(str(tmp_path), 10.0, open_store)
     before = helper_of(store)
     with ThreadPoolExecutor(16) as pool:
         parts = [(begin, begin + 1000) for begin in range(0, 100_000, 500)]
@@ -113,14 +114,14 @@ def test_a_bare_fork_reads_too(place: S3) -> None:
 def test_stores_from_before_the_fork_go_elsewhere_and_from_after_it_not(place: S3) -> None:
     store = open_store(place.url, timeout=10)
     assert in_child(lambda: bytes(store.read("object").data)) == BODY
-    copy = pickle.loads(pickle.dumps(ProcessStore(place.url, 10.0)))
+    copy = pickle.loads(pickle.dumps(ProcessStore(place.url, 10.0, open_store)))
     assert bytes(copy.read("object").data) == BODY
     assert not isinstance(copy, ProcessStore)  # nothing keeps this process from obstore
 
 
 def test_generations_have_helpers_of_their_own(place: S3) -> None:
     def child() -> tuple[bool, bool, bool]:
-        store = ProcessStore(place.url, 10.0)
+        store = ProcessStore(place.url, 10.0, open_store)
         mine = helper_of(store)
         theirs = in_child(lambda: helper_of(store) if store.read("object").data == BODY else 0)
         return theirs not in {0, mine}, gone(theirs), helper_of(store) == mine
@@ -130,7 +131,7 @@ def test_generations_have_helpers_of_their_own(place: S3) -> None:
 
 def test_a_killed_helper_costs_what_was_in_flight_and_no_more(proxy: FaultProxy, s3: S3) -> None:
     s3.put("object", BODY)
-    store = ProcessStore(s3.url, 20.0)
+    store = ProcessStore(s3.url, 20.0, open_store)
     pid = helper_of(store)
     proxy.when(faults.stall(1000), times=1)
     with ThreadPoolExecutor(1) as pool:
@@ -146,10 +147,10 @@ def test_a_killed_helper_costs_what_was_in_flight_and_no_more(proxy: FaultProxy,
 
 
 def test_a_stopped_helper_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mixstream.storage.elsewhere._SLACK", 0.2)
-    store = ProcessStore(str(tmp_path), 0.1)
+    monkeypatch.setattr("mixstream.storage.stores.fork_proxy._SLACK", 0.2)
+    store = ProcessStore(str(tmp_path), 0.1, open_store)
     (tmp_path / "a").write_bytes(b"1")
-    pid = helper_of(ProcessStore(str(tmp_path), 10.0))
+    pid = helper_of(ProcessStore(str(tmp_path), 10.0, open_store))
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(StoreFaultError, match=r"did not answer in 0\.3 s"):
         store.info("a")
@@ -160,7 +161,7 @@ def test_a_helper_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho no such library >&2\nexit 3\n")
     python.chmod(0o755)
-    store = ProcessStore(str(tmp_path), 10.0)
+    store = ProcessStore(str(tmp_path), 10.0, open_store)
     os.kill(pid := helper_of(store), signal.SIGKILL)
     assert gone(pid)
     with monkeypatch.context() as patch:
@@ -178,7 +179,7 @@ def test_the_owner_takes_its_helper_along(place: S3) -> None:
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
-        pid = helper_of(ProcessStore(place.url, 10.0))
+        pid = helper_of(ProcessStore(place.url, 10.0, open_store))
         if os.fork() == 0:
             time.sleep(PATIENCE)
             os._exit(0)
@@ -197,7 +198,7 @@ def test_the_owner_takes_its_helper_along(place: S3) -> None:
 
 
 def test_interrupts_are_for_the_owner(tmp_path: Path) -> None:
-    store = ProcessStore(str(tmp_path), 10.0)
+    store = ProcessStore(str(tmp_path), 10.0, open_store)
     os.kill(pid := helper_of(store), signal.SIGINT)
     assert helper_of(store) == pid
     assert os.getpgid(pid) != os.getpgid(0)  # so that Ctrl-C at the terminal does not reach it
@@ -205,7 +206,7 @@ def test_interrupts_are_for_the_owner(tmp_path: Path) -> None:
 
 def test_renewed_credentials_arrive(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     s3.put("object", BODY)
-    store = ProcessStore(s3.url, 10.0)
+    store = ProcessStore(s3.url, 10.0, open_store)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "expired")
     store.renew()
     with pytest.raises(PermissionError):
@@ -229,7 +230,7 @@ def test_every_rotation_of_a_credentials_file_is_seen(tmp_path: Path, monkeypatc
         server.objects["bucket/a"], server.odd = BODY, refuse
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
-        store = ProcessStore("s3://bucket", 10.0)
+        store = ProcessStore("s3://bucket", 10.0, open_store)
         store.renew()  # the environment of this test, where the helper was there before
         for turn in range(6):
             valid = f"AK{turn}"
@@ -263,7 +264,7 @@ def test_a_renewal_takes_nothing_away_that_other_threads_are_reading() -> None:
 
 
 def test_credentials_stay_in_the_pipe(tmp_path: Path) -> None:
-    store = ProcessStore("http://user:hidden@127.0.0.1:1/x?sig=hidden", 1.0)
+    store = ProcessStore("http://user:hidden@127.0.0.1:1/x?sig=hidden", 1.0, open_store)
     with pytest.raises(ConnectionError) as caught:
         store.read("a")
     shown = [repr(store), store.url, str(caught.value), *getattr(caught.value, "__notes__", ())]
@@ -272,7 +273,7 @@ def test_credentials_stay_in_the_pipe(tmp_path: Path) -> None:
 
 
 def test_a_helper_loads_little() -> None:
-    code = "import mixstream.storage.helper, sys; print(*sys.modules)"
+    code = "import mixstream.storage.fork_server, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "obstore", "boto3", "numba", "mixstream.loader", "mixstream.domain"} & set(loaded)
 
@@ -280,7 +281,7 @@ def test_a_helper_loads_little() -> None:
 def test_threads_that_fork_find_no_lock_held(place: S3) -> None:
     """Helpers start and die in one thread while others fork."""
     over = threading.Event()
-    store = ProcessStore(place.url, 10.0)
+    store = ProcessStore(place.url, 10.0, open_store)
 
     def churn() -> None:
         while not over.is_set():
@@ -303,7 +304,7 @@ def test_no_child_inherits_half_an_import() -> None:
     code = """
 import os, threading, time
 from children import status_of
-from mixstream.storage.store import open_store
+from mixstream.storage.open import open_store
 thread = threading.Thread(target=open_store, args=("s3://bucket/prefix",))
 thread.start()
 children = []

@@ -31,8 +31,9 @@ from mixstream.errors import (
     StoreNotFoundError,
 )
 from mixstream.storage import transfer
+from mixstream.storage.open import open_store
 from mixstream.storage.retry import Retry
-from mixstream.storage.store import ObjectInfo, Piece, open_store
+from mixstream.storage.store import ObjectBytes, ObjectInfo
 from mixstream.storage.transfer import PARTS_AT_ONCE, PARTS_OF_ONE, read_object
 
 BODY = bytes(range(251)) * 4
@@ -52,7 +53,7 @@ class Fake:
         self.careless = False  # does not look at the version it is asked for
         self.lock = threading.Lock()
 
-    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> Piece:
+    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         assert name == "x"
         with self.lock:
             self.asked[begin] += 1
@@ -68,7 +69,9 @@ class Fake:
                 if stop > len(self.body):
                     raise StoreFaultError(f"{end} is beyond the object")
                 self.arrived[begin] += 1
-                return Piece(data=self.body[begin:stop], info=ObjectInfo(size=len(self.body), version=self.version))
+                return ObjectBytes(
+                    data=self.body[begin:stop], info=ObjectInfo(size=len(self.body), version=self.version)
+                )
         finally:
             with self.lock:
                 self.now -= 1
@@ -249,7 +252,7 @@ def test_a_body_of_another_length_is_not_believed():
     class Short(Fake):
         def read(self, name, begin=0, end=None, *, version=None):
             piece = super().read(name, begin, end, version=version)
-            return Piece(data=bytes(memoryview(piece.data)[:-1]), info=piece.info)
+            return ObjectBytes(data=bytes(memoryview(piece.data)[:-1]), info=piece.info)
 
     store = Short()
     with pytest.raises(StoreFaultError, match=f"{len(BODY) - 1} bytes came from 0"):
@@ -377,7 +380,7 @@ def test_ctrl_c_does_not_wait_for_parts_under_way():
 SCRIPT = """
     import os, sys, threading, time
     from mixstream.storage.retry import Retry
-    from mixstream.storage.store import ObjectInfo, Piece
+    from mixstream.storage.store import ObjectInfo, ObjectBytes
     from mixstream.storage.transfer import PARTS_AT_ONCE, read_object
 
     class Stalled:
@@ -385,7 +388,7 @@ SCRIPT = """
         def read(self, name, begin=0, end=None, *, version=None):
             if self.stall:
                 time.sleep(60)
-            return Piece(data=bytes(end - begin), info=ObjectInfo(size=100, version="v"))
+            return ObjectBytes(data=bytes(end - begin), info=ObjectInfo(size=100, version="v"))
 
     def start():
         thread = threading.Thread(target=read_object, args=(Stalled(), "x"), kwargs=dict(size=100, retry=Retry()))

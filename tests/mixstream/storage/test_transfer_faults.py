@@ -11,8 +11,8 @@ from servers import PUBLIC, S3  # pyright: ignore[reportMissingImports]
 
 from mixstream.errors import ShardCorruptError, StoreNotFoundError
 from mixstream.storage import transfer
+from mixstream.storage.open import open_store
 from mixstream.storage.retry import Retry
-from mixstream.storage.store import open_store
 from mixstream.storage.transfer import read_object
 
 PART = 1 << 17

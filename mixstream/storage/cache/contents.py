@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixstream.storage.locks import FORBIDDEN, parent_of, remove_if_dead
+from mixstream.storage.cache.locks import FORBIDDEN, parent_of, remove_if_dead
 
 INDEX = "index.json"
 _NOT_THERE = (None, errno.ENOENT, errno.ENOTDIR, *FORBIDDEN)  # None: behind a symbolic link (`parent_of`)

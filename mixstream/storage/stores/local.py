@@ -24,7 +24,7 @@ from mixstream.errors import (
     StoreFaultError,
     StoreNotFoundError,
 )
-from mixstream.storage.store import ObjectInfo, Piece
+from mixstream.storage.store import ObjectBytes, ObjectInfo
 
 _SUFFIX = ".partial"  # with a dot in front: what is being written, and no object
 
@@ -40,7 +40,7 @@ class LocalStore:
         """The directory."""
         return str(self.directory)
 
-    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> Piece:
+    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         """Return the bytes [begin, end) of a file, by default all of it."""
         path = self._path(name)
         with _explained(path, "read"), path.open("rb", buffering=0) as file:
@@ -59,7 +59,7 @@ class LocalStore:
             data = _read_exactly(file.fileno(), begin, stop)
         if len(data) != stop - begin:
             raise StoreFaultError(f"{path}: it was cut to {begin + len(data)} bytes while it was read; was {info.size}")
-        return Piece(data=data, info=info)
+        return ObjectBytes(data=data, info=info)
 
     def info(self, name: str) -> ObjectInfo:
         """Return the size and the version of a file."""

@@ -23,9 +23,9 @@ from math import inf
 from pathlib import Path
 
 from mixstream.errors import CacheFullError, ConfigError, WaitTimeoutError
-from mixstream.storage.listing import Contents, Listing, Shard
-from mixstream.storage.locks import FULL, PREFIX, Patience, parent_of, release, try_lock
-from mixstream.storage.needs import Announcement, announced
+from mixstream.storage.cache.announcements import Announcement, announced
+from mixstream.storage.cache.contents import Contents, Listing, Shard
+from mixstream.storage.cache.locks import FULL, PREFIX, Patience, parent_of, release, try_lock
 
 _GUARD = f"{PREFIX}lock"
 _SHORT = 0.25  # seconds that a fetch ahead of time waits for its turn

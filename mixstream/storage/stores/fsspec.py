@@ -23,7 +23,8 @@ from mixstream.errors import (
     StoreFaultError,
     StoreNotFoundError,
 )
-from mixstream.storage.store import ObjectInfo, Piece, redact, scheme_of
+from mixstream.storage.store import ObjectBytes, ObjectInfo
+from mixstream.storage.url import redact, scheme_of
 
 T = TypeVar("T")
 
@@ -60,10 +61,10 @@ class FsspecStore:
         """The directory as people may see it: without credentials."""
         return redact(self.location).rstrip("/")
 
-    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> Piece:
+    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         """Return the bytes [begin, end) of a file, by default all of it."""
 
-        def fetch(files: Any, path: str) -> Piece:
+        def fetch(files: Any, path: str) -> ObjectBytes:
             info = _info(files.info(path))
             self._check_version(name, info, version)
             stop = info.size if end is None else end
@@ -76,7 +77,7 @@ class FsspecStore:
             if len(data) != stop - begin:
                 raise StoreFaultError(f"{self.url}/{name}: bytes {begin} to {stop} asked for, {len(data)} bytes came")
             self._check_version(name, _info(files.info(path)), info.version)  # it may have been replaced in between
-            return Piece(data=data, info=info)
+            return ObjectBytes(data=data, info=info)
 
         return self._ask("read", name, fetch)
 

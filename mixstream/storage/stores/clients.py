@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from mixstream.errors import ConfigError, StoreAccessError
-from mixstream.storage.store import redact, scheme_of
+from mixstream.storage.url import redact, scheme_of
 
 if TYPE_CHECKING:
-    from mixstream.storage.aws import Bucket
+    from mixstream.storage.stores.s3 import Bucket
 
 _KINDS = {
     "s3": "s3", "gs": "gs", "gcs": "gs", "az": "az", "azure": "az", "azure-dl": "az", "abfs": "az", "abfss": "az",
@@ -215,7 +215,7 @@ def _make(address: Address, timeout: float, region: str | None) -> Client:
 def _make_s3(address: Address, timeout: float, region: str | None, options: Any) -> Client:
     from obstore.store import S3Store
 
-    from mixstream.storage.aws import ACCESS, find_bucket
+    from mixstream.storage.stores.s3 import ACCESS, find_bucket
 
     bucket = find_bucket(address.bucket, timeout=timeout, region=region)
     options["allow_http"] = bucket.endpoint.startswith("http://")

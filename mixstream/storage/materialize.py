@@ -1,8 +1,8 @@
 """Making a raw shard out of what its origin has: downloaded, or unpacked from its compressed form.
 
 Rules: bytes are checked as they arrive, packed ones in memory, raw ones before their file gets its name; what is wrong
-is fetched once more before it is an error. Packed bytes pass through memory only, and all threads together hold a
-bounded number of them. Packed files that are on local disk are used before the store is asked.
+is fetched once more before it is an error. Compressed bytes pass through memory only, and all threads together hold a
+bounded number of them. Compressed files that are on local disk are used before the store is asked.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mixstream.errors import IndexCorruptError, ShardCorruptError, ShardNotFoundError, StoreNotFoundError
-from mixstream.storage.cache import Partial, opened
-from mixstream.storage.listing import INDEX, Listing
-from mixstream.storage.locks import PREFIX
+from mixstream.storage.cache.contents import INDEX, Listing
+from mixstream.storage.cache.directory import Partial, opened
+from mixstream.storage.cache.locks import PREFIX
 from mixstream.storage.mapping import map_file
 from mixstream.storage.memory import unpacking
 from mixstream.storage.retry import Retry
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Packed:
+class CompressedSpec:
     """The compressed form of a shard.
 
     Args:
@@ -49,7 +49,7 @@ class Packed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class ShardSpec:
     """One shard, as storage sees it.
 
     Args:
@@ -62,7 +62,7 @@ class Wanted:
     name: str
     size: int
     check: Callable[[Buffer], None] | None
-    packed: Packed | None
+    packed: CompressedSpec | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +81,15 @@ class Maker:
     store: Store | None
     retry: Retry
 
-    def able(self, want: Wanted) -> bool:
+    def able(self, want: ShardSpec) -> bool:
         """Return whether there is something to make a shard from."""
         return self.store is not None or any(path.is_file() for path in self._packed_files(want))
 
-    def keeps(self, want: Wanted) -> bool:
+    def keeps(self, want: ShardSpec) -> bool:
         """Return whether the packed form is to be fetched from the store, and so can be kept."""
         return self.store is not None and not any(path.is_file() for path in self._packed_files(want))
 
-    def missing(self, want: Wanted) -> ShardNotFoundError:
+    def missing(self, want: ShardSpec) -> ShardNotFoundError:
         """Return the error for a shard of which none of the files is there."""
         names = [want.name] + ([want.packed.name] if want.packed is not None else [])
         place = self.store.url if self.store is not None else str(self.origin or self.directory)
@@ -98,7 +98,7 @@ class Maker:
             f"{place}: restore the file, or convert the dataset again"
         )
 
-    def produce(self, want: Wanted, partials: list[Partial]) -> None:
+    def produce(self, want: ShardSpec, partials: list[Partial]) -> None:
         """Write a raw shard to the first partial; to the second, if there is one, its packed form.
 
         Raises:
@@ -113,7 +113,7 @@ class Maker:
         except StoreNotFoundError as error:
             raise self.missing(want) from error
 
-    def _produce_packed(self, want: Wanted, packed: Packed, partials: list[Partial]) -> bool:
+    def _produce_packed(self, want: ShardSpec, packed: CompressedSpec, partials: list[Partial]) -> bool:
         """Unpack a shard; return False if nobody has its packed form."""
         beat = partials[0].beat
         with unpacking.hold(2 * packed.size + want.size, beat):  # parts and the whole are there for an instant
@@ -126,7 +126,7 @@ class Maker:
                 partial.write(data)
         return True
 
-    def _unpacked(self, want: Wanted, packed: Packed, beat: Callable[[], None]) -> tuple[bytes, bytes]:
+    def _unpacked(self, want: ShardSpec, packed: CompressedSpec, beat: Callable[[], None]) -> tuple[bytes, bytes]:
         """Return the bytes of a shard, packed and raw: from local disk if they are there and right."""
         for path in self._packed_files(want):
             try:
@@ -153,7 +153,7 @@ class Maker:
 
         return _until_right(fetch, f"{store.url}/{packed.name}", self.retry)
 
-    def _download(self, want: Wanted, partial: Partial) -> None:
+    def _download(self, want: ShardSpec, partial: Partial) -> None:
         if self.store is None:
             raise self.missing(want)
         store = WatchedStore(self.store, partial.beat)
@@ -167,13 +167,13 @@ class Maker:
         _until_right(fetch, f"{store.url}/{want.name}", self.retry)
         partial.filled = True
 
-    def _packed_files(self, want: Wanted) -> Iterator[Path]:
+    def _packed_files(self, want: ShardSpec) -> Iterator[Path]:
         if want.packed is not None:
             yield self.directory / want.packed.name
             if self.origin is not None:
                 yield self.origin / want.packed.name
 
-    def _checked(self, want: Wanted, packed: Packed, data: bytes) -> tuple[bytes, bytes]:
+    def _checked(self, want: ShardSpec, packed: CompressedSpec, data: bytes) -> tuple[bytes, bytes]:
         if packed.check is not None:
             packed.check(data)
         raw = packed.unpack(data)

@@ -24,7 +24,7 @@ from mixstream.errors import (
     StoreFaultError,
     StoreNotFoundError,
 )
-from mixstream.storage.store import redact
+from mixstream.storage.url import redact
 
 _DUMP = "\n\nDebug source:"
 _STATUS = re.compile(r"status code: (\d{3})\b")

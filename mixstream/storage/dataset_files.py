@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mixstream.errors import ConfigError, ShardCorruptError
-from mixstream.storage.binding import bind, digest_of, make_private, private_directory, remember
-from mixstream.storage.budget import Budget
-from mixstream.storage.cache import Cache, Errand, Partial, opened
+from mixstream.storage.cache.contents import INDEX, Listing
+from mixstream.storage.cache.directory import Cache, Errand, Partial, opened
+from mixstream.storage.cache.limit import Budget
+from mixstream.storage.cache.owner import bind, digest_of, make_private, private_directory, remember
 from mixstream.storage.index_file import read_local_index, read_remote_index
-from mixstream.storage.listing import INDEX, Listing
-from mixstream.storage.maker import Maker, Wanted, check_name, wrong_size
 from mixstream.storage.mapping import map_file
+from mixstream.storage.materialize import Maker, ShardSpec, check_name, wrong_size
+from mixstream.storage.open import open_store
 from mixstream.storage.retry import Retry
-from mixstream.storage.store import Store, is_local, join, local_path, open_store
+from mixstream.storage.store import Store
+from mixstream.storage.url import is_local, join, local_path
 
 _SLACK = 60.0  # seconds in which a waiting process forgives unpacking, hashing and a slow disk
 _Identity = tuple[int, int, int, int]  # device, inode, bytes, time of the last write
@@ -168,7 +170,7 @@ class DatasetFiles:
         self._known.digest, self._known.directory, self._known.bound = None, None, False
         return index
 
-    def present(self, want: Wanted) -> bool:
+    def present(self, want: ShardSpec) -> bool:
         """Return whether a raw file of the right size is on local disk; its bytes are not looked at."""
         places = [self.directory / want.name] + ([self.origin / want.name] if self.origin is not None else [])
         for path in places:
@@ -180,7 +182,7 @@ class DatasetFiles:
                 return True
         return False
 
-    def open(self, want: Wanted, *, need: float = 0.0, wait: bool = True) -> BinaryIO | None:
+    def open(self, want: ShardSpec, *, need: float = 0.0, wait: bool = True) -> BinaryIO | None:
         """Return a local file of exactly `want.size` bytes, open, downloaded or unpacked if it must be.
 
         It stays readable, and can be mapped, after it was evicted.
@@ -204,7 +206,7 @@ class DatasetFiles:
             self._known.given[want.name] = _identity(os.fstat(file.fileno()))
         return file
 
-    def renewed(self, want: Wanted) -> BinaryIO | None:
+    def renewed(self, want: ShardSpec) -> BinaryIO | None:
         """Return a shard made anew, since what `open` gave is bad; None if there is nothing to make it from."""
         if not self._maker.able(want):
             return None
@@ -256,12 +258,12 @@ class DatasetFiles:
         if self.home is None:
             make_private(self.directory.parent, what=f"read {self.describe()}")
 
-    def _find(self, want: Wanted) -> BinaryIO | None:
+    def _find(self, want: ShardSpec) -> BinaryIO | None:
         """Return the file of the cache directory, if it is there and good."""
         file = self._cache.find(want.name)
         return self._checked(want, file, ours=True) if file is not None else None
 
-    def _original(self, want: Wanted) -> BinaryIO | None:
+    def _original(self, want: ShardSpec) -> BinaryIO | None:
         """Return the local original of a raw shard, if there is one."""
         try:
             file = opened(self.origin / want.name) if self.origin is not None else None
@@ -269,7 +271,7 @@ class DatasetFiles:
             return None
         return self._checked(want, file, ours=False) if file is not None else None
 
-    def _checked(self, want: Wanted, file: BinaryIO, *, ours: bool) -> BinaryIO | None:
+    def _checked(self, want: ShardSpec, file: BinaryIO, *, ours: bool) -> BinaryIO | None:
         """Return a file if it is good; close it if not."""
         good = False
         try:
@@ -281,7 +283,7 @@ class DatasetFiles:
                 file.close()
         return file if good else None
 
-    def _good(self, want: Wanted, file: BinaryIO, *, makeable: bool) -> bool:
+    def _good(self, want: ShardSpec, file: BinaryIO, *, makeable: bool) -> bool:
         """Return whether a file is what the index says; each is looked at once.
 
         Raises:
@@ -307,7 +309,7 @@ class DatasetFiles:
         self._known.good[want.name] = identity
         return True
 
-    def _make(self, want: Wanted, *, need: float, wait: bool) -> BinaryIO | None:
+    def _make(self, want: ShardSpec, *, need: float, wait: bool) -> BinaryIO | None:
         """Return a shard that is made in the cache directory, by us or by somebody else."""
         if not self._maker.able(want):
             raise self._maker.missing(want)

@@ -22,8 +22,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from multiprocessing import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -33,8 +35,9 @@ import msgspec
 from mixstream import errors
 from mixstream.errors import StoreError, StoreFaultError
 from mixstream.storage.forks import must_go_elsewhere, unforked
-from mixstream.storage.helper import Answer, Request, read_frame, write_frame
-from mixstream.storage.store import ObjectInfo, Piece, Store, open_store, redact
+from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
+from mixstream.storage.stores.frames import Answer, Request, read_frame, write_frame
+from mixstream.storage.url import redact
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -43,7 +46,7 @@ __all__ = ["ProcessStore", "must_go_elsewhere"]
 
 _SLACK = 30.0  # seconds beyond a request's own timeout in which a helper that lives has answered
 _MANY = 3600.0  # seconds for what may be many requests: a listing, an upload
-_START = "import sys; sys.path[:] = sys.argv[1:]; from mixstream.storage.helper import serve; serve()"
+_START = "import sys; sys.path[:] = sys.argv[1:]; from mixstream.storage.fork_server import serve; serve()"
 
 
 _Reply = tuple[Answer, bytearray]
@@ -55,13 +58,14 @@ class ProcessStore:
     Args:
         url: as `open_store` takes it.
         timeout: seconds per request, its body included.
+        reopen: what opens the store anew where it is unpickled: (url, timeout) -> store.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
-        self._url, self._timeout = url, timeout
+    def __init__(self, url: str, timeout: float, reopen: Callable[..., Store]) -> None:
+        self._url, self._timeout, self._reopen = url, timeout, reopen
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._url, self._timeout)
+        return partial(self._reopen, self._url, timeout=self._timeout), ()
 
     def __repr__(self) -> str:
         return f"ProcessStore({self.url!r})"
@@ -71,10 +75,10 @@ class ProcessStore:
         """The directory as people may see it: without credentials."""
         return redact(self._url)
 
-    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> Piece:
+    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         """Return the bytes [begin, end) of an object, by default all of it."""
         answer, data = self._ask("read", name=name, begin=begin, end=end, version=version)
-        return Piece(data=data, info=ObjectInfo(size=answer.size, version=answer.version))
+        return ObjectBytes(data=data, info=ObjectInfo(size=answer.size, version=answer.version))
 
     def info(self, name: str) -> ObjectInfo:
         """Return the size and the version of an object."""
@@ -108,10 +112,6 @@ class ProcessStore:
         if answer.error:
             _raise(answer)
         return answer, body
-
-
-def _reopen(url: str, timeout: float) -> Store:
-    return open_store(url, timeout=timeout)
 
 
 class _Mine:

@@ -24,8 +24,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mixstream.errors import ConfigError, StoreAccessError, StoreError, StoreFaultError
-from mixstream.storage.refusals import Request, refusal
-from mixstream.storage.store import redact
+from mixstream.storage.stores.client_errors import Request, refusal
+from mixstream.storage.url import redact
 
 ACCESS = (
     "credentials are given as for boto3 (`aws configure`, `aws sso login`, AWS_PROFILE, or AWS_ACCESS_KEY_ID and "

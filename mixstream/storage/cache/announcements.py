@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import msgspec
 
-from mixstream.storage.locks import FORBIDDEN, FULL, PREFIX, parent_of, release, remove_if_dead, try_lock
+from mixstream.storage.cache.locks import FORBIDDEN, FULL, PREFIX, parent_of, release, remove_if_dead, try_lock
 
 _PLACE = f"{PREFIX}needs"
 _decode = msgspec.json.Decoder(dict[str, float]).decode

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from mixstream.errors import MixstreamError, StoreAccessError, StoreError
-from mixstream.storage.budget import Budget, Claim, disk_full
-from mixstream.storage.listing import partial_name
-from mixstream.storage.locks import FORBIDDEN, FULL, Patience, forbidden, parent_of, release, same_file, try_lock
+from mixstream.storage.cache.contents import partial_name
+from mixstream.storage.cache.limit import Budget, Claim, disk_full
+from mixstream.storage.cache.locks import FORBIDDEN, FULL, Patience, forbidden, parent_of, release, same_file, try_lock
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # collections.abc has it from Python 3.12 on

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mixstream.errors import StoreChangedError, StoreError, StoreFaultError, StoreNotFoundError
-from mixstream.storage import clients
-from mixstream.storage.elsewhere import ProcessStore, must_go_elsewhere
-from mixstream.storage.refusals import Request, explain, wants_other_region
-from mixstream.storage.store import ObjectInfo, Piece, Store, redact
+from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
+from mixstream.storage.stores import clients
+from mixstream.storage.stores.client_errors import Request, explain, wants_other_region
+from mixstream.storage.stores.fork_proxy import ProcessStore, must_go_elsewhere
+from mixstream.storage.url import redact
 
 T = TypeVar("T")
 
@@ -57,7 +58,7 @@ class ObjectStore:
         """The directory as people may see it: without credentials."""
         return redact(self.location).rstrip("/")
 
-    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> Piece:
+    def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         """Return the bytes [begin, end) of an object, by default all of it."""
         if (elsewhere := self._elsewhere()) is not None:
             return elsewhere.read(name, begin, end, version=version)
@@ -70,13 +71,13 @@ class ObjectStore:
         if version is not None and version.startswith('"'):  # If-Match knows strong ETags only
             options["if_match"] = version
 
-        def get(client: clients.Client) -> Piece:
+        def get(client: clients.Client) -> ObjectBytes:
             import obstore
 
             answer = obstore.get(client.pool, self._path(name), options=options)
             found, data = _info(answer.meta), answer.bytes()
             _check_answer(request, found, answer.range, len(data), answer.meta)
-            return Piece(data=data, info=found)
+            return ObjectBytes(data=data, info=found)
 
         return self._ask(request, get)
 
@@ -162,7 +163,7 @@ class ObjectStore:
         return clients.address_of(self.location)
 
     def _elsewhere(self) -> Store | None:
-        return ProcessStore(self.location, self.timeout) if must_go_elsewhere() else None
+        return ProcessStore(self.location, self.timeout, ObjectStore) if must_go_elsewhere() else None
 
     def _path(self, name: str) -> str:
         return f"{self._address.prefix}/{name}" if self._address.prefix else name
@@ -170,14 +171,14 @@ class ObjectStore:
     def _request(self, act: str, name: str, **what: Any) -> Request:
         return Request(act=act, place=f"{self.url}/{name}" if name else self.url, **what)
 
-    def _read_from(self, name: str, begin: int, end: int | None, version: str | None) -> Piece:
+    def _read_from(self, name: str, begin: int, end: int | None, version: str | None) -> ObjectBytes:
         """Read [begin, end of the object), or nothing at all: both need its size, hence a request more."""
         info = self.info(name)
         _check_version(self._request("read", name, begin=begin, end=end, version=version), info)
         if begin > info.size:
             raise StoreFaultError(f"{self.url}/{name}: bytes from {begin} on asked for, the object has {info.size}")
         if begin in (end, info.size):
-            return Piece(data=b"", info=info)
+            return ObjectBytes(data=b"", info=info)
         return self.read(name, begin, info.size, version=version or info.version)
 
     def _ask(self, request: Request, act: Callable[[clients.Client], T]) -> T:

@@ -13,9 +13,9 @@ from hashlib import blake2s
 from pathlib import Path
 
 from mixstream.errors import ConfigError
-from mixstream.storage.cache import Partial
-from mixstream.storage.listing import INDEX, partial_name
-from mixstream.storage.locks import FORBIDDEN, FULL, PREFIX, Patience, forbidden, parent_of, release, try_lock
+from mixstream.storage.cache.contents import INDEX, partial_name
+from mixstream.storage.cache.directory import Partial
+from mixstream.storage.cache.locks import FORBIDDEN, FULL, PREFIX, Patience, forbidden, parent_of, release, try_lock
 
 _NOTE = f"{PREFIX}origin"
 _LATEST = "latest"
