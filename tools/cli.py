@@ -20,11 +20,20 @@ from typing import NoReturn
 from cyclopts import App, CycloptsError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("mixstream_tools.demo:demo", "Mix, train, kill -9, resume on two processes, prove the batches equal."),
+    "demo": (
+        "mixstream_tools.demo.command:demo",
+        "Mix, train, kill -9, resume on two processes, prove the batches equal.",
+    ),
     "convert": ("mixstream_tools.convert.command:convert", "Turn text and JSONL into tokenised shards, by domain."),
-    "verify": ("mixstream_tools.verify:verify", "Check every shard of a dataset: there, whole, as its index says."),
-    "inspect": ("mixstream_tools.inspect_data:inspect", "Show what a dataset holds: shards, tokens, columns, samples."),
-    "plan": ("mixstream_tools.plan:plan", "Tell what a mixture reads: epochs, tokens, weights by step."),
+    "verify": (
+        "mixstream_tools.verify.command:verify",
+        "Check every shard of a dataset: there, whole, as its index says.",
+    ),
+    "inspect": (
+        "mixstream_tools.inspect.command:inspect",
+        "Show what a dataset holds: shards, tokens, columns, samples.",
+    ),
+    "plan": ("mixstream_tools.plan.command:plan", "Tell what a mixture reads: epochs, tokens, weights by step."),
 }
 """Command → (where its function is, one line for `mixstream --help`)."""
 
@@ -107,7 +116,7 @@ def _fail(error: BaseException, *, as_json: bool, status: int) -> int:
     # A path may hold bytes that are no text; it must not turn the error into another one.
     sys.stderr.write(told.encode(errors="backslashreplace").decode() + "\n")
     if as_json:
-        from .console import write_json
+        from .shared.console import write_json
 
         failure = {"type": type(error).__name__, "message": message, "notes": notes}
         write_json({"status": kind, "error": failure})

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mixstream_tools.console import Console, show_bytes, show_seconds, table
+from mixstream_tools.shared.console import Console, show_bytes, show_seconds, table
 
 
 def test_progress_is_plain_lines_at_intervals(capsys):

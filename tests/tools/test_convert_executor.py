@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mixstream_tools.convert.executor import InProcess, Processes, WorkerDiedError
+from mixstream_tools.convert.executors.local import InProcess, Processes, WorkerDiedError
 
 # Workers import what they run by name: this becomes a module on the path, which spawned processes inherit.
 TASKS = """

@@ -9,10 +9,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixstream_tools.convert import readers
 from mixstream_tools.convert.files import DamagedFileError, Slice, SourceError, list_file
 from mixstream_tools.convert.parts import plan_parts
-from mixstream_tools.convert.readers import READERS, Fields
+from mixstream_tools.convert.readers import text as readers
+from mixstream_tools.convert.readers.text import READERS, Fields
 from mixstream_tools.convert.sources import Group
 
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}

@@ -19,7 +19,7 @@ from mixstream.storage.stores.local import LocalStore
 from mixstream_tools.cli import main
 from mixstream_tools.convert import command
 from mixstream_tools.convert.job import run_conversion
-from mixstream_tools.convert.readers import Fields
+from mixstream_tools.convert.readers.text import Fields
 from mixstream_tools.convert.recipe import Recipe
 from mixstream_tools.convert.remote import Remote, default_work
 from mixstream_tools.convert.tokenizer import describe_tokenizer
@@ -220,7 +220,7 @@ def test_an_upload_of_which_the_store_has_less_is_made_again(source, tmp_path, w
 KILLER = """
 import os, signal, sys, threading
 from pathlib import Path
-from mixstream.storage.local_store import LocalStore
+from mixstream.storage.stores.local import LocalStore
 from test_convert_remote import convert
 
 class Deadly(LocalStore):

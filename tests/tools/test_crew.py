@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from mixstream_tools.crew import in_parallel
+from mixstream_tools.shared.parallel import in_parallel
 
 
 def test_a_crew_keeps_to_its_room():

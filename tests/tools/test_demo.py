@@ -11,7 +11,7 @@ import pytest
 
 from mixstream.recorded import read_journal
 from mixstream_tools.cli import main
-from mixstream_tools.demo_text import gather
+from mixstream_tools.demo.text import gather
 
 STEPS = 12
 

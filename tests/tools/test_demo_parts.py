@@ -8,12 +8,12 @@ import pytest
 
 import mixstream as ms
 from mixstream.errors import ConfigError, MixstreamError
-from mixstream_tools import demo_text
-from mixstream_tools.demo_journal import Journal, Step, row_hashes
-from mixstream_tools.demo_ranks import run_part
-from mixstream_tools.demo_settings import Settings
-from mixstream_tools.demo_show import View, losses_K, shares_K
-from mixstream_tools.demo_text import Domain, gather
+from mixstream_tools.demo import text as demo_text
+from mixstream_tools.demo.journal import Journal, Step, row_hashes
+from mixstream_tools.demo.ranks import run_part
+from mixstream_tools.demo.settings import Settings
+from mixstream_tools.demo.show import View, losses_K, shares_K
+from mixstream_tools.demo.text import Domain, gather
 
 
 def made_step(step: int, **changes) -> Step:

@@ -13,10 +13,10 @@ import mixstream as ms
 from mixstream.errors import StateError
 from mixstream.recorded import read_journal
 from mixstream_examples import train as example
-from mixstream_tools.demo_journal import Step, row_hashes
-from mixstream_tools.demo_learned import Learned, read_learned
-from mixstream_tools.demo_proof import compare, history, read_uninterrupted
-from mixstream_tools.demo_settings import ROWS, Settings
+from mixstream_tools.demo.journal import Step, row_hashes
+from mixstream_tools.demo.learned import Learned, read_learned
+from mixstream_tools.demo.proof import compare, history, read_uninterrupted
+from mixstream_tools.demo.settings import ROWS, Settings
 
 STEPS, RESUMED, KILLED = 100, 50, 80
 
@@ -237,7 +237,7 @@ def test_a_law_says_whether_its_limit_was_reached_or_there_is_none():
 @pytest.mark.parametrize(("points", "laws"), [(0, 0), (1, 0), (5, 0), (5, 1), (5, 2)])
 def test_picture_is_drawn_for_a_run_of_any_length(tmp_path, points, laws):
     pytest.importorskip("matplotlib")
-    from mixstream_tools.demo_picture import draw
+    from mixstream_tools.demo.picture import draw
 
     _, before, after = made_run()
     file: Path = draw(

@@ -15,7 +15,7 @@ from mixstream.errors import ExhaustedError
 from mixstream.journal import Journal
 from mixstream.weights import WEIGHT_UNIT, quantise
 from mixstream_tools.cli import main
-from mixstream_tools.plan_course import Course, look_ahead
+from mixstream_tools.plan.course import Course, look_ahead
 
 SIZES = {"code": 60, "law": 20, "web": 320}
 NAMES = tuple(SIZES)

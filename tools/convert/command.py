@@ -14,9 +14,9 @@ from mixstream.errors import ConfigError
 from mixstream.storage import is_local, local_path, open_store, redact
 from mixstream.storage.destination import check_writable
 
-from ..console import Console, show_bytes, show_seconds, table  # noqa: TID252  # pyright cannot follow the name that it is installed under
+from ..shared.console import Console, show_bytes, show_seconds, table
 from .job import default_workers, run_conversion
-from .readers import Fields
+from .readers.text import Fields
 from .recipe import Recipe
 from .remote import Remote, default_work
 from .sources import Choice

@@ -18,8 +18,8 @@ from typing import Any
 
 from mixstream.errors import StateError
 
-from ..console import Console, show_bytes  # noqa: TID252  # pyright cannot follow the name that it is installed under
-from .executor import Executor, InProcess, Processes
+from ..shared.console import Console, show_bytes
+from .executors.local import Executor, InProcess, Processes
 from .ledger import Ledger, PartRecord, describe_run
 from .parts import Part, plan_parts
 from .publish import publish, published

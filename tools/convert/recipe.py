@@ -15,7 +15,7 @@ from typing import Any, Literal
 from mixstream.errors import ConfigError
 from mixstream.writer import MDSWriter
 
-from .readers import Fields
+from .readers.text import Fields
 from .tokenizer import TokenizerSpec
 
 _LAYOUT = 2

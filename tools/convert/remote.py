@@ -28,7 +28,7 @@ from mixstream.errors import ConfigError, StateError, StoreFaultError, StoreNotF
 from mixstream.storage import ObjectInfo, Store, redact
 from mixstream.storage.retry import Retry
 
-from ..console import Console  # noqa: TID252  # pyright cannot follow the name that it is installed under
+from ..shared.console import Console
 from .ledger import INDEX, RUN, SUMMARY, TAIL, Ledger, PartRecord, refuse_other
 from .parts import Part
 from .publish import datasets, stored_files

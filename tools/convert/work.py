@@ -19,7 +19,7 @@ from .files import DamagedFileError, OnBytes, SourceError
 from .ledger import Ledger, Output, PartRecord, identify
 from .packer import Packer
 from .parts import Part
-from .readers import READERS, Piece
+from .readers.text import READERS, Piece
 from .recipe import Recipe
 from .sources import BY_KEY
 from .tokenizer import Tokenizer, TokenizerSpec

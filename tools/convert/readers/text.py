@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from .files import Format, OnBytes, Slice, SourceFile, lines_before, open_slice
-from .sources import check_domain_name
+from ..files import Format, OnBytes, Slice, SourceFile, lines_before, open_slice
+from ..sources import check_domain_name
 
 PIECE_CHARS = 4 << 20
 """Documents longer than this many characters are tokenised in pieces, cut where a line ends."""

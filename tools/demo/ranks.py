@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from mixstream.errors import MixstreamError, WaitTimeoutError
 
-from .demo_journal import Journal, Step
-from .demo_settings import PROCESSES, Settings
+from .journal import Journal, Step
+from .settings import PROCESSES, Settings
 
 _PATIENCE_S = 300.0
 """Longest time without a step."""
@@ -88,7 +88,7 @@ def _start(settings: Settings, part: str, ranks: int) -> list[subprocess.Popen[b
         "MASTER_PORT": str(_free_port()),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-P", "-m", f"{__package__}.demo_child", str(settings.save()), part]
+    command = [sys.executable, "-P", "-m", f"{__package__}.child", str(settings.save()), part]
     processes: list[subprocess.Popen[bytes]] = []
     for rank in range(ranks):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}

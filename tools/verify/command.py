@@ -18,13 +18,13 @@ from mixstream.storage import is_local
 from mixstream.storage.retry import Retry
 from mixstream.units import parse_bytes
 
-from .console import Console
-from .crew import in_parallel
-from .dataset_at import INDEX, Dataset, find_datasets
-from .shard_at import memory_of, require_codecs, stored_bytes, stored_name
-from .shown import printable
-from .verify_shard import TODO, UNCHECKED, Depth, Fault, Finding, check_shard
-from .verify_show import Report, describe, show
+from ..shared.console import Console
+from ..shared.datasets import INDEX, Dataset, find_datasets
+from ..shared.parallel import in_parallel
+from ..shared.safe_text import printable
+from ..shared.shards import memory_of, require_codecs, stored_bytes, stored_name
+from .shard import TODO, UNCHECKED, Depth, Fault, Finding, check_shard
+from .show import Report, describe, show
 
 _Many = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True, show_default=False)]
 _Flag = Annotated[bool, Parameter(negative=(), show_default=False)]

@@ -22,10 +22,10 @@ from mixstream.formats import ShardInfo, decode_sample, is_mds_encoding_safe, re
 from mixstream.storage import Store
 from mixstream.storage.retry import Retry
 
-from .dataset_at import Dataset
-from .inspect_text import ToText
-from .shard_at import read_raw, without_pickles
-from .shown import message_of, shortened
+from ..shared.datasets import Dataset
+from ..shared.safe_text import message_of, shortened
+from ..shared.shards import read_raw, without_pickles
+from .text import ToText
 
 _LONGEST = 64 << 20  # bytes of a sample that is looked at
 _NUMBERS = 12  # of an array

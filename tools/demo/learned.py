@@ -17,7 +17,7 @@ from mixstream.state import parse_state
 from mixstream.types import Float64
 from mixstream.weights import WEIGHT_UNIT
 
-from .demo_settings import Settings
+from .settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,7 +24,7 @@ from mixstream.storage import Store, is_local, join, open_store, redact
 from mixstream.storage.retry import Retry
 from mixstream.storage.transfer import read_object
 
-from .crew import in_parallel
+from .parallel import in_parallel
 
 INDEX = "index.json"
 SUMMARY = "domains.json"

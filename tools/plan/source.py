@@ -23,8 +23,8 @@ from mixstream.state import RunState, parse_state
 from mixstream.storage import Retry, open_store, redact
 from mixstream.weights import WEIGHT_UNIT
 
-from .dataset_at import Dataset, find_datasets
-from .plan_course import Course, Float64, Int64
+from ..shared.datasets import Dataset, find_datasets
+from .course import Course, Float64, Int64
 
 _DEPTH = 3
 _LOG_LINE = b'{"event":'

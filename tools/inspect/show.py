@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from .console import show_bytes
-from .shown import escaped_lines, escaped_table
+from ..shared.console import show_bytes
+from ..shared.safe_text import escaped_lines, escaped_table
 
 
 def show(document: Mapping[str, Any]) -> Iterator[Table | str]:

@@ -17,14 +17,14 @@ from mixstream.errors import ConfigError, MixstreamError
 from mixstream.formats import ShardInfo, decode_sample, fixed_array, ndarray_dtype, read_offsets
 from mixstream.storage.retry import Retry
 
-from .console import Console
-from .crew import in_parallel
-from .dataset_at import Dataset, find_datasets
-from .inspect_samples import Sample, read_samples
-from .inspect_show import show
-from .inspect_text import Texts
-from .shard_at import leaving_out, memory_of, read_raw, require_codecs, stored_bytes
-from .shown import message_of, notes_of, printable
+from ..shared.console import Console
+from ..shared.datasets import Dataset, find_datasets
+from ..shared.parallel import in_parallel
+from ..shared.safe_text import message_of, notes_of, printable
+from ..shared.shards import leaving_out, memory_of, read_raw, require_codecs, stored_bytes
+from .samples import Sample, read_samples
+from .show import show
+from .text import Texts
 
 _Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 _Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]

@@ -12,10 +12,10 @@ from mixstream.errors import ConfigError
 from mixstream.storage import is_local, local_path, redact
 from mixstream.units import parse_count
 
-from .console import Console
-from .plan_course import Course, Float64, look_ahead
-from .plan_show import describe_preview, describe_source, show_preview, show_source, warnings_of
-from .plan_source import Domains, Source, open_source, read_shards
+from ..shared.console import Console
+from .course import Course, Float64, look_ahead
+from .show import describe_preview, describe_source, show_preview, show_source, warnings_of
+from .source import Domains, Source, open_source, read_shards
 
 _Weights = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True, show_default=False)]
 _Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]

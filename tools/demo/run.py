@@ -12,19 +12,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .console import Advance, Console
-from .convert.job import run_conversion
-from .convert.readers import Fields
-from .convert.recipe import Recipe
-from .convert.tokenizer import describe_tokenizer
-from .demo_journal import Step
-from .demo_learned import Law, Learned, read_learned
-from .demo_picture import draw
-from .demo_proof import Proof, compare, example_file, history, parameters, read_references, read_weights
-from .demo_ranks import run_part, run_reference
-from .demo_settings import PROCESSES, ROWS, SEQ_LEN, Settings
-from .demo_show import WINDOW, View, losses_K, rate, shares_K
-from .demo_text import gather
+from ..convert.job import run_conversion
+from ..convert.readers.text import Fields
+from ..convert.recipe import Recipe
+from ..convert.tokenizer import describe_tokenizer
+from ..shared.console import Advance, Console
+from .journal import Step
+from .learned import Law, Learned, read_learned
+from .picture import draw
+from .proof import Proof, compare, example_file, history, parameters, read_references, read_weights
+from .ranks import run_part, run_reference
+from .settings import PROCESSES, ROWS, SEQ_LEN, Settings
+from .show import WINDOW, View, losses_K, rate, shares_K
+from .text import gather
 
 
 class _Quiet(Console):

@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.table import Table
 
-from .console import show_bytes, show_seconds
-from .dataset_at import INDEX, Dataset
-from .shown import escaped_lines, escaped_table
-from .verify_shard import UNCHECKED, Fault, Finding
+from ..shared.console import show_bytes, show_seconds
+from ..shared.datasets import INDEX, Dataset
+from ..shared.safe_text import escaped_lines, escaped_table
+from .shard import UNCHECKED, Fault, Finding
 
 _LEFT_OVER = re.compile(r"(.*/)?[^/]*(\.mds(\.\w+)?|\.tmp|\.partial)", re.ASCII)
 """What writers leave behind: shards, and files under way."""

@@ -22,8 +22,8 @@ from mixstream.formats import FileInfo, ShardInfo, decode_sample, hash_hex, is_h
 from mixstream.storage import Store
 from mixstream.storage.retry import Retry
 
-from .shard_at import read_bytes, unpacked, without_pickles
-from .shown import message_of, notes_of, printable
+from ..shared.safe_text import message_of, notes_of, printable
+from ..shared.shards import read_bytes, unpacked, without_pickles
 
 Kind = Literal["index", "missing", "size", "hash", "damaged", "samples", "refused", "unreachable"]
 UNCHECKED: frozenset[Kind] = frozenset({"refused", "unreachable"})

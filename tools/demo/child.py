@@ -1,4 +1,4 @@
-"""A process of the demo: `python -m mixstream_tools.demo_child SETTINGS PART`, with RANK and WORLD_SIZE set.
+"""A process of the demo: `python -m mixstream_tools.demo.child SETTINGS PART`, with RANK and WORLD_SIZE set.
 
 PART `before` begins the run and kills itself in the middle of it, PART `after` goes on from the checkpoint to the end:
 these train as examples/train.py does, by calling it, and keep a journal. PART `reference` reads the same run without
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from mixstream_examples import train as example  # pyright: ignore[reportMissingImports]  # pyright cannot follow it
 
-from .demo_journal import Recorder
-from .demo_proof import write_references
-from .demo_settings import ROWS, Settings
+from .journal import Recorder
+from .proof import write_references
+from .settings import ROWS, Settings
 
 if TYPE_CHECKING:
     import torch

@@ -32,8 +32,8 @@ from mixstream.recorded import read_journal
 from mixstream.types import Int64
 from mixstream_examples import train as example  # pyright: ignore[reportMissingImports]  # pyright cannot follow it
 
-from .demo_journal import Journal, Step, row_hashes
-from .demo_settings import ROWS, Settings
+from .journal import Journal, Step, row_hashes
+from .settings import ROWS, Settings
 
 Rows = Sequence[str]
 """The hashes of a global batch's rows, in order."""

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from .demo_journal import Step
-from .demo_learned import Learned
-from .demo_proof import history
-from .demo_show import COLORS, WINDOW, Float64, losses_K
+from .journal import Step
+from .learned import Learned
+from .proof import history
+from .show import COLORS, WINDOW, Float64, losses_K
 
 _GREY = "#555555"
 _AHEAD = 4.0

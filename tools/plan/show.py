@@ -13,9 +13,9 @@ from rich.table import Table
 
 from mixstream.weights import apportion
 
-from .console import table
-from .plan_course import Course, Float64, Int64, Outlook
-from .plan_source import Domains, Source
+from ..shared.console import table
+from .course import Course, Float64, Int64, Outlook
+from .source import Domains, Source
 
 MANY_EPOCHS = 4
 """Up to so many passes, repeated data is nearly as good as new data (Muennighoff et al. 2023, arXiv 2305.16264)."""

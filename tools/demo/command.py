@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from .console import Console, show_seconds, table
+from ..shared.console import Console, show_seconds, table
 
 _Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
 
@@ -50,7 +50,7 @@ def demo(*, out: Path = Path("runs/demo"), steps: int = 240, seed: int = 0, as_j
         os.environ.pop(name, None)  # this process is no rank of a job, even where it is started in one
     console = Console(as_json=as_json)
     console.note("mixstream demo: five kinds of text, one small model, one kill -9, no network.\n")
-    from .demo_run import run_demo  # here, so that one need not look at nothing while torch is loaded
+    from .run import run_demo  # here, so that one need not look at nothing while torch is loaded
 
     document = run_demo(out=out, steps=steps, seed=seed, console=console)
     console.result(document, _table(document["domains"]), _closing(document))

@@ -20,7 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .demo_journal import Step
+from .journal import Step
 
 WINDOW = 20
 """Steps that a share or a loss is the mean of."""

@@ -1,0 +1,1 @@
+"""Source format to documents, one format a file."""

@@ -1,0 +1,1 @@
+"""`mixstream inspect`."""
