@@ -41,7 +41,7 @@ def test_help_imports_no_command_and_no_torch():
 
 def test_version(capsys):
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.strip() == version("mixstream")
+    assert capsys.readouterr().out.strip() == version("mixstream-data")
 
 
 def test_options_of_convert_are_frozen(capsys, monkeypatch):
