@@ -68,23 +68,25 @@ def anchors(text: str) -> set[str]:
 
 def write_sources(here: Path) -> None:
     """Write what a reader would bring: text and JSONL, a corpus whose lines say their domain, a tokenizer.json."""
-    library = Path(sysconfig.get_path("stdlib"))
-    texts = {package: sorted((library / package).glob("*.py")) for package in ("json", "email", "concurrent/futures")}
-    (here / "crawl").mkdir()
-    (here / "src").mkdir()
-    with (here / "crawl/pages.jsonl").open("w") as lines:
-        for path in texts["email"]:
-            lines.write(json.dumps({"text": path.read_text()}) + "\n")
+    web, code, mail = (list(documents(package)) for package in ("asyncio", "json", "email"))
+    for directory in ("crawl", "src", "pile"):
+        (here / directory).mkdir()
+    (here / "crawl/pages.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in web))
     (here / "crawl/licence.txt").write_text((ROOT / "LICENSE").read_text())
-    for path in (*texts["json"], *texts["concurrent/futures"]):
-        (here / "src" / f"{path.parent.name}_{path.name}").write_text(path.read_text())
-    (here / "pile").mkdir()
+    for at, text in enumerate(code + mail[:60]):
+        (here / f"src/{at}.py").write_text(text)
     with (here / "pile/part-0.jsonl").open("w") as lines:
-        for path in texts["json"]:
-            for name in ("Wiki", "GitHub"):
-                lines.write(json.dumps({"text": path.read_text(), "meta": {"pile_set_name": name}}) + "\n")
+        for at, text in enumerate(mail):
+            lines.write(json.dumps({"text": text, "meta": {"pile_set_name": ("Wiki", "GitHub")[at % 2]}}) + "\n")
     write_tokenizer(here / "tokenizer.json")
     (here / "examples").symlink_to(ROOT / "examples")
+
+
+def documents(package: str) -> Iterator[str]:
+    """Python's own sources of `package`, in documents of about 2,000 characters."""
+    for path in sorted((Path(sysconfig.get_path("stdlib")) / package).glob("*.py")):
+        text = path.read_text()
+        yield from (text[at : at + 2000] for at in range(0, len(text), 2000))
 
 
 def write_tokenizer(path: Path) -> None:
