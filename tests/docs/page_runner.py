@@ -29,7 +29,7 @@ def run_shell(page: str, line: int, code: str) -> bool:
     """Run a block in bash; returns whether every command in it succeeded."""
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", code], stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
-        print(f"{page}, line {line}: exit status {done.returncode} of the shell block\n{code}", file=sys.stderr)
+        sys.stderr.write(f"{page}, line {line}: exit status {done.returncode} of the shell block\n{code}\n")
     return not done.returncode
 
 
