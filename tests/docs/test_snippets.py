@@ -22,7 +22,7 @@ from typing import NamedTuple
 import pytest
 
 import mixstream
-from mixstream_tools.cli import COMMANDS
+from mixstream_tools.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
@@ -228,6 +228,16 @@ def test_names_and_commands_exist(page: str) -> None:
         except AttributeError:
             pytest.fail(f"{page}: there is no mixstream{dotted}")
     assert set(COMMAND.findall(text)) <= set(COMMANDS)
+
+
+def test_the_page_on_convert_lists_its_options(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["convert", "--help"]) == 0
+    shown = capsys.readouterr().out.partition("Parameters")[2]
+    listed = "".join(line for line in read("docs/convert.md").splitlines(keepends=True) if line.startswith("| `--"))
+    assert set(re.findall(r"`(--[a-z-]+)", listed)) == set(re.findall(r"(?<![\w-])--[a-z-]+(?= )", shown)) - {"--json"}
 
 
 def test_every_page_is_linked_from_the_readme() -> None:

@@ -45,7 +45,7 @@ def test_version(capsys):
 
 
 def test_options_of_convert_are_frozen(capsys, monkeypatch):
-    """A new option is a promise: add it here, and to the README, on purpose."""
+    """A new option is a promise: add it here, and to docs/ where its page lists options, on purpose."""
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["convert", "--help"]) == 0
     told = capsys.readouterr().out
