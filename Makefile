@@ -33,7 +33,7 @@ format: $(READY)  ## mend format and what lint can mend
 test-mosaic:  ## compare live with mosaicml-streaming, in an environment of its own
 	PYTHON=$(PYTHON) tests/mosaic/run.sh
 
-bench: $(READY)  ## run the benchmarks that the README quotes
+bench: $(READY)  ## run the benchmarks that docs/benchmarks.md quotes
 	$(BIN)/python bench/loader.py
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/losses.py

@@ -103,7 +103,7 @@ def _app(arguments: Sequence[str]) -> App:
 
 
 def _version() -> str:
-    return metadata.version("mixstream")
+    return metadata.version("mixstream-data")  # the distribution; the package that it installs is `mixstream`
 
 
 def _fail(error: BaseException, *, as_json: bool, status: int) -> int:

@@ -116,8 +116,7 @@ def _import_extra(module: str, package: str) -> ModuleType:
         return import_module(module)
     except ImportError as error:
         raise ConfigError(
-            f"this compression needs the package {package}, which is not installed; "
-            f"`pip install mixstream[compression]`"
+            f"this compression needs the package {package}, which is not installed; `pip install {package}`"
         ) from error
 
 

@@ -41,11 +41,11 @@ def test_help_imports_no_command_and_no_torch():
 
 def test_version(capsys):
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.strip() == version("mixstream")
+    assert capsys.readouterr().out.strip() == version("mixstream-data")
 
 
 def test_options_of_convert_are_frozen(capsys, monkeypatch):
-    """A new option is a promise: add it here, and to the README, on purpose."""
+    """A new option is a promise: add it here, and to docs/ where its page lists options, on purpose."""
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["convert", "--help"]) == 0
     told = capsys.readouterr().out

@@ -101,7 +101,7 @@ def test_what_is_no_tokenizer(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="leave --eos out"):
         describe_tokenizer("bytes", "0")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(ConfigError, match=r"pip install 'mixstream\[tokenizers\]'"):
+    with pytest.raises(ConfigError, match=r"pip install tokenizers"):
         describe_tokenizer(str(tmp_path / "bad.json"))
 
 

@@ -74,7 +74,7 @@ def columns_of(sample):
 
 
 def test_options_of_inspect_are_frozen(capsys, monkeypatch):
-    """A new option is a promise: add it here, and to the README, on purpose."""
+    """A new option is a promise: add it here, and to docs/ where its page lists options, on purpose."""
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["inspect", "--help"]) == 0
     told = capsys.readouterr().out

@@ -82,7 +82,7 @@ def plan(capsys):
 
 
 def test_options_of_plan_are_frozen(capsys, monkeypatch):
-    """A new option is a promise: add it here, and to the README, on purpose."""
+    """A new option is a promise: add it here, and to docs/ where its page lists options, on purpose."""
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["plan", "--help"]) == 0
     told = capsys.readouterr().out

@@ -68,7 +68,7 @@ def told(document) -> set[tuple[str, str]]:
 
 
 def test_options_of_verify_are_frozen(capsys, monkeypatch):
-    """A new option is a promise: add it here, and to the README, on purpose."""
+    """A new option is a promise: add it here, and to docs/ where its page lists options, on purpose."""
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["verify", "--help"]) == 0
     told = capsys.readouterr().out

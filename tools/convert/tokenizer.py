@@ -1,7 +1,7 @@
 """Text → token ids. A tokenizer is described by a small picklable `TokenizerSpec` and loaded where it works.
 
 `bytes` needs nothing: ids 0..255 are the bytes of the UTF-8 text, 256 ends a document. Any other is the
-`tokenizer.json` of Hugging Face's `tokenizers` (extra `mixstream[tokenizers]`).
+`tokenizer.json` of Hugging Face's package `tokenizers`.
 
 Invariant: text is only ever text. Special tokens written out in a document are tokenised as the letters they are, so
 that no document can end itself or speak as another role; the tokenizer's own truncation, padding and templates are off.
@@ -128,7 +128,7 @@ def _parse(content: bytes, path: str) -> Any:
         import tokenizers
     except ModuleNotFoundError:
         raise ConfigError(
-            f"--tokenizer {path}: the package `tokenizers` is not installed. Run: pip install 'mixstream[tokenizers]'"
+            f"--tokenizer {path}: the package `tokenizers` is not installed. Run: pip install tokenizers"
         ) from None
     try:
         return tokenizers.Tokenizer.from_buffer(content)

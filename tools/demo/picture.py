@@ -1,6 +1,6 @@
 """The run as a picture: the weights it was drawn by, the losses they follow from, and the laws between the two.
 
-Needs the extra `report`.
+Needs matplotlib, which is optional.
 
 Shape suffixes: T steps, K domains, P points of the loss curves.
 """

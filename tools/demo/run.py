@@ -108,7 +108,7 @@ def _picture(drawn: Callable[..., Path], file: Path, console: Console) -> Path |
         return drawn(file=file)
     except ImportError:
         file.unlink(missing_ok=True)  # one of an earlier demo would be of another run
-        console.note("no picture: matplotlib is not installed. Run: pip install 'mixstream[report]'\n")
+        console.note("no picture: matplotlib is not installed. Run: pip install matplotlib\n")
         return None
 
 

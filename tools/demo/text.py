@@ -83,7 +83,7 @@ def gather(out: Path) -> Gathered:
     if len(gathered.files) < _LEAST_DOMAINS:
         error = ConfigError(
             f"of the {len(DOMAINS)} kinds of text that the demo mixes, {len(gathered.files)} can be found here and it "
-            f"takes {_LEAST_DOMAINS}: run it in an environment where pip installed mixstream and torch"
+            f"takes {_LEAST_DOMAINS}: run it in an environment where torch and its dependencies were installed with pip"
         )
         for name, why in gathered.left_out.items():
             error.add_note(f"{name}: {why}")

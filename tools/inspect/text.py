@@ -68,7 +68,7 @@ def _load(name: str) -> tuple[ToText, str]:
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
     except ModuleNotFoundError:
         raise ConfigError(
-            f"--tokenizer {name}: the package `tokenizers` is not installed. Run: pip install 'mixstream[tokenizers]'"
+            f"--tokenizer {name}: the package `tokenizers` is not installed. Run: pip install tokenizers"
         ) from None
     except OSError as error:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Images as MDS bytes, through Pillow (`mixstream[images]`), imported when a column first needs it.
+"""Images as MDS bytes, through Pillow, an optional dependency that is imported when a column first needs it.
 
     pil              u32 width, u32 height, u32 len(mode), mode, raw pixels; a palette is not stored
     jpeg, png        the file
@@ -213,7 +213,7 @@ def _pillow():
         from PIL import Image
     except ImportError as error:
         raise ConfigError(
-            "image columns need the package pillow, which is not installed; `pip install mixstream[images]`"
+            "image columns need the package pillow, which is not installed; `pip install pillow`"
         ) from error
     return Image
 

@@ -1,6 +1,6 @@
 """Every other URL: a directory of a file system that fsspec knows (`hf://`, `sftp://`, `memory://`, ...).
 
-Rules: fsspec is an extra, and so is the package behind each of its schemes; what is missing is named with the command
+Rules: fsspec is optional, and so is the package behind each of its schemes; what is missing is named with the command
 that installs it. Lengths are checked here, since a file system may return less than it was asked for. Most file systems
 know no timeout, so each request runs on a thread of its own, which is left to itself when its time is up.
 """
@@ -167,7 +167,7 @@ class FsspecStore:
         except ImportError:
             raise ConfigError(
                 f"{self.url}: {scheme}:// is read through fsspec, which is not installed: "
-                "pip install 'mixstream[fsspec]', and the package that fsspec needs for it"
+                "pip install fsspec, and the package that fsspec needs for it"
             ) from None
         if scheme not in fsspec.available_protocols():
             raise ConfigError(
