@@ -15,14 +15,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from previous import BATCH, CASES, PREVIOUS, STORED, Case, alike, begun, dataset_of, quietly, resumed, stored
-from previous import tables as tables_of
-from previous import train, validation
+from previous import (
+    BATCH,
+    CASES,
+    PREVIOUS,
+    STORED,
+    Case,
+    alike,
+    begun,
+    dataset_of,
+    quietly,
+    resumed,
+    stored,
+    tables,
+    train,
+    validation,
+)
 
 import mixstream as ms
 
 LOGGED = [name for name, case in CASES.items() if case.log]
-LEARNED = [name for name in STORED if CASES[name].report and CASES[name].face == "loader"]
+LEARNED = [name for name in STORED if CASES[name].options.get("lag") and CASES[name].face == "loader"]
 
 
 # --- runs and states --------------------------------------------------------------------------------------------------
@@ -87,7 +100,8 @@ def test_the_runs_are_no_easy_ones():
         state, rows = stored(f"states/{name}.json"), stored(f"rows/{name}.json")
         assert [domain["name"] for domain in state["domains"]] in (["code", "law", "web"], ["web", "code", "law"])
         for step in rows["before"] + rows["after"]:
-            assert step.get("domain", [row // 1000 - 1 for row in step["rows"]]) == [r // 1000 - 1 for r in step["rows"]]
+            domains = [row // 1000 - 1 for row in step["rows"]]
+            assert step.get("domain", domains) == domains
     for name in LEARNED:
         assert len([step for step in stored(f"rows/{name}.json")["after"] if "weights" in step]) > 1, name
     assert stored("states/max_epochs.json")["domains"][1]["drawn"] == [19]
@@ -161,13 +175,24 @@ def test_a_replay_draws_what_the_run_drew(name):
 
 @pytest.mark.parametrize("names", ["web code law", "law web code"])
 def test_samples_shards_and_streams_are_numbered_the_same(names):
-    assert tables_of(dataset_of(Case(names=tuple(names.split())))) == stored("tables.json")[names]
+    assert tables(dataset_of(Case(names=tuple(names.split())))) == stored("tables.json")[names]
 
 
 @pytest.mark.parametrize("names", ["web code law", "law web code"])
 def test_validation_sets_have_the_same_rows(names):
     for options, rows in stored("validation.json")[names]:
         assert validation(names.split(), **options) == rows
+
+
+def probe_orders() -> list[Any]:
+    """Return the order of Aioli's probes by seed, round and sweep."""
+    mixers = [ms.mixers.Aioli(seed=seed) for seed in (0, 7)]
+    orders = [[mixer.probe_order(number, sweep, 9) for number in (0, 1, 5) for sweep in (0, 3)] for mixer in mixers]
+    return [[list(map(int, order)) for order in of_seed] for of_seed in orders]
+
+
+def test_probes_come_in_the_same_order():
+    assert probe_orders() == stored("probes.json")
 
 
 def test_batches_are_as_large_as_the_stored_ones():
