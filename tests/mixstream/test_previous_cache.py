@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -55,6 +56,7 @@ CACHES = {
     "default": Cache(local=False),
     "killed": Cache(options={"keep_zip": True, "cache_limit": LIMIT}),
 }
+PACKED, ZIPS = sorted((PREVIOUS / "packed").rglob("*.zstd")), ("", ".zstd")
 WHOLE = ["raw", "unpacked", "kept", "default"]
 
 
@@ -93,7 +95,7 @@ def names_in(place: Path) -> list[str]:
         name = path.relative_to(place).as_posix().replace(f"mixstream-{os.getuid()}", "mixstream-UID")
         if path.is_file():
             found.append(name)
-        elif not any(path.iterdir()):
+        elif path.is_dir() and not any(path.iterdir()):
             found.append(f"{name}/")
     return sorted(found)
 
@@ -187,6 +189,24 @@ def test_what_a_killed_process_of_the_version_before_left_is_cleared(server, tmp
     left = names_in(place)
     assert not [name for name in left if name.endswith(".partial")]
     assert notes(left) == notes(stored("caches.json")["limited"]["names"])
+
+
+def test_what_lies_in_a_cache_while_it_is_filled_has_the_same_names(server, tmp_path):
+    """Processes of both versions may share a cache: each has to know the other's files for what they are."""
+    seen: set[str] = set()
+
+    def watch(request: Request) -> None:
+        if ".mds" in request.path:
+            seen.update(names_in(tmp_path))
+
+    server.odd = watch
+    read(CACHES["killed"], tmp_path)
+    needs = {name for name in seen if ".mixstream-needs/" in name and not name.endswith("/")}
+    assert needs
+    assert all(re.fullmatch(rf"law/\.mixstream-needs/{os.getpid()}\.[0-9a-f]{{8}}", name) for name in needs)
+    partials = {name for name in seen if "partial" in name}
+    assert partials <= {f"{p.parent.name}/.{p.name.removesuffix('.zstd')}{z}.partial" for p in PACKED for z in ZIPS}
+    assert {name for name in stored("caches.json")["killed"]["names"] if name.endswith(".partial")} <= partials
 
 
 @pytest.mark.parametrize("kind", ["raw", "default"])

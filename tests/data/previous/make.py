@@ -121,6 +121,7 @@ def make_small() -> None:
     dump("validation.json", rows, indent=None)
     numbers = {" ".join(names): previous.tables(previous.dataset_of(previous.Case(names=names))) for names in orders}
     dump("probes.json", test_previous_version.probe_orders(), indent=None)
+    dump("shares.json", {" ".join(names): test_previous_version.shares(names) for names in orders}, indent=None)
     dump("tables.json", numbers, indent=None)
 
 
