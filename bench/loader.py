@@ -57,21 +57,23 @@ class PlainGather:
     def __init__(self, dataset: ms.StreamingDataset, steps: int, dtype: type) -> None:
         run = dataset.run
         walk = run.walk(run.start(), None)
-        found = run.addressing.locate([rows for _ in range(steps) if (rows := walk.advance())], run.part)
+        found = run.run_plan.addressing.locate(
+            [rows for _ in range(steps) if (rows := walk.advance())], run.run_plan.part
+        )
         self.views: list[np.ndarray] = []
-        slots: dict[tuple[int, int], int] = {}
+        slots: dict[int, int] = {}
         self.batches: list[list[tuple[int, int]]] = []
         for at in found:
             batch = []
-            for d, s, r in zip(at.domain_B.tolist(), at.shard_B.tolist(), at.row_B.tolist()):
-                if (d, s) not in slots:
-                    slots[d, s] = len(self.views)
-                    domain = dataset.corpus.domains[d]
-                    info = domain.index.shards[s]
+            for s, r in zip(at.shard_B.tolist(), at.row_B.tolist()):
+                if s not in slots:
+                    slots[s] = len(self.views)
+                    domain, number = dataset.domains.home(s)
+                    info = domain.shards[number]
                     raw = np.memmap(domain.files.path(info.raw.basename), dtype=np.uint8, mode="r")
                     first = int(raw[4:8].view("<u4")[0])
                     self.views.append(raw[first:].view("<u2").reshape(info.samples, SEQ))
-                batch.append((slots[d, s], r))
+                batch.append((slots[s], r))
             self.batches.append(batch)
         self.grouped = []
         for batch in self.batches:

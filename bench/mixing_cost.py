@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from mixstream.mixers import ADO, ODM, Aioli
-from mixstream.plan import Plan
+from mixstream.plan.plan import Plan
+from mixstream.plan.weights import quantise
 from mixstream.types import Feedback
-from mixstream.weights import quantise
 
 REFIT = 5_500
 """The step of the one refit that is timed: 540 points have come by then, and ADO keeps 512 at most."""

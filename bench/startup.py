@@ -51,7 +51,7 @@ def declare(path: Path, samples: int, shards: int) -> None:
 def first_addresses(path: str) -> None:
     """Open the dataset at `path` and print, as JSON, what that took."""
     warm = ms.StreamingDataset(local=path, batch_size=512, shuffle=True)  # load compiled loops, which are not start-up
-    warm.run.addressing.locate(
+    warm.run.run_plan.addressing.locate(
         [rows for rows in [warm.run.walk(warm.run.start(), None).advance()] if rows], slice(0, 512)
     )
     results = {}
@@ -62,7 +62,7 @@ def first_addresses(path: str) -> None:
         dataset = ms.StreamingDataset(local=path, batch_size=512, shuffle=True)
         rows = dataset.run.walk(dataset.run.start(), None).advance()
         assert rows is not None
-        (at,) = dataset.run.addressing.locate([rows], dataset.run.part)
+        (at,) = dataset.run.run_plan.addressing.locate([rows], dataset.run.run_plan.part)
         results["seconds" if measure == "seconds" else "_"] = time.perf_counter() - began
         results["samples"], results["rows"] = dataset.num_samples, len(at)
     results["bytes"] = tracemalloc.get_traced_memory()[1]

@@ -161,7 +161,7 @@ class Bench:
 
     def cache(self, directory: Path) -> None:
         """Mixstream without a loader: every shard through `DatasetFiles.open`."""
-        (domain,) = self.dataset(directory).corpus.domains
+        (domain,) = self.dataset(directory).domains
 
         def fetch(number: int) -> None:
             file = domain.files.open(domain.want(number))
@@ -169,7 +169,7 @@ class Bench:
             file.close()
 
         with ThreadPoolExecutor(self.threads) as pool:
-            list(pool.map(fetch, range(len(domain.index.shards))))
+            list(pool.map(fetch, range(len(domain.shards))))
 
     def epoch(self, directory: Path, **options: Any) -> float:
         """Read an epoch through `Loader`; return the seconds to its first batch."""
@@ -194,7 +194,7 @@ class Bench:
 
     def raw_bytes(self) -> int:
         """Return how many bytes the raw shards have."""
-        return sum(shard.raw.bytes for shard in self.dataset(self.scratch / "index").corpus.domains[0].index.shards)
+        return sum(shard.raw.bytes for shard in self.dataset(self.scratch / "index").domains[0].shards)
 
 
 def take_turns(contenders: dict[str, Callable[[Path], float | None]], bench: Bench, rounds: int) -> dict[str, Turns]:

@@ -27,10 +27,10 @@ import numpy as np
 
 from mixstream.feedback import FeedbackLoop
 from mixstream.mixers import ADO, Aioli, Mixer
-from mixstream.plan import Plan
+from mixstream.plan.plan import Plan
+from mixstream.plan.weights import WEIGHT_UNIT, normalise, quantise
 from mixstream.snapshot import pack, unpack
 from mixstream.types import Cursor, Float64, Int64
-from mixstream.weights import WEIGHT_UNIT, normalise, quantise
 
 
 class World(Protocol):

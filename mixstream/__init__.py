@@ -14,7 +14,7 @@ from mixstream import errors
 
 if TYPE_CHECKING:
     from mixstream import losses, mixers
-    from mixstream.collate import Batch
+    from mixstream.data.batch import Batch
     from mixstream.dataloader import StreamingDataLoader
     from mixstream.dataset import StreamingDataset
     from mixstream.loader import Loader
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Batch": "collate",
+    "Batch": "data.batch",
     "Feedback": "types",
     "Loader": "loader",
     "MDSWriter": "writer",

@@ -7,9 +7,7 @@ thread, and where nobody calls it the interpreter's exit does.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import os
 import threading
 import warnings
 from collections import deque
@@ -17,6 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from mixstream.errors import WaitTimeoutError
+from mixstream.threads import BackgroundThreads
 
 Job = Callable[[], None]
 
@@ -36,8 +35,7 @@ class Background:
         self._error: BaseException | None = None
         self._traceback: TracebackType | None = None
         self._busy = self._closed = self._told = False
-        self._thread: threading.Thread | None = None
-        self._owner = os.getpid()
+        self._thread: BackgroundThreads | None = None
 
     def submit(self, job: Job) -> None:
         """Hand in a job.
@@ -49,9 +47,7 @@ class Background:
             self._check()
             self._jobs.append(job)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
-                atexit.register(self._leave)
+                self._thread = BackgroundThreads(self._run, name=self._name, at_exit=self._leave)
             self._change.notify_all()
 
     def wait(self, until: Callable[[], bool], *, what: str) -> None:
@@ -87,22 +83,18 @@ class Background:
             if thread is not None:
                 self._closed = True
                 self._change.notify_all()
-        atexit.unregister(self._leave)
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout=patience)
-            if thread.is_alive():
-                warnings.warn(
-                    f"{self._name}: not done after {patience:g} s, and left behind; is another rank stuck or gone?",
-                    stacklevel=3,
-                )
+        if thread is not None and not thread.join(patience):
+            warnings.warn(
+                f"{self._name}: not done after {patience:g} s, and left behind; is another rank stuck or gone?",
+                stacklevel=3,
+            )
         with self._change:
             if not self._told:
                 self._check()
 
     def _leave(self) -> None:
-        if os.getpid() == self._owner:  # a forked process has no such thread, and perhaps a lock that nobody opens
-            with contextlib.suppress(Exception):
-                self.close()
+        with contextlib.suppress(Exception):
+            self.close()
 
     def _idle(self) -> bool:
         return not self._jobs and not self._busy
@@ -131,6 +123,8 @@ class Background:
                 if error is not None:
                     self._error, self._traceback = error, error.__traceback__
                     self._jobs.clear()
+                    if self._thread is not None:
+                        self._thread.release()
                     self._thread, self._closed = None, False
                 self._change.notify_all()
                 if error is not None:

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from mixstream.corpus import Addresses, Corpus
+from mixstream.data.domains import Domains
 from mixstream.errors import ConfigError
-from mixstream.formats import ShardInfo
-from mixstream.types import Int64
+from mixstream.formats import ShardEntry
+from mixstream.plan.shuffle import ALGORITHMS
+from mixstream.types import Addresses, Int64
 
 _CHOICES = {
     "sampling_method": ("balanced", "fixed"),
     "partition_algo": ("orig", "relaxed"),
-    "shuffle_algo": ("py1e", "py1br", "py1s", "py2s", "naive"),
+    "shuffle_algo": tuple(ALGORITHMS),
     "batching_method": ("random", "stratified"),
 }
 
@@ -45,20 +46,23 @@ def check_options(**options: Any) -> None:
 
 
 class ShardTables:
-    """Samples and shards by number, all domains counted through in the order of `streams`."""
+    """Samples and shards by number: all stored rows, domain after domain in the order of `streams`.
+
+    Only the numbers that users see count so: `find`, `number` and `prepare_shard` translate them.
+    """
 
     streams: Sequence[Any]
-    corpus: Corpus
+    domains: Domains
 
     @cached_property
-    def shards(self) -> list[ShardInfo]:
+    def shards(self) -> list[ShardEntry]:
         """All shards, domain after domain."""
-        return [shard for domain in self.corpus.domains for shard in domain.index.shards]
+        return [shard for domain in self.domains.listed for shard in domain.shards]
 
     @cached_property
     def samples_per_shard(self) -> Int64:
         """Samples of each shard, int64 [S]."""
-        return np.concatenate([domain.samples_S for domain in self.corpus.domains])
+        return np.array([shard.samples for shard in self.shards], dtype=np.int64)
 
     @cached_property
     def sample_offset_per_shard(self) -> Int64:
@@ -68,7 +72,7 @@ class ShardTables:
     @cached_property
     def shards_per_stream(self) -> Int64:
         """Shards of each stream, int64 [K]."""
-        return np.array([len(domain.index.shards) for domain in self.corpus.domains], dtype=np.int64)
+        return np.array([len(domain.shards) for domain in self.domains.listed], dtype=np.int64)
 
     @cached_property
     def shard_offset_per_stream(self) -> Int64:
@@ -83,7 +87,8 @@ class ShardTables:
     @cached_property
     def samples_per_stream(self) -> Int64:
         """Samples of each stream, int64 [K]."""
-        return np.array([int(domain.samples_S.sum()) for domain in self.corpus.domains], dtype=np.int64)
+        ends = np.concatenate([[0], np.cumsum(self.samples_per_shard)])
+        return np.diff(ends[np.concatenate([[0], np.cumsum(self.shards_per_stream)])])
 
     @cached_property
     def sample_offset_per_stream(self) -> Int64:
@@ -108,21 +113,30 @@ class ShardTables:
     @property
     def domain_names(self) -> list[str]:
         """The domains' names; a batch's `domain` counts in this list."""
-        return [domain.name for domain in self.corpus.domains]
+        return [domain.name for domain in self.domains.listed]
 
-    def find(self, number: int) -> tuple[int, int, int]:
-        """Return (domain, shard, row) of sample `number`, which may be negative, as in a list."""
+    @cached_property
+    def _shard_shift(self) -> Int64:
+        """What the number of a shard has to grow by to count in the plan's order, int64 [K], by stream."""
+        return self.domains.shard_offset_K[:-1][self.domains.plan_K] - self.shard_offset_per_stream
+
+    def find(self, number: int) -> tuple[int, int]:
+        """Return (shard, row) of sample `number`, which may be negative, as in a list.
+
+        The shard is counted as the plan does, the row as the shard stores it.
+        """
         total = self.num_samples
         at = number + total if number < 0 else number
         if not 0 <= at < total:
             raise IndexError(f"sample {number} of a dataset that has {total}")
         shard = int(np.searchsorted(self.sample_offset_per_shard, at, side="right")) - 1
-        domain = int(self.stream_per_shard[shard])
-        return domain, shard - int(self.shard_offset_per_stream[domain]), at - int(self.sample_offset_per_shard[shard])
+        shift = int(self._shard_shift[self.stream_per_shard[shard]])
+        return shard + shift, at - int(self.sample_offset_per_shard[shard])
 
     def number(self, at: Addresses) -> Int64:
         """Return the numbers of the samples at `at`, int64 [B]."""
-        return self.sample_offset_per_shard[self.shard_offset_per_stream[at.domain_B] + at.shard_B] + at.row_B
+        stream_B = self.domains.listed_K[at.domain_B]
+        return self.sample_offset_per_shard[at.shard_B - self._shard_shift[stream_B]] + at.row_B
 
     @property
     def size(self) -> int:
@@ -142,7 +156,7 @@ class ShardTables:
     def get_item(self, sample_id: int, retry: int = 7) -> Any:
         """Return the decoded sample number `sample_id`: column -> value. Subclasses may override this."""
         del retry  # part of the interface; `download_retry` says how often
-        return self.corpus.sample(*self.find(sample_id))
+        return self.domains.sample(*self.find(sample_id))
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
         """Bring shard `shard_id`, counted over all domains, to local disk.
@@ -151,11 +165,11 @@ class ShardTables:
             shard_id: its number.
             blocking: wait for others who are fetching it, and for room; else it may not be there afterwards.
         """
-        domain, shard = self.corpus.home(shard_id)
-        if not self.corpus.domains[domain].fetch(shard, 0.0) and blocking:
-            self.corpus.domains[domain].map(shard)
+        domain, shard = self.domains.home(shard_id + int(self._shard_shift[self.stream_per_shard[shard_id]]))
+        if not domain.fetch(shard, 0.0) and blocking:
+            domain.map(shard)
 
     @property
     def cache_usage(self) -> int:
         """Bytes that the shards of all domains take in their caches now."""
-        return self.corpus.domains[0].files.budget.usage()
+        return self.domains[0].files.budget.usage()

@@ -19,10 +19,10 @@ import numpy as np
 
 from mixstream.distributed import Exchange
 from mixstream.errors import RanksDisagreeError
-from mixstream.feedback import FeedbackLoop, Weights
+from mixstream.feedback import FeedbackLoop
 from mixstream.journal import Journal
-from mixstream.types import Float64, Int64
-from mixstream.weights import WEIGHT_UNIT
+from mixstream.plan.weights import WEIGHT_UNIT
+from mixstream.types import Float64, Int64, Weights
 
 _TOLERANCE = WEIGHT_UNIT >> 20  # rounding, on processors of several kinds
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from mixstream.collate import Batch, collate_samples
+from mixstream.data.batch import Batch, collate_samples
 from mixstream.dataset import StreamingDataset
 from mixstream.errors import ConfigError, ExhaustedError
 from mixstream.feedback import FeedbackLoop
 from mixstream.loss_reports import LossReports
+from mixstream.plan.walk import ExhaustionWarnings, Walk
 from mixstream.types import Rows
-from mixstream.walk import Departures, Walk
 from mixstream.workers import WeightRing
 
 
@@ -64,7 +64,7 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         self._run, self._loads = dataset.run, dataset.loads
         self._cursor, self._loop = dataset.position()
         self._handed, self._ended, self._iterator = False, False, None
-        self._departures = Departures(self._run.plan, self._cursor)
+        self._departures = ExhaustionWarnings(self._run.plan, self._cursor)
         self._ring = None
         if self._loop is not None:
             self._look_ahead(dataset, self._loop)
@@ -102,7 +102,7 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
                 break
             self._departures.check(walk.cursor)
             self._cursor, self._handed = walk.cursor, True
-            self.num_samples_yielded += self._run.batch_size
+            self.num_samples_yielded += self._run.run_plan.batch_size
             if self._reporter is not None:
                 self._reporter.drew(rows)
             yield self._tagged(batch, rows)
@@ -144,7 +144,7 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
             return batch
         tagged = batch if isinstance(batch, Batch) else Batch(batch)
         tagged.step, tagged.repeats = rows.step, rows.repeats
-        tagged.domain = self._run.domain_K[rows.domain_B[self._run.part]]
+        tagged.domain = self._run.domains.listed_K[rows.domain_B[self._run.run_plan.part]]
         return tagged
 
     def state_dict(self) -> dict[str, Any] | None:

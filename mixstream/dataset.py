@@ -12,19 +12,23 @@ from typing import Any
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mixstream.compat import ShardTables, check_options
-from mixstream.distributed import World
+from mixstream.data.bad_samples import Quarantine, check_policy
+from mixstream.data.domains import Domains
+from mixstream.data.predownload import Predownloader, limited, warn_of_refetching
+from mixstream.distributed import detect_world
 from mixstream.errors import ConfigError
-from mixstream.feedback import FeedbackLoop, Weights
+from mixstream.feedback import FeedbackLoop
 from mixstream.mixers import Binding, Mixer, OpenLoop, Static
-from mixstream.quarantine import Quarantine, check_policy
-from mixstream.run import Request, Run, check_batch_size, lanes_of
-from mixstream.state import parse_state
+from mixstream.plan.run_plan import PlannedDomain, RunPlan
+from mixstream.plan.shuffle import window_size
+from mixstream.plan.state import parse_state
+from mixstream.plan.walk import ExhaustionWarnings
+from mixstream.run import Run, lanes_of, mixing_method
 from mixstream.stream import Stream, bound, epoch_counts, opened, prepared
-from mixstream.supply import Supply, limited, warn_of_refetching
-from mixstream.types import Cursor
+from mixstream.types import Cursor, Weights
 from mixstream.units import parse_bytes, parse_count
-from mixstream.walk import Departures
 from mixstream.workers import EpochClaims
+from mixstream.world import World
 
 
 class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
@@ -136,19 +140,22 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         self.download_retry, self.download_timeout = download_retry, download_timeout
         self.validate_hash, self.keep_zip, self.allow_unsafe_types = validate_hash, keep_zip, allow_unsafe_types
         self.stream_name, self.mixer, self.lag = stream_name, mixer, lag
-        self.corpus = limited(opened(self.streams, allow_unsafe_types=allow_unsafe_types), self.cache_limit)
-        self._quarantine = Quarantine(self.corpus)
-        self._policy = bound(mixer, self.corpus.domains)
+        found = opened(self.streams, allow_unsafe_types=allow_unsafe_types)
+        self._policy = bound(mixer, found)
         rows = parse_count(epoch_size) if epoch_size else None
         if rows is not None and rows < 1:
             raise ConfigError(f"epoch_size={epoch_size!r} must be at least 1 row; leave it out for all samples")
         if not isinstance(lag, int) or lag < 0:
             raise ConfigError(f"lag={lag!r} must be a whole number of steps, 0 or more")
-        samples = [int(domain.samples_S.sum()) for domain in self.corpus.domains]
-        self._choose_K, self._weighted = epoch_counts(self.streams, samples, self._policy, rows, shuffle_seed)
-        self.epoch_size = self.length = int(self._choose_K.sum())
+        samples = [domain.samples for domain in found]
+        choose_K, weighted = epoch_counts(self.streams, samples, self._policy, rows, shuffle_seed)
+        self.epoch_size = self.length = int(choose_K.sum())
+        self._in_order = not (shuffle or weighted or self._policy is not None or batching_method == "stratified")
+        self.domains = limited(Domains.of(found, as_listed=self._in_order), self.cache_limit)
+        self._choose_K = choose_K[self.domains.listed_K]
+        self._quarantine = Quarantine(self.domains)
         self._given_world = (rank, world_size)
-        World.detect(rank, world_size)
+        detect_world(rank, world_size)
         self._run: tuple[World, Run] | None = None
         self._claims = EpochClaims()
         self._start: Cursor | None = None  # where the first epoch to come begins; None for step 0
@@ -162,7 +169,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
     def run(self) -> Run:
         """The parts of the run, for the ranks that there are now; workers keep what their parent knew."""
         if self._run is None or get_worker_info() is None:  # a process that is no worker may have become a rank
-            world = World.detect(*self._given_world)
+            world = detect_world(*self._given_world)
             if self._run is None or self._run[0] != world:
                 self.forget_run()
                 self._run = world, self._assemble(world)
@@ -173,36 +180,38 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         self._run = self._start = self._reached = None
 
     def _assemble(self, world: World) -> Run:
-        block = {"naive": 1 << 62, "py1s": 1, "py2s": 1}.get(self.shuffle_algo, self.shuffle_block_size)
-        request = Request(
+        domains, mixer = self.domains, self._policy
+        lanes = lanes_of(self._loaded[0] if self._loaded else None, self.num_canonical_nodes, world.nodes)
+        run_plan = RunPlan(
+            domains=tuple(PlannedDomain(name=d.name, fingerprint=d.fingerprint, view=d.view) for d in domains),
             choose_K=self._choose_K,
             epoch_size=self.epoch_size,
-            max_epochs_K=tuple(stream.max_epochs for stream in self.streams),
-            weighted=self._weighted or self.batching_method == "stratified",
-            mixer=self._policy,
-            lag=self.lag,
+            max_epochs_K=tuple(self.streams[k].max_epochs for k in domains.listed_K.tolist()),
+            by_step=mixer is not None and not isinstance(mixer, Static),
+            in_order=self._in_order,
             shuffle=self.shuffle,
             shuffle_seed=self.shuffle_seed,
-            shuffle_block_size=block,
+            block_size=window_size(self.shuffle_algo, self.shuffle_block_size, lanes),
             drop_last=self.drop_last,
-            on_bad_sample=self.on_bad_sample,
-        )
-        loaded = self._loaded[0] if self._loaded else None
-        run = Run(
-            corpus=self.corpus,
-            request=request,
+            mixer=mixing_method(mixer, in_order=self._in_order),
+            lag=self.lag if isinstance(mixer, Mixer) else None,
             world=world.replicated(self.replication) if self.replication else world,
-            batch_size=check_batch_size(self.batch_size),
-            lanes=lanes_of(loaded, self.num_canonical_nodes, world.nodes),
+            batch_size=self.batch_size,  # type: ignore[arg-type] - refused there if it was not given
+            lanes=lanes,
+        )
+        warn_of_refetching(run_plan, domains, self.cache_limit)
+        return Run(
+            run_plan=run_plan,
+            domains=domains,
+            mixer=mixer,
+            on_bad_sample=self.on_bad_sample,
             quarantine=self._quarantine,
         )
-        warn_of_refetching(run, self.cache_limit)
-        return run
 
     def __len__(self) -> int:
         """Return the samples that this rank gets per epoch."""
         run = self.run
-        return run.plan.steps_per_epoch * run.batch_size
+        return run.plan.steps_per_epoch * run.run_plan.batch_size
 
     # --- iteration ------------------------------------------------------------------------------------------------
 
@@ -222,11 +231,12 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         weights = self.weights_source or run.weights(None)
         claim = self._claims.claim()
         walk = run.walk(self._epoch_start(claim), weights)
-        departures = Departures(run.plan, walk.cursor)
-        reader = run.reader(self.corpus)
-        with Supply(run=run, corpus=self.corpus, ahead=self.predownload * workers) as supply:
+        departures = ExhaustionWarnings(run.plan, walk.cursor)
+        reader = run.reader(self.domains)
+        ahead = self.predownload * workers
+        with Predownloader(run_plan=run.run_plan, domains=self.domains, ahead=ahead) as predownloader:
             for step in range(walk.steps_left):
-                supply.look_ahead(walk.cursor, weights)
+                predownloader.look_ahead(walk.cursor, weights)
                 if (rows := walk.advance()) is None:
                     if worker == 0 and self.announce:
                         warnings.warn(departures.end(walk.cursor), stacklevel=2)
@@ -234,7 +244,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
                 if worker == 0 and self.announce:
                     departures.check(walk.cursor)
                 if step % workers == worker:
-                    (at,) = run.addressing.locate([rows], run.part)
+                    (at,) = run.run_plan.addressing.locate([rows], run.run_plan.part)
                     yield from reader.each(rows, at, lambda at: self[int(self.number(at)[0])])
         self._reached = (claim + 1, walk.cursor)
 

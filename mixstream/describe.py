@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
 
-from mixstream.mixers import Mixer
 from mixstream.run import Run
 from mixstream.telemetry import Counters
 from mixstream.types import Cursor
@@ -25,12 +23,12 @@ def describe(run: Run, cursor: Cursor, counters: Counters, weights: Mapping[str,
 
 
 def _position(run: Run, cursor: Cursor) -> list[str]:
-    plan, mixer = run.plan, run.request.mixer
-    lag = f", lag {run.request.lag} steps" if isinstance(mixer, Mixer) else ""
+    plan, run_plan, mixer = run.plan, run.run_plan, run.mixer
+    lag = f", lag {run_plan.lag} steps" if run_plan.lag is not None else ""
     mixing = type(mixer).__name__ if mixer is not None else "none, domains in order" if plan.in_order else "static"
-    order = f"shuffled in windows of {run.block_size:,} samples" if run.request.shuffle else "as stored"
-    share, world = plan.global_batch_size // plan.lanes, run.world
-    mine = f"rank {world.rank} of {world.size} takes rows {run.part.start} to {run.part.stop - 1}"
+    order = f"shuffled in windows of {run_plan.block_size:,} samples" if run_plan.shuffle else "as stored"
+    share, world = plan.global_batch_size // plan.lanes, run_plan.world
+    mine = f"rank {world.rank} of {world.size} takes rows {run_plan.part.start} to {run_plan.part.stop - 1}"
     return [
         f"mixer    {mixing}{lag}",
         f"plan     step {cursor.step}: epoch {cursor.epoch}, {cursor.step_in_epoch} of {plan.steps_per_epoch} steps",
@@ -48,7 +46,7 @@ def _domains(run: Run, cursor: Cursor, weights: Mapping[str, float]) -> list[str
     width = max(6, *(len(name) for name in plan.names))
     column = "weight now" if plan.choose_K is None else "per epoch"
     lines = [f"domains  {'':{width}}  {'samples':>13}  {column:>13}  {'drawn':>13}   share  epochs"]
-    for at in np.argsort(run.domain_K).tolist():
+    for at in run.domains.plan_K.tolist():
         planned = f"{weights[plan.names[at]]:.1%}" if plan.choose_K is None else f"{int(plan.choose_K[at]):,}"
         numbers = f"{int(plan.samples_K[at]):>13,}  {planned:>13}  {int(drawn_K[at]):>13,}"
         share = f"{int(drawn_K[at]) / total:>6.1%}  {float(epochs_K[at]):>6.2f}"
@@ -59,18 +57,15 @@ def _domains(run: Run, cursor: Cursor, weights: Mapping[str, float]) -> list[str
 
 
 def _aside(run: Run) -> list[str]:
-    found = Counter((domain, row < 0) for domain, _, row in run.quarantine.entries)
-    if not found:
+    if not (found := run.quarantine.counts()):
         return []
-    names = [domain.name for domain in run.corpus.domains]
-    what = ", ".join(
-        f"{names[d]} {n} {'shard(s)' if whole else 'sample(s)'}" for (d, whole), n in sorted(found.items())
-    )
+    names = [domain.name for domain in run.domains.listed]
+    what = ", ".join(f"{names[k]} {n} {'shard(s)' if whole else 'sample(s)'}" for (k, whole), n in found.items())
     return [f"aside    cannot be read, others take their place: {what}"]
 
 
 def _storage(run: Run) -> list[str]:
-    fetched = [domain.files for domain in run.corpus.domains if domain.files.fetches]
+    fetched = [domain.files for domain in run.domains if domain.files.fetches]
     if not fetched:
         return []
     budget = fetched[0].budget

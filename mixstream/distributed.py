@@ -12,42 +12,18 @@ import numpy as np
 
 from mixstream.errors import ConfigError, RanksDisagreeError
 from mixstream.types import Float64, Int64
+from mixstream.world import World
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class World:
-    """This process among the run's processes.
-
-    Attributes:
-        rank: this process, counted from 0.
-        size: how many there are.
-        nodes: machines that they run on.
-    """
-
-    rank: int = 0
-    size: int = 1
-    nodes: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.size:
-            raise ConfigError(f"rank {self.rank} of world size {self.size} cannot be; ranks count from 0")
-
-    @classmethod
-    def detect(cls, rank: int | None = None, world_size: int | None = None) -> World:
-        """Return the world given, or that of torch.distributed if it is initialised, or of RANK and WORLD_SIZE."""
-        if (rank is None) != (world_size is None):
-            raise ConfigError(f"give both rank and world_size or neither; got rank={rank}, world_size={world_size}")
-        if rank is None or world_size is None:
-            rank, world_size = _group() or (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-            per_node = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))  # not said: one machine
-            return cls(rank=rank, size=world_size, nodes=max(world_size // max(per_node, 1), 1))
-        return cls(rank=rank, size=world_size)
-
-    def replicated(self, times: int) -> World:
-        """Return the world in which every `times` consecutive ranks are one, and see the same samples."""
-        if times < 1 or self.size % times:
-            raise ConfigError(f"replication={times} must be at least 1 and divide the world size {self.size}")
-        return World(rank=self.rank // times, size=self.size // times, nodes=self.nodes)
+def detect_world(rank: int | None = None, world_size: int | None = None) -> World:
+    """Return the world given, or that of torch.distributed if it is initialised, or of RANK and WORLD_SIZE."""
+    if (rank is None) != (world_size is None):
+        raise ConfigError(f"give both rank and world_size or neither; got rank={rank}, world_size={world_size}")
+    if rank is not None and world_size is not None:
+        return World(rank=rank, size=world_size)
+    rank, world_size = _group() or (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))  # not said: one machine
+    return World(rank=rank, size=world_size, nodes=max(world_size // max(per_node, 1), 1))
 
 
 class Exchange:
@@ -141,7 +117,7 @@ class Channel:
         return self._exchange
 
 
-class Bulletin:
+class RankNotes:
     """Short notes that every rank of the job can read at any time: no rank waits for another.
 
     They are kept by the store that torch.distributed itself was started with.
@@ -156,7 +132,7 @@ class Bulletin:
         self._store = c10d.PrefixStore(f"mixstream/{topic}", c10d._get_default_store())
 
     @classmethod
-    def of_job(cls, topic: str) -> Bulletin | None:
+    def of_job(cls, topic: str) -> RankNotes | None:
         """Return the bulletin of this job; None where there is one process alone."""
         group = _group()
         return cls(topic) if group is not None and group[1] > 1 else None

@@ -34,11 +34,11 @@ class MixstreamError(Exception):
     """Parent of every exception that mixstream raises on purpose.
 
     Attributes:
-        bad: what of the data it is about, where it is about that: (domain in the order of `streams`, shard, row), with
-            row None for the whole shard. It is what `on_bad_sample` may set aside.
+        bad: what of the data it is about, where it is about that: (shard, row), with row None for the whole shard.
+            Shards are counted over all domains. It is what `on_bad_sample` may set aside.
     """
 
-    bad: tuple[int, int, int | None] | None = None
+    bad: tuple[int, int | None] | None = None
 
 
 class ConfigError(MixstreamError, ValueError):

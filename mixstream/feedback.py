@@ -22,9 +22,9 @@ import numpy as np
 
 from mixstream.errors import ConfigError, FeedbackError, StateError
 from mixstream.mixers import Adapting, Explaining, Mixer, Opening, OpenLoop, Validating
+from mixstream.plan.weights import WEIGHT_UNIT, quantise
 from mixstream.snapshot import pack, unpack
 from mixstream.types import Feedback, Float64, Int64
-from mixstream.weights import WEIGHT_UNIT, quantise
 
 Agree = Callable[[int, Int64], Int64]
 """(step, this rank's weights) -> everybody's."""

@@ -34,8 +34,8 @@ import numpy as np
 
 from mixstream.board import Board
 from mixstream.errors import ConfigError
+from mixstream.plan.weights import WEIGHT_UNIT
 from mixstream.types import Float64, Int64
-from mixstream.weights import WEIGHT_UNIT
 
 VERSION = 1
 FILE = "mixture.jsonl"

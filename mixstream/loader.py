@@ -17,18 +17,18 @@ from typing import Any, Self
 
 import torch
 
-from mixstream.collate import Batch, collate_samples
-from mixstream.corpus import Addresses
+from mixstream.data.batch import Batch, collate_samples
+from mixstream.data.predownload import Predownloader
 from mixstream.dataset import StreamingDataset
 from mixstream.describe import describe
 from mixstream.device import BufferPool, DeviceCopy
 from mixstream.errors import ConfigError, ExhaustedError, FeedbackError
 from mixstream.loss_reports import LossReports
-from mixstream.prefetch import BlockedError, Prefetcher, unless_gone
-from mixstream.supply import Supply
+from mixstream.plan.walk import ExhaustionWarnings, Walk
+from mixstream.prefetch import BlockedError, Prefetcher
 from mixstream.telemetry import Counters
-from mixstream.types import Cursor, Int64, Rows
-from mixstream.walk import Departures, Walk
+from mixstream.threads import weak_callback
+from mixstream.types import Addresses, Cursor, Int64, Rows
 
 _PLANNED_ROWS = 4096  # rows, at least a step's, whose addresses are looked up together
 _PLANNED_STEPS = 64  # and no more steps than this, so that small batches do not put off the first
@@ -72,7 +72,7 @@ class Loader(LossReports):
         self._source, self._device, self._log = dataset, self.device, Path(log) if log is not None else None
         self._prefetcher: Prefetcher[tuple[Any, Cursor, Rows]] | None = None
         self._adopt()
-        self.batch_size, self.drop_last = self.run.batch_size, dataset.drop_last
+        self.batch_size, self.drop_last = self.run.run_plan.batch_size, dataset.drop_last
         if self._loop is not None and prefetch > self._loop.lag:
             raise ConfigError(
                 f"prefetch={prefetch} batches cannot be ready before the losses that they depend on: the dataset's lag "
@@ -81,8 +81,8 @@ class Loader(LossReports):
         overridden = any(
             getattr(type(dataset), name) is not getattr(StreamingDataset, name) for name in ("__getitem__", "get_item")
         )
-        self._corpus = dataset.corpus.reopened()
-        self._columns = None if overridden or collate_fn else self._corpus.columns(widen=widen)
+        self._domains = dataset.domains.reopened()
+        self._columns = None if overridden or collate_fn else self._domains.columns(widen=widen)
         self._pool = BufferPool(
             pinned=self.device.type == "cuda", kept=(prefetch + 4) * max(len(self._columns or ()), 1)
         )
@@ -96,8 +96,8 @@ class Loader(LossReports):
         self.run, self._loads = self.dataset.run, self.dataset.loads
         self._cursor, self._loop = self.dataset.position()
         self._origin = self._cursor
-        self._departures, self._ended = Departures(self.run.plan, self._cursor), False
-        self._listen(self.run, self._loop, self._cursor, unless_gone(self._wake, None))
+        self._departures, self._ended = ExhaustionWarnings(self.run.plan, self._cursor), False
+        self._listen(self.run, self._loop, self._cursor, weak_callback(self._wake, None))
 
     def _follow(self) -> None:
         """Notice a state that was loaded into the dataset, or ranks that came to be, since we looked last."""
@@ -131,9 +131,11 @@ class Loader(LossReports):
         if self._prefetcher is None:
             self._planned.clear()
             self._walk, self._before = self.run.walk(self._cursor, self.run.weights(self._loop)), self._cursor
-            self._reader = self.run.reader(self._corpus)
-            self._supply = Supply(run=self.run, corpus=self._corpus, ahead=self.dataset.predownload)
-            self._prefetcher = Prefetcher(unless_gone(self._make, StopIteration()), depth=self.prefetch)
+            self._reader = self.run.reader(self._domains)
+            self._predownloader = Predownloader(
+                run_plan=self.run.run_plan, domains=self._domains, ahead=self.dataset.predownload
+            )
+            self._prefetcher = Prefetcher(weak_callback(self._make, StopIteration()), depth=self.prefetch)
             self._finalizer = weakref.finalize(self, self._prefetcher.close)
         asked = time.perf_counter()
         try:
@@ -174,7 +176,7 @@ class Loader(LossReports):
             self._plan_ahead()
         rows, cursor, at = self._planned.popleft()
         assert self._walk is not None
-        self._supply.look_ahead(self._before, self._walk.weights)
+        self._predownloader.look_ahead(self._before, self._walk.weights)
         self._before, began = cursor, time.perf_counter()
         batch = self._reader.read(rows, slice(None), at, lambda at: self._assemble(rows, at))
         self.counters.gathering += time.perf_counter() - began
@@ -193,13 +195,14 @@ class Loader(LossReports):
             planned.append((rows, self._walk.cursor))
         if not planned:
             raise BlockedError if blocked else StopIteration
-        found = self.run.addressing.locate([rows for rows, _ in planned], self.run.part)
+        run_plan = self.run.run_plan
+        found = run_plan.addressing.locate([rows for rows, _ in planned], run_plan.part)
         self._planned.extend((rows, cursor, at) for (rows, cursor), at in zip(planned, found))
 
     def _assemble(self, rows: Rows, at: Addresses) -> Any:
         batch: Any = None
         if self._columns is not None:
-            arrays = self._corpus.gather(at, self._columns, self._pool.empty)
+            arrays = self._domains.gather(at, self._columns, self._pool.empty)
             if arrays is not None:
                 batch = Batch({name: torch.from_numpy(array) for name, array in arrays.items()})
         if batch is None:
@@ -208,8 +211,9 @@ class Loader(LossReports):
         if not isinstance(batch, dict):
             return batch
         batch = batch if isinstance(batch, Batch) else Batch(batch)
-        batch.setdefault("domain", torch.from_numpy(at.domain_B))
-        batch.step, batch.repeats, batch.domain = rows.step, rows.repeats, at.domain_B
+        batch.domain = self._domains.listed_K[at.domain_B]
+        batch.setdefault("domain", torch.from_numpy(batch.domain))
+        batch.step, batch.repeats = rows.step, rows.repeats
         if self._copy is not None:
             batch.update(self._copy.send(batch))
         elif self.device.type != "cpu":
@@ -276,7 +280,7 @@ class Loader(LossReports):
         report led to, if nobody was told yet.
         """
         self._stop()
-        self._corpus.opened.close()
+        self._domains.opened.close()
         if self._reporter is not None:
             self._reporter.close()
 
@@ -287,11 +291,11 @@ class Loader(LossReports):
         with contextlib.ExitStack() as stack:  # Ctrl-C in one of the waits leaves out none of the others
             stack.callback(self._part_from, prefetcher)
             stack.callback(self._finalizer)
-            self._supply.close()  # first: the prefetcher's thread may be waiting for a shard
+            self._predownloader.close()  # first: the prefetcher's thread may be waiting for a shard
 
     def _part_from(self, prefetcher: Prefetcher[Any]) -> None:
         if prefetcher.alive:  # in a download that stalls: what it has mapped is not ours any more
-            self._corpus = self._corpus.reopened()
+            self._domains = self._domains.reopened()
 
     def __enter__(self) -> Self:
         return self

@@ -13,17 +13,17 @@ from typing import Any
 
 import torch
 
-from mixstream.collate import Batch
 from mixstream.council import Council
+from mixstream.data.batch import Batch
 from mixstream.dataset import StreamingDataset
 from mixstream.distributed import Channel, job
 from mixstream.feedback import FeedbackLoop
 from mixstream.journal import Journal
+from mixstream.plan.weights import WEIGHT_UNIT
 from mixstream.reporting import Reporter
 from mixstream.run import Run
 from mixstream.types import Cursor, Float64, Int64
 from mixstream.validation import ValidationSet, evaluate
-from mixstream.weights import WEIGHT_UNIT
 
 
 class LossReports:
@@ -45,12 +45,12 @@ class LossReports:
         self._hang_up()
         if loop is None and self._log is None:
             return
-        journal, (rank, ranks) = None, job(run.world)
+        journal, (rank, ranks) = None, job(run.run_plan.world)
         if self._log is not None and rank == 0:
             journal = Journal(self._log, names=run.plan.names)
-            journal.begin(step=cursor.step, **run.told)
-        if ranks > 1 and (self._channel is None or self._channel.size != run.world.size):
-            self._channel = Channel(size=run.world.size)
+            journal.begin(step=cursor.step, **run.log_header)
+        if ranks > 1 and (self._channel is None or self._channel.size != run.run_plan.world.size):
+            self._channel = Channel(size=run.run_plan.world.size)
         council = self._council = Council(
             loop=loop,
             weights=run.weights(loop) or run.fixed,
@@ -63,8 +63,8 @@ class LossReports:
             exchange=self._channel if ranks > 1 else None,
             loop=loop,
             step=cursor.step,
-            rows=run.batch_size,
-            domain_K=run.domain_K,
+            rows=run.run_plan.batch_size,
+            listed_K=run.domains.listed_K,
         )
         self._end_reports = weakref.finalize(self, self._reporter.leave)
 

@@ -8,15 +8,13 @@ nobody calls it the interpreter's exit does, since a thread that is inside torch
 
 from __future__ import annotations
 
-import atexit
-import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from mixstream.errors import WaitTimeoutError
+from mixstream.threads import BackgroundThreads
 
 T = TypeVar("T")
 _PATIENCE = 10.0  # seconds that `close` waits for the item that is being made: a stalled download takes minutes
@@ -41,11 +39,7 @@ class Prefetcher(Generic[T]):
         self._change = threading.Condition()
         self._blocked = self._closed = self._ended = False
         self._wakes = 0
-        self._thread = threading.Thread(target=self._run, name="mixstream-prefetch", daemon=True) if depth else None
-        self._owner = os.getpid()
-        if self._thread is not None:
-            self._thread.start()
-            atexit.register(self._leave)
+        self._thread = BackgroundThreads(self._run, name="mixstream-prefetch", at_exit=self.close) if depth else None
 
     def get(self) -> T:
         """Return the next item.
@@ -90,18 +84,13 @@ class Prefetcher(Generic[T]):
             self._closed = True
             self._ready.clear()
             self._change.notify_all()
-        atexit.unregister(self._leave)
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout=_PATIENCE)
+        if self._thread is not None:
+            self._thread.join(_PATIENCE)
 
     @property
     def alive(self) -> bool:
         """Whether the thread is still at an item, also after `close`, which waits for it only so long."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def _leave(self) -> None:
-        if os.getpid() == self._owner:  # a forked process has no such thread, and perhaps a lock that nobody opens
-            self.close()
+        return self._thread is not None and self._thread.alive
 
     def _run(self) -> None:
         while True:
@@ -127,20 +116,3 @@ class Prefetcher(Generic[T]):
                 self._change.notify_all()
                 if self._ended:
                     return
-
-
-def unless_gone(method: Callable[..., Any], otherwise: Any) -> Callable[..., Any]:
-    """Return `method` for a thread, or for somebody else, who must not keep its object alive.
-
-    Once that is gone, the call returns `otherwise`, or raises it if it is an exception.
-    """
-    reference = weakref.WeakMethod(method)
-
-    def call(*args: Any) -> Any:
-        if (bound := reference()) is not None:
-            return bound(*args)
-        if isinstance(otherwise, BaseException):
-            raise otherwise
-        return otherwise
-
-    return call

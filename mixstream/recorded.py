@@ -21,8 +21,8 @@ import numpy as np
 from mixstream.errors import ConfigError, StateError
 from mixstream.journal import VERSION, Begin, Step, Validation, log_file
 from mixstream.mixers.static import by_name
+from mixstream.plan.weights import WEIGHT_UNIT, normalise
 from mixstream.types import Float64, Int64
-from mixstream.weights import WEIGHT_UNIT, normalise
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from mixstream.background import Background
-from mixstream.collate import Batch
 from mixstream.council import Council, Evaluation, Report
+from mixstream.data.batch import Batch
 from mixstream.device import fetch
 from mixstream.distributed import Exchange
 from mixstream.errors import ConfigError, FeedbackError
@@ -62,7 +62,7 @@ class Reporter:
         loop: the feedback loop at that position; None if nothing learns, and reports are only logged.
         step: that position.
         rows: rows of this rank's batches.
-        domain_K: the plan's domains, as indices into the user's list.
+        listed_K: int64 [K], the place of each of the plan's domains in the user's list, in which losses are reported.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class Reporter:
         loop: FeedbackLoop | None,
         step: int,
         rows: int,
-        domain_K: Int64,
+        listed_K: Int64,
     ) -> None:
         self._council, self._exchange = council, exchange
-        self._loop, self._rows, self._domain_K = loop, rows, domain_K
+        self._loop, self._rows, self._listed_K = loop, rows, listed_K
         self._next = step if loop is None else loop.reported
         self._told: dict[int, _Told] = {}
         self._evaluations: dict[int, Evaluation] = {}
@@ -87,7 +87,7 @@ class Reporter:
 
     def drew(self, rows: Rows) -> None:
         """Note that a step's rows were handed out."""
-        rows_K = np.bincount(rows.domain_B, minlength=len(self._domain_K)).astype(np.float64)
+        rows_K = np.bincount(rows.domain_B, minlength=len(self._listed_K)).astype(np.float64)
         self._told[rows.step] = _Told(rows_K, np.zeros(self._rows, dtype=np.bool_))
         if self._loop is not None:
             self._loop.drew(rows.step, rows_K)
@@ -115,7 +115,7 @@ class Reporter:
 
     def _sums(self, loss: Any, batch: Batch, mask: Any) -> torch.Tensor | None:
         """Return sums and counts of this rank's losses, float64 [2, K]; None where there are none."""
-        domains = len(self._domain_K)
+        domains = len(self._listed_K)
         if loss is None:
             return None
         if not isinstance(loss, tuple):
@@ -148,8 +148,8 @@ class Reporter:
         step, array = self.boundary, np.array(values, dtype=np.float64)
         if not self.wants_validation:
             raise FeedbackError(f"no evaluation is due before step {step}; ask loader.wants_validation first")
-        if array.shape[-1] == len(self._domain_K):
-            array = array[..., self._domain_K]
+        if array.shape[-1] == len(self._listed_K):
+            array = array[..., self._listed_K]
         self._connect()
         self._evaluations[step], self._evaluated = Evaluation(step, array, means), step
         self._send()
@@ -204,7 +204,7 @@ class Reporter:
 
     def _matrix(self, matrix: Any) -> Float64:
         array = torch.as_tensor(matrix).detach().double().cpu().numpy()
-        order = self._domain_K
+        order = self._listed_K
         if array.ndim != 2 or array.shape[1] != len(order):
             raise ConfigError(
                 f"a matrix has one row per validation group and one column for each of {len(order)} domains; got shape "
@@ -231,7 +231,7 @@ class Reporter:
     def _submit(self, step: int) -> None:
         told = self._told.pop(step)
         self._miss_matrix(told)
-        both = fetch(told.sums) if told.sums is not None else partial(np.zeros, (2, len(self._domain_K)))
+        both = fetch(told.sums) if told.sums is not None else partial(np.zeros, (2, len(self._listed_K)))
         self._background.submit(partial(self._conclude, step, told, both))
 
     def _miss_matrix(self, told: _Told) -> None:
@@ -253,7 +253,7 @@ class Reporter:
             Report(
                 step=step,
                 rows_K=told.rows_K,
-                sums=both()[:, self._domain_K],
+                sums=both()[:, self._listed_K],
                 over_all_ranks=told.over_all_ranks,
                 matrix_VK=told.matrix_VK,
             )

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from mixstream.domain import Domain
+from mixstream.data.domain import Domain
 from mixstream.errors import ConfigError
 from mixstream.mixers import Binding, Mixer, OpenLoop, Static
+from mixstream.plan.weights import apportion, resolve_choose
 from mixstream.storage import DatasetFiles, Retry, join, redact
 from mixstream.types import Int64
-from mixstream.weights import apportion, resolve_choose
 
 
 class Stream:
@@ -143,7 +143,7 @@ def bound(mixer: Any, domains: Sequence[Domain]) -> Any:
     if not isinstance(mixer, Binding):
         return mixer
     domains = sorted(domains, key=lambda domain: domain.name)
-    samples_K = np.array([int(domain.samples_S.sum()) for domain in domains], dtype=np.int64)
+    samples_K = np.array([domain.samples for domain in domains], dtype=np.int64)
     return mixer.bind(tuple(domain.name for domain in domains), samples_K)
 
 

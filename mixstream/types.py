@@ -1,10 +1,15 @@
 """The frozen records that layers hand to each other. Plain values: no I/O, no torch, no behaviour beyond checks.
 
+Domains have one numbering, the plan's: sorted by name, or, where domains are read one after the other, as `streams`
+lists them. Shards have one numbering: those of domain 0, then those of domain 1, and so on. The order of `streams` is
+seen at three doors only: `Batch.domain`, what `Loader.report` takes, and the sample numbers of the mosaic interface.
+
 Shape suffixes: B rows of the global batch, K domains, L lanes, V validation groups.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +17,10 @@ from numpy.typing import NDArray
 
 Int64 = NDArray[np.int64]
 Float64 = NDArray[np.float64]
+UInt8 = NDArray[np.uint8]
+
+Weights = Callable[[int], Int64 | None]
+"""Step to weights, int64 [K], in whole parts of `plan.weights.WEIGHT_UNIT`; None while they are not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +63,7 @@ class Rows:
 
     Attributes:
         step: the step they are for.
-        domain_B: int32 [B], index of each row's domain in the order of `streams`.
+        domain_B: int32 [B], each row's domain, in the plan's order.
         draw_B: int64 [B], which draw of that domain in that row's lane. Lanes stand side by side, B / L rows each.
         repeats: how many rows at the end only fill up the epoch's last batch.
     """
@@ -63,6 +72,27 @@ class Rows:
     domain_B: NDArray[np.int32]
     draw_B: Int64
     repeats: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """Where rows lie, int64 [B] each.
+
+    Attributes:
+        domain_B: the domain, in the plan's order.
+        shard_B: the shard, counted over all domains.
+        row_B: the row as the shard stores it.
+    """
+
+    domain_B: Int64
+    shard_B: Int64
+    row_B: Int64
+
+    def __getitem__(self, part: slice) -> Addresses:
+        return Addresses(domain_B=self.domain_B[part], shard_B=self.shard_B[part], row_B=self.row_B[part])
+
+    def __len__(self) -> int:
+        return len(self.domain_B)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +105,7 @@ class Cursor:
         step_in_epoch: steps of the running epoch.
         drawn_LK: int64 [L, K], draws so far.
         base_LK: int64 [L, K], draws when the epoch began.
-        credit_LK: int64 [L, K], the rounding carry, in units of 1 / total row (`mixstream.weights`).
+        credit_LK: int64 [L, K], the rounding carry, in units of 1 / total row (`mixstream.plan.weights`).
         total_L: int64 [L], that total.
         repeats: rows so far that only filled up an epoch's last batch.
     """

@@ -22,17 +22,17 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from mixstream.collate import Batch, collate_samples
-from mixstream.corpus import Addresses, Corpus
+from mixstream.data.batch import Batch, collate_samples
+from mixstream.data.domain import Domain
+from mixstream.data.domains import Domains
 from mixstream.dataset import StreamingDataset
-from mixstream.distributed import World
-from mixstream.domain import Domain
 from mixstream.errors import ConfigError, IndexNotFoundError
 from mixstream.losses import domain_sums
-from mixstream.order import Order
-from mixstream.rng import derive_key
+from mixstream.plan.rng import derive_key
+from mixstream.plan.shuffle import Order
 from mixstream.stream import Stream, prepared
-from mixstream.types import Float64, Int64
+from mixstream.types import Addresses, Float64, Int64
+from mixstream.world import World
 
 Collate = Callable[[list[Any]], dict[str, Any]]
 
@@ -45,7 +45,7 @@ class ValidationSet:
     is -1). Used by one thread at a time.
 
     Args:
-        corpus: the domains' validation splits, in the order of the dataset's streams.
+        domains: the domains' validation splits, in the order of the dataset's streams.
         rows: rows per domain; a domain that has fewer gives all that it has.
         batch_size: rows per batch, at most; rows are spread evenly over as few batches as that takes. Where 1 would
             give some ranks a batch more than others, a batch has 2.
@@ -59,7 +59,7 @@ class ValidationSet:
         ConfigError: a domain has no validation rows, or there are more ranks than rows.
     """
 
-    corpus: Corpus
+    domains: Domains
     rows: int
     batch_size: int
     seed: int
@@ -72,7 +72,7 @@ class ValidationSet:
         for what, value in (("rows", self.rows), ("batch_size", self.batch_size)):
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{what}={value!r} of a validation set must be a whole number, 1 or more")
-        if empty := [domain.name for domain in self.corpus.domains if not domain.samples_S.sum()]:
+        if empty := [domain.name for domain in self.domains if not domain.samples]:
             raise ConfigError(
                 f"the validation split of {empty} has no samples: write some, or pass streams=[...] that have"
             )
@@ -120,11 +120,11 @@ class ValidationSet:
         beside = [_sibling(stream, split) for stream in dataset.streams] if streams is None else None
         chosen = beside or _named(streams or (), dataset)
         found = cls(
-            corpus=Corpus(domains=tuple(_opened(stream, dataset.allow_unsafe_types) for stream in chosen)),
+            domains=Domains.of([_opened(stream, dataset.allow_unsafe_types) for stream in chosen], as_listed=True),
             rows=rows,
-            batch_size=dataset.run.batch_size if batch_size is None else batch_size,
+            batch_size=dataset.run.run_plan.batch_size if batch_size is None else batch_size,
             seed=dataset.shuffle_seed if seed is None else seed,
-            world=dataset.run.world,
+            world=dataset.run.run_plan.world,
             device=device,
             collate_fn=collate_fn,
             widen=widen,
@@ -140,12 +140,12 @@ class ValidationSet:
     @property
     def names(self) -> tuple[str, ...]:
         """The domains, in the order of the dataset's streams."""
-        return tuple(domain.name for domain in self.corpus.domains)
+        return tuple(domain.name for domain in self.domains)
 
     @cached_property
     def rows_K(self) -> Int64:
         """Rows of each domain in the set, over all ranks; int64 [K]."""
-        return np.array([min(self.rows, int(d.samples_S.sum())) for d in self.corpus.domains], dtype=np.int64)
+        return np.array([min(self.rows, d.samples) for d in self.domains], dtype=np.int64)
 
     @property
     def total(self) -> int:
@@ -155,9 +155,10 @@ class ValidationSet:
     @cached_property
     def _batches(self) -> list[Addresses]:
         """This rank's share: every `world.size`-th row of the set, so that each rank gets its part of each domain."""
-        parts = [_choice(domain, n, self.seed) for domain, n in zip(self.corpus.domains, self.rows_K.tolist())]
+        parts = [_choice(domain, n, self.seed) for domain, n in zip(self.domains, self.rows_K.tolist())]
         shard_R, row_R = (np.concatenate(part) for part in zip(*parts))
-        domain_R = np.repeat(np.arange(len(self.corpus.domains), dtype=np.int64), self.rows_K)
+        shard_R += np.repeat(self.domains.shard_offset_K[:-1], self.rows_K)
+        domain_R = np.repeat(np.arange(len(self.domains), dtype=np.int64), self.rows_K)
         mine = [array[self.world.rank :: self.world.size] for array in (domain_R, shard_R, row_R)]
         cuts = zip(*(np.array_split(array, len(self)) for array in mine))
         return [Addresses(domain_B=domain_B, shard_B=shard_B, row_B=row_B) for domain_B, shard_B, row_B in cuts]
@@ -169,15 +170,14 @@ class ValidationSet:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this rank's batches."""
-        columns = None if self.collate_fn else self.corpus.columns(widen=self.widen)
+        columns = None if self.collate_fn else self.domains.columns(widen=self.widen)
         for at in self._batches:
-            arrays = columns and self.corpus.gather(at, columns, lambda dtype, shape: np.empty(shape, dtype))
+            arrays = columns and self.domains.gather(at, columns, lambda dtype, shape: np.empty(shape, dtype))
             made = {k: torch.from_numpy(v) for k, v in arrays.items()} if arrays else self._collated(at)
             yield self._finished(made, at)
 
     def _collated(self, at: Addresses) -> dict[str, Any]:
-        where = zip(at.domain_B.tolist(), at.shard_B.tolist(), at.row_B.tolist())
-        samples = [self.corpus.sample(*address) for address in where]
+        samples = [self.domains.sample(*address) for address in zip(at.shard_B.tolist(), at.row_B.tolist())]
         batch = self.collate_fn(samples) if self.collate_fn else collate_samples(samples, widen=self.widen)
         if not isinstance(batch, dict):
             raise ConfigError(
@@ -196,8 +196,8 @@ class ValidationSet:
     def describe(self) -> str:
         """Return a table: each domain's rows in the set, and how many its split has."""
         width = max(map(len, ("domain", *self.names)))
-        used = zip(self.corpus.domains, self.rows_K.tolist())
-        lines = [f"{domain.name:{width}}  {n:>4,}  {int(domain.samples_S.sum()):>8,}" for domain, n in used]
+        used = zip(self.domains, self.rows_K.tolist())
+        lines = [f"{domain.name:{width}}  {n:>4,}  {domain.samples:>8,}" for domain, n in used]
         return "\n".join([f"{'domain':{width}}  rows  of split", *lines])
 
     def __repr__(self) -> str:
@@ -206,7 +206,7 @@ class ValidationSet:
 
     def close(self) -> None:
         """Let go of the shards. The set can be iterated again."""
-        self.corpus.opened.close()
+        self.domains.opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -284,11 +284,11 @@ def _choice(domain: Domain, rows: int, seed: int) -> tuple[Int64, Int64]:
 
     The first of a keyed permutation of all of its rows: a smaller set is part of a larger one.
     """
-    key, total = derive_key(seed, "validation", domain.name), int(domain.samples_S.sum())
+    key, total = derive_key(seed, "validation", domain.name), domain.samples
     whole = {"owned_L": np.array([total]), "block_size": total}  # one lane, mixed over all of its samples
     order = Order(name=domain.name, seed=key, samples_S=domain.samples_S, shuffle=True, **whole)
-    _, shard, row = order.locate(lane=0, draw_B=np.arange(rows, dtype=np.int64))
-    return shard, row
+    _, shard_R, sample_R = order.locate(lane=0, draw_B=np.arange(rows, dtype=np.int64))
+    return shard_R, domain.view.rows(shard_R, sample_R)
 
 
 def _sibling(stream: Stream, split: str) -> Stream:

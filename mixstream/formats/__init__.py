@@ -5,7 +5,9 @@ what its shards are wrapped in. What other layers need is re-exported here.
 """
 
 from mixstream.formats.compression import compress, decompress, extension, is_compression
+from mixstream.formats.container import Container, FileInfo, OffsetTable, RowLayout, ShardEntry
 from mixstream.formats.hashing import hash_hex, hash_names, is_hash
+from mixstream.formats.mds.container import MDS
 from mixstream.formats.mds.encodings import (
     fixed_array,
     get_mds_encoded_size,
@@ -18,7 +20,6 @@ from mixstream.formats.mds.encodings import (
 )
 from mixstream.formats.mds.index import (
     INDEX_HASHES,
-    FileInfo,
     Index,
     ShardInfo,
     check_index_hash,
@@ -29,8 +30,13 @@ from mixstream.formats.mds.shard import decode_sample, encode_sample, encode_sha
 
 __all__ = [
     "INDEX_HASHES",
+    "MDS",
+    "Container",
     "FileInfo",
     "Index",
+    "OffsetTable",
+    "RowLayout",
+    "ShardEntry",
     "ShardInfo",
     "check_index_hash",
     "compress",

@@ -34,8 +34,8 @@ from mixstream.mixers.floors import clip, delta_min, lift
 from mixstream.mixers.history import History, Sampling
 from mixstream.mixers.protocol import State
 from mixstream.mixers.scaling_law import ALPHA, LOG_BETA, LOG_EPS, Limits
+from mixstream.plan.weights import normalise
 from mixstream.types import Feedback, Float64, Int64
-from mixstream.weights import normalise
 
 _LEAST = {"ignore_steps": 0, "start_step": 0, "update_interval": 1, "subsample": 1, "window": 1, "degree": 0}
 _LEAST |= {"min_points": 1, "min_seen": 0, "s": 0.0, "alpha_floor": 0.0}

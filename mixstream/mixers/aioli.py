@@ -23,9 +23,9 @@ from mixstream.errors import ConfigError, FeedbackError
 from mixstream.mixers.lmo import LMO, Targets, bind_targets, weigh_groups
 from mixstream.mixers.probes import WORST_CONDITION, solve
 from mixstream.mixers.protocol import State
-from mixstream.rng import derive_key
+from mixstream.plan.rng import derive_key
+from mixstream.plan.weights import normalise as on_simplex
 from mixstream.types import Feedback, Float64, Int64
-from mixstream.weights import normalise as on_simplex
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError, FeedbackError
 from mixstream.mixers.protocol import State
+from mixstream.plan.weights import normalise as on_simplex
 from mixstream.types import Feedback, Float64, Int64
-from mixstream.weights import normalise as on_simplex
 
 Mask = NDArray[np.bool_]
 Targets = Mapping[str, float] | Sequence[float] | None

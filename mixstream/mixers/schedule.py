@@ -11,8 +11,8 @@ import numpy as np
 
 from mixstream.errors import ConfigError
 from mixstream.mixers.static import by_name
+from mixstream.plan.weights import normalise
 from mixstream.types import Float64, Int64
-from mixstream.weights import normalise
 
 
 @dataclass(frozen=True)

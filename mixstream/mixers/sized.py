@@ -14,8 +14,8 @@ import numpy as np
 
 from mixstream.errors import ConfigError
 from mixstream.mixers.static import Static
+from mixstream.plan.weights import normalise
 from mixstream.types import Int64
-from mixstream.weights import normalise
 
 
 @dataclass(frozen=True)

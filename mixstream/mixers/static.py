@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mixstream.errors import ConfigError
-from mixstream.weights import normalise
+from mixstream.plan.weights import normalise
 
 
 @dataclass(frozen=True)

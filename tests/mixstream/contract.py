@@ -16,7 +16,7 @@ import numpy as np
 
 from mixstream import mixers
 from mixstream.mixers import Binding, Static
-from mixstream.weights import normalise
+from mixstream.plan.weights import normalise
 
 
 def names_of(K: int) -> tuple[str, ...]:

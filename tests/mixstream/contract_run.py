@@ -14,9 +14,9 @@ import numpy as np
 from contract import TABLE, Case, bound
 
 from mixstream.mixers import Opening, Validating
+from mixstream.plan.weights import apportion, normalise
 from mixstream.snapshot import pack, unpack
 from mixstream.types import Feedback
-from mixstream.weights import apportion, normalise
 
 ROWS, TOKENS = 64, 16
 """Rows of a global batch, and tokens of a row."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from mixstream.plan import Plan
+from mixstream.plan.plan import Plan
 from mixstream.types import Cursor, Rows
 
 LANES = st.sampled_from([1, 2, 3, 4, 8])

@@ -15,4 +15,4 @@ def read_epoch(settings: dict[str, Any], found: Any) -> None:
     os.environ.update(settings.pop("environment", {}))
     each = [ms.Stream(remote=url, local=local) for url, local in settings.pop("places")]
     with ms.Loader(ms.StreamingDataset(streams=each, batch_size=8, shuffle=True, **settings)) as loader:
-        found.put((loader.run.world.rank, [row_ids(batch) for batch in loader]))
+        found.put((loader.run.run_plan.world.rank, [row_ids(batch) for batch in loader]))

@@ -10,7 +10,7 @@ from pathlib import Path
 import servers  # pyright: ignore[reportMissingImports]
 from servers import S3  # pyright: ignore[reportMissingImports]
 
-from mixstream.domain import Domain
+from mixstream.data.domain import Domain
 from mixstream.storage import Budget, DatasetFiles
 from mixstream.storage.retry import Retry
 
@@ -28,7 +28,7 @@ def start(url: str, local: Path, *, attempts: int = 6, timeout: float = 1.0, val
 
 def shards(domain: Domain) -> list[bytes]:
     """Map all shards, one after the other."""
-    return [domain.map(number).tobytes() for number in range(len(domain.index.shards))]
+    return [domain.map(number).tobytes() for number in range(len(domain.shards))]
 
 
 def text_of(error: BaseException) -> str:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import mixstream as ms
-from mixstream.collate import batch_columns, collate_samples, widened
+from mixstream.data.batch import batch_columns, collate_samples, widened
 
 INT64, UINT16 = np.dtype(np.int64), np.dtype(np.uint16)
 

@@ -9,8 +9,9 @@ import pytest
 from harness import FIRST, SIZES, make_dataset, row_ids
 
 import mixstream as ms
-from mixstream.collate import Column
-from mixstream.corpus import Addresses, OpenShards
+from mixstream.data.batch import Column
+from mixstream.data.open_shards import OpenShards
+from mixstream.types import Addresses
 
 INT64 = np.dtype(np.int64)
 
@@ -69,13 +70,14 @@ def test_gathering_is_reading_sample_by_sample(library):
     dataset = make_dataset(library)
     rng = np.random.default_rng(0)
     numbers = rng.integers(0, 219, 60)
-    found = np.array([dataset.find(int(number)) for number in numbers])
-    at = Addresses(domain_B=found[:, 0], shard_B=found[:, 1], row_B=found[:, 2])
+    shard_B, row_B = np.array([dataset.find(int(number)) for number in numbers]).T
+    domain_B = np.searchsorted(dataset.domains.shard_offset_K, shard_B, side="right") - 1
+    at = Addresses(domain_B=domain_B, shard_B=shard_B, row_B=row_B)
     assert dataset.number(at).tolist() == numbers.tolist()
-    columns = dataset.corpus.columns(widen=True)
+    columns = dataset.domains.columns(widen=True)
     assert columns is not None
     assert columns == {"tokens": Column(dtype=INT64, varies=False)}
-    got = dataset.corpus.gather(at, columns, lambda dtype, shape: np.empty(shape, dtype))
+    got = dataset.domains.gather(at, columns, lambda dtype, shape: np.empty(shape, dtype))
     assert got is not None
     expected = [dataset[int(number)]["tokens"] for number in numbers]
     assert np.array_equal(got["tokens"], np.stack(expected))
@@ -89,9 +91,9 @@ def test_addresses_do_not_depend_on_how_many_are_looked_up_together(library, lan
     steps: list[Any] = [walk.advance() for _ in range(28)]
     for at in range(0, 28, together):
         part = steps[at : at + together]
-        for rows, found in zip(part, run.addressing.locate(part, run.part)):
-            (alone,) = run.addressing.locate([rows], run.part)
-            (whole,) = run.addressing.locate([rows], slice(0, 8))
+        for rows, found in zip(part, run.run_plan.addressing.locate(part, run.run_plan.part)):
+            (alone,) = run.run_plan.addressing.locate([rows], run.run_plan.part)
+            (whole,) = run.run_plan.addressing.locate([rows], slice(0, 8))
             for one, other, of_all in zip(*((x.domain_B, x.shard_B, x.row_B) for x in (found, alone, whole[4:]))):
                 assert one.tolist() == other.tolist() == of_all.tolist()
 

@@ -138,7 +138,7 @@ def test_start_up_and_memory_do_not_grow_with_samples(tmp_path):
         )
         run = dataset.run
         first: Any = run.walk(run.start(), None).advance()
-        (at,) = run.addressing.locate([first], run.part)
+        (at,) = run.run_plan.addressing.locate([first], run.run_plan.part)
         assert len(set(dataset.number(at).tolist())) == 64
         assert dataset.number(at).max() < samples == dataset.size
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -193,7 +193,7 @@ def test_arguments_that_cannot_be_are_refused_at_once(library, kw, said):
 )
 def test_runs_that_cannot_be_are_refused_before_the_first_batch(library, kw, said):
     with pytest.raises(ConfigError, match=said):
-        ms.Loader(make_dataset(library, **kw)).dataset.run.addressing  # noqa: B018 - what the first batch asks for
+        ms.Loader(make_dataset(library, **kw)).dataset.run.run_plan.addressing  # noqa: B018 - what the first batch asks for
 
 
 def test_an_unknown_argument_is_a_type_error(library):

@@ -15,8 +15,9 @@ import torch
 from harness import Asking, Tilt, drive, joined, loaders_of, losses, make_dataset, row_ids
 
 import mixstream as ms
-from mixstream.distributed import World
+from mixstream.distributed import detect_world
 from mixstream.errors import ConfigError
+from mixstream.world import World
 
 JOB = """
 import json, os, sys
@@ -84,20 +85,20 @@ dist.destroy_process_group()
 
 
 def test_the_world_is_said_by_arguments_or_environment(monkeypatch):
-    assert World.detect() == World(rank=0, size=1, nodes=1)
-    assert World.detect(rank=3, world_size=4) == World(rank=3, size=4, nodes=1)
+    assert detect_world() == World(rank=0, size=1, nodes=1)
+    assert detect_world(rank=3, world_size=4) == World(rank=3, size=4, nodes=1)
     for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert World.detect() == World(rank=5, size=8, nodes=4)
+    assert detect_world() == World(rank=5, size=8, nodes=4)
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
-    assert World.detect().nodes == 1
+    assert detect_world().nodes == 1
 
 
 def test_worlds_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match="rank 4 of world size 4"):
-        World.detect(rank=4, world_size=4)
+        detect_world(rank=4, world_size=4)
     with pytest.raises(ConfigError, match="both rank and world_size or neither"):
-        World.detect(rank=1)
+        detect_world(rank=1)
     with pytest.raises(ConfigError, match="replication=3"):
         World(rank=0, size=4).replicated(3)
 

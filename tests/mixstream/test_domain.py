@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from harness import write_tokens
 
-from mixstream.domain import Domain
+from mixstream.data.domain import Domain
 from mixstream.errors import ConfigError, ShardCorruptError, ShardNotFoundError
 from mixstream.storage import DatasetFiles
 
@@ -21,7 +21,7 @@ def tokens(tmp_path: Path) -> Path:
 
 
 def read(of: Domain) -> list[int]:
-    shards = [of.map(number) for number in range(len(of.index.shards))]
+    shards = [of.map(number) for number in range(len(of.shards))]
     return [
         int(of.decode(number, row, data)["tokens"][0])
         for number, data in enumerate(shards)
@@ -31,9 +31,9 @@ def read(of: Domain) -> list[int]:
 
 def test_samples_are_read_as_they_were_written(tokens):
     web = domain(tokens)
-    assert web.samples_S.tolist() == [s.samples for s in web.index.shards]
+    assert web.samples_S.tolist() == [s.samples for s in web.shards]
     assert read(web) == list(range(100, 150))
-    assert len(web.index.shards) == 4
+    assert len(web.shards) == 4
     assert not web.map(0).flags.writeable
 
 
@@ -45,7 +45,7 @@ def test_compressed_shards_are_unpacked_once_beside_the_original(tmp_path, compr
     assert read(domain(root, validate_hash="xxh64")) == list(range(40))
     assert sorted(root.iterdir()) == before
     unpacked = sorted((tmp_path / "tmp").rglob("*.mds"))
-    assert len(unpacked) == len(domain(root).index.shards)
+    assert len(unpacked) == len(domain(root).shards)
     for path in root.glob("shard.*"):
         path.unlink()
     assert read(domain(root)) == list(range(40))  # what is unpacked is enough

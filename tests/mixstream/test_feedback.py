@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mixstream.errors import ConfigError, FeedbackError, StateError
 from mixstream.feedback import FeedbackLoop, OpenLoopWeights
 from mixstream.mixers import Schedule
-from mixstream.weights import WEIGHT_UNIT, quantise
+from mixstream.plan.weights import WEIGHT_UNIT, quantise
 
 PRIOR = np.array([0.5, 0.3, 0.2])
 ROWS = np.array([4.0, 0.0, 2.0])

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 
-from mixstream.fetching import Fetcher
+from mixstream.data.downloader import Downloader
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def until(holds: Callable[[], object], seconds: float = 20.0) -> None:
         time.sleep(0.002)
 
 
-def follow(fetcher: Fetcher, numbers: Sequence[int], steps: Sequence[float] | None = None) -> None:
+def follow(fetcher: Downloader, numbers: Sequence[int], steps: Sequence[float] | None = None) -> None:
     fetcher.follow(
         np.array(numbers, dtype=np.int64), np.array(range(len(numbers)) if steps is None else steps, dtype=np.float64)
     )
@@ -72,7 +72,7 @@ class Store:
 
 def test_shards_are_fetched_in_order_with_the_steps_until_they_are_needed():
     store = Store()
-    fetcher = Fetcher(fetch=store.fetch, threads=1)
+    fetcher = Downloader(fetch=store.fetch, threads=1)
     follow(fetcher, [5, 3, 9], [0, 2.5, 7])
     until(lambda: len(store.asked) == 3)
     assert store.asked == [(5, 0), (3, 2.5), (9, 7)]
@@ -85,7 +85,7 @@ def test_shards_are_fetched_in_order_with_the_steps_until_they_are_needed():
 def test_a_new_list_takes_the_place_of_the_old_one_at_once():
     gate = threading.Event()
     store = Store(lambda number: gate.wait(20))
-    fetcher = Fetcher(fetch=store.fetch, threads=2)
+    fetcher = Downloader(fetch=store.fetch, threads=2)
     follow(fetcher, range(1000))
     until(lambda: len(store.asked) == 2)
     follow(fetcher, [7, 1, 2000])
@@ -99,7 +99,7 @@ def test_a_new_list_takes_the_place_of_the_old_one_at_once():
 
 def test_a_shard_that_was_not_listed_for_a_while_is_fetched_again():
     store = Store()
-    fetcher = Fetcher(fetch=store.fetch)
+    fetcher = Downloader(fetch=store.fetch)
     for numbers, total in (([1], 1), ([1, 2], 2), ([2], 2), ([1, 2], 3)):
         follow(fetcher, numbers)
         until(lambda total=total: len(store.asked) == total)
@@ -111,7 +111,7 @@ def test_a_shard_that_was_not_listed_for_a_while_is_fetched_again():
 
 def test_many_threads_fetch_each_shard_once():
     store = Store(lambda number: time.sleep(0.0005) is None)
-    fetcher = Fetcher(fetch=store.fetch, threads=8)
+    fetcher = Downloader(fetch=store.fetch, threads=8)
     for begin in range(0, 400, 20):
         follow(fetcher, range(begin, begin + 200))
         time.sleep(0.002)
@@ -124,7 +124,7 @@ def test_many_threads_fetch_each_shard_once():
 
 def test_what_cannot_be_had_is_passed_over_and_tried_again_after_pauses_that_grow():
     store = Store(lambda number: number != 1)
-    fetcher = Fetcher(fetch=store.fetch, threads=1)
+    fetcher = Downloader(fetch=store.fetch, threads=1)
     follow(fetcher, [1, 2, 3])
     until(lambda: store.numbers.count(1) == 4)
     assert store.numbers[:3] == [1, 2, 3]
@@ -140,7 +140,7 @@ def test_what_cannot_be_had_is_passed_over_and_tried_again_after_pauses_that_gro
 
 def test_where_there_is_no_room_the_rest_of_a_long_list_is_let_lie():
     store = Store(lambda number: False)
-    fetcher = Fetcher(fetch=store.fetch)
+    fetcher = Downloader(fetch=store.fetch)
     follow(fetcher, range(5000))
     until(lambda: len(set(store.numbers)) == 32)
     began, asked = time.monotonic(), len(store.asked)
@@ -156,7 +156,7 @@ def test_where_there_is_no_room_the_rest_of_a_long_list_is_let_lie():
 def test_when_there_is_room_again_those_that_waited_come_at_once():
     room = threading.Event()
     store = Store(lambda number: room.is_set())
-    fetcher = Fetcher(fetch=store.fetch, threads=1)
+    fetcher = Downloader(fetch=store.fetch, threads=1)
     follow(fetcher, range(10))
     until(lambda: store.numbers.count(0) == 5)  # the next pause is 0.8 s
     room.set()
@@ -169,7 +169,7 @@ def test_when_there_is_room_again_those_that_waited_come_at_once():
 
 
 def test_after_an_error_the_shard_is_let_lie_for_a_while_and_then_tried_again(monkeypatch):
-    monkeypatch.setattr("mixstream.fetching._AFTER_ERROR", 0.5)
+    monkeypatch.setattr("mixstream.data.downloader._AFTER_ERROR", 0.5)
 
     def answer(number: int) -> bool:
         if number == 1:
@@ -177,7 +177,7 @@ def test_after_an_error_the_shard_is_let_lie_for_a_while_and_then_tried_again(mo
         return True
 
     store = Store(answer)
-    fetcher = Fetcher(fetch=store.fetch, threads=2)
+    fetcher = Downloader(fetch=store.fetch, threads=2)
     follow(fetcher, [1, 2])
     until(lambda: len(store.asked) == 2)
     for number in (3, 4, 5):  # however often it is asked for
@@ -191,7 +191,7 @@ def test_after_an_error_the_shard_is_let_lie_for_a_while_and_then_tried_again(mo
 
 
 def test_before_and_after_there_is_nothing():
-    fetcher = Fetcher(fetch=Store().fetch)
+    fetcher = Downloader(fetch=Store().fetch)
     follow(fetcher, [])
     assert not fetching_threads()  # they begin with the first shard
     fetcher.close()
@@ -201,7 +201,7 @@ def test_before_and_after_there_is_nothing():
 def test_close_does_not_wait_for_a_slow_fetch_and_a_later_call_begins_anew():
     gate = threading.Event()
     store = Store(lambda number: gate.wait(20))
-    fetcher = Fetcher(fetch=store.fetch)
+    fetcher = Downloader(fetch=store.fetch)
     follow(fetcher, range(100))
     until(lambda: len(store.asked) == 4)
     began = time.monotonic()
@@ -220,7 +220,7 @@ class Owner:
     """Owns a fetcher that calls it, as a loader does."""
 
     def __init__(self) -> None:
-        self.fetcher = Fetcher(fetch=self.fetch)
+        self.fetcher = Downloader(fetch=self.fetch)
         self.asked = 0
 
     def fetch(self, number: int, need: float) -> bool:
@@ -251,7 +251,7 @@ def test_threads_end_with_their_owner_and_do_not_keep_it():
 def test_a_forked_child_has_threads_of_its_own():
     gate = threading.Event()
     store = Store(lambda number: number != 2 or gate.wait(20))
-    fetcher = Fetcher(fetch=store.fetch)
+    fetcher = Downloader(fetch=store.fetch)
     follow(fetcher, [1, 2])
     until(lambda: len(store.asked) == 2)
     if (child := os.fork()) == 0:
@@ -276,8 +276,8 @@ def test_an_interpreter_that_nobody_closes_ends():
     script = """
 import time
 import numpy as np
-from mixstream.fetching import Fetcher
-fetcher = Fetcher(fetch=lambda number, need: time.sleep(0.2) is None)
+from mixstream.data.downloader import Downloader
+fetcher = Downloader(fetch=lambda number, need: time.sleep(0.2) is None)
 fetcher.follow(np.arange(1000), np.arange(1000.0))
 time.sleep(0.1)
 """
@@ -287,7 +287,7 @@ time.sleep(0.1)
 
 def test_long_lists_are_cheap():
     store = Store()
-    fetcher = Fetcher(fetch=store.fetch)
+    fetcher = Downloader(fetch=store.fetch)
     follow(fetcher, range(5000))
     until(lambda: len(store.asked) == 5000)
     numbers_N, steps_N = np.arange(5000), np.arange(5000.0)

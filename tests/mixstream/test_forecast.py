@@ -5,76 +5,76 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-import mixstream as ms
-from mixstream.corpus import Corpus
-from mixstream.distributed import World
 from mixstream.errors import ConfigError
-from mixstream.forecast import Forecast
-from mixstream.run import Request, Run
+from mixstream.plan.addressing import WholeShards
+from mixstream.plan.forecast import Forecast
+from mixstream.plan.run_plan import PlannedDomain, RunPlan
+from mixstream.plan.shuffle import window_size
+from mixstream.plan.walk import Walk
+from mixstream.plan.weights import quantise
 from mixstream.types import Cursor
-from mixstream.weights import quantise
+from mixstream.world import World
 
 
-@dataclass
-class Shelf:
-    """A domain without files."""
-
-    name: str
-    samples_S: np.ndarray
-
-    @property
-    def index(self) -> Any:
-        return SimpleNamespace(shards=self.samples_S)
-
-
-def make_run(shelves: dict[str, list[int]], *, batch_size: int = 4, lanes: int = 1, world: World | None = None, **kw):
-    """Return a run over domains of shards with so many samples."""
-    domains = tuple(Shelf(name, np.array(samples, dtype=np.int64)) for name, samples in shelves.items())
-    sizes = np.array([domain.samples_S.sum() for domain in domains])
-    choose_K = np.array(kw.pop("choose", sizes), dtype=np.int64)
-    ask: dict[str, Any] = {
-        "choose_K": choose_K,
-        "epoch_size": int(choose_K.sum()),
-        "max_epochs_K": (None,) * len(domains),
-        "weighted": False,
-        "mixer": None,
-        "lag": 0,
-        "shuffle": True,
-        "shuffle_seed": 9176,
-        "shuffle_block_size": None,
-        "drop_last": False,
-        "on_bad_sample": "raise",
-    }
-    return Run(
-        corpus=Corpus(domains=cast(Any, domains)),
-        request=Request(**{**ask, **kw}),
+def make_run(
+    shelves: dict[str, list[int]],
+    *,
+    batch_size: int = 4,
+    lanes: int = 1,
+    world: World | None = None,
+    by_step: bool = False,
+    weighted: bool = False,
+    **kw: Any,
+) -> RunPlan:
+    """Return a plan over domains of shards with so many samples; `kw` counts domains as `shelves` lists them."""
+    listed = list(shelves)
+    shuffle = kw.get("shuffle", True)
+    in_order = not shuffle and not weighted and not by_step
+    order = list(range(len(listed))) if in_order else sorted(range(len(listed)), key=listed.__getitem__)
+    views = [WholeShards(samples_S=np.array(samples, dtype=np.int64)) for samples in shelves.values()]
+    choose_K = np.array(kw.get("choose", [view.samples_S.sum() for view in views]), dtype=np.int64)[order]
+    max_epochs_K = kw.get("max_epochs_K", (None,) * len(listed))
+    return RunPlan(
+        domains=tuple(PlannedDomain(name=listed[k], fingerprint="", view=views[k]) for k in order),
+        choose_K=choose_K,
+        epoch_size=int(choose_K.sum()),
+        max_epochs_K=tuple(max_epochs_K[k] for k in order),
+        by_step=by_step,
+        in_order=in_order,
+        shuffle=shuffle,
+        shuffle_seed=9176,
+        block_size=window_size("py1e", kw.get("shuffle_block_size"), lanes),
+        drop_last=kw.get("drop_last", False),
+        mixer="",
+        lag=None,
         world=world or World(),
         batch_size=batch_size,
         lanes=lanes,
-        quarantine=cast(Any, None),
     )
 
 
-def walked(run: Run, cursor: Cursor, lanes: Iterable[int], steps: int, share_K: np.ndarray | None = None):
+def start(run: RunPlan) -> Cursor:
+    return run.plan.start(quantise(run.prior_K) if run.by_step else None)
+
+
+def walked(run: RunPlan, cursor: Cursor, lanes: Iterable[int], steps: int, share_K: np.ndarray | None = None):
     """Return [(step from here, shard)], every row of these lanes that a walk touches, in the order of time."""
     weights = None if share_K is None else (lambda step: quantise(share_K))
-    walk = run.walk(cursor, weights)
+    walk = Walk(plan=run.plan, cursor=cursor, weights=weights)
     touched = []
     for step in range(steps):
         if (rows := walk.advance()) is None:
             break
         per_lane = len(rows.domain_B) // run.lanes
         (at,) = run.addressing.locate([rows], slice(None))
-        number_LR = (run.corpus.shard_offset_K[at.domain_B] + at.shard_B).reshape(run.lanes, per_lane)
+        number_LR = at.shard_B.reshape(run.lanes, per_lane)
         touched += [(step, int(number)) for i in range(per_lane) for number in number_LR[list(lanes), i]]
     return touched
 
@@ -87,8 +87,9 @@ def first_needs(touched: list[tuple[int, int]]) -> dict[int, int]:
     return needs
 
 
-def moved(run: Run, steps: int, share_K: np.ndarray | None = None) -> Cursor:
-    walk = run.walk(run.start(), None if share_K is None else (lambda step: quantise(share_K)))
+def moved(run: RunPlan, steps: int, share_K: np.ndarray | None = None) -> Cursor:
+    weights = None if share_K is None else (lambda step: quantise(share_K))
+    walk = Walk(plan=run.plan, cursor=start(run), weights=weights)
     for _ in range(steps):
         if walk.advance() is None:
             break
@@ -96,7 +97,7 @@ def moved(run: Run, steps: int, share_K: np.ndarray | None = None) -> Cursor:
 
 
 @st.composite
-def runs(draw: Callable[..., Any], *, by_step: bool = False, limited: bool = True) -> tuple[Run, np.ndarray | None]:
+def runs(draw: Callable[..., Any], *, by_step: bool = False, limited: bool = True) -> tuple[RunPlan, np.ndarray | None]:
     """Draw a run, and weights if it takes them by step."""
     K = draw(st.integers(1, 4))
     shelves = {
@@ -115,7 +116,7 @@ def runs(draw: Callable[..., Any], *, by_step: bool = False, limited: bool = Tru
         kw["max_epochs_K"] = tuple(draw(st.sampled_from([None, None, 0.5, 1, 1.5, 2])) for _ in range(K))
     share_K = None
     if by_step:
-        kw["mixer"] = ms.mixers.Schedule({0: dict.fromkeys(shelves, 1.0)})
+        kw["by_step"] = True
         share_K = np.array(draw(st.lists(st.sampled_from([0, 0.01, 1, 5]), min_size=K, max_size=K).filter(any)))
     elif draw(st.booleans()):
         kw["choose"] = [draw(st.integers(0, 2 * sum(samples))) for samples in shelves.values()]
@@ -177,7 +178,7 @@ def test_under_other_weights_each_domain_keeps_its_own_order(data):
         listed = forecast.upcoming(cursor, assumed_K, 20 * run.batch_size)[0].tolist()
         needed = list(first_needs(walked(run, cursor, [lane], 20, true_K)))
         for k in range(K):
-            own = range(*run.corpus.shard_offset_K[k : k + 2].tolist())
+            own = range(*run.shard_offset_K[k : k + 2].tolist())
             ours, theirs = [n for n in listed if n in own], [n for n in needed if n in own]
             common = min(len(ours), len(theirs))
             assert ours[:common] == theirs[:common]
@@ -186,10 +187,9 @@ def test_under_other_weights_each_domain_keeps_its_own_order(data):
 
 
 def test_streams_weigh_until_somebody_says_otherwise():
-    mixer = ms.mixers.Schedule({0: {"web": 1.0, "code": 0.0}})
-    run = make_run({"web": [10] * 4, "code": [10] * 4}, mixer=mixer, choose=[40, 0])
-    numbers_N, _ = Forecast(run).upcoming(run.start(), None, 400)
-    assert sorted(numbers_N.tolist()) == [0, 1, 2, 3]
+    run = make_run({"web": [10] * 4, "code": [10] * 4}, by_step=True, choose=[40, 0])
+    numbers_N, _ = Forecast(run).upcoming(start(run), None, 400)
+    assert sorted(numbers_N.tolist()) == [4, 5, 6, 7]  # those of web: domains are sorted by name
 
 
 # --- distance ---------------------------------------------------------------------------------------------------------
@@ -203,13 +203,12 @@ def test_nothing_is_needed_much_earlier_than_distance_says(by_step, data):
     plan, steps = run.plan, 25
     cursor = moved(run, data.draw(st.integers(0, 20)), share_K)
     forecast = Forecast(run)
-    distance_N = forecast.distance(cursor, share_K, np.arange(run.corpus.shards))
+    distance_N = forecast.distance(cursor, share_K, np.arange(run.shards))
     assert (distance_N >= 0).all()
     needs = first_needs(walked(run, cursor, forecast.machine_lanes, steps, share_K))
     epochs = steps // plan.steps_per_epoch + 1
     for number, step in needs.items():
-        domain = int(np.searchsorted(run.corpus.shard_offset_K, number, side="right")) - 1
-        k = run.domain_K.tolist().index(domain)
+        k = int(np.searchsorted(run.shard_offset_K, number, side="right")) - 1
         if plan.quota_LK is not None:
             share = (plan.quota_LK[:, k] / plan.quota_LK.sum(axis=1))[list(forecast.machine_lanes)]
         else:
@@ -220,20 +219,20 @@ def test_nothing_is_needed_much_earlier_than_distance_says(by_step, data):
         assert distance_N[number] <= step + late + epochs
 
 
-def ordered(run: Run, cursor: Cursor) -> dict[int, float]:
-    numbers_N = np.arange(run.corpus.shards)
+def ordered(run: RunPlan, cursor: Cursor) -> dict[int, float]:
+    numbers_N = np.arange(run.shards)
     return dict(zip(numbers_N.tolist(), Forecast(run).distance(cursor, None, numbers_N).tolist()))
 
 
 def test_distance_grows_along_the_queue_of_a_domain_read_in_order():
     run = make_run({"web": [8, 8, 8, 8]}, shuffle=False)
-    assert ordered(run, run.start()) == {0: 0, 1: 2, 2: 4, 3: 6}
+    assert ordered(run, start(run)) == {0: 0, 1: 2, 2: 4, 3: 6}
     assert ordered(run, moved(run, 5)) == {0: 3, 1: 5, 2: 0, 3: 1}
 
 
 def test_domains_read_one_after_the_other_wait_for_their_turn():
     run = make_run({"b": [8, 8], "a": [4, 8]}, shuffle=False)
-    assert ordered(run, run.start()) == {0: 0, 1: 2, 2: 4, 3: 5}
+    assert ordered(run, start(run)) == {0: 0, 1: 2, 2: 4, 3: 5}
     assert ordered(run, moved(run, 4)) == {0: 3, 1: 5, 2: 0, 3: 1}
 
 
@@ -252,23 +251,22 @@ def test_all_shards_of_the_running_window_are_near():
 
 def test_what_other_machines_read_is_never_needed_here():
     run = make_run({"web": [8] * 8}, batch_size=4, lanes=2, world=World(rank=1, size=2, nodes=2), shuffle=False)
-    distance = ordered(run, run.start())
+    distance = ordered(run, start(run))
     assert [np.isinf(distance[n]) for n in range(8)] == [True] * 4 + [False] * 4
     neighbour = make_run({"web": [8] * 8}, batch_size=4, lanes=2, world=World(rank=1, size=2), shuffle=False)
-    assert np.isfinite(list(ordered(neighbour, neighbour.start()).values())).all()  # a rank beside us reads them
+    assert np.isfinite(list(ordered(neighbour, start(neighbour)).values())).all()  # a rank beside us reads them
 
 
 def test_a_shard_at_the_border_of_two_lanes_is_as_near_as_the_nearer_takes_it():
     run = make_run({"web": [8, 8, 8]}, batch_size=4, lanes=2, shuffle=False)
-    assert ordered(run, run.start()) == {0: 0, 1: 0, 2: 2}  # lane 0: 8 + 4 samples; lane 1: 4 + 8; 2 rows a step each
+    assert ordered(run, start(run)) == {0: 0, 1: 0, 2: 2}  # lane 0: 8 + 4 samples; lane 1: 4 + 8; 2 rows a step each
 
 
 def test_domains_without_weight_and_those_that_have_left_are_never_needed():
-    mixer = ms.mixers.Schedule({0: {"web": 1.0, "code": 1.0}})
-    run = make_run({"code": [10, 10], "web": [10, 10]}, mixer=mixer, max_epochs_K=(1, None), shuffle_block_size=1)
+    run = make_run({"code": [10, 10], "web": [10, 10]}, by_step=True, max_epochs_K=(1, None), shuffle_block_size=1)
     numbers_N = np.arange(4)
     one_K, halves_K = np.array([1.0, 0.0]), np.array([0.5, 0.5])
-    assert np.isinf(Forecast(run).distance(run.start(), one_K, numbers_N)).tolist() == [False, False, True, True]
+    assert np.isinf(Forecast(run).distance(start(run), one_K, numbers_N)).tolist() == [False, False, True, True]
     at = moved(run, 7, halves_K)  # the second shard of code runs, and the first will not be read again
     assert sorted(Forecast(run).distance(at, halves_K, numbers_N[:2]).tolist()) == [0, np.inf]
     gone = moved(run, 12, halves_K)
@@ -287,8 +285,8 @@ def test_a_trillion_samples_take_memory_for_their_shards_only():
     run = make_run({"web": [10**8] * 6000, "code": [10**8] * 4000}, batch_size=64, lanes=4)
     numbers_N = np.arange(10_000)
     small = make_run({"web": [9], "code": [9]}, batch_size=8)
-    Forecast(small).distance(small.start(), None, numbers_N[:2])  # compiled, imported
-    Forecast(small).upcoming(small.start(), None, 8)
+    Forecast(small).distance(start(small), None, numbers_N[:2])  # compiled, imported
+    Forecast(small).upcoming(start(small), None, 8)
     tracemalloc.start()
     began = time.perf_counter()
     forecast = Forecast(run)
@@ -329,9 +327,9 @@ def test_eviction_of_what_is_farthest_is_nearly_as_good_as_can_be(kind, lanes):
     run = make_run(shelves, batch_size=8, lanes=lanes, weighted=kind == "unshuffled, mixed", **options)
     steps = 2 * run.plan.steps_per_epoch
     by_step: list[list[int]] = [[] for _ in range(steps)]
-    for step, number in dict.fromkeys(walked(run, run.start(), range(lanes), steps)):
+    for step, number in dict.fromkeys(walked(run, start(run), range(lanes), steps)):
         by_step[step].append(number)
-    uses = {n: [s for s, batch in enumerate(by_step) if n in batch] for n in range(run.corpus.shards)}
+    uses = {n: [s for s, batch in enumerate(by_step) if n in batch] for n in range(run.shards)}
     cursors, forecast = [moved(run, step) for step in range(steps)], Forecast(run)
 
     def farthest(step: int, may_go: set[int]) -> int:
@@ -344,7 +342,7 @@ def test_eviction_of_what_is_farthest_is_nearly_as_good_as_can_be(kind, lanes):
     def oldest(step: int, may_go: set[int]) -> int:
         return min(may_go, key=lambda n: max(s for s in uses[n] if s <= step))
 
-    room = run.corpus.shards // 2
+    room = run.shards // 2
     ours, best, lru = (misses(by_step, room, worst) for worst in (farthest, belady, oldest))
     assert best <= ours <= best + 3
     assert lru >= best + room // 3 if kind != "py1s" else lru > ours

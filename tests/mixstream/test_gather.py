@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixstream.gather import Field, ShardTable, field_span, gather, gather_reference
+from mixstream.data.gather import Field, ShardTable, field_span, gather, gather_reference
+from mixstream.formats import OffsetTable
 
 CONFIG = b'{"a": 1}'
 
@@ -66,6 +67,7 @@ def gathers(draw, *, damaged: bool = False) -> tuple[Any, ...]:
     shard_B = np.array(draw(st.lists(st.integers(0, 3 if damaged else 2), max_size=6)), dtype=np.int64)
     row_B = np.array([draw(rows) for _ in shard_B], dtype=np.int64)
     field = Field(
+        rows=OffsetTable(begins=4),
         column=len(before),
         sizes_C=np.array([-1 if size is None else size for size in sizes], dtype=np.int64),
         dtype=stored,
@@ -111,7 +113,7 @@ def test_values_arrive_where_they_belong_and_are_cast():
     records = [record_of([(b"xyz"[:i], True), (np.arange(i, i + 3, dtype="<u2").tobytes(), False)]) for i in range(3)]
     table = ShardTable(2)
     table.put(1, shard_of(records))
-    field = Field(column=1, sizes_C=np.array([-1, 6]), dtype=np.dtype("<u2"), elements=3)
+    field = Field(rows=OffsetTable(begins=4), column=1, sizes_C=np.array([-1, 6]), dtype=np.dtype("<u2"), elements=3)
     out = np.zeros((4, 3), dtype=np.int64)
     rows = np.array([2, 0], dtype=np.int64)
     assert gather(table, np.array([1, 1]), rows, field, out, np.array([3, 1])) == -1
@@ -120,7 +122,7 @@ def test_values_arrive_where_they_belong_and_are_cast():
 
 def test_a_shard_that_is_not_there_is_refused():
     table = ShardTable(2)
-    field = Field(column=0, sizes_C=np.array([2]), dtype=np.dtype("<u2"), elements=1)
+    field = Field(rows=OffsetTable(begins=4), column=0, sizes_C=np.array([2]), dtype=np.dtype("<u2"), elements=1)
     out = np.zeros((1, 1), dtype=np.int64)
     table.put(0, shard_of([b"\x01\x00"]))
     table.drop(0)
@@ -133,7 +135,14 @@ def test_a_header_that_differs_is_refused():
     """As where a row of an `ndarray:uint16` column has another shape than the first."""
     table = ShardTable(1)
     table.put(0, shard_of([record_of([(b"\x01\x04ab", True)]), record_of([(b"\x01\x05ab", True)])]))
-    field = Field(column=0, sizes_C=np.array([-1]), dtype=np.dtype("u1"), elements=2, header=b"\x01\x04")
+    field = Field(
+        rows=OffsetTable(begins=4),
+        column=0,
+        sizes_C=np.array([-1]),
+        dtype=np.dtype("u1"),
+        elements=2,
+        header=b"\x01\x04",
+    )
     out = np.zeros((2, 2), dtype=np.uint8)
     assert gather(table, np.array([0, 0]), np.array([0, 1]), field, out, np.array([0, 1])) == 1
     assert out.tolist() == [[97, 98], [0, 0]]
@@ -141,5 +150,5 @@ def test_a_header_that_differs_is_refused():
 
 @pytest.mark.parametrize("record", [b"", b"\x09\x00\x00\x00ab", b"\x02\x00"])
 def test_sizes_that_cannot_be_have_no_span(record):
-    field = Field(column=0, sizes_C=np.array([-1]), dtype=np.dtype("u1"), elements=2)
+    field = Field(rows=OffsetTable(begins=4), column=0, sizes_C=np.array([-1]), dtype=np.dtype("u1"), elements=2)
     assert field_span(np.frombuffer(record, dtype=np.uint8), field) is None

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixstream.order import Order
-from mixstream.plan import Plan
-from mixstream.rng import derive_key
-from mixstream.weights import deal, quantise
+from mixstream.plan.plan import Plan
+from mixstream.plan.rng import derive_key
+from mixstream.plan.shuffle import Order
+from mixstream.plan.weights import deal, quantise
 
 GOLDEN = Path(__file__).parent.parent / "goldens" / "plan.json"
 SAMPLES = {"code": 50, "law": 19, "web": 150}

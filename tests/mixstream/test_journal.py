@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import mixstream as ms
 from mixstream.errors import ConfigError, StateError
 from mixstream.journal import Journal
+from mixstream.plan.weights import quantise
 from mixstream.recorded import read_journal, replay
-from mixstream.weights import quantise
 
 from .harness import Tilt, make_dataset, row_ids, write_library
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixstream import kernels
+from mixstream.plan import kernels
 
 KEYS = st.integers(0, 2**64 - 1)
 
@@ -142,9 +142,9 @@ import sys
 if {blocked}:
     sys.modules["numba"] = None
 import numpy as np
-from mixstream import kernels
-from mixstream.order import Order
-from mixstream.plan import Plan
+from mixstream.plan import kernels
+from mixstream.plan.shuffle import Order
+from mixstream.plan.plan import Plan
 assert kernels.COMPILED != {blocked}
 N = np.array([50, 31, 9])
 plan = Plan(names=("a", "b", "c"), samples_K=N, choose_K=N, epoch_size=90, global_batch_size=8, lanes=2)

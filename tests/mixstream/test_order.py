@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixstream.errors import ConfigError
-from mixstream.order import Order
-from mixstream.weights import deal
+from mixstream.plan.shuffle import Order
+from mixstream.plan.weights import deal
 
 
 def make(samples, lanes=1, *, name="web", seed=9176, shuffle=True, block_size=1 << 18) -> Order:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from planning import LANES, by_step, lane_rows, plans, run, static
 
 from mixstream.errors import ConfigError
-from mixstream.plan import Plan
+from mixstream.plan.plan import Plan
+from mixstream.plan.weights import deal, quantise
 from mixstream.types import Cursor
-from mixstream.weights import deal, quantise
 
 
 def same(one: Cursor, other: Cursor) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from planning import LANES, by_step, lane_rows, plans, run
 
-from mixstream.weights import WEIGHT_UNIT, normalise, quantise
+from mixstream.plan.weights import WEIGHT_UNIT, normalise, quantise
 
 # --- law 4: drift -----------------------------------------------------------------------------------------------------
 

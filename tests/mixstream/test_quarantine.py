@@ -17,7 +17,7 @@ from harness import WIDTH, row_ids
 from torch.utils.data import DataLoader
 
 import mixstream as ms
-from mixstream.collate import collate_samples
+from mixstream.data.batch import collate_samples
 from mixstream.errors import ConfigError, ExhaustedError, ShardCorruptError, ShardNotFoundError
 
 ROWS = {"web": range(1000, 1120), "code": range(2000, 2060)}
@@ -235,7 +235,8 @@ loader = ms.Loader(ms.StreamingDataset(streams=streams, batch_size=3, shuffle=Tr
 for batch in loader:
     dist.barrier()
 state = loader.state_dict()
-own = sorted(loader.run.quarantine.entries)
+domains = loader.run.domains
+own = [[domains.home(shard)[1], row] for shard, row in sorted(loader.run.quarantine.entries)]
 dist.barrier()  # rank 0 keeps the store
 Path(sys.argv[3], f"{rank}.json").write_text(json.dumps([state["quarantined"], own]))
 dist.destroy_process_group()
@@ -253,5 +254,5 @@ def test_any_rank_can_save_what_the_others_set_aside(spoiled, tmp_path):
     (first, met), (second, met_too) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     assert len(first) == 2
-    assert {*map(tuple, met), *map(tuple, met_too)} == {(0, e["shard"], e["row"]) for e in first}
+    assert {*map(tuple, met), *map(tuple, met_too)} == {(e["shard"], e["row"]) for e in first}
     assert met != met_too

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixstream.rng import derive_key
+from mixstream.plan.rng import derive_key
 
 PARTS = st.one_of(st.text(max_size=6), st.integers(-5, 5))
 

@@ -17,11 +17,11 @@ import pytest
 from harness import SIZES, joined, make_dataset, row_ids, write_tokens
 
 import mixstream as ms
-from mixstream.domain import Domain
+from mixstream.data.domain import Domain
+from mixstream.data.predownload import Predownloader
 from mixstream.errors import ConfigError
-from mixstream.forecast import Forecast
+from mixstream.plan.forecast import Forecast
 from mixstream.prefetch import Prefetcher
-from mixstream.supply import Supply
 
 ROWS = 300
 
@@ -209,7 +209,7 @@ def test_close_does_not_wait_long_for_a_store_that_stalls(packed, tmp_path, monk
         assert seen + [row_ids(batch) for batch in loader] == expected
 
 
-@pytest.mark.parametrize("kind", [Supply, Prefetcher])
+@pytest.mark.parametrize("kind", [Predownloader, Prefetcher])
 def test_a_loader_whose_closing_is_interrupted_goes_on(packed, tmp_path, monkeypatch, kind):
     expected = [row_ids(batch) for batch in ms.Loader(dataset(packed, tmp_path / "all"))]
     closed, close = [], kind.close

@@ -9,10 +9,10 @@ import torch
 from harness import FIRST, WIDTH, joined, row_ids, write_tokens
 
 import mixstream as ms
-from mixstream.distributed import World
 from mixstream.errors import ConfigError, IndexNotFoundError, MixstreamError
 from mixstream.losses import domain_cross_entropy
 from mixstream.validation import ValidationSet, evaluate
+from mixstream.world import World
 
 HELD_OUT = {"web": 40, "code": 30, "law": 5}
 """Validation rows; their numbers are 500 above those of training."""
@@ -314,7 +314,7 @@ def test_a_loss_that_cannot_be_split_by_domain_is_refused(books, result, message
         evaluate(lambda batch: result, opened(books))
 
 
-def test_a_set_can_be_made_of_a_corpus_alone(books):
-    corpus = dataset(books).corpus
-    validation = ValidationSet(corpus=corpus, rows=3, batch_size=9, seed=0, world=World())
+def test_a_set_can_be_made_of_domains_alone(books):
+    domains = dataset(books).domains
+    validation = ValidationSet(domains=domains, rows=3, batch_size=9, seed=0, world=World())
     assert [batch.domain.tolist() for batch in validation] == [[0, 0, 0, 1, 1, 1, 2, 2, 2]]

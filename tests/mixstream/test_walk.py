@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 import pytest
 
-from mixstream.plan import Plan
-from mixstream.walk import Departures, Walk
+from mixstream.plan.plan import Plan
+from mixstream.plan.walk import ExhaustionWarnings, Walk
 
 
 def plan(**kw) -> Plan:
@@ -44,7 +44,7 @@ def test_a_walk_is_ready_when_its_weights_are_known():
 def test_a_departure_is_told_once():
     limited = plan(max_epochs_K=(None, 1))
     walk = Walk(plan=limited, cursor=limited.start())
-    departures = Departures(limited, walk.cursor)
+    departures = ExhaustionWarnings(limited, walk.cursor)
     told = []
     for step in range(12):
         walk.advance()
@@ -55,4 +55,4 @@ def test_a_departure_is_told_once():
     assert len(told) == 1
     assert "domain 'b' has been read 1 times (max_epochs) and leaves the mix after step" in told[0][1]
     with pytest.warns(UserWarning, match="'b'"):
-        Departures(limited, limited.start()).check(walk.cursor)
+        ExhaustionWarnings(limited, limited.start()).check(walk.cursor)

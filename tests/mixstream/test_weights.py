@@ -4,16 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixstream.errors import ConfigError
-from mixstream.weights import (
-    WEIGHT_UNIT,
-    apportion,
-    deal,
-    normalise,
-    quantise,
-    rescale,
-    resolve_choose,
-    stagger,
-)
+from mixstream.plan.weights import WEIGHT_UNIT, apportion, deal, normalise, quantise, rescale, resolve_choose, stagger
 
 FLOATS = st.floats(0, 1e300, allow_nan=False)
 WEIGHTS = st.lists(st.one_of(st.just(0.0), FLOATS, st.floats(0, 1)), min_size=1, max_size=9).filter(any)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from mixstream.errors import WaitTimeoutError
-from mixstream.workers import EpochClaims, InheritedFile, WeightRing
+from mixstream.inherited_file import InheritedFile
+from mixstream.workers import EpochClaims, WeightRing
 
 FORK = multiprocessing.get_context("fork")
 

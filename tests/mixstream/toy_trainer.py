@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mixstream.plan.weights import apportion
 from mixstream.types import Feedback
-from mixstream.weights import apportion
 
 BATCH = 8
 

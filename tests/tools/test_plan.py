@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import mixstream as ms
 from mixstream.errors import ExhaustedError
 from mixstream.journal import Journal
-from mixstream.weights import WEIGHT_UNIT, quantise
+from mixstream.plan.weights import WEIGHT_UNIT, quantise
 from mixstream_tools.cli import main
 from mixstream_tools.plan.course import Course, look_ahead
 

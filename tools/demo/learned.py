@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from mixstream.mixers.scaling_law import ALPHA, FLAT, LOG_BETA, LOG_EPS, loss_at
+from mixstream.plan.state import parse_state
+from mixstream.plan.weights import WEIGHT_UNIT
 from mixstream.recorded import read_journal
 from mixstream.snapshot import unpack
-from mixstream.state import parse_state
 from mixstream.types import Float64
-from mixstream.weights import WEIGHT_UNIT
 
 from .settings import Settings
 

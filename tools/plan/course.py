@@ -1,7 +1,7 @@
 """How many rows a run draws of each domain, computed and not walked: weights are constant between their changes.
 
 The plan draws every domain to within 2 rows a lane of its share (DESIGN.md, law 4); this is the share. Where a domain
-reaches its limit it leaves the mix and the others' weights are scaled up, as in `mixstream.plan`.
+reaches its limit it leaves the mix and the others' weights are scaled up, as in `mixstream.plan.plan`.
 
 Shape suffixes: K domains, C changes of the weights.
 """

@@ -18,10 +18,10 @@ import numpy as np
 from mixstream.errors import ConfigError, StateError, StoreError
 from mixstream.formats import Index, fixed_array
 from mixstream.journal import FILE
+from mixstream.plan.state import RunState, parse_state
+from mixstream.plan.weights import WEIGHT_UNIT
 from mixstream.recorded import Recorded, read_journal
-from mixstream.state import RunState, parse_state
 from mixstream.storage import Retry, open_store, redact
-from mixstream.weights import WEIGHT_UNIT
 
 from ..shared.datasets import Dataset, find_datasets
 from .course import Course, Float64, Int64

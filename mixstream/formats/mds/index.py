@@ -25,6 +25,7 @@ import msgspec
 
 from mixstream.errors import IndexCorruptError
 from mixstream.formats.compression import is_compression
+from mixstream.formats.container import FileInfo
 from mixstream.formats.hashing import hash_hex
 from mixstream.formats.mds.encodings import get_mds_encoded_size, get_mds_encodings, is_mds_encoding
 from mixstream.formats.mds.paths import Paths
@@ -35,15 +36,6 @@ MAX_OFFSET = (1 << 32) - 1  # offsets inside a shard are u32
 INDEX_HASHES = "mixstream_hashes"  # top-level key of the index's hashes of itself
 
 _REMEDY = "nothing of it was used; fetch the index again, or write the dataset again"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileInfo:
-    """One file: its path below the dataset's directory, its size in bytes, its hashes (name to hexadecimal)."""
-
-    basename: str
-    bytes: int
-    hashes: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixstream.data.gather import Field, ShardTable, gather, gather_reference
 from mixstream.errors import ShardCorruptError
 from mixstream.formats import (
     FileInfo,
+    OffsetTable,
     ShardInfo,
     decode_sample,
     encode_sample,
@@ -29,7 +31,6 @@ from mixstream.formats import (
     mds_encode,
     read_offsets,
 )
-from mixstream.gather import Field, ShardTable, gather, gather_reference
 
 WHERE = "web/shard.00003.mds"
 
@@ -110,7 +111,14 @@ def many_at_once(raw: bytes, info: ShardInfo, like: dict[str, Any]) -> list[dict
         value = np.asarray(like[name])
         payload = mds_encode(encoding, like[name])
         header = b"" if fixed_array(encoding) else payload[: len(payload) - value.nbytes]
-        field = Field(column=column, sizes_C=sizes_C, dtype=value.dtype, elements=value.size, header=header)
+        field = Field(
+            rows=OffsetTable(begins=4),
+            column=column,
+            sizes_C=sizes_C,
+            dtype=value.dtype,
+            elements=value.size,
+            header=header,
+        )
         for row, found in enumerate(rows):
             answers = []
             for function in (gather, gather_reference):

@@ -18,7 +18,7 @@ from planning import by_step
 from mixstream import mixers
 from mixstream.errors import ConfigError
 from mixstream.mixers import Adapting, Explaining, Mixer, OpenLoop, Static
-from mixstream.weights import normalise, quantise
+from mixstream.plan.weights import normalise, quantise
 
 learning = pytest.mark.parametrize("name", LEARNING)
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from mixstream.errors import ConfigError
 from mixstream.mixers.odm import ODM
+from mixstream.plan.weights import normalise
 from mixstream.types import Feedback
-from mixstream.weights import normalise
 
 GOLDENS = Path(__file__).parents[2] / "goldens" / "mixing"
 FORMS = ("paper", "exp3", "smoothed", "smoothed_single")

@@ -16,7 +16,7 @@ from mixstream.errors import ConfigError
 from mixstream.mixers.schedule import Schedule
 from mixstream.mixers.sized import Natural, Stratified, Temperature
 from mixstream.mixers.unimax import UniMax
-from mixstream.weights import normalise
+from mixstream.plan.weights import normalise
 
 GOLDEN = Path(__file__).parents[2] / "goldens" / "mixing" / "unimax_example.json"
 NAMES = ("code", "law", "web")

@@ -68,7 +68,7 @@ def test_the_index_survives_too(proxy: FaultProxy, place: S3, tmp_path: Path) ->
     proxy.when(faults.reset(10), path="*/index.json", times=1)
     proxy.when(faults.refuse_with(503, "SlowDown", retry_after=1), path="*/index.json", times=2)
     proxy.when(faults.truncate(10), path="*/index.json", times=1)
-    assert len(start(place.url, tmp_path).index.shards) == 3
+    assert len(start(place.url, tmp_path).shards) == 3
 
 
 def test_a_closed_port_that_opens_again(
@@ -121,7 +121,7 @@ def test_what_stays_is_said(proxy: FaultProxy, place: S3, tmp_path: Path, fault:
     assert "shard.00000.mds" in left
     assert "shard.00001.mds" not in left
     proxy.clear()
-    assert domain.map(1).nbytes == domain.index.shards[1].raw.bytes  # what failed stands in nobody's way
+    assert domain.map(1).nbytes == domain.shards[1].raw.bytes  # what failed stands in nobody's way
 
 
 def test_a_port_that_stays_closed(proxy: FaultProxy, place: S3, tmp_path: Path) -> None:

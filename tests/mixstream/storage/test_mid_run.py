@@ -183,7 +183,7 @@ def test_a_disk_that_is_too_small(place: S3, disk: Callable[[str], Path]) -> Non
     domain = start(place.url, cache)
     with pytest.raises(CacheFullError) as caught:
         domain.map(1)
-    needed = domain.index.shards[1].raw.bytes
+    needed = domain.shards[1].raw.bytes
     for word in (str(cache), str(needed), "free", "domain 'web'", "shard 1 of 3"):
         assert word in text_of(caught.value).replace(",", "")
 

@@ -155,5 +155,5 @@ def test_without_pillow_the_error_says_what_to_install(monkeypatch):
         lambda: mds_decode("png", b""),
         lambda: mds_decode("list[pil]", GOOD["list[pil]"]),
     ):
-        with pytest.raises(ConfigError, match=r"mixstream\[images\]"):
+        with pytest.raises(ConfigError, match=r"pip install pillow"):
             call()

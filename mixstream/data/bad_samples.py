@@ -23,21 +23,22 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from mixstream.corpus import Addresses, Addressing, Corpus
-from mixstream.distributed import Bulletin
+from mixstream.data.domains import Domains
+from mixstream.distributed import RankNotes
 from mixstream.errors import ConfigError, ExhaustedError, MixstreamError
-from mixstream.rng import derive_key
-from mixstream.state import SetAside
-from mixstream.types import Int64, Rows
-from mixstream.workers import InheritedFile
+from mixstream.inherited_file import InheritedFile
+from mixstream.plan.addressing import Addressing
+from mixstream.plan.rng import derive_key
+from mixstream.plan.state import SetAside
+from mixstream.types import Addresses, Rows
 
 T = TypeVar("T")
-Entry = tuple[int, int, int]
-"""(domain in the order of `streams`, shard, row); row -1 is the whole shard."""
+Entry = tuple[int, int]
+"""(shard, counted over all domains; row); row -1 is the whole shard."""
 
 POLICIES = ("raise", "refetch", "quarantine")
 LIMIT = 4096
-_HEAD, _RECORD = 8, struct.Struct("<3q")
+_HEAD, _RECORD = 8, struct.Struct("<2q")
 _FIRST_REACH, _TRIES = 64, 48
 
 
@@ -56,11 +57,11 @@ class Quarantine:
     """What is set aside in this run; common to a process and its workers, and grown by any of them.
 
     Args:
-        corpus: the domains that entries count in.
+        domains: whose shards entries count.
     """
 
-    def __init__(self, corpus: Corpus) -> None:
-        self._corpus = corpus
+    def __init__(self, domains: Domains) -> None:
+        self._domains = domains
         self._file = InheritedFile(_HEAD + LIMIT * _RECORD.size)
         self._forget()
 
@@ -71,7 +72,7 @@ class Quarantine:
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_corpus": self._corpus, "_file": self._file}
+        return {"_domains": self._domains, "_file": self._file}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -115,58 +116,71 @@ class Quarantine:
         if not (new := self.entries - self._posted):
             return
         self._posted = self._posted | new
-        if (bulletin := Bulletin.of_job(self._topic)) is not None:
+        if (bulletin := RankNotes.of_job(self._topic)) is not None:
             bulletin.post(json.dumps(sorted(new)))
 
     def document(self) -> list[SetAside]:
         """Return all that is set aside on any rank, sorted."""
         self.publish()
-        bulletin = Bulletin.of_job(self._topic)
+        bulletin = RankNotes.of_job(self._topic)
         told = {tuple(entry) for note in (bulletin.read() if bulletin else ()) for entry in json.loads(note)}
-        names = [domain.name for domain in self._corpus.domains]
-        return [SetAside(domain=names[d], shard=s, row=None if r < 0 else r) for d, s, r in sorted(self.entries | told)]
+        found = []
+        for shard, row in self.entries | told:
+            domain, number = self._domains.home(shard)
+            found.append(SetAside(domain=domain.name, shard=number, row=None if row < 0 else row))
+        listed = [domain.name for domain in self._domains.listed]
+        return sorted(found, key=lambda e: (listed.index(e.domain), e.shard, -1 if e.row is None else e.row))
 
     def restore(self, document: Iterable[SetAside]) -> None:
-        """Set aside what `document` says, as far as it is of domains that are here."""
-        names = [domain.name for domain in self._corpus.domains]
-        known = [
-            (names.index(e.domain), e.shard, -1 if e.row is None else e.row) for e in document if e.domain in names
+        """Set aside what `document` says, as far as it is of shards that are here."""
+        offset = {domain.name: first for domain, first in zip(self._domains, self._domains.shard_offset_K.tolist())}
+        shards = {domain.name: len(domain.shards) for domain in self._domains}
+        here = [
+            (offset[e.domain] + e.shard, -1 if e.row is None else e.row)
+            for e in document
+            if e.shard < shards.get(e.domain, 0)
         ]
-        self.add([e for e in known if 0 <= e[1] < len(self._corpus.domains[e[0]].index.shards)])
-        self._posted = self._posted | set(known)  # every rank is given the state
+        self.add(here)
+        self._posted = self._posted | set(here)  # every rank is given the state
 
     @cached_property
     def _topic(self) -> str:
         return (
             "quarantine/"
-            + blake2b(repr([(d.name, d.fingerprint) for d in self._corpus.domains]).encode(), digest_size=8).hexdigest()
+            + blake2b(repr([(d.name, d.fingerprint) for d in self._domains]).encode(), digest_size=8).hexdigest()
         )
 
     def describe(self, entry: Entry) -> str:
         """Return the words for an entry."""
-        domain, shard, row = entry
-        home = self._corpus.domains[domain]
-        name = home.index.shards[shard].raw.basename
+        shard, row = entry
+        domain, number = self._domains.home(shard)
+        name = domain.shards[number].raw.basename
         what = f"shard {name}" if row < 0 else f"sample {row} of shard {name}"
-        return f"{what} of domain {home.name!r}"
+        return f"{what} of domain {domain.name!r}"
+
+    def counts(self) -> dict[tuple[int, bool], int]:
+        """Return how many entries each domain has, by (place in the user's list, whether whole shards)."""
+        listed = [domain.name for domain in self._domains.listed]
+        found = [(listed.index(self._domains.home(shard)[0].name), row < 0) for shard, row in self.entries]
+        return {key: found.count(key) for key in sorted(set(found))}
 
     def holds(self, at: Addresses) -> np.ndarray:
         """Return which of the rows at `at` are set aside, bool [B]."""
         entries = self.entries
         if not entries:
             return np.zeros(len(at), dtype=bool)
-        rows = zip(at.domain_B.tolist(), at.shard_B.tolist(), at.row_B.tolist())
-        return np.array([(d, s, r) in entries or (d, s, -1) in entries for d, s, r in rows], dtype=bool)
+        rows = zip(at.shard_B.tolist(), at.row_B.tolist())
+        return np.array([(s, r) in entries or (s, -1) in entries for s, r in rows], dtype=bool)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reader:
+class RowReader:
     """Reads rows, and does what `on_bad_sample` says about those that cannot be read.
 
     Args:
         policy: "raise", "refetch" (fetch the shard anew, once, before raising) or "quarantine" (the same, then set the
             sample or shard aside instead of raising).
-        corpus: what is read.
+        domains: what is read.
         addressing: where a stand-in for a draw is found.
         part: this rank's rows of a global batch.
         quarantine: what is set aside.
@@ -174,7 +188,7 @@ class Reader:
     """
 
     policy: str
-    corpus: Corpus
+    domains: Domains
     addressing: Addressing
     part: slice
     quarantine: Quarantine
@@ -189,7 +203,7 @@ class Reader:
             at: where they are.
             make: reads them.
         """
-        renewed: set[tuple[int, int]] = set()
+        renewed: set[int] = set()
         while True:
             settled = self._settled(rows, mine, at)
             try:
@@ -197,10 +211,10 @@ class Reader:
             except MixstreamError as error:
                 if error.bad is None or self.policy == "raise":
                     raise
-                domain, shard, row = error.bad
-                if row is not None and (domain, shard) not in renewed:
-                    renewed.add((domain, shard))
-                    if self.corpus.renew(domain, shard):
+                shard, row = error.bad
+                if row is not None and shard not in renewed:
+                    renewed.add(shard)
+                    if self.domains.renew(shard):
                         continue
                 if self.policy != "quarantine":
                     raise
@@ -210,7 +224,7 @@ class Reader:
                         "`__getitem__` or `get_item` reads it for another row; catch the error there"
                     )
                     raise
-                self._set_aside((domain, shard, -1 if row is None else row), error)
+                self._set_aside((shard, -1 if row is None else row), error)
 
     def each(self, rows: Rows, at: Addresses, make: Callable[[Addresses], T]) -> Iterator[T]:
         """Yield what `make` makes of each of this rank's rows, one by one."""
@@ -230,14 +244,14 @@ class Reader:
         bad_B = self.quarantine.holds(at)
         if not bad_B.any():
             return at
-        domain_B, shard_B, row_B = at.domain_B.copy(), at.shard_B.copy(), at.row_B.copy()
+        shard_B, row_B = at.shard_B.copy(), at.row_B.copy()
         lanes = self.addressing.lanes
         per_lane = len(rows.domain_B) // lanes
         for i in np.flatnonzero(bad_B).tolist():
             place = range(len(rows.domain_B))[self.part][mine][i]
             found = self._stand_in(place // per_lane, int(rows.domain_B[place]), int(rows.draw_B[place]))
             shard_B[i], row_B[i] = found.shard_B[0], found.row_B[0]
-        return Addresses(domain_B=domain_B, shard_B=shard_B, row_B=row_B)
+        return Addresses(domain_B=at.domain_B, shard_B=shard_B, row_B=row_B)
 
     def _stand_in(self, lane: int, k: int, draw: int) -> Addresses:
         """Return the address, of one row, that stands in for `draw` of the plan's domain `k` in `lane`."""
@@ -246,10 +260,10 @@ class Reader:
         for attempt in range(_TRIES):
             reach = min(_FIRST_REACH << attempt, total)
             ahead = derive_key(self.seed, "stand-in", order.name, lane, draw, attempt) % reach
-            if not self.quarantine.holds(found := self._at(lane, k, np.array([draw + 1 + ahead]))).any():
+            if not self.quarantine.holds(found := self._at(lane, k, draw + 1 + ahead, 1)).any():
                 return found
         for begin in range(draw + 1, draw + 1 + total, 4096):  # hardly anything is left: look at all of it
-            found = self._at(lane, k, np.arange(begin, min(begin + 4096, draw + 1 + total)))
+            found = self._at(lane, k, begin, min(4096, draw + 1 + total - begin))
             if len(good := np.flatnonzero(~self.quarantine.holds(found))):
                 return found[good[0] : good[0] + 1]
         raise ExhaustedError(
@@ -257,14 +271,11 @@ class Reader:
             "or leave it out"
         )
 
-    def _at(self, lane: int, k: int, draw_B: Int64) -> Addresses:
-        _, shard_B, row_B = self.addressing.orders[k].locate(lane=lane, draw_B=draw_B)
-        return Addresses(
-            domain_B=np.full(len(draw_B), self.addressing.domain_K[k], dtype=np.int64), shard_B=shard_B, row_B=row_B
-        )
+    def _at(self, lane: int, k: int, draw: int, count: int) -> Addresses:
+        return self.addressing.of_draws(domain=k, lane=lane, draw_B=np.arange(draw, draw + count, dtype=np.int64))
 
 
-def _is_among(bad: tuple[int, int, int | None], at: Addresses) -> bool:
-    domain, shard, row = bad
-    here_B = (at.domain_B == domain) & (at.shard_B == shard)
+def _is_among(bad: tuple[int, int | None], at: Addresses) -> bool:
+    shard, row = bad
+    here_B = at.shard_B == shard
     return bool((here_B if row is None else here_B & (at.row_B == row)).any())

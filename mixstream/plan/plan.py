@@ -20,10 +20,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mixstream import kernels
 from mixstream.errors import ConfigError
+from mixstream.plan import kernels
+from mixstream.plan.weights import WEIGHT_UNIT, deal, rescale, stagger
 from mixstream.types import Cursor, Rows
-from mixstream.weights import WEIGHT_UNIT, deal, rescale, stagger
 
 Int64 = NDArray[np.int64]
 _NEVER = np.int64(1) << 62

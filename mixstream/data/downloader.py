@@ -10,15 +10,15 @@ begins its own.
 
 from __future__ import annotations
 
-import atexit
-import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
+from mixstream.threads import BackgroundThreads
 from mixstream.types import Float64, Int64
 
 Fetch = Callable[[int, float], bool]
@@ -29,7 +29,7 @@ _AFTER_ERROR = 60.0  # seconds before a shard whose fetch has failed is tried ag
 _PATIENCE, _PATIENCE_AT_EXIT = 0.3, 5.0  # seconds for fetches in flight
 
 
-class Fetcher:
+class Downloader:
     """Fetches shards in the background.
 
     For one thread at a time.
@@ -74,21 +74,19 @@ class Fetcher:
 
     def _own_desk(self) -> _Desk | None:
         """Return the desk, if its threads are of this process: a forked child has a copy that nobody works at."""
-        return self._desk if self._desk is not None and self._desk.owner == os.getpid() else None
+        return self._desk if self._desk is not None and self._desk.ours else None
 
     def _open_desk(self) -> _Desk:
-        desk = self._desk = _Desk(self._threads)
+        desk = self._desk = _Desk(weakref.ref(self), self._threads)
         self._finalizer = weakref.finalize(self, desk.end)
         self._finalizer.atexit = False  # then there is time to wait for what is in flight: the desk's own business
-        desk.open(weakref.ref(self))
         return desk
 
 
 class _Desk:
     """What the threads of one fetcher in one process share: what is wanted, and what has become of it."""
 
-    def __init__(self, threads: int) -> None:
-        self.owner = os.getpid()
+    def __init__(self, downloader: weakref.ref[Downloader], threads: int) -> None:
         self._slots = threads
         self._change = threading.Condition()  # re-entrant: a collection of garbage, at any point, may end us
         self._closed = False
@@ -98,36 +96,31 @@ class _Desk:
         self._done: set[int] = set()
         self._failed: dict[int, float] = {}  # by an error: when
         self._waiting: dict[int, tuple[float, float]] = {}  # could not be had: when to try again, the pause then
-        self._threads: list[threading.Thread] = []
+        self._workers = BackgroundThreads(
+            partial(_work, self, downloader),
+            name="mixstream-fetch",
+            count=threads,
+            at_exit=partial(self.close, _PATIENCE_AT_EXIT),
+        )
 
-    def open(self, fetcher: weakref.ref[Fetcher]) -> None:
-        """Begin the threads."""
-        for i in range(self._slots):
-            thread = threading.Thread(target=_work, args=(self, fetcher), name=f"mixstream-fetch-{i}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
-        atexit.register(self._leave)
+    @property
+    def ours(self) -> bool:
+        """Whether the threads are of this process."""
+        return self._workers.ours
 
     def end(self) -> None:
         """Let the threads go, each after what it is doing."""
-        if self.owner != os.getpid():  # perhaps with a lock that nobody opens
+        if not self.ours:
             return
         with self._change:
             self._closed = True
             self._change.notify_all()
-        atexit.unregister(self._leave)
+        self._workers.release()
 
     def close(self, patience: float) -> None:
         """End, and wait for the threads for so many seconds at most."""
         self.end()
-        deadline = time.monotonic() + patience
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(timeout=max(deadline - time.monotonic(), 0.0))
-
-    def _leave(self) -> None:
-        if self.owner == os.getpid():
-            self.close(_PATIENCE_AT_EXIT)
+        self._workers.join(patience)
 
     def follow(self, need: dict[int, float]) -> None:
         """Put another list in the place of the old one."""
@@ -193,12 +186,12 @@ class _Desk:
             self._waiting[number] = 0.0, self._waiting[number][1]
 
 
-def _work(desk: _Desk, fetcher: weakref.ref[Fetcher]) -> None:
+def _work(desk: _Desk, fetcher: weakref.ref[Downloader]) -> None:
     while (task := desk.take()) is not None and _attempt(desk, fetcher, *task):
         pass
 
 
-def _attempt(desk: _Desk, fetcher: weakref.ref[Fetcher], number: int, need: float) -> bool:
+def _attempt(desk: _Desk, fetcher: weakref.ref[Downloader], number: int, need: float) -> bool:
     """Fetch one shard; False if there is nobody left to do it for. Apart, so that nothing outlives it in a frame."""
     if (alive := fetcher()) is None:
         return False

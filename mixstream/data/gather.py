@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixstream.kernels import compile_loop, numba
-
-UInt8 = NDArray[np.uint8]
-Int64 = NDArray[np.int64]
+from mixstream.formats import RowLayout
+from mixstream.plan.kernels import compile_loop, numba
+from mixstream.types import Int64, UInt8
 
 
 class ShardTable:
@@ -56,6 +55,7 @@ class Field:
     """Where a column stands in its record, and what a row of it is.
 
     Attributes:
+        rows: where records lie in a shard.
         column: its position among the record's columns.
         sizes_C: int64 [C], bytes of each column of the record; -1 where it varies.
         dtype: stored dtype, little-endian.
@@ -63,6 +63,7 @@ class Field:
         header: bytes before the elements that every row repeats.
     """
 
+    rows: RowLayout
     column: int
     sizes_C: Int64
     dtype: np.dtype[Any]
@@ -95,9 +96,9 @@ def gather_reference(
     nbytes = field.elements * field.dtype.itemsize
     for i, (shard, row) in enumerate(zip(shard_B.tolist(), row_B.tolist())):
         data = table.data.get(shard, header[:0])
-        if 12 + 4 * row > len(data):
+        if field.rows.begins + 4 * row + 8 > len(data):
             return i
-        begin, end = data[4 + 4 * row : 12 + 4 * row].view("<u4").tolist()
+        begin, end = field.rows.span(data, row)
         if not begin <= end <= len(data):
             return i
         span = field_span(data[begin:end], field)
@@ -129,6 +130,7 @@ if numba is not None:
         size_S: Any,
         shard_B: Any,
         row_B: Any,
+        offsets_at: int,
         sizes_C: Any,
         column: int,
         header: Any,
@@ -143,9 +145,9 @@ if numba is not None:
         nbytes = elements * like.itemsize
         for i in range(len(row_B)):
             base, size, row = address_S[shard_B[i]], size_S[shard_B[i]], row_B[i]
-            if 12 + 4 * row > size:
+            if offsets_at + 4 * row + 8 > size:
                 return i
-            offset = carray(pointer(base + np.uint64(4 + 4 * row)), (2,), np.uint32)
+            offset = carray(pointer(base + np.uint64(offsets_at + 4 * row)), (2,), np.uint32)
             begin, end = np.int64(offset[0]), np.int64(offset[1])
             if begin > end or end > size or begin + 4 * variable > end:
                 return i
@@ -187,6 +189,7 @@ if numba is not None:
                 table.size_S,
                 shard_B,
                 row_B,
+                field.rows.begins,
                 field.sizes_C,
                 field.column,
                 np.frombuffer(field.header, dtype=np.uint8),

@@ -6,7 +6,7 @@ memory is O(shards), plus the page cache. What a row decodes to is `formats`' bu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import blake2b
@@ -16,18 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError, IndexCorruptError, ShardCorruptError, UnsafeEncodingError
-from mixstream.formats import (
-    FileInfo,
-    Index,
-    ShardInfo,
-    check_index_hash,
-    decode_sample,
-    decompress,
-    hash_hex,
-    parse_index,
-    read_offsets,
-)
+from mixstream.formats import MDS, Container, FileInfo, ShardEntry, decompress, hash_hex
 from mixstream.formats import is_mds_encoding_safe as is_safe
+from mixstream.plan.addressing import View, WholeShards
 from mixstream.storage import Budget, CompressedSpec, DatasetFiles, ShardSpec, map_file
 
 
@@ -37,13 +28,13 @@ class Domain:
 
     Args:
         name: what weights, metrics and errors call it.
-        index: its shards.
+        container: its shards, and how samples lie in them.
         files: where they are.
         validate_hash: name of the hash that shards are checked against when they are first mapped; None for none.
     """
 
     name: str
-    index: Index
+    container: Container
     files: DatasetFiles
     validate_hash: str | None = None
 
@@ -60,12 +51,12 @@ class Domain:
         """
         data, where = files.read_index()
         try:
-            check_index_hash(data, validate_hash, where=where)
+            MDS.check_hash(data, validate_hash, where=where)
         except IndexCorruptError:  # damaged on its way, perhaps
             data, where = files.read_index()
-            check_index_hash(data, validate_hash, where=where)
-        domain = cls(name=name, index=parse_index(data, where=where), files=files, validate_hash=validate_hash)
-        for columns in {shard.column_encodings: shard.columns for shard in domain.index.shards}.values():
+            MDS.check_hash(data, validate_hash, where=where)
+        domain = cls(name=name, container=MDS.parse(data, where=where), files=files, validate_hash=validate_hash)
+        for columns in {shard.column_encodings: shard.columns for shard in domain.shards}.values():
             for column, encoding in columns.items():
                 if not allow_unsafe_types and not is_safe(encoding):
                     raise UnsafeEncodingError(
@@ -73,7 +64,7 @@ class Domain:
                         "shard; if you trust its origin, pass allow_unsafe_types=True"
                     )
         if validate_hash is not None:
-            for shard in domain.index.shards:
+            for shard in domain.shards:
                 if validate_hash not in shard.hashes:
                     raise ConfigError(
                         f"{where}: validate_hash={validate_hash!r}, but shard {shard.raw.basename} carries the hashes "
@@ -81,16 +72,32 @@ class Domain:
                     )
         return domain
 
+    @property
+    def shards(self) -> Sequence[ShardEntry]:
+        """Its shards, in order."""
+        return self.container.shards
+
     @cached_property
+    def view(self) -> View:
+        """Which samples of the shards count, and which stored row each of them is."""
+        rows_S = np.fromiter((shard.samples for shard in self.shards), dtype=np.int64, count=len(self.shards))
+        return WholeShards(samples_S=rows_S)
+
+    @property
     def samples_S(self) -> NDArray[np.int64]:
-        """Samples per shard, int64 [S]."""
-        return np.fromiter((s.samples for s in self.index.shards), dtype=np.int64, count=len(self.index.shards))
+        """Samples per shard that count, int64 [S]."""
+        return self.view.samples_S
+
+    @cached_property
+    def samples(self) -> int:
+        """Samples that count, over all shards."""
+        return int(self.samples_S.sum())
 
     @cached_property
     def fingerprint(self) -> str:
         """Identity of the content, as far as the index tells it: hex of 128 bits, equal wherever the files lie."""
         digest = blake2b(digest_size=16)
-        for shard in self.index.shards:
+        for shard in self.shards:
             facts = (
                 shard.raw.basename,
                 shard.samples,
@@ -117,7 +124,7 @@ class Domain:
         try:
             return self._map(number)
         except Exception as error:
-            error.add_note(f"domain {self.name!r}, shard {number} of {len(self.index.shards)}")
+            error.add_note(f"domain {self.name!r}, shard {number} of {len(self.shards)}")
             raise
 
     def present(self, number: int) -> bool:
@@ -147,30 +154,30 @@ class Domain:
 
     def within(self, budget: Budget) -> Domain:
         """Return the domain with its cache directory under `budget`."""
-        names = {shard.raw.basename: shard.zip.basename if shard.zip else None for shard in self.index.shards}
+        names = {shard.raw.basename: shard.zip.basename if shard.zip else None for shard in self.shards}
         return replace(self, files=self.files.within(budget, names))
 
     def record(self, number: int, row: int, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the stored bytes of one sample of shard `number`, whose bytes are `data`."""
-        info = self.index.shards[number]
+        info = self.shards[number]
         if not 0 <= row < info.samples:
             raise IndexError(f"row {row} of shard {info.raw.basename}, which has {info.samples} samples")
-        begin, end = data[4 + 4 * row : 12 + 4 * row].view("<u4").tolist()
+        begin, end = self.container.rows(number).span(data, row)
         return data[begin:end]
 
     def decode(self, number: int, row: int, data: NDArray[np.uint8]) -> dict[str, Any]:
         """Return one sample of shard `number`, decoded: column -> value, columns sorted by name."""
-        info = self.index.shards[number]
+        info = self.shards[number]
         where = f"{info.raw.basename}, sample {row}"
         try:
-            return decode_sample(self.record(number, row, data).tobytes(), info, where=where)
+            return self.container.decode(number, self.record(number, row, data).tobytes(), where=where)
         except Exception as error:
             error.add_note(f"domain {self.name!r}, shard {info.raw.basename} in {self.files.describe()}, sample {row}")
             raise
 
     def want(self, number: int) -> ShardSpec:
         """Return what storage has to know of shard `number`."""
-        info = self.index.shards[number]
+        info = self.shards[number]
         packed = None
         if info.zip is not None and info.compression is not None:
             packed = CompressedSpec(
@@ -184,21 +191,21 @@ class Domain:
         return ShardSpec(name=info.raw.basename, size=info.raw.bytes, check=self._check(info.raw), packed=packed)
 
     def _map(self, number: int) -> NDArray[np.uint8]:
-        want, info = self.want(number), self.index.shards[number]
+        want = self.want(number)
         file = self.files.open(want)
         assert file is not None, "who waits is given a file"
         try:
             with file:
-                return self._validated(file, info)
+                return self._validated(file, number)
         except ShardCorruptError:
             if (file := self.files.renewed(want)) is None:
                 raise
         with file:
-            return self._validated(file, info)
+            return self._validated(file, number)
 
-    def _validated(self, file: BinaryIO, info: ShardInfo) -> NDArray[np.uint8]:
+    def _validated(self, file: BinaryIO, number: int) -> NDArray[np.uint8]:
         data = map_file(file)
-        read_offsets(data, info, where=str(file.name))
+        self.container.check(number, data, where=str(file.name))
         return data
 
     def _place(self, basename: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixstream.plan import Plan
+from mixstream.plan.plan import Plan
 from mixstream.types import Cursor, Int64, Rows
 
 
@@ -51,7 +51,7 @@ class Walk:
         return rows
 
 
-class Departures:
+class ExhaustionWarnings:
     """Tells, once, when a domain has left the mix: for whoever hands batches out, at the step that it hands out."""
 
     def __init__(self, plan: Plan, cursor: Cursor) -> None:

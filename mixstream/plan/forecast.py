@@ -10,7 +10,7 @@ A rank fetches for the lanes that its rows lie in. Ranks of one machine share it
 about the lanes of all of them.
 
 Shape suffixes: B rows of the global batch, K domains, L lanes, N shards asked about, P pieces (the part of a shard that
-a lane owns, over all domains), R rows of a lane, S shards of the corpus.
+a lane owns, over all domains), R rows of a lane, S shards of all domains.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mixstream.distributed import World
-from mixstream.run import Run
+from mixstream.plan.run_plan import RunPlan
+from mixstream.plan.weights import quantise
 from mixstream.types import Cursor, Float64, Int64, Rows
-from mixstream.weights import quantise
+from mixstream.world import World
 
 
 class Forecast:
@@ -31,27 +31,25 @@ class Forecast:
     May be asked by several threads at once.
 
     Args:
-        run: the run; its `world` says which rows are this rank's, and which ranks share a machine.
+        run_plan: what is drawn; its `world` says which rows are this rank's, and which ranks share a machine.
 
     Attributes:
         lanes: the lanes that this rank's rows lie in.
         machine_lanes: the lanes that the rows of any rank on this machine lie in.
     """
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        plan, world, rank = run.plan, run.world, run.world.rank
+    def __init__(self, run_plan: RunPlan) -> None:
+        self._plan = run_plan
+        plan, world, rank = run_plan.plan, run_plan.world, run_plan.world.rank
         self._lane_rows = plan.global_batch_size // plan.lanes
         beside = [other for other in range(world.size) if _machine(other, world) == _machine(rank, world)]
         self.lanes = self._lanes_of(rank, rank)
         self.machine_lanes = self._lanes_of(beside[0], beside[-1])
-        self._offset_K = run.corpus.shard_offset_K[run.domain_K]
-        self._shards = int(run.corpus.shard_offset_K[-1])
         self._queues: dict[int, _Queue] = {}
         self._known: tuple[Cursor, Float64 | None, Float64] | None = None
 
     def _lanes_of(self, first: int, last: int) -> range:
-        begin, end = first * self._run.batch_size, (last + 1) * self._run.batch_size
+        begin, end = first * self._plan.batch_size, (last + 1) * self._plan.batch_size
         return range(begin // self._lane_rows, -(-end // self._lane_rows))
 
     def upcoming(self, cursor: Cursor, share_K: Float64 | None, rows: int) -> tuple[Int64, Float64]:
@@ -68,12 +66,12 @@ class Forecast:
             rows: how far, in rows of this rank; whole steps are looked at.
 
         Returns:
-            Numbers of shards, counted over all domains as the user listed them, int64 [N] without repeats; and steps
+            Numbers of shards, counted over all domains, int64 [N] without repeats; and steps
             until each is needed, float64 [N], 0 for the step that comes next, ascending.
         """
-        plan, corpus = self._run.plan, self._run.corpus
-        weight_K = None if plan.choose_K is not None else quantise(self._run.prior_K if share_K is None else share_K)
-        cursor, steps = plan.settle(cursor), -(-rows // self._run.batch_size)
+        plan = self._plan.plan
+        weight_K = None if plan.choose_K is not None else quantise(self._plan.prior_K if share_K is None else share_K)
+        cursor, steps = plan.settle(cursor), -(-rows // self._plan.batch_size)
         numbers: list[Int64] = []
         places: list[Int64] = []  # of each one's first row among all rows of these lanes, in the order of time
         done, step_rows = 0, len(self.lanes) * self._lane_rows
@@ -84,9 +82,9 @@ class Forecast:
             cursor, coming, count = moved
             per_lane = count * self._lane_rows
             part = slice(self.lanes.start * per_lane, self.lanes.stop * per_lane)
-            (at,) = self._run.addressing.locate([coming], part)
+            (at,) = self._plan.addressing.locate([coming], part)
             # Lanes lie side by side; row after row of all of them is the order of time.
-            number_RL = (corpus.shard_offset_K[at.domain_B] + at.shard_B).reshape(-1, per_lane).T
+            number_RL = at.shard_B.reshape(-1, per_lane).T
             found, first = np.unique(number_RL, return_index=True)
             numbers.append(found)
             places.append(first + done * step_rows)
@@ -105,7 +103,7 @@ class Forecast:
         Fewer where the run ends before; None where it has ended. A lane is filled row by row without regard to where a
         step ends, so a plan with a wider batch draws the same.
         """
-        plan = self._run.plan
+        plan = self._plan.plan
         while steps:
             wide = replace(plan, global_batch_size=plan.global_batch_size * steps, drop_last=False)
             moved = wide.advance(replace(cursor, step_in_epoch=0), weight_K)
@@ -127,7 +125,7 @@ class Forecast:
             cursor: the position to look ahead from.
             share_K: as for `upcoming`. For one cursor and one array of weights all shards are looked at once; then
                 further calls only look up.
-            numbers: shards counted over all domains as the user listed them, int64 [N].
+            numbers: shards counted over all domains, int64 [N].
         """
         known = self._known
         if known is None or known[0] is not cursor or known[1] is not share_K:
@@ -135,9 +133,9 @@ class Forecast:
         return known[2][numbers]
 
     def _distance_S(self, cursor: Cursor, share_K: Float64 | None) -> Float64:
-        plan = self._run.plan
+        plan = self._plan.plan
         cursor = plan.settle(cursor)
-        steps_S = np.full(self._shards, np.inf)
+        steps_S = np.full(self._plan.shards, np.inf)
         for lane in self.machine_lanes:
             queue = self._queue(lane, cursor.drawn_LK[lane])
             draw_P = np.maximum(queue.begin_P, cursor.drawn_LK[lane][queue.domain_P])
@@ -154,10 +152,10 @@ class Forecast:
 
     def _shares(self, lane: int, cursor: Cursor, share_K: Float64 | None) -> Float64:
         """Return each domain's share of a lane's rows, float64 [K], without those that have left it."""
-        plan = self._run.plan
+        plan = self._plan.plan
         left_K = cursor.drawn_LK[lane] >= plan.last_LK[lane]
         if plan.choose_K is None:
-            part_K = self._run.prior_K if share_K is None else np.asarray(share_K, dtype=np.float64)
+            part_K = self._plan.prior_K if share_K is None else np.asarray(share_K, dtype=np.float64)
         else:
             assert plan.quota_LK is not None
             quota_K = plan.quota_LK[lane]
@@ -167,7 +165,7 @@ class Forecast:
 
     def _rows_in_order(self, lane: int, cursor: Cursor, domain_P: Int64, draw_P: Int64) -> Float64:
         """Return the rows of a lane until it comes to `draw_P`, domains being read one after the other; float64 [P]."""
-        plan = self._run.plan
+        plan = self._plan.plan
         assert plan.quota_LK is not None
         left_K = cursor.drawn_LK[lane] >= plan.last_LK[lane]
         part_K = np.where(left_K, 0, plan.quota_LK[lane])
@@ -184,7 +182,7 @@ class Forecast:
         known = self._queues.get(lane)
         if known is None:
             moved = range(len(drawn_K))
-            orders = self._run.addressing.orders
+            orders = self._plan.addressing.orders
             size_K = [len(order.shards_of(lane)) for order in orders]
             known = _Queue.empty(np.array(size_K, dtype=np.int64))
         else:
@@ -193,9 +191,9 @@ class Forecast:
             return known
         known = known.copy()  # another thread may be reading the old one
         for k in moved:
-            shard_P, begin_P, running = self._run.addressing.orders[k].next_windows(lane=lane, draw=int(drawn_K[k]))
+            shard_P, begin_P, running = self._plan.addressing.orders[k].next_windows(lane=lane, draw=int(drawn_K[k]))
             here = slice(known.bound_K[k], known.bound_K[k + 1])
-            known.number_P[here], known.begin_P[here] = self._offset_K[k] + shard_P, begin_P
+            known.number_P[here], known.begin_P[here] = self._plan.shard_offset_K[k] + shard_P, begin_P
             known.since_K[k], known.until_K[k] = running
         self._queues[lane] = known
         return known
@@ -206,7 +204,7 @@ class _Queue:
     """The next window of every shard of one lane; domains lie one after the other.
 
     Attributes:
-        number_P: int64 [P], shards counted over all domains as the user listed them.
+        number_P: int64 [P], shards counted over all domains.
         domain_P: int64 [P], the plan's domain of each.
         begin_P: int64 [P], the draw with which its next window begins.
         bound_K: int64 [K + 1], where each domain's part begins.

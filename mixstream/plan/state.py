@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from mixstream.errors import StateError
-from mixstream.plan import Plan
+from mixstream.plan.plan import Plan
 from mixstream.types import Cursor, Int64
 
 VERSION = 2

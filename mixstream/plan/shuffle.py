@@ -17,12 +17,31 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mixstream import kernels
 from mixstream.errors import ConfigError
-from mixstream.rng import derive_key
+from mixstream.plan import kernels
+from mixstream.plan.rng import derive_key
 
 Int64 = NDArray[np.int64]
 _KEPT_LAYOUTS = 4
+
+_SHARD, _DOMAIN = 1, 1 << 62
+ALGORITHMS: dict[str, int | None] = {
+    "py1e": None,  # samples are mixed within windows of shuffle_block_size; so is mosaicml-streaming's, about
+    "py1br": None,
+    "py1s": _SHARD,  # within a shard: a window is never smaller than one
+    "py2s": _SHARD,
+    "naive": _DOMAIN,  # within the whole domain
+}
+"""What each `shuffle_algo` means here: its window in samples; None for `shuffle_block_size`."""
+
+
+def window_size(algorithm: str, block_size: int | None, lanes: int) -> int:
+    """Return the samples within which a lane's order is mixed; mosaicml-streaming's default where none is given.
+
+    >>> window_size("py1e", None, 8), window_size("py1e", 1000, 8), window_size("py1s", 1000, 8)
+    (500000, 1000, 1)
+    """
+    return ALGORITHMS[algorithm] or block_size or max(4_000_000 // lanes, 1 << 18)
 
 
 @dataclass(frozen=True, slots=True)

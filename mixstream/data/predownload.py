@@ -3,7 +3,7 @@
 It joins three that do not know each other: the forecast (what the plan will need), the fetcher (threads that get it)
 and the budget (what may stay on disk). It changes how long a reader waits, never what it reads.
 
-Shape suffixes: K domains, N shards of the corpus.
+Shape suffixes: K domains, N shards of all domains.
 """
 
 from __future__ import annotations
@@ -18,28 +18,27 @@ from typing import Self
 
 import numpy as np
 
-from mixstream.corpus import Corpus
-from mixstream.domain import Domain
+from mixstream.data.domain import Domain
+from mixstream.data.domains import Domains
+from mixstream.data.downloader import Downloader
 from mixstream.errors import ConfigError
-from mixstream.feedback import Weights
-from mixstream.fetching import Fetcher
-from mixstream.forecast import Forecast
-from mixstream.prefetch import unless_gone
-from mixstream.run import Run
+from mixstream.plan.forecast import Forecast
+from mixstream.plan.run_plan import RunPlan
 from mixstream.storage import Budget
-from mixstream.types import Cursor, Float64
+from mixstream.threads import weak_callback
+from mixstream.types import Cursor, Float64, Weights
 
 _REFRESHES = 4  # times that the forecast is made anew while as many rows are read as it looks ahead
 
 
-def limited(domains: Sequence[Domain], limit: int | None) -> Corpus:
-    """Return the corpus of `domains`, whose caches hold `limit` bytes together; None for no limit.
+def limited(domains: Domains, limit: int | None) -> Domains:
+    """Return `domains`, whose caches hold `limit` bytes together; None for no limit.
 
     Raises:
         ConfigError: the limit is less than any run could do with.
     """
     places: dict[Path, Domain] = {}
-    for domain in domains:
+    for domain in domains.listed:
         other = places.setdefault(domain.files.directory, domain)
         if other is not domain and other.files.describe() != domain.files.describe():
             raise ConfigError(
@@ -47,54 +46,49 @@ def limited(domains: Sequence[Domain], limit: int | None) -> Corpus:
                 "one's shards could be taken for the other's: give each its own"
             )
     budget = Budget(limit=limit)
-    corpus = Corpus(domains=tuple(domain.within(budget) for domain in domains))
-    if limit is None or not any(domain.files.fetches for domain in corpus.domains):
-        return corpus
-    largest = max(s.raw.bytes for domain in corpus.domains if domain.files.fetches for s in domain.index.shards)
+    domains = replace(domains, domains=tuple(domain.within(budget) for domain in domains))
+    if limit is None or not any(domain.files.fetches for domain in domains):
+        return domains
+    largest = max(shard.raw.bytes for domain in domains if domain.files.fetches for shard in domain.shards)
     if limit < 2 * largest:
         raise ConfigError(
             f"cache_limit={limit} bytes is too low: the largest shard has {largest}, and room for two is the least; "
             f"some for each process that reads is better; pass {8 * largest} or more, or None for no limit"
         )
-    return replace(corpus, frugal=limit < sum(map(_cached_bytes, corpus.domains)))
+    return replace(domains, unmap_after_read=limit < sum(map(_cached_bytes, domains)))
 
 
 def _cached_bytes(domain: Domain) -> int:
     """Return what all shards of a domain take in its cache."""
     packed = domain.files.keep_packed
-    shards = domain.index.shards if domain.files.fetches else ()
+    shards = domain.shards if domain.files.fetches else ()
     return sum(shard.raw.bytes + (shard.zip.bytes if packed and shard.zip else 0) for shard in shards)
 
 
-def warn_of_refetching(run: Run, limit: int | None) -> None:
+def warn_of_refetching(run_plan: RunPlan, domains: Domains, limit: int | None) -> None:
     """Warn where the cache cannot hold the windows that rows are shuffled in: their shards would come again and again.
 
     Args:
-        run: with a corpus made by `limited`.
+        run_plan: what is drawn.
+        domains: from `limited`.
         limit: that of the cache, in bytes.
     """
-    if not run.corpus.frugal or limit is None:
+    if not domains.unmap_after_read or limit is None:
         return
-    lanes = Forecast(run).machine_lanes
-    domains = [
-        (
-            sum(shard.raw.bytes for shard in domain.index.shards) / int(domain.samples_S.sum()),
-            domain.samples_S.mean(),
-            k,
-        )
-        for k, domain in enumerate(run.corpus.domains[k] for k in run.domain_K.tolist())
-        if domain.files.fetches and domain.samples_S.any()
+    lanes, owned_LK = Forecast(run_plan).machine_lanes, run_plan.plan.owned_LK
+    sizes = [
+        (sum(shard.raw.bytes for shard in domain.shards) / domain.samples, domain.samples_S.mean(), k)
+        for k, domain in enumerate(domains)
+        if domain.files.fetches and domain.samples
     ]
 
     def window(block: int) -> float:
         """Return the bytes of the shards that rows within `block` samples come from."""
         return sum(
-            size * min(max(block, least), float(run.plan.owned_LK[lane, k]))
-            for size, least, k in domains
-            for lane in lanes
+            size * min(max(block, least), float(owned_LK[lane, k])) for size, least, k in sizes for lane in lanes
         )
 
-    block = run.block_size if run.request.shuffle else 1
+    block = run_plan.block_size if run_plan.shuffle else 1
     if window(block) <= limit:
         return
     low, high = 1, block
@@ -110,30 +104,30 @@ def warn_of_refetching(run: Run, limit: int | None) -> None:
     )
 
 
-class Supply:
+class Predownloader:
     """Fetches the shards that a reader is about to need; does nothing where all of them lie on local disk.
 
     Args:
-        run: whose plan is followed.
-        corpus: where shards are fetched into.
+        run_plan: what is followed.
+        domains: where shards are fetched into.
         ahead: rows of this rank that are looked ahead.
     """
 
-    def __init__(self, *, run: Run, corpus: Corpus, ahead: int) -> None:
-        self._corpus, self._rows = corpus, max(ahead, run.batch_size)
-        self._pause = max(self._rows // run.batch_size // _REFRESHES, 1)
+    def __init__(self, *, run_plan: RunPlan, domains: Domains, ahead: int) -> None:
+        self._domains, self._rows = domains, max(ahead, run_plan.batch_size)
+        self._pause = max(self._rows // run_plan.batch_size // _REFRESHES, 1)
         self._looked = -self._pause
         self._share_K: Float64 | None = None
         self._cursor: Cursor | None = None
         self._closed = False
-        self._there_N = np.zeros(corpus.shards, dtype=bool)
-        self._fetcher: Fetcher | None = None
-        if any(domain.files.fetches for domain in corpus.domains):
-            self._forecast, self._fetcher = Forecast(run), Fetcher(fetch=unless_gone(self._fetch, True))
-            if corpus.frugal:
-                self._numbers = _numbers_of(corpus)
+        self._there_N = np.zeros(domains.shards, dtype=bool)
+        self._fetcher: Downloader | None = None
+        if any(domain.files.fetches for domain in domains):
+            self._forecast, self._fetcher = Forecast(run_plan), Downloader(fetch=weak_callback(self._fetch, True))
+            if domains.unmap_after_read:
+                self._numbers = _numbers_of(domains)
                 self._withdraw = weakref.finalize(self, self._budget.close)  # others believe it as long as we live
-                asked = unless_gone(self._next_use, None)  # the budget outlives us
+                asked = weak_callback(self._next_use, None)  # the budget outlives us
                 self._budget.next_use = lambda paths: asked(paths) or [inf] * len(paths)
 
     def look_ahead(self, cursor: Cursor, weights: Weights | None) -> None:
@@ -149,25 +143,24 @@ class Supply:
             self._share_K = weight_K / weight_K.sum()
         self._looked, self._cursor = cursor.step, cursor
         number_N, steps_N = self._forecast.upcoming(cursor, self._share_K, self._rows)
-        if self._corpus.frugal:
+        if self._domains.unmap_after_read:
             self._budget.announce([self._path(number) for number in number_N.tolist()], steps_N.tolist())
         missing_N = ~self._there_N[number_N]
         self._fetcher.follow(number_N[missing_N], steps_N[missing_N])
 
     def _fetch(self, number: int, need: float) -> bool:
-        done = self._corpus.fetch(number, need)
-        if done and not self._corpus.frugal:  # under a limit, it may be gone when it is needed again
+        done = self._domains.fetch(number, need)
+        if done and not self._domains.unmap_after_read:  # under a limit, it may be gone when it is needed again
             self._there_N[number] = True
         return done
 
     @property
     def _budget(self) -> Budget:
-        return self._corpus.domains[0].files.budget  # all of them have the one
+        return self._domains[0].files.budget  # all of them have the one
 
     def _path(self, number: int) -> Path:
-        domain, shard = self._corpus.home(number)
-        files, index = self._corpus.domains[domain].files, self._corpus.domains[domain].index
-        return files.path(index.shards[shard].raw.basename)
+        domain, shard = self._domains.home(number)
+        return domain.files.path(domain.shards[shard].raw.basename)
 
     def _next_use(self, paths: Sequence[Path]) -> Sequence[float]:
         """Return the steps until the plan needs each of these files; inf for never."""
@@ -191,7 +184,7 @@ class Supply:
         self._closed = True
         if self._fetcher is not None:
             self._fetcher.close()
-            if self._corpus.frugal:
+            if self._domains.unmap_after_read:
                 self._withdraw()
 
     def __enter__(self) -> Self:
@@ -201,11 +194,11 @@ class Supply:
         self.close()
 
 
-def _numbers_of(corpus: Corpus) -> dict[Path, dict[str, int]]:
+def _numbers_of(domains: Domains) -> dict[Path, dict[str, int]]:
     """Return the number of every shard that may be evicted, by directory and name below it."""
     numbers: dict[Path, dict[str, int]] = {}
-    for domain, first in zip(corpus.domains, corpus.shard_offset_K.tolist()):
+    for domain, first in zip(domains, domains.shard_offset_K.tolist()):
         if domain.files.fetches:
             names = numbers.setdefault(domain.files.directory, {})
-            names.update({shard.raw.basename: first + i for i, shard in enumerate(domain.index.shards)})
+            names.update({shard.raw.basename: first + i for i, shard in enumerate(domain.shards)})
     return numbers

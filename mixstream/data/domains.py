@@ -1,0 +1,283 @@
+"""All domains together: addresses to bytes.
+
+Domains stand in the plan's order, and shards are counted through in that order (`types`). Rows are returned as gathered
+columns or as decoded samples.
+
+Shape suffixes: B rows, K domains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixstream.data.batch import Column, batch_columns
+from mixstream.data.domain import Domain
+from mixstream.data.gather import Field, field_span, gather
+from mixstream.data.open_shards import OpenShards
+from mixstream.errors import CacheFullError, ShardCorruptError, ShardNotFoundError
+from mixstream.formats import ShardEntry, fixed_array, mds_decode
+from mixstream.types import Addresses, Int64, UInt8
+
+Alloc = Callable[[np.dtype[Any], tuple[int, ...]], NDArray[Any]]
+"""(dtype, shape) -> array to write a column into."""
+
+_LARGE = 1 << 26  # elements of a batch's column that one row may call for without the others being looked at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domains:
+    """The domains of a dataset, in the plan's order, with the shards that are open.
+
+    Args:
+        domains: the domains.
+        listed_K: int64 [K], the place of each in the user's list of streams.
+        unmap_after_read: keep no shard mapped that is not being read, since a mapped file takes disk even when it is
+            evicted.
+    """
+
+    domains: tuple[Domain, ...]
+    listed_K: Int64
+    unmap_after_read: bool = False
+    _fields: dict[tuple[int, str], tuple[Field, tuple[int, ...]]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, domains: Sequence[Domain], *, as_listed: bool) -> Domains:
+        """Return `domains`, which are as the user listed them, in the plan's order.
+
+        Args:
+            domains: as the user listed them.
+            as_listed: keep that order, instead of sorting by name: for domains that are read one after the other.
+        """
+        order = list(range(len(domains)))
+        if not as_listed:
+            order.sort(key=lambda k: domains[k].name)
+        return cls(domains=tuple(domains[k] for k in order), listed_K=np.array(order, dtype=np.int64))
+
+    def __iter__(self) -> Iterator[Domain]:
+        return iter(self.domains)
+
+    def __len__(self) -> int:
+        return len(self.domains)
+
+    def __getitem__(self, k: int) -> Domain:
+        return self.domains[k]
+
+    @cached_property
+    def plan_K(self) -> Int64:
+        """Of each domain of the user's list, its place in the plan's order, int64 [K]; the inverse of `listed_K`."""
+        return np.argsort(self.listed_K)
+
+    @property
+    def listed(self) -> list[Domain]:
+        """The domains as the user listed them."""
+        return [self.domains[k] for k in self.plan_K.tolist()]
+
+    def reopened(self) -> Domains:
+        """Return the same domains with no shard open: for another thread."""
+        return Domains(domains=self.domains, listed_K=self.listed_K, unmap_after_read=self.unmap_after_read)
+
+    @cached_property
+    def opened(self) -> OpenShards:
+        """The shards that are mapped."""
+        return OpenShards(self.shards, unmap_after_read=self.unmap_after_read)
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are, over all domains."""
+        return int(self.shard_offset_K[-1])
+
+    @cached_property
+    def shard_offset_K(self) -> Int64:
+        """Number of each domain's first shard when all are counted through, int64 [K + 1]."""
+        return np.concatenate([[0], np.cumsum([len(domain.shards) for domain in self.domains])]).astype(np.int64)
+
+    @cached_property
+    def _kinds(self) -> tuple[list[ShardEntry], Int64]:
+        """Distinct kinds of rows (one shard of each), and which one every shard has."""
+        kinds: dict[tuple[Any, ...], int] = {}
+        examples, of_shard = [], []
+        for domain in self.domains:
+            for shard in domain.shards:
+                layout = (shard.column_names, shard.column_encodings)
+                if layout not in kinds:
+                    kinds[layout] = len(kinds)
+                    examples.append(shard)
+                of_shard.append(kinds[layout])
+        return examples, np.asarray(of_shard, dtype=np.int64)
+
+    @property
+    def row_tokens(self) -> int | None:
+        """Tokens of a row, where every record has a column `tokens` of one fixed length."""
+        found = [fixed_array(shard.columns.get("tokens", "")) for shard in self._kinds[0]]
+        lengths = {array[1][0] if array is not None and len(array[1]) == 1 else None for array in found}
+        return lengths.pop() if len(lengths) == 1 else None
+
+    def columns(self, *, widen: bool) -> dict[str, Column] | None:
+        """Return the columns of a gathered batch; None if samples have to be collated one by one."""
+        return batch_columns([shard.columns for shard in self._kinds[0]], widen=widen)
+
+    def home(self, shard: int) -> tuple[Domain, int]:
+        """Return the domain that has shard `shard`, and its number there."""
+        k = int(np.searchsorted(self.shard_offset_K, shard, side="right")) - 1
+        return self.domains[k], shard - int(self.shard_offset_K[k])
+
+    def sample(self, shard: int, row: int) -> dict[str, Any]:
+        """Return one decoded sample."""
+        data = self.opened.get(shard, self._open)
+        domain, number = self.home(shard)
+        try:
+            return domain.decode(number, row, data)
+        except ShardCorruptError as error:
+            error.bad = shard, row
+            self.opened.drop(shard)  # who rebuilds the shard may know of the mappings of other `Domains` only
+            raise
+        finally:
+            if self.opened.unmap_after_read:
+                self.opened.drop(shard)
+
+    def fetch(self, shard: int, need: float) -> bool:
+        """Bring shard `shard` to local disk ahead of its use, as `Domain.fetch`."""
+        domain, number = self.home(shard)
+        return domain.fetch(number, need)
+
+    def renew(self, shard: int) -> bool:
+        """Fetch a shard again, as `Domain.renew`."""
+        self.opened.drop(shard)
+        domain, number = self.home(shard)
+        return domain.renew(number)
+
+    def gather(self, at: Addresses, columns: Mapping[str, Column], alloc: Alloc) -> dict[str, NDArray[Any]] | None:
+        """Return the columns of the rows at `at`; None if some row does not have the others' shape.
+
+        Args:
+            at: the rows' addresses.
+            columns: from `columns`.
+            alloc: where the rows are written.
+        """
+        try:
+            found = self._gather(at, columns, alloc)
+        except CacheFullError:
+            if self.opened.unmap_after_read:
+                raise
+            self.opened.close()  # what is mapped takes room on the disk, evicted or not
+            self.opened.unmap_after_read = True
+            found = self._gather(at, columns, alloc)
+        if found is None and self._fields:  # rows of another shape than those of the batches before?
+            self._fields.clear()
+            found = self._gather(at, columns, alloc)
+        return found
+
+    def _gather(self, at: Addresses, columns: Mapping[str, Column], alloc: Alloc) -> dict[str, NDArray[Any]] | None:
+        out: dict[str, NDArray[Any]] = {}
+        for here_B in self._portions(at.shard_B):
+            self.opened.need(at.shard_B[here_B], self._open)
+            read = self._gather_open(at, here_B, columns, alloc, out)
+            if self.opened.unmap_after_read:
+                self.opened.drop(int(at.shard_B[here_B[0]]))
+            if not read:
+                return None
+        return out
+
+    def _portions(self, shard_B: Int64) -> list[Int64]:
+        """Return the rows that are read together: all, or, if shards are unmapped after reading, those of one shard.
+
+        Shards that are on disk come first.
+        """
+        if not self.opened.unmap_after_read:
+            return [np.arange(len(shard_B), dtype=np.int64)]
+        by_shard = np.argsort(shard_B, kind="stable")
+        portions = np.split(by_shard, np.flatnonzero(np.diff(shard_B[by_shard])) + 1)
+        return sorted(portions, key=lambda here_B: not self._present(int(shard_B[here_B[0]])))
+
+    def _present(self, shard: int) -> bool:
+        domain, number = self.home(shard)
+        return domain.present(number)
+
+    def _gather_open(
+        self,
+        at: Addresses,
+        here_B: Int64,
+        columns: Mapping[str, Column],
+        alloc: Alloc,
+        out: dict[str, NDArray[Any]],
+    ) -> bool:
+        """Write the rows `here_B`, whose shards are mapped, into `out`; False if they do not have the others' shape."""
+        kind_B = self._kinds[1][at.shard_B[here_B]]
+        for kind in np.unique(kind_B).tolist():
+            to_B = here_B[kind_B == kind]
+            for name, column in columns.items():
+                if (found := self._field(kind, name, int(at.shard_B[to_B[0]]), int(at.row_B[to_B[0]]))) is None:
+                    return False
+                form, shape = found
+                if name not in out:
+                    if column.varies and form.elements * len(at) > _LARGE and not self._alike(at, form):
+                        return False
+                    out[name] = alloc(column.dtype, (len(at), *shape))
+                if out[name].shape[1:] != shape:
+                    return False
+                rows = out[name].reshape(len(at), form.elements)
+                if gather(self.opened.table, at.shard_B[to_B], at.row_B[to_B], form, rows, to_B) >= 0:
+                    return False
+        return True
+
+    def _alike(self, at: Addresses, form: Field) -> bool:
+        """Return whether all mapped rows take as many bytes as the first says: one must not size the others."""
+        least = form.elements * form.dtype.itemsize
+        return all(
+            len(self._record(shard, row)) >= least
+            for shard, row in zip(at.shard_B.tolist(), at.row_B.tolist())
+            if shard in self.opened.table.data
+        )
+
+    def _record(self, shard: int, row: int) -> UInt8:
+        """Return the stored bytes of a row of a mapped shard."""
+        domain, number = self.home(shard)
+        return domain.record(number, row, self.opened.table.data[shard])
+
+    def _field(self, kind: int, name: str, shard: int, row: int) -> tuple[Field, tuple[int, ...]] | None:
+        """Return how to gather column `name` of this kind of record, and the shape of a row.
+
+        Where the encoding leaves the shape open, it is looked up in the row given, once.
+        """
+        if (known := self._fields.get((kind, name))) is not None:
+            return known
+        info = self._kinds[0][kind]
+        column = info.column_names.index(name)
+        encoding = info.column_encodings[column]
+        domain, number = self.home(shard)
+        place = {
+            "rows": domain.container.rows(number),
+            "column": column,
+            "sizes_C": np.array([-1 if size is None else size for size in info.column_sizes], dtype=np.int64),
+        }
+        if (fixed := fixed_array(encoding)) is not None:
+            dtype, shape = fixed
+            form = Field(**place, dtype=dtype, elements=int(np.prod(shape, dtype=np.int64)))
+        else:
+            record = self._record(shard, row)
+            span = field_span(record, Field(**place, dtype=np.dtype(np.uint8), elements=0))
+            if span is None:
+                return None
+            payload = record[span[0] : span[1]].tobytes()
+            try:
+                value = mds_decode(encoding, payload)
+            except ShardCorruptError:  # reading the rows one by one will say which of them it is
+                return None
+            shape, header = value.shape, payload[: len(payload) - value.nbytes]
+            form = Field(**place, dtype=value.dtype, elements=value.size, header=header)
+        self._fields[kind, name] = form, shape
+        return form, shape
+
+    def _open(self, shard: int) -> UInt8:
+        domain, number = self.home(shard)
+        try:
+            return domain.map(number)
+        except (ShardCorruptError, ShardNotFoundError) as error:
+            error.bad = shard, None
+            raise

@@ -1,0 +1,59 @@
+"""An unlinked file that worker processes inherit: what a process tells its DataLoader workers, and they each other.
+
+A process that dies takes nothing with it and leaves nothing behind, and file locks are released by the kernel.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+import weakref
+from multiprocessing import reduction
+from multiprocessing.context import get_spawning_popen
+from pathlib import Path
+from typing import Any
+
+
+class InheritedFile:
+    """An unlinked temporary file that goes along to worker processes; any other copy is a new file with its content.
+
+    Args:
+        size: bytes, all zero at first.
+    """
+
+    def __init__(self, size: int) -> None:
+        descriptor, path = tempfile.mkstemp(prefix="mixstream-")
+        Path(path).unlink()
+        os.ftruncate(descriptor, size)
+        self._own(descriptor, size)
+
+    def _own(self, descriptor: int, size: int) -> None:
+        self._descriptor, self._size = descriptor, size
+        weakref.finalize(self, os.close, descriptor)
+
+    def read(self, size: int, at: int = 0) -> bytes:
+        """Return `size` bytes from position `at`."""
+        return os.pread(self._descriptor, size, at)
+
+    def write(self, data: bytes, at: int = 0) -> None:
+        """Write `data` at position `at`."""
+        os.pwrite(self._descriptor, data, at)
+
+    def __enter__(self) -> None:
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)  # by process, so inherited descriptors exclude each other too
+
+    def __exit__(self, *exception: object) -> None:
+        fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if get_spawning_popen() is None:
+            return {"size": self._size, "content": self.read(self._size)}
+        return {"size": self._size, "descriptor": reduction.DupFd(self._descriptor)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "descriptor" in state:
+            self._own(state["descriptor"].detach(), state["size"])
+        else:
+            InheritedFile.__init__(self, state["size"])
+            self.write(state["content"])

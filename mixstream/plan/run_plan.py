@@ -1,0 +1,190 @@
+"""What a run draws, for all ranks, and which part of it is this rank's. Integers only: no file, no store, no mixer.
+
+A `RunPlan` is what every rank must agree on. Domains stand in the plan's order, and shards are counted through in that
+order; so what forecasts, addresses and states say of either means the same everywhere.
+
+Shape suffixes: K domains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mixstream.errors import ConfigError
+from mixstream.plan.addressing import Addressing, View
+from mixstream.plan.plan import Plan
+from mixstream.plan.shuffle import Order
+from mixstream.plan.state import RunState, SetAside, Settings, load_state, save_state
+from mixstream.plan.weights import normalise
+from mixstream.types import Cursor, Float64, Int64
+from mixstream.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedDomain:
+    """What a plan knows of a domain.
+
+    Args:
+        name: the domain's name; part of every random key.
+        fingerprint: identity of its content.
+        view: which samples of its shards count.
+    """
+
+    name: str
+    fingerprint: str
+    view: View
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What a run draws, and what of each global batch is this rank's.
+
+    Args:
+        domains: in the plan's order.
+        choose_K: int64 [K], rows that an epoch takes from each; where weights arrive by step, the prior.
+        epoch_size: rows of an epoch.
+        max_epochs_K: passes over each domain after which it leaves the mix; None for no limit.
+        by_step: whether weights arrive by step, instead of being those of `choose_K`.
+        in_order: whether domains are read one after the other instead of mixed.
+        shuffle: whether samples are shuffled.
+        shuffle_seed: what everything random derives from.
+        block_size: samples within which a lane's order is mixed.
+        drop_last: whether rows that do not fill an epoch's last batch are dropped.
+        mixer: what a state calls the mixing method.
+        lag: the learning mixer's; None for other mixing.
+        world: ranks after replication.
+        batch_size: rows per rank and step.
+        lanes: independent paths through the shards.
+    """
+
+    domains: tuple[PlannedDomain, ...]
+    choose_K: Int64
+    epoch_size: int
+    max_epochs_K: tuple[float | None, ...]
+    by_step: bool
+    in_order: bool
+    shuffle: bool
+    shuffle_seed: int
+    block_size: int
+    drop_last: bool
+    mixer: str
+    lag: int | None
+    world: World
+    batch_size: int
+    lanes: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise ConfigError(
+                f"Please pass `batch_size` to StreamingDataset (rows per rank and step, a whole number >= 1; got "
+                f"{self.batch_size!r}): the plan is made of global batches"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The domains' names, in the plan's order."""
+        return tuple(domain.name for domain in self.domains)
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """The domains' fingerprints, in the plan's order."""
+        return [domain.fingerprint for domain in self.domains]
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What the run draws, step by step."""
+        return Plan(
+            names=self.names,
+            samples_K=np.array([int(domain.view.samples_S.sum()) for domain in self.domains], dtype=np.int64),
+            choose_K=None if self.by_step else self.choose_K,
+            epoch_size=self.epoch_size,
+            global_batch_size=self.batch_size * self.world.size,
+            lanes=self.lanes,
+            drop_last=self.drop_last,
+            in_order=self.in_order,
+            max_epochs_K=self.max_epochs_K if any(self.max_epochs_K) else None,
+        )
+
+    @cached_property
+    def addressing(self) -> Addressing:
+        """Draws to addresses."""
+        orders = tuple(
+            Order(
+                name=domain.name,
+                seed=self.shuffle_seed,
+                samples_S=domain.view.samples_S,
+                owned_L=self.plan.owned_LK[:, k],
+                shuffle=self.shuffle,
+                block_size=self.block_size,
+            )
+            for k, domain in enumerate(self.domains)
+        )
+        views = tuple(domain.view for domain in self.domains)
+        return Addressing(orders=orders, views=views, shard_offset_K=self.shard_offset_K, lanes=self.lanes)
+
+    @cached_property
+    def shard_offset_K(self) -> Int64:
+        """Number of each domain's first shard when all are counted through, int64 [K + 1]."""
+        counts = [len(domain.view.samples_S) for domain in self.domains]
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are, over all domains."""
+        return int(self.shard_offset_K[-1])
+
+    @property
+    def part(self) -> slice:
+        """This rank's rows of a global batch."""
+        return slice(self.world.rank * self.batch_size, (self.world.rank + 1) * self.batch_size)
+
+    @cached_property
+    def prior_K(self) -> Float64:
+        """Weights before any feedback, float64 [K]: the streams' own."""
+        return normalise(self.choose_K)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What a run must have in common with the run that saved a state, beside the domains."""
+        return Settings(
+            shuffle_seed=self.shuffle_seed,
+            num_canonical_nodes=self.lanes,
+            global_batch_size=self.plan.global_batch_size,
+            shuffle=self.shuffle,
+            shuffle_block_size=self.block_size,
+            epoch_size=self.epoch_size,
+            drop_last=self.drop_last,
+            mixer=self.mixer,
+            lag=self.lag,
+        )
+
+    def document(
+        self, cursor: Cursor, *, mixing: dict[str, Any] | None, quarantined: Sequence[SetAside]
+    ) -> dict[str, Any]:
+        """Return the state at `cursor`: a small JSON-able dict, the same on every rank."""
+        return save_state(
+            plan=self.plan,
+            cursor=cursor,
+            settings=self.settings,
+            fingerprints=self.fingerprints,
+            choose_K=self.choose_K,
+            mixing=mixing,
+            quarantined=quarantined,
+        )
+
+    def cursor_of(self, state: RunState, *, fresh: Cursor, strict: bool) -> tuple[Cursor, bool]:
+        """Return the cursor that `state` describes, and whether it is this very run's; see `state.load_state`."""
+        return load_state(
+            state,
+            plan=self.plan,
+            settings=self.settings,
+            fingerprints=self.fingerprints,
+            choose_K=self.choose_K,
+            fresh=fresh,
+            strict=strict,
+        )
