@@ -23,8 +23,8 @@ import torch
 from torch.nn import functional
 
 import mixstream as ms
+from mixstream.loader.validation import ValidationSet
 from mixstream.mixers import Mixer
-from mixstream.validation import ValidationSet
 from mixstream_examples.train import Model
 from mixstream_tools.convert.job import run_conversion
 from mixstream_tools.convert.readers.text import Fields

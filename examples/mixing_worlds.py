@@ -25,11 +25,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mixstream.feedback import FeedbackLoop
+from mixstream.feedback.json_arrays import pack, unpack
+from mixstream.feedback.loop import FeedbackLoop
 from mixstream.mixers import ADO, Aioli, Mixer
 from mixstream.plan.plan import Plan
 from mixstream.plan.weights import WEIGHT_UNIT, normalise, quantise
-from mixstream.snapshot import pack, unpack
 from mixstream.types import Cursor, Float64, Int64
 
 

@@ -15,14 +15,15 @@ from mixstream import errors
 if TYPE_CHECKING:
     from mixstream import losses, mixers
     from mixstream.data.batch import Batch
-    from mixstream.dataloader import StreamingDataLoader
-    from mixstream.dataset import StreamingDataset
-    from mixstream.loader import Loader
-    from mixstream.losses import domain_cross_entropy, domain_sums
-    from mixstream.recorded import replay
-    from mixstream.stream import Stream
+    from mixstream.feedback.evaluate import evaluate
+    from mixstream.feedback.losses import domain_cross_entropy, domain_sums
+    from mixstream.feedback.replay import replay
+    from mixstream.loader.dataloader import StreamingDataLoader
+    from mixstream.loader.dataset import StreamingDataset
+    from mixstream.loader.loader import Loader
+    from mixstream.loader.stream import Stream
+    from mixstream.loader.validation import ValidationSet
     from mixstream.types import Feedback
-    from mixstream.validation import ValidationSet, evaluate
     from mixstream.writer import MDSWriter
 
 __version__ = "0.1.0"
@@ -30,16 +31,16 @@ __version__ = "0.1.0"
 _HOMES = {
     "Batch": "data.batch",
     "Feedback": "types",
-    "Loader": "loader",
+    "Loader": "loader.loader",
     "MDSWriter": "writer",
-    "Stream": "stream",
-    "StreamingDataLoader": "dataloader",
-    "StreamingDataset": "dataset",
-    "ValidationSet": "validation",
-    "domain_cross_entropy": "losses",
-    "domain_sums": "losses",
-    "evaluate": "validation",
-    "replay": "recorded",
+    "Stream": "loader.stream",
+    "StreamingDataLoader": "loader.dataloader",
+    "StreamingDataset": "loader.dataset",
+    "ValidationSet": "loader.validation",
+    "domain_cross_entropy": "feedback.losses",
+    "domain_sums": "feedback.losses",
+    "evaluate": "feedback.evaluate",
+    "replay": "feedback.replay",
 }
 
 __all__ = [

@@ -8,7 +8,7 @@ A mixer that only learns from `Feedback.matrix_VK` says so by a class attribute 
 that never measures one is told.
 
 State is a dict of numbers, strings, lists and numpy arrays; the library turns it into JSON and back, bit for bit
-(`mixstream.snapshot`). Methods are pure: equal arguments give equal results, and what is passed in is left as it was.
+(`feedback.json_arrays`). Methods are pure: equal arguments give equal results, and what is passed in is left as it was.
 
 Shape suffixes: K domains, V validation groups.
 """

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mixstream as ms
-from mixstream.recorded import read_journal
+from mixstream.feedback.replay import read_log
 from mixstream_examples import train as example
 
 DRIVER = """
@@ -102,7 +102,7 @@ def test_the_program_trains_saves_and_resumes(data, tmp_path, monkeypatch, capsy
     assert [line.split()[:2] for line in told] == [["step", "0"], ["step", "20"]]
     assert all(name in told[0] for name in ("code", "law", "prose"))
     assert {file.name for file in tmp_path.iterdir() if "tfevents" not in file.name} == {"model.pt", "mixture.jsonl"}
-    recorded = read_journal(tmp_path)  # weights and losses of the whole run, over the resume
+    recorded = read_log(tmp_path)  # weights and losses of the whole run, over the resume
     assert recorded.step_T.tolist() == list(range(25))
     assert np.isfinite(recorded.loss_TK).any(axis=1).all()
 
@@ -125,7 +125,7 @@ def test_every_mixer_on_offer_trains_and_resumes(data, tmp_path, monkeypatch, mi
     for steps, more in ((3, []), (6, ["--resume"])):
         monkeypatch.setattr(sys, "argv", [*words, str(steps), *more])
         example.main()
-    recorded = read_journal(tmp_path)
+    recorded = read_log(tmp_path)
     learns = isinstance(example.MIXERS[mixer], ms.mixers.Mixer)
     assert (recorded.header.mixer, recorded.header.lag) == (NAMES[mixer], 16 if learns else None)
     assert recorded.step_T.tolist() == list(range(6))

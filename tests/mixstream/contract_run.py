@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from contract import TABLE, Case, bound
 
+from mixstream.feedback.json_arrays import pack, unpack
 from mixstream.mixers import Opening, Validating
 from mixstream.plan.weights import apportion, normalise
-from mixstream.snapshot import pack, unpack
 from mixstream.types import Feedback
 
 ROWS, TOKENS = 64, 16

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from mixstream.errors import ConfigError
-from mixstream.losses import domain_cross_entropy, domain_sums
+from mixstream.feedback.losses import domain_cross_entropy, domain_sums
 
 IGNORED = -100
 

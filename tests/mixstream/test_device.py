@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mixstream.device import BufferPool, DeviceCopy
+from mixstream.loader.device import BufferPool, DeviceCopy
 
 INT64 = np.dtype(np.int64)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixstream.errors import ConfigError, FeedbackError, StateError
-from mixstream.feedback import FeedbackLoop, OpenLoopWeights
+from mixstream.feedback.loop import FeedbackLoop, OpenLoopWeights
 from mixstream.mixers import Schedule
 from mixstream.plan.weights import WEIGHT_UNIT, quantise
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import mixstream as ms
 from mixstream.errors import ConfigError, StateError
-from mixstream.journal import Journal
+from mixstream.feedback.log import MixingLog
+from mixstream.feedback.replay import read_log, replay
 from mixstream.plan.weights import quantise
-from mixstream.recorded import read_journal, replay
 
 from .harness import Tilt, make_dataset, row_ids, write_library
 
@@ -49,7 +49,7 @@ def write(journal, steps, weights=weights_at, rows=(3, 0, 5)):
 
 @pytest.fixture
 def journal(tmp_path):
-    with Journal(tmp_path / "run", names=NAMES, tensorboard=False) as journal:
+    with MixingLog(tmp_path / "run", names=NAMES, tensorboard=False) as journal:
         yield journal
 
 
@@ -83,7 +83,7 @@ def test_lines_are_objects_by_domain_that_any_tool_reads(journal):
 def test_what_is_written_is_read_again(journal):
     begin(journal)
     write(journal, range(5))
-    said = read_journal(journal.file.parent)
+    said = read_log(journal.file.parent)
     assert (said.names, said.header.mixer, said.header.lag, said.header.row_tokens) == (NAMES, "ADO", 2, 4)
     assert said.samples_K.tolist() == SAMPLES_K.tolist()
     assert said.step_T.tolist() == list(range(5))
@@ -101,16 +101,16 @@ def test_a_loss_that_is_no_number_is_null_and_steps_may_have_no_loss_at_all(jour
     journal.write(1, weights_K=weights_at(0), rows_K=[3, 0, 5])
     assert lines_of(journal)[1]["loss"] == {"code": None, "web": None}
     assert "loss" not in lines_of(journal)[2]
-    assert np.isnan(read_journal(journal.file).loss_TK).all()
+    assert np.isnan(read_log(journal.file).loss_TK).all()
 
 
 def test_validation_losses_are_by_group_and_may_come_before_training(tmp_path):
-    with Journal(tmp_path / "log.jsonl", names=NAMES, tensorboard=False) as journal:
+    with MixingLog(tmp_path / "log.jsonl", names=NAMES, tensorboard=False) as journal:
         begin(journal)
         journal.write_validation(-1, np.array([9.0, np.nan, 8.0]))
         journal.write(0, weights_K=weights_at(0), rows_K=[3, 0, 5], validation_V=np.array([8.0, 7.0, 6.0]))
         journal.write_validation(1, np.array([1.0, 2.0]))
-    told = read_journal(tmp_path / "log.jsonl").validation
+    told = read_log(tmp_path / "log.jsonl").validation
     assert (told[-1]["code"], told[-1]["web"]) == (9.0, 8.0)
     assert np.isnan(told[-1]["law"])
     assert told[0] == {"code": 8.0, "law": 7.0, "web": 6.0}
@@ -123,10 +123,10 @@ def test_explanations_are_written_where_they_change(journal):
     for step, change in enumerate([{}, {}, {"round": 1}]):
         journal.write(step, weights_K=weights_at(0), rows_K=[3, 0, 5], explained=told | change)
     plain = {"limit": {"code": 0.5, "law": None, "web": 1.0}, "round": 0, "A": [[1.0] * 3] * 2}
-    assert read_journal(journal.file).explained == {0: plain, 2: {"round": 1}}
+    assert read_log(journal.file).explained == {0: plain, 2: {"round": 1}}
     begin(journal, 2)
     journal.write(2, weights_K=weights_at(0), rows_K=[3, 0, 5], explained=told | {"round": 1})
-    assert read_journal(journal.file).explained[2] == plain | {"round": 1}, "the line that told it may be cut off"
+    assert read_log(journal.file).explained[2] == plain | {"round": 1}, "the line that told it may be cut off"
 
 
 # --- a run that was cut short -----------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_after_a_resume_the_later_lines_count(journal):
     journal.write_validation(5, np.ones(3))
     begin(journal, 4, mixer="Aioli")
     write(journal, [4], rows=(8, 0, 0))
-    said = read_journal(journal.file)
+    said = read_log(journal.file)
     assert said.step_T.tolist() == [0, 1, 2, 3, 4]
     assert said.rows_TK[4].tolist() == [8, 0, 0]
     assert [header.step for header in said.headers] == [0, 4]
@@ -151,7 +151,7 @@ def test_a_run_from_the_start_leaves_nothing_of_the_one_before(journal):
     write(journal, range(6))
     begin(journal, 0, global_batch_size=16)
     write(journal, [0])
-    said = read_journal(journal.file)
+    said = read_log(journal.file)
     assert (len(said.step_T), len(said.headers), said.header.global_batch_size) == (1, 1, 16)
 
 
@@ -161,43 +161,43 @@ def test_who_begins_and_goes_on_from_a_checkpoint_instead_leaves_no_trace(journa
     begin(journal, 0)
     begin(journal, 4)
     write(journal, [4])
-    assert read_journal(journal.file).step_T.tolist() == [0, 1, 2, 3, 4]
+    assert read_log(journal.file).step_T.tolist() == [0, 1, 2, 3, 4]
 
 
 @settings(max_examples=40, deadline=None)
 @given(cut=st.integers(min_value=1))
 def test_a_log_torn_at_any_byte_is_read_to_the_last_whole_line_and_gone_on_with(tmp_path_factory, cut):
     file = tmp_path_factory.mktemp("torn") / "mixture.jsonl"
-    with Journal(file, names=NAMES, tensorboard=False) as journal:
+    with MixingLog(file, names=NAMES, tensorboard=False) as journal:
         begin(journal)
         write(journal, range(3))
     whole = file.read_bytes()
     torn = whole[: cut % len(whole)]
     file.write_bytes(torn)
     if steps := torn.count(b"\n"):
-        assert len(read_journal(file).step_T) == steps - 1
+        assert len(read_log(file).step_T) == steps - 1
     else:
         with pytest.raises(StateError, match="has not begun"):
-            read_journal(file)
-    with Journal(file, names=NAMES, tensorboard=False) as journal:
+            read_log(file)
+    with MixingLog(file, names=NAMES, tensorboard=False) as journal:
         begin(journal, max(steps - 1, 0))
         write(journal, range(max(steps - 1, 0), 3))
-    assert read_journal(file).step_T.tolist() == [0, 1, 2]
-    assert np.array_equal(read_journal(file).weights_TK, [weights_at(step) for step in range(3)])
+    assert read_log(file).step_T.tolist() == [0, 1, 2]
+    assert np.array_equal(read_log(file).weights_TK, [weights_at(step) for step in range(3)])
 
 
 def test_a_kill_leaves_every_step_that_was_written(tmp_path):
     """No `close`, no flush at exit: the process ends between two instructions."""
     script = (
-        "import os, sys, signal, numpy as np; from mixstream.journal import Journal\n"
-        "j = Journal(sys.argv[1], names=['a', 'b'], tensorboard=False)\n"
+        "import os, sys, signal, numpy as np; from mixstream.feedback.log import MixingLog\n"
+        "j = MixingLog(sys.argv[1], names=['a', 'b'], tensorboard=False)\n"
         "j.begin(step=0, mixer='x', lag=None, global_batch_size=2, samples_K=np.array([1, 1]))\n"
         "for s in range(7): j.write(s, weights_K=np.array([1 << 31, 1 << 31]), rows_K=[1, 1])\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, capture_output=True)
     assert done.returncode == -9, done.stderr
-    assert len(read_journal(tmp_path).step_T) == 7
+    assert len(read_log(tmp_path).step_T) == 7
 
 
 def test_a_full_disk_leaves_whole_lines(journal, monkeypatch):
@@ -217,7 +217,7 @@ def test_a_full_disk_leaves_whole_lines(journal, monkeypatch):
     assert journal.file.read_bytes() == before
     monkeypatch.undo()
     write(journal, [1])
-    assert read_journal(journal.file).step_T.tolist() == [0, 1]
+    assert read_log(journal.file).step_T.tolist() == [0, 1]
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -227,11 +227,11 @@ def test_a_file_that_is_no_log_is_left_as_it_is(tmp_path):
     notes = tmp_path / "notes.jsonl"
     notes.write_text("my notes, without a newline")
     with pytest.raises(ConfigError, match="no mixing log"):
-        begin(Journal(notes, names=NAMES, tensorboard=False))
+        begin(MixingLog(notes, names=NAMES, tensorboard=False))
     assert notes.read_text() == "my notes, without a newline"
     notes.write_text("my notes\n")
     with pytest.raises(ConfigError, match="no mixing log"):
-        read_journal(notes)
+        read_log(notes)
 
 
 def test_writing_before_the_header_is_refused(journal):
@@ -254,7 +254,7 @@ def test_damage_is_told_with_its_place(journal, damage, said):
     write(journal, range(2))
     journal.file.write_bytes(b"\n".join(damage(journal.file.read_bytes().splitlines())) + b"\n")
     with pytest.raises(StateError, match=said):
-        read_journal(journal.file)
+        read_log(journal.file)
 
 
 # --- replay -----------------------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def test_damage_is_told_with_its_place(journal, damage, said):
 def test_a_replay_draws_by_the_very_parts_that_were_logged(tmp_path_factory, parts, order):
     names, path = tuple("abcd"), tmp_path_factory.mktemp("log")
     logged = [quantise(weights_K) for weights_K in parts for _ in range(2)]
-    with Journal(path, names=names, tensorboard=False) as journal:
+    with MixingLog(path, names=names, tensorboard=False) as journal:
         begin(journal, samples_K=np.ones(4, dtype=np.int64))
         for step, weights_K in enumerate(logged):
             journal.write(step, weights_K=weights_K, rows_K=np.zeros(4))
@@ -310,7 +310,7 @@ def test_a_run_that_learned_is_replayed_without_its_losses(tmp_path):
         return taken
 
     learned = rows(Tilt(), log=tmp_path / "run")
-    said = read_journal(tmp_path / "run")
+    said = read_log(tmp_path / "run")
     assert len(np.unique(said.weights_TK, axis=0)) > 10, "the mixture moved"
     assert said.rows_TK.sum(axis=1).tolist() == [8] * 20
     assert rows(replay(tmp_path / "run")) == learned
@@ -331,10 +331,10 @@ def test_a_replay_needs_every_step_from_the_first(journal):
 def test_domains_that_came_in_mid_run_are_read_and_not_replayed(tmp_path, journal):
     begin(journal)
     write(journal, [0, 1])
-    with Journal(journal.file, names=("web", "code"), tensorboard=False) as later:
+    with MixingLog(journal.file, names=("web", "code"), tensorboard=False) as later:
         begin(later, 2, samples_K=np.array([200, 50]))
         later.write(2, weights_K=quantise([3, 1]), rows_K=[6, 2])
-    said = read_journal(journal.file)
+    said = read_log(journal.file)
     assert said.rows_TK.tolist() == [[3, 0, 5], [3, 0, 5], [2, 0, 6]]
     assert said.samples_K.tolist() == [50, 19, 200]
     with pytest.raises(StateError, match="domains changed"):
@@ -351,7 +351,7 @@ def test_other_domains_are_named(journal):
 def test_replays_of_other_logs_are_told_apart(tmp_path):
     mixers = []
     for seed in (0, 0, 1):
-        with Journal(tmp_path / f"{len(mixers)}.jsonl", names=NAMES, tensorboard=False) as journal:
+        with MixingLog(tmp_path / f"{len(mixers)}.jsonl", names=NAMES, tensorboard=False) as journal:
             begin(journal)
             write(journal, range(4), weights=lambda step, seed=seed: weights_at(step + 50 * seed))
         mixers.append(replay(journal.file))
@@ -400,7 +400,7 @@ def board(monkeypatch):
 
 def test_tensorboard_gets_the_same_numbers_every_ten_steps(tmp_path, board):
     """Weights of the tenth step, losses as means over the ten, each term counted once."""
-    with Journal(tmp_path, names=NAMES) as journal:
+    with MixingLog(tmp_path, names=NAMES) as journal:
         begin(journal, 5)
         for step, (loss, tokens) in zip(range(5, 12), [(8.0, 1), (2.0, 3), *[(np.nan, 4)] * 5]):
             journal.write(
@@ -419,11 +419,11 @@ def test_tensorboard_gets_the_same_numbers_every_ten_steps(tmp_path, board):
     explained = {"mixture/explained/rate": 0.5, "mixture/explained/limit/code": 10, "mixture/explained/limit/law": 2.0}
     assert scalars == weights | explained | {"mixture/loss/code": (8 * 1 + 2 * 3) / 4}
     assert validation == {f"mixture/validation/{name}": k + 1.0 for k, name in enumerate(NAMES)}
-    assert len(read_journal(tmp_path).step_T) == 7
+    assert len(read_log(tmp_path).step_T) == 7
 
 
 def test_tensorboard_can_be_left_out(tmp_path, board):
-    with Journal(tmp_path, names=NAMES, tensorboard=False) as journal:
+    with MixingLog(tmp_path, names=NAMES, tensorboard=False) as journal:
         begin(journal)
         write(journal, [0])
     assert not board["summaries"]
@@ -431,11 +431,11 @@ def test_tensorboard_can_be_left_out(tmp_path, board):
 
 def test_without_tensorboard_there_is_the_log_alone(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard.compat.proto", None)
-    with Journal(tmp_path, names=NAMES) as journal:
+    with MixingLog(tmp_path, names=NAMES) as journal:
         begin(journal)
     assert [file.name for file in tmp_path.iterdir()] == ["mixture.jsonl"]
     with pytest.raises(ConfigError, match="pip install tensorboard"):
-        Journal(tmp_path, names=NAMES, tensorboard=True)
+        MixingLog(tmp_path, names=NAMES, tensorboard=True)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
@@ -443,7 +443,7 @@ def test_tensorboard_reads_what_was_written_and_forgets_what_was_cut_short(tmp_p
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for first, last in ((0, 60), (35, 45)):
-        with Journal(tmp_path, names=NAMES, tensorboard=True) as journal:
+        with MixingLog(tmp_path, names=NAMES, tensorboard=True) as journal:
             begin(journal, first)
             write(journal, range(first, last))
     seen = EventAccumulator(str(tmp_path))

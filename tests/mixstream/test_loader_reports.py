@@ -14,7 +14,7 @@ from harness import Asking, Tilt, drive, loaders_of, losses, make_dataset, row_i
 
 import mixstream as ms
 from mixstream.errors import ConfigError, FeedbackError
-from mixstream.recorded import read_journal
+from mixstream.feedback.replay import read_log
 
 
 def learning(root: Path, **kw: Any) -> Any:
@@ -265,7 +265,7 @@ def test_without_a_learning_mixer_late_reports_are_logged(library, tmp_path):
             loader.report(batches[at], row_losses(batches[at]))
         with pytest.warns(UserWarning, match="was reported before"):
             loader.report(batches[0], row_losses(batches[0]))
-    assert sorted(read_journal(tmp_path).step_T.tolist()) == list(range(6))
+    assert sorted(read_log(tmp_path).step_T.tolist()) == list(range(6))
 
 
 def test_a_full_disk_ends_the_log_and_not_the_run(library, tmp_path, monkeypatch):
@@ -288,7 +288,7 @@ def test_a_full_disk_ends_the_log_and_not_the_run(library, tmp_path, monkeypatch
             assert drive([loader], 12) == expected
             loader.state_dict()
     assert [str(warning.message) for warning in said if "ends here, and training goes on" in str(warning.message)]
-    assert len(read_journal(tmp_path).step_T) == 4
+    assert len(read_log(tmp_path).step_T) == 4
 
 
 def test_steps_that_were_never_reported_are_in_the_log_of_a_resumed_run(library, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import mixstream as ms
 from mixstream.errors import ConfigError
-from mixstream.losses import indexed_sums, masked_sums
+from mixstream.feedback.losses import indexed_sums, masked_sums
 
 
 def test_rows_are_summed_by_domain():

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from mixstream.errors import WaitTimeoutError
-from mixstream.prefetch import BlockedError, Prefetcher
+from mixstream.loader.prefetch import BlockedError, Prefetcher
 
 
 def counter(stop: int, error: BaseException):

@@ -81,8 +81,10 @@ def surface() -> dict[str, Any]:
 
 
 def names_of(module: Any) -> list[str]:
-    """Return the public names that a module defines itself."""
-    own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    """Return the public names of a module: those that it lists, or else defines itself."""
+    own = getattr(module, "__all__", None) or [
+        name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
+    ]
     return [name for name in own if name[0] != "_" and name not in WIRING["losses"]]
 
 

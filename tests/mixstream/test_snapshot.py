@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mixstream.errors import MixstreamError, StateError
-from mixstream.snapshot import pack, unpack
+from mixstream.feedback.json_arrays import pack, unpack
 
 DTYPES = ("bool", "int8", "int32", "int64", "uint16", "uint64", "float16", "float32", "float64")
 ARRAYS = st.sampled_from(DTYPES).flatmap(

@@ -5,7 +5,7 @@ from harness import write_tokens
 
 import mixstream as ms
 from mixstream.errors import ConfigError
-from mixstream.stream import prepared
+from mixstream.loader.stream import prepared
 
 NO_DEFAULTS: dict[str, object] = {}
 

@@ -20,8 +20,8 @@ import mixstream as ms
 from mixstream.data.domain import Domain
 from mixstream.data.predownload import Predownloader
 from mixstream.errors import ConfigError
+from mixstream.loader.prefetch import Prefetcher
 from mixstream.plan.forecast import Forecast
-from mixstream.prefetch import Prefetcher
 
 ROWS = 300
 
@@ -67,7 +67,7 @@ def fetchers() -> list[threading.Thread]:
 @pytest.mark.parametrize("ahead", [4, 40, 120])
 def test_shards_are_there_as_deep_as_predownload(packed, tmp_path, ahead):
     data = dataset(packed, tmp_path / "cache", predownload=ahead, shuffle=True, shuffle_block_size=24)
-    forecast = Forecast(data.run)
+    forecast = Forecast(data.run.run_plan)
     with ms.Loader(data, prefetch=0) as loader:
         next(iter(loader))
         found = settle(lambda: shards_in(tmp_path / "cache"))
@@ -82,7 +82,7 @@ def test_they_come_in_the_order_in_which_the_plan_needs_them(packed, tmp_path, m
     with ms.Loader(data, prefetch=0) as loader:
         next(iter(loader))
         settle(lambda: shards_in(tmp_path / "cache"))
-    coming = Forecast(data.run).upcoming(data.run.start(), None, 200)[0].tolist()
+    coming = Forecast(data.run.run_plan).upcoming(data.run.start(), None, 200)[0].tolist()
     first = list(dict.fromkeys(asked))
     assert sorted(first) == sorted(coming)
     off = [abs(first.index(number) - coming.index(number)) for number in coming]
@@ -197,7 +197,7 @@ def test_close_does_not_wait_long_for_a_store_that_stalls(packed, tmp_path, monk
         return map_shard(self, number)
 
     monkeypatch.setattr(Domain, "map", stall)
-    monkeypatch.setattr("mixstream.prefetch._PATIENCE", 0.1)
+    monkeypatch.setattr("mixstream.loader.prefetch._PATIENCE", 0.1)
     loader = ms.Loader(dataset(packed, tmp_path / "few"), prefetch=2)
     seen = [row_ids(batch) for _, batch in zip(range(2), loader)]
     assert stalled.wait(20)

@@ -10,8 +10,9 @@ from harness import FIRST, WIDTH, joined, row_ids, write_tokens
 
 import mixstream as ms
 from mixstream.errors import ConfigError, IndexNotFoundError, MixstreamError
-from mixstream.losses import domain_cross_entropy
-from mixstream.validation import ValidationSet, evaluate
+from mixstream.feedback.evaluate import evaluate
+from mixstream.feedback.losses import domain_cross_entropy
+from mixstream.loader.validation import ValidationSet
 from mixstream.world import World
 
 HELD_OUT = {"web": 40, "code": 30, "law": 5}

@@ -14,7 +14,7 @@ import pytest
 
 from mixstream.errors import WaitTimeoutError
 from mixstream.inherited_file import InheritedFile
-from mixstream.workers import EpochClaims, WeightRing
+from mixstream.loader.workers import EpochClaims, WeightRing
 
 FORK = multiprocessing.get_context("fork")
 
@@ -108,7 +108,7 @@ def test_workers_of_one_iter_claim_one_epoch(monkeypatch):
     """Whatever they are seeded with, and however often persistent ones begin."""
     claims = EpochClaims()
     told: dict[str, Info] = {}
-    monkeypatch.setattr("mixstream.workers.get_worker_info", lambda: told["info"])
+    monkeypatch.setattr("mixstream.loader.workers.get_worker_info", lambda: told["info"])
 
     def epoch(seed: int, copies: list[EpochClaims]) -> list[int]:
         got = []

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mixstream.recorded import read_journal
+from mixstream.feedback.replay import read_log
 from mixstream_tools.cli import main
 from mixstream_tools.demo.text import gather
 
@@ -44,7 +44,7 @@ def test_the_run_is_mixed_by_ado_and_leaves_a_log_of_every_step(finished):
     out, done = finished
     told = json.loads(done.stdout)
     assert told["mixer"]["name"] == "ADO"
-    recorded = read_journal(out / "run")
+    recorded = read_log(out / "run")
     assert (recorded.header.mixer, recorded.header.step) == ("ADO", told["resumed_from"])
     assert recorded.step_T.tolist() == list(range(STEPS))
     assert np.isfinite(recorded.loss_TK).any(axis=1).all()

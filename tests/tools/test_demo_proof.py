@@ -11,7 +11,7 @@ import torch
 
 import mixstream as ms
 from mixstream.errors import StateError
-from mixstream.recorded import read_journal
+from mixstream.feedback.replay import read_log
 from mixstream_examples import train as example
 from mixstream_tools.demo.journal import Step, row_hashes
 from mixstream_tools.demo.learned import Learned, read_learned
@@ -153,7 +153,7 @@ def test_loaders_told_the_same_losses_come_to_the_same_weights_and_rows(run, tmp
         "after": read_uninterrupted(settings, whole, steps=STEPS, log=tmp_path),
         "replayed": read_uninterrupted(settings, (), steps=STEPS, mixer=ms.replay(settings.run)),
     }
-    ours_TK, theirs_TK = (read_journal(log).weights_TK for log in (settings.run, tmp_path))
+    ours_TK, theirs_TK = (read_log(log).weights_TK for log in (settings.run, tmp_path))
     proof = compare(references, before, after, weights=(ours_TK, theirs_TK))
     assert proof.equal
     assert proof.again == tuple(range(RESUMED, KILLED))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import mixstream as ms
 from mixstream.errors import ExhaustedError
-from mixstream.journal import Journal
+from mixstream.feedback.log import MixingLog
 from mixstream.plan.weights import WEIGHT_UNIT, quantise
 from mixstream_tools.cli import main
 from mixstream_tools.plan.course import Course, look_ahead
@@ -41,7 +41,7 @@ def shards(tmp_path_factory):
 
 def write_log(path, steps=40, *, first=0, validation=False):
     """A log whose weights move from web to code; every loss falls from 6 to 2."""
-    with Journal(path, names=NAMES, tensorboard=False) as journal:
+    with MixingLog(path, names=NAMES, tensorboard=False) as journal:
         journal.begin(
             step=first,
             mixer="ADO",

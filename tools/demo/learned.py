@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mixstream.feedback.json_arrays import unpack
+from mixstream.feedback.replay import read_log
 from mixstream.mixers.scaling_law import ALPHA, FLAT, LOG_BETA, LOG_EPS, loss_at
 from mixstream.plan.state import parse_state
 from mixstream.plan.weights import WEIGHT_UNIT
-from mixstream.recorded import read_journal
-from mixstream.snapshot import unpack
 from mixstream.types import Float64
 
 from .settings import Settings
@@ -88,7 +88,7 @@ def read_learned(settings: Settings) -> Learned:
     state = unpack(mixing["state"])
     n_PK, loss_PK = mixer.curves(state)
     return Learned(
-        weights_TK=read_journal(settings.run).weights_TK / WEIGHT_UNIT,
+        weights_TK=read_log(settings.run).weights_TK / WEIGHT_UNIT,
         theta_K3=state["theta_K3"],
         n_PK=n_PK,
         loss_PK=loss_PK,

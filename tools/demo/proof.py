@@ -1,6 +1,6 @@
 """The proof: every batch that the killed and the resumed run trained on, against runs that nothing interrupted.
 
-The mixture depends on losses, and which losses a batch depends on is decided by the step alone (`mixstream.feedback`).
+The mixture depends on losses, and which losses a batch depends on is decided by the step alone (`feedback.loop`).
 So there is a reference for each history that the model had. Each is a loader in one process that reads from step 0,
 trains nothing, and has ADO work out all weights anew from the losses that were reported in that history:
 
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 import mixstream as ms
-from mixstream.recorded import read_journal
+from mixstream.feedback.replay import read_log
 from mixstream.types import Int64
 from mixstream_examples import train as example  # pyright: ignore[reportMissingImports]  # pyright cannot follow it
 
@@ -98,7 +98,7 @@ def read_references(settings: Settings) -> dict[str, list[Rows]]:
 
 def read_weights(settings: Settings) -> tuple[Int64, Int64]:
     """Return the weights that the run was drawn by and those of the reference `after`, int64 [T, K], from the logs."""
-    return read_journal(settings.run).weights_TK, read_journal(settings.reference).weights_TK
+    return read_log(settings.run).weights_TK, read_log(settings.reference).weights_TK
 
 
 def read_uninterrupted(

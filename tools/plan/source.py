@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from mixstream.errors import ConfigError, StateError, StoreError
+from mixstream.feedback.log import FILE
+from mixstream.feedback.replay import LoggedRun, read_log
 from mixstream.formats import Index, fixed_array
-from mixstream.journal import FILE
 from mixstream.plan.state import RunState, parse_state
 from mixstream.plan.weights import WEIGHT_UNIT
-from mixstream.recorded import Recorded, read_journal
 from mixstream.storage import Retry, open_store, redact
 
 from ..shared.datasets import Dataset, find_datasets
@@ -90,7 +90,7 @@ class Source:
     drawn_K: Float64
     course: Course | None
     max_epochs_K: tuple[float | None, ...]
-    recorded: Recorded | None = None
+    recorded: LoggedRun | None = None
 
 
 def open_source(path: Path) -> Source:
@@ -103,13 +103,13 @@ def open_source(path: Path) -> Source:
     if path.is_dir():
         if not (path / FILE).is_file():
             raise ConfigError(f"{path} holds no {FILE}: give a log, a state or a checkpoint; shards go to --data")
-        return _of_log(read_journal(path))
+        return _of_log(read_log(path))
     if not path.is_file():
         raise ConfigError(f"{path} is not there: give a mixing log ({FILE}), a saved state or a checkpoint")
     with path.open("rb") as file:
         beginning = file.read(len(_LOG_LINE))
     if beginning == _LOG_LINE:
-        return _of_log(read_journal(path))
+        return _of_log(read_log(path))
     document = _json(path) if beginning.lstrip()[:1] in (b"{", b"[") else _checkpoint(path)
     place, state = _find_state(document, path)
     return _of_state(parse_state(state), f"{path}{place}")
@@ -158,7 +158,7 @@ def _row_tokens(indexes: Sequence[Index]) -> int | None:
     return lengths.pop() if len(lengths) == 1 else None
 
 
-def _of_log(recorded: Recorded) -> Source:
+def _of_log(recorded: LoggedRun) -> Source:
     header, steps = recorded.header, recorded.step_T
     course = Course(step_C=steps, weights_CK=recorded.weights_TK / WEIGHT_UNIT) if len(steps) else None
     return Source(

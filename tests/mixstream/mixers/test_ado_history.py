@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixstream.feedback.json_arrays import pack, unpack
 from mixstream.mixers.history import History, Sampling, smoother
-from mixstream.snapshot import pack, unpack
 
 SMALL = Sampling(window=7, degree=3, ignore=4, every=3, most=None, seen=0)
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from toy_trainer import BATCH, Run, linear, told
 
 from mixstream.errors import ConfigError, FeedbackError
+from mixstream.feedback.json_arrays import pack, unpack
 from mixstream.mixers.aioli import Aioli
 from mixstream.mixers.protocol import Adapting, Binding, Explaining, Mixer, Opening, Validating
-from mixstream.snapshot import pack, unpack
 from mixstream.types import Feedback
 
 MATRIX = [[0.5, 0.1, 0.0], [0.0, 0.3, 0.1], [0.0, 0.2, 0.1]]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from toy_trainer import feedback_of
 
 from mixstream.errors import ConfigError, FeedbackError
+from mixstream.feedback.json_arrays import pack, unpack
 from mixstream.mixers.lmo import LMO, MatrixMixer, carry, carry_weights, normalise_matrix
-from mixstream.snapshot import pack, unpack
 from mixstream.types import Feedback
 
 PRIOR = np.array([0.2, 0.3, 0.5])

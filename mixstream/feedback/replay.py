@@ -1,4 +1,4 @@
-"""The mixing log (`mixstream.journal`) read again: for tables and pictures, and to replay a run from it.
+"""The mixing log (`mixstream.feedback.log`) read again: for tables and pictures, and to replay a run from it.
 
 Rules: nothing is guessed. A torn last line is passed over; any other line that cannot be read is an error with its
 number. Weights are exact: a log in which they are not whole parts of `WEIGHT_UNIT` any more is refused.
@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from mixstream.errors import ConfigError, StateError
-from mixstream.journal import VERSION, Begin, Step, Validation, log_file
+from mixstream.feedback.log import VERSION, Begin, Step, Validation, log_file
 from mixstream.mixers.static import by_name
 from mixstream.plan.weights import WEIGHT_UNIT, normalise
 from mixstream.types import Float64, Int64
@@ -56,7 +56,7 @@ class Replay:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Recorded:
+class LoggedRun:
     """What a log says, step by step; steps that were run again after a resume as they were last.
 
     Attributes:
@@ -127,10 +127,10 @@ def replay(path: str | os.PathLike[str]) -> Replay:
     Raises:
         StateError: the log is damaged or lacks steps.
     """
-    return read_journal(path).replay()
+    return read_log(path).replay()
 
 
-def read_journal(path: str | os.PathLike[str]) -> Recorded:
+def read_log(path: str | os.PathLike[str]) -> LoggedRun:
     """Read a log; also one that is being written.
 
     Args:
@@ -195,7 +195,7 @@ class _Pages:
         self.validation = _before(header.step, self.validation)
         self.explained = _before(header.step, self.explained)
 
-    def bound(self, path: str) -> Recorded:
+    def bound(self, path: str) -> LoggedRun:
         """Return all of it as arrays."""
         headers = tuple(header for header, _ in self.pages)
         names = tuple(dict.fromkeys(name for header in headers for name in header.domains))
@@ -206,7 +206,7 @@ class _Pages:
         columns = [[names.index(name) for name in header.domains] for header in headers]
         for t, (step, at) in enumerate(steps):
             value_4TK[:, t, columns[at]] = self.pages[at][1][step]
-        return Recorded(
+        return LoggedRun(
             path=path,
             headers=headers,
             names=names,

@@ -38,7 +38,7 @@ def linear_cross_entropy(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (loss, loss_N): a scalar to differentiate, and every token's loss, detached and 0 where ignored.
 
-    Both are float32, or float64 for float64 inputs. Arguments as in `mixstream.losses.domain_cross_entropy`.
+    Both are float32, or float64 for float64 inputs. Arguments as in `mixstream.feedback.losses.domain_cross_entropy`.
 
     Raises:
         ConfigError: shapes or dtypes do not fit, or (on the CPU) a target is out of range.

@@ -1,7 +1,7 @@
 """What the trainer reports, collected: by row, by micro-batch, in any order.
 
 A step is told when all of this rank's rows are, and the evaluation after it where one is due. Steps that are told go,
-in order, to the ranks' `Council` on a thread of its own; the trainer waits for nothing. What is told twice counts once.
+in order, to the `RankConsensus` on a thread of its own; the trainer waits for nothing. What is told twice counts once.
 
 Shape suffixes: B rows of this rank, K domains (in the order of `streams` outside, in the plan's inside), V groups.
 """
@@ -19,14 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixstream.background import Background
-from mixstream.council import Council, Evaluation, Report
 from mixstream.data.batch import Batch
-from mixstream.device import fetch
 from mixstream.distributed import Exchange
 from mixstream.errors import ConfigError, FeedbackError
-from mixstream.feedback import FeedbackLoop
-from mixstream.losses import domain_sums
+from mixstream.feedback.background import Background
+from mixstream.feedback.consensus import Evaluation, RankConsensus, Report
+from mixstream.feedback.loop import FeedbackLoop
+from mixstream.feedback.losses import domain_sums, fetch
 from mixstream.types import Float64, Int64, Rows
 
 _PATIENCE = 100  # steps without a matrix after which a trainer is told that the mixer learns from nothing else
@@ -52,7 +51,7 @@ class _Told:
             self.sums = sums if self.sums is None else self.sums + sums
 
 
-class Reporter:
+class LossCollector:
     """Takes the reports of one loader, from one position on.
 
     Args:
@@ -68,7 +67,7 @@ class Reporter:
     def __init__(
         self,
         *,
-        council: Council,
+        council: RankConsensus,
         exchange: Callable[[], Exchange] | None,
         loop: FeedbackLoop | None,
         step: int,

@@ -20,7 +20,7 @@ import msgspec
 
 from mixstream.data.bad_samples import Quarantine, RowReader
 from mixstream.data.domains import Domains
-from mixstream.feedback import FeedbackLoop, OpenLoopWeights
+from mixstream.feedback.loop import FeedbackLoop, OpenLoopWeights
 from mixstream.mixers import Mixer, OpenLoop, Static
 from mixstream.plan.plan import Plan
 from mixstream.plan.run_plan import RunPlan

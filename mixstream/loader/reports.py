@@ -13,25 +13,26 @@ from typing import Any
 
 import torch
 
-from mixstream.council import Council
 from mixstream.data.batch import Batch
-from mixstream.dataset import StreamingDataset
 from mixstream.distributed import Channel, job
-from mixstream.feedback import FeedbackLoop
-from mixstream.journal import Journal
+from mixstream.feedback.collector import LossCollector
+from mixstream.feedback.consensus import RankConsensus
+from mixstream.feedback.evaluate import evaluate
+from mixstream.feedback.log import MixingLog
+from mixstream.feedback.loop import FeedbackLoop
+from mixstream.loader.dataset import StreamingDataset
+from mixstream.loader.run import Run
+from mixstream.loader.validation import ValidationSet
 from mixstream.plan.weights import WEIGHT_UNIT
-from mixstream.reporting import Reporter
-from mixstream.run import Run
 from mixstream.types import Cursor, Float64, Int64
-from mixstream.validation import ValidationSet, evaluate
 
 
 class LossReports:
     """The part of a loader that listens to the trainer."""
 
     _log: Path | None = None
-    _reporter: Reporter | None = None
-    _council: Council | None = None
+    _reporter: LossCollector | None = None
+    _council: RankConsensus | None = None
     _channel: Channel | None = None
     _validation: ValidationSet | None = None
     _source: StreamingDataset | None = None
@@ -47,18 +48,18 @@ class LossReports:
             return
         journal, (rank, ranks) = None, job(run.run_plan.world)
         if self._log is not None and rank == 0:
-            journal = Journal(self._log, names=run.plan.names)
+            journal = MixingLog(self._log, names=run.plan.names)
             journal.begin(step=cursor.step, **run.log_header)
         if ranks > 1 and (self._channel is None or self._channel.size != run.run_plan.world.size):
             self._channel = Channel(size=run.run_plan.world.size)
-        council = self._council = Council(
+        council = self._council = RankConsensus(
             loop=loop,
             weights=run.weights(loop) or run.fixed,
             facts=run.facts(cursor, loop) if ranks > 1 else {},
             publish=publish,
             journal=journal,
         )
-        self._reporter = Reporter(
+        self._reporter = LossCollector(
             council=council,
             exchange=self._channel if ranks > 1 else None,
             loop=loop,

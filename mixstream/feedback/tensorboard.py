@@ -16,7 +16,7 @@ Numbers = Mapping[str, float]
 _STEPS = 10
 
 
-class Board:
+class TensorBoardWriter:
     """The same numbers for TensorBoard, at every tenth step: an event costs it about a millisecond."""
 
     def __init__(self, directory: Path) -> None:
@@ -30,7 +30,7 @@ class Board:
         self._forget()
 
     @classmethod
-    def installed(cls, directory: Path, *, required: bool) -> Board | None:
+    def installed(cls, directory: Path, *, required: bool) -> TensorBoardWriter | None:
         """Return the board in `directory`; None where tensorboard is not installed, an error if it is `required`."""
         try:
             return cls(directory)

@@ -19,14 +19,13 @@ import torch
 
 from mixstream.data.batch import Batch, collate_samples
 from mixstream.data.predownload import Predownloader
-from mixstream.dataset import StreamingDataset
-from mixstream.describe import describe
-from mixstream.device import BufferPool, DeviceCopy
 from mixstream.errors import ConfigError, ExhaustedError, FeedbackError
-from mixstream.loss_reports import LossReports
+from mixstream.loader.dataset import StreamingDataset
+from mixstream.loader.describe import Counters, describe
+from mixstream.loader.device import BufferPool, DeviceCopy
+from mixstream.loader.prefetch import BlockedError, Prefetcher
+from mixstream.loader.reports import LossReports
 from mixstream.plan.walk import ExhaustionWarnings, Walk
-from mixstream.prefetch import BlockedError, Prefetcher
-from mixstream.telemetry import Counters
 from mixstream.threads import weak_callback
 from mixstream.types import Addresses, Cursor, Int64, Rows
 

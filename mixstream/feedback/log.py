@@ -3,7 +3,7 @@
 Rule 1: one line of JSON for each step, appended with one write and never changed. A process may be killed at any
 instant; whatever does not end in a newline is no line, readers pass it over and the next writer cuts it off.
 Rule 2: exact. A weight is written as the float that is its whole parts of `WEIGHT_UNIT`, so a log replays bit for bit
-(`mixstream.recorded`); a mean loss is for people. Equal runs write equal lines, but for `time` in the header.
+(`mixstream.feedback.replay`); a mean loss is for people. Equal runs write equal lines, but for `time` in the header.
 Rule 3: the later wins. Each run or resume writes a header with the step that it begins at; lines above it, of that
 step and later, are of a run that was cut short, and count no more.
 
@@ -32,8 +32,8 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
-from mixstream.board import Board
 from mixstream.errors import ConfigError
+from mixstream.feedback.tensorboard import TensorBoardWriter
 from mixstream.plan.weights import WEIGHT_UNIT
 from mixstream.types import Float64, Int64
 
@@ -81,7 +81,7 @@ def log_file(path: str | os.PathLike[str]) -> Path:
     return path if path.suffix == ".jsonl" or path.is_file() else path / FILE
 
 
-class Journal:
+class MixingLog:
     """Writes the mixing log of a run. One process does (rank 0), one thread at a time; nothing is open before `begin`.
 
     Args:
@@ -108,7 +108,9 @@ class Journal:
         self._header: Begin | None = None
         self._begun = False
         self._explained: dict[str, bytes] = {}
-        self._board = None if tensorboard is False else Board.installed(self.file.parent, required=bool(tensorboard))
+        self._board = (
+            None if tensorboard is False else TensorBoardWriter.installed(self.file.parent, required=bool(tensorboard))
+        )
 
     def begin(
         self,

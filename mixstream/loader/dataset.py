@@ -11,23 +11,23 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from mixstream.compat import ShardTables, check_options
 from mixstream.data.bad_samples import Quarantine, check_policy
 from mixstream.data.domains import Domains
 from mixstream.data.predownload import Predownloader, limited, warn_of_refetching
 from mixstream.distributed import detect_world
 from mixstream.errors import ConfigError
-from mixstream.feedback import FeedbackLoop
+from mixstream.feedback.loop import FeedbackLoop
+from mixstream.loader.mosaic_api import ShardTables, check_options
+from mixstream.loader.run import Run, lanes_of, mixing_method
+from mixstream.loader.stream import Stream, bound, epoch_counts, opened, prepared
+from mixstream.loader.workers import EpochClaims
 from mixstream.mixers import Binding, Mixer, OpenLoop, Static
 from mixstream.plan.run_plan import PlannedDomain, RunPlan
 from mixstream.plan.shuffle import window_size
 from mixstream.plan.state import parse_state
 from mixstream.plan.walk import ExhaustionWarnings
-from mixstream.run import Run, lanes_of, mixing_method
-from mixstream.stream import Stream, bound, epoch_counts, opened, prepared
 from mixstream.types import Cursor, Weights
 from mixstream.units import parse_bytes, parse_count
-from mixstream.workers import EpochClaims
 from mixstream.world import World
 
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from mixstream.distributed import Exchange
 from mixstream.errors import RanksDisagreeError
-from mixstream.feedback import FeedbackLoop
-from mixstream.journal import Journal
+from mixstream.feedback.log import MixingLog
+from mixstream.feedback.loop import FeedbackLoop
 from mixstream.plan.weights import WEIGHT_UNIT
 from mixstream.types import Float64, Int64, Weights
 
@@ -56,7 +56,7 @@ class Report:
 
 
 @dataclass(kw_only=True)
-class Council:
+class RankConsensus:
     """Concludes from reports, step by step.
 
     Args:
@@ -75,7 +75,7 @@ class Council:
     weights: Weights
     facts: Mapping[str, Any]
     publish: Callable[[int, Int64], None]
-    journal: Journal | None
+    journal: MixingLog | None
     exchange: Exchange | None = field(default=None, init=False)
     newest: tuple[int, Int64] | None = field(default=None, init=False)
     _agreed: bool = field(default=False, init=False)
@@ -134,7 +134,7 @@ class Council:
                 journal.write_validation(evaluation.step - 1, values)
 
     @contextmanager
-    def _logging(self) -> Iterator[Journal | None]:
+    def _logging(self) -> Iterator[MixingLog | None]:
         """Give the log, or give it up: training does not need it."""
         try:
             if self.journal is not None and self.loop is not None and self.loop.missed:

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from mixstream.errors import ConfigError, FeedbackError, StateError
+from mixstream.feedback.json_arrays import pack, unpack
 from mixstream.mixers import Adapting, Explaining, Mixer, Opening, OpenLoop, Validating
 from mixstream.plan.weights import WEIGHT_UNIT, quantise
-from mixstream.snapshot import pack, unpack
 from mixstream.types import Feedback, Float64, Int64
 
 Agree = Callable[[int, Int64], Int64]

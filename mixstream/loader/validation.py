@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -25,13 +24,12 @@ import torch
 from mixstream.data.batch import Batch, collate_samples
 from mixstream.data.domain import Domain
 from mixstream.data.domains import Domains
-from mixstream.dataset import StreamingDataset
 from mixstream.errors import ConfigError, IndexNotFoundError
-from mixstream.losses import domain_sums
+from mixstream.loader.dataset import StreamingDataset
+from mixstream.loader.stream import Stream, prepared
 from mixstream.plan.rng import derive_key
 from mixstream.plan.shuffle import Order
-from mixstream.stream import Stream, prepared
-from mixstream.types import Addresses, Float64, Int64
+from mixstream.types import Addresses, Int64
 from mixstream.world import World
 
 Collate = Callable[[list[Any]], dict[str, Any]]
@@ -213,70 +211,6 @@ class ValidationSet:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def evaluate(
-    model_loss: Callable[[Batch], Any], validation: ValidationSet, *, model: torch.nn.Module | None = None
-) -> tuple[Float64, Float64]:
-    """Return (sums_K, counts_K), float64 [K]: the summed losses on this rank's validation rows, and their terms.
-
-    Mean losses are the sums over all ranks divided by the counts over all ranks. A count of 0 means that the domain
-    has no row on this rank, or no loss that is finite. Nothing waits for the device but the end.
-
-    Args:
-        model_loss: what the model loses on a batch, without gradients: a tensor [B], [B, T] or [B * T]; or (loss,
-            mask), as in `domain_sums`; or (loss, sums, counts), as `domain_cross_entropy` returns them.
-        validation: the rows.
-        model: switched to `eval()` meanwhile, and each of its modules back to the mode that it was in.
-
-    Raises:
-        ConfigError: `model_loss` returned something else.
-    """
-    domains = len(validation.names)
-    total: torch.Tensor | None = None
-    with _evaluating(model), torch.no_grad():
-        for batch in validation:
-            both = torch.stack(_summed(model_loss(batch), batch, domains))
-            total = both if total is None else total + both
-    assert total is not None  # every rank has a batch
-    sums_K, counts_K = total.cpu().numpy()
-    return sums_K, counts_K
-
-
-def _summed(result: Any, batch: Batch, domains: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (sums, counts), float64 [K], from what `model_loss` returned."""
-    match result:
-        case torch.Tensor():
-            return domain_sums(result, batch.domain, domains)
-        case (torch.Tensor() as loss, mask):
-            return domain_sums(loss, batch.domain, domains, mask=mask)
-        case (_, torch.Tensor() as sums, torch.Tensor() as counts) if sums.shape == counts.shape == (domains,):
-            return sums.detach().double(), counts.detach().double()
-    raise ConfigError(
-        f"model_loss returned {_shape_of(result)}: return losses per row [B] or per token [B, T], or (loss, mask), or "
-        f"(loss, sums, counts) with a sum and a count for each of the {domains} domains"
-    )
-
-
-def _shape_of(result: Any) -> str:
-    if isinstance(result, tuple):
-        return f"({', '.join(map(_shape_of, result))})"
-    return f"a tensor {list(result.shape)}" if isinstance(result, torch.Tensor) else type(result).__name__
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module | None) -> Iterator[None]:
-    """Switch `model` to evaluation, and each module back: some may be kept in it all through training."""
-    if model is None:
-        yield
-        return
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _choice(domain: Domain, rows: int, seed: int) -> tuple[Int64, Int64]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -62,23 +61,6 @@ class _Lease:
     def __init__(self, memory: NDArray[np.uint8]) -> None:
         self.memory = memory  # a batch may outlive its loader, and with it the pool
         self.__array_interface__ = memory.__array_interface__
-
-
-def fetch(values: torch.Tensor) -> Callable[[], NDArray[Any]]:
-    """Begin to copy `values` to the CPU; return a function that waits for the copy and gives the array."""
-    if not values.is_cuda:
-        array = values.detach().cpu().numpy()
-        return lambda: array
-    pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    pinned.copy_(values.detach(), non_blocking=True)
-    copied = torch.cuda.Event(blocking=True)  # who waits leaves the core to others
-    copied.record(torch.cuda.current_stream(values.device))
-
-    def wait() -> NDArray[Any]:
-        copied.synchronize()
-        return pinned.numpy()
-
-    return wait
 
 
 class DeviceCopy:

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from mixstream.run import Run
-from mixstream.telemetry import Counters
+from mixstream.loader.run import Run
 from mixstream.types import Cursor
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a loader has done so far; times in seconds of wall clock.
+
+    Attributes:
+        batches: batches handed to the trainer.
+        rows: rows in them (this rank's).
+        waited: time that the trainer waited for a batch.
+        gathering: time spent making batches, in the background.
+    """
+
+    batches: int = 0
+    rows: int = 0
+    waited: float = 0.0
+    gathering: float = 0.0
 
 
 def describe(run: Run, cursor: Cursor, counters: Counters, weights: Mapping[str, float]) -> str:

@@ -10,13 +10,13 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from mixstream.data.batch import Batch, collate_samples
-from mixstream.dataset import StreamingDataset
 from mixstream.errors import ConfigError, ExhaustedError
-from mixstream.feedback import FeedbackLoop
-from mixstream.loss_reports import LossReports
+from mixstream.feedback.loop import FeedbackLoop
+from mixstream.loader.dataset import StreamingDataset
+from mixstream.loader.reports import LossReports
+from mixstream.loader.workers import WeightRing
 from mixstream.plan.walk import ExhaustionWarnings, Walk
 from mixstream.types import Rows
-from mixstream.workers import WeightRing
 
 
 class StreamingDataLoader(LossReports, DataLoader[Any]):

@@ -1,0 +1,212 @@
+"""Losses of a batch, summed by domain: what a trainer hands to `loader.report`.
+
+Rules. Sums and counts come out together, never means: sums of micro-batches and ranks add up, means do not. Nothing
+waits for the device: values stay where the losses are. The result does not depend on how rows are split over ranks and
+micro-batches, nor on the order of additions, so that a mixture that learns from it can be replayed on another world:
+each row's sum is rounded to a grid on which float64 adds exactly (to 2**33 nats).
+
+Shape suffixes: B rows, T tokens of a row, K domains, N terms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from numpy.typing import NDArray
+
+from mixstream.errors import ConfigError
+from mixstream.feedback.cross_entropy import linear_cross_entropy
+
+_GRID = 1 << 20
+"""Parts of a nat to which a row's sum is rounded."""
+_MASKED_TERMS = 1 << 22
+"""Elements of the [K, N] table that `masked_sums` makes at a time: 32 MB of float64."""
+
+
+def domain_sums(
+    loss: torch.Tensor, domain: Any, domains: int, *, mask: Any = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (sums, counts), float64 [K] on the loss's device: each domain's summed loss and how many terms it has.
+
+    A term with mask w adds w * loss to the sum and w to the count. Terms that are not finite are left out, and nothing
+    waits for the device.
+
+    Args:
+        loss: [B] per row, [B, T] per token, or [B * T] per token and flattened row by row; in nats.
+        domain: [B], each row's domain, as in `batch["domain"]`; or each token's, in the shape of `loss` or flattened,
+            where rows are packed from several domains.
+        domains: K, how many there are.
+        mask: which terms count: bool, or a weight >= 0 for each; in the shape of `loss` or flattened, [B] per row, or
+            anything that broadcasts to it. All, if not given.
+
+    Raises:
+        ConfigError: the shapes do not fit, or a domain that is known on the host is not in [0, K).
+    """
+    if not isinstance(loss, torch.Tensor):
+        raise ConfigError(
+            f"loss is a {type(loss).__name__}: give the tensor of losses per row [B] or per token [B, T], that is with "
+            'reduction="none"'
+        )
+    index = _domain_ids(domain, domains, loss.device)
+    rows = _rows(loss, index)
+    values = loss.detach().reshape(rows, -1)
+    counted = torch.isfinite(values)
+    if mask is None:
+        sums_N = torch.where(counted, values, 0).sum(dim=1, dtype=torch.float64)
+        counts_N = counted.sum(dim=1, dtype=torch.float64)
+    else:
+        weight = _term_weights(mask, loss, len(index)).reshape(rows, -1)
+        counted &= torch.isfinite(weight) & (weight != 0)
+        sums_N = torch.where(counted, values.double() * weight, 0.0).sum(dim=1)
+        counts_N = torch.where(counted, weight, 0.0).sum(dim=1)
+    both = torch.round(torch.stack([sums_N, counts_N]) * _GRID) / _GRID
+    by_domain = indexed_sums if loss.device.type == "cpu" else masked_sums
+    sums, counts = by_domain(both, index.reshape(-1), domains)
+    return sums, counts
+
+
+def domain_cross_entropy(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    domain: Any,
+    *,
+    domains: int,
+    bias: torch.Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Literal["mean", "sum"] = "mean",
+    chunk: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return (loss, sums, counts): the cross-entropy of `hidden @ weight.T + bias`, and its sums by domain.
+
+    The logits are never held whole and never computed twice: they are made `chunk` tokens at a time, and the gradients
+    are formed along with them, since all that is missing of them is the one number that backward brings. Read the
+    losses off here instead of asking for `reduction="none"`, which costs a second product with `weight` in backward or
+    all of the logits in memory. `targets` are taken as they are: shift them first.
+
+    Args:
+        hidden: [B, T, D] or [N, D], the last layer's output; float16, bfloat16, float32 or float64.
+        weight: [V, D], of the output projection; under autocast it is used in autocast's dtype.
+        targets: [B, T] or [N], ids in [0, V), or `ignore_index` where there is nothing to predict.
+        domain: as in `domain_sums`: [B] per row (also for flattened [N], of equally long rows), or per token.
+        domains: K, how many there are.
+        bias: [V], of the output projection, if it has one.
+        ignore_index: target that is neither counted nor trained on.
+        reduction: "mean" over the counted tokens, or their "sum".
+        chunk: tokens whose logits are held at a time; as many as make 2**24 logits (2**26 on a GPU) if not given.
+
+    Returns:
+        loss: scalar, float32 (float64 for float64 inputs), that can be differentiated once. If every target is
+            ignored it is 0, and so are its gradients (torch's mean is NaN there).
+        sums: float64 [K], each domain's summed loss in nats, and
+        counts: float64 [K], its counted tokens; both without gradients, on the device of `hidden`.
+
+    Raises:
+        ConfigError: shapes or dtypes do not fit, or (on the CPU, where looking costs no wait) an id is out of range.
+    """
+    index = _domain_ids(domain, domains, hidden.device)
+    if hidden.ndim < 2 or targets.shape != hidden.shape[:-1]:
+        raise ConfigError(
+            f"targets have shape {tuple(targets.shape)} for hidden of shape {tuple(hidden.shape)}: every token needs "
+            "one target, hidden [B, T, D] with targets [B, T], or [N, D] with [N]; shift both by one token beforehand"
+        )
+    _rows(targets, index)
+    loss, loss_N = linear_cross_entropy(
+        hidden.reshape(-1, hidden.shape[-1]),
+        weight,
+        targets.reshape(-1),
+        bias=bias,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        chunk=chunk,
+    )
+    sums, counts = domain_sums(loss_N.reshape(targets.shape), index, domains, mask=targets != ignore_index)
+    return loss, sums, counts
+
+
+def indexed_sums(values: torch.Tensor, index_N: torch.Tensor, domains: int) -> torch.Tensor:
+    """Return `values`, [M, N], summed by domain: [M, K]. One pass, and on a GPU atomic additions in any order."""
+    return values.new_zeros(len(values), domains).index_add_(1, index_N, values)
+
+
+def masked_sums(values: torch.Tensor, index_N: torch.Tensor, domains: int) -> torch.Tensor:
+    """Return what `indexed_sums` does, by one masked sum per domain: no atomics, so the same bits on every run.
+
+    Terms of domains outside [0, K) are in no sum.
+    """
+    out = values.new_empty(len(values), domains)
+    step = max(_MASKED_TERMS // max(len(index_N), 1), 1)
+    for first in range(0, domains, step):
+        number = torch.arange(first, min(first + step, domains), device=values.device)
+        here = index_N == number[:, None]
+        for m, row in enumerate(values):
+            out[m, first : first + step] = torch.where(here, row, 0.0).sum(dim=1)
+    return out
+
+
+def _domain_ids(domain: Any, domains: int, device: torch.device) -> torch.Tensor:
+    """Return `domain` as int64 on `device`, checked if the host knows its values."""
+    index = torch.as_tensor(domain)
+    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise ConfigError(f'domain has dtype {index.dtype}: give the rows\' domain numbers, as in batch["domain"]')
+    if index.device.type == "cpu" and index.numel():
+        low, high = int(index.min()), int(index.max())
+        if low < 0 or high >= domains:
+            raise ConfigError(
+                f"domain holds numbers from {low} to {high}, and there are {domains} domains, counted from 0: pass "
+                "domains=len(dataset.streams)"
+            )
+    return index.to(device, torch.int64, non_blocking=True)  # a copy that waited would stall the step
+
+
+def _rows(loss: torch.Tensor, index: torch.Tensor) -> int:
+    """Return into how many rows of terms of one domain `loss` has to be folded."""
+    if loss.ndim and index.ndim:
+        flat = loss.ndim == 1 or index.ndim == 1
+        if loss.shape == index.shape or (flat and loss.numel() == index.numel()):
+            return index.numel()
+        by_row = index.ndim == 1 and len(index) and (len(loss) == len(index) or loss.ndim == 1)
+        if by_row and loss.numel() % len(index) == 0:
+            return len(index)
+    raise ConfigError(
+        f"loss has shape {tuple(loss.shape)} for domains of shape {tuple(index.shape)}, a batch of "
+        f"{len(index) if index.ndim else 1} rows: give it per row [B] or per token [B, T], that is with "
+        'reduction="none"'
+    )
+
+
+def _term_weights(mask: Any, loss: torch.Tensor, rows: int) -> torch.Tensor:
+    """Return `mask` as float64 in the shape of `loss`."""
+    weight = torch.as_tensor(mask).to(loss.device, torch.float64, non_blocking=True)
+    if weight.numel() == loss.numel():
+        return weight.reshape(loss.shape)
+    if weight.ndim == 1 and len(weight) == rows and loss.numel() % rows == 0:  # per row, whatever T is
+        return weight[:, None].expand(rows, loss.numel() // rows).reshape(loss.shape)
+    try:
+        return weight.broadcast_to(loss.shape)
+    except RuntimeError:
+        shape = tuple(weight.shape)
+    raise ConfigError(
+        f"mask has shape {shape} and loss {tuple(loss.shape)}, {math.prod(loss.shape)} terms: give the mask in the "
+        "shape of the loss, or one value per row"
+    )
+
+
+def fetch(values: torch.Tensor) -> Callable[[], NDArray[Any]]:
+    """Begin to copy `values` to the CPU; return a function that waits for the copy and gives the array."""
+    if not values.is_cuda:
+        array = values.detach().cpu().numpy()
+        return lambda: array
+    pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    pinned.copy_(values.detach(), non_blocking=True)
+    copied = torch.cuda.Event(blocking=True)  # who waits leaves the core to others
+    copied.record(torch.cuda.current_stream(values.device))
+
+    def wait() -> NDArray[Any]:
+        copied.synchronize()
+        return pinned.numpy()
+
+    return wait
