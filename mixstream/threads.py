@@ -47,6 +47,7 @@ class BackgroundThreads:
     def release(self) -> None:
         """Let the interpreter's exit not wait for them any more: they were asked to end."""
         atexit.unregister(self._leave)
+        self._at_exit = _nothing  # which keeps their owner alive
 
     def join(self, timeout: float) -> bool:
         """Wait for them, `timeout` seconds in all at most; return whether they have ended.
@@ -63,6 +64,10 @@ class BackgroundThreads:
     def _leave(self) -> None:
         if self.ours:
             self._at_exit()
+
+
+def _nothing() -> None:
+    pass
 
 
 def weak_callback(method: Callable[..., Any], otherwise: Any) -> Callable[..., Any]:

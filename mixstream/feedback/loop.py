@@ -13,6 +13,7 @@ Shape suffixes: K domains in the plan's order, V validation groups.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -229,6 +230,13 @@ class FeedbackLoop:
             parts_K is not None and parts_K.shape == (K,) and parts_K.min() >= 0 and parts_K.sum() == WEIGHT_UNIT
             for parts_K in known
         )
+
+    def copy(self) -> FeedbackLoop:
+        """Return a loop that stands where this one does and goes its own way."""
+        twin = copy.copy(self)
+        twin.missed, twin._log, twin._drawn = list(self.missed), dict(self._log), dict(self._drawn)
+        twin._state = copy.deepcopy(self._state)
+        return twin
 
     def carry_over(
         self, document: Mapping[str, Any] | None, *, names: list[str], into: tuple[str, ...], step: int

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-from mixstream.data.batch import Batch, collate_samples
+from mixstream.data.assemble import Transform, checked_transforms, finish
+from mixstream.data.batch import collate_samples
 from mixstream.errors import ConfigError, ExhaustedError
 from mixstream.feedback.loop import FeedbackLoop
 from mixstream.loader.dataset import StreamingDataset
@@ -31,16 +32,24 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         args: as for torch's DataLoader.
         log: directory for a log of weights and losses by step, as JSONL and, where it is installed, for TensorBoard.
             Give it on every rank; rank 0 writes.
+        transforms: functions from a batch to a batch with the same rows, applied one after the other in this process.
         kwargs: as for torch's. `collate_fn` defaults to torch's, with uint16 and uint32 widened to int64.
     """
 
-    def __init__(self, dataset: StreamingDataset, *args: Any, log: str | Path | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        dataset: StreamingDataset,
+        *args: Any,
+        log: str | Path | None = None,
+        transforms: Sequence[Transform] = (),
+        **kwargs: Any,
+    ) -> None:
         if isinstance(dataset, StreamingDataset) and kwargs.get("collate_fn") is None and len(args) < 6:
             kwargs["collate_fn"] = collate_samples
         if isinstance(dataset, StreamingDataset) and not args and dataset.batch_size is not None:
             kwargs.setdefault("batch_size", dataset.batch_size)
         super().__init__(dataset, *args, **kwargs)
-        self.num_samples_yielded = 0
+        self.num_samples_yielded, self.transforms = 0, checked_transforms(transforms)
         self._source = self._streaming = dataset if isinstance(dataset, StreamingDataset) else None
         self._log = Path(log) if log is not None else None
         self._loop: FeedbackLoop | None = None
@@ -61,8 +70,8 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
 
     def _adopt(self, dataset: StreamingDataset) -> None:
         """Take up the dataset's position: the start, or a loaded state."""
-        self._run, self._loads = dataset.run, dataset.loads
-        self._cursor, self._loop = dataset.position()
+        position, self._loads = dataset.position, dataset.loads
+        self._run, self._cursor, self._loop = position.run, position.cursor, position.begin_loop()
         self._handed, self._ended, self._iterator = False, False, None
         self._departures = ExhaustionWarnings(self._run.plan, self._cursor)
         self._ring = None
@@ -140,12 +149,8 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
 
     def _tagged(self, batch: Any, rows: Rows) -> Any:
         self._run.quarantine.publish()
-        if not isinstance(batch, dict):
-            return batch
-        tagged = batch if isinstance(batch, Batch) else Batch(batch)
-        tagged.step, tagged.repeats = rows.step, rows.repeats
-        tagged.domain = self._run.domains.listed_K[rows.domain_B[self._run.run_plan.part]]
-        return tagged
+        domain_B = self._run.domains.listed_K[rows.domain_B[self._run.run_plan.part]]
+        return finish(batch, domain_B=domain_B, step=rows.step, repeats=rows.repeats, transforms=self.transforms)
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the run's state after the batches handed out; None over another kind of dataset."""

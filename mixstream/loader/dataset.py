@@ -16,15 +16,14 @@ from mixstream.data.domains import Domains
 from mixstream.data.predownload import Predownloader, limited, warn_of_refetching
 from mixstream.distributed import detect_world
 from mixstream.errors import ConfigError
-from mixstream.feedback.loop import FeedbackLoop
+from mixstream.loader.checkpoint import Checkpoint, Position
 from mixstream.loader.mosaic_api import ShardTables, check_options
-from mixstream.loader.run import Run, lanes_of, mixing_method
+from mixstream.loader.run import Run, mixing_method
 from mixstream.loader.stream import Stream, bound, epoch_counts, opened, prepared
 from mixstream.loader.workers import EpochClaims
 from mixstream.mixers import Binding, Mixer, OpenLoop, Static
 from mixstream.plan.run_plan import PlannedDomain, RunPlan
 from mixstream.plan.shuffle import window_size
-from mixstream.plan.state import parse_state
 from mixstream.plan.walk import ExhaustionWarnings
 from mixstream.types import Cursor, Weights
 from mixstream.units import parse_bytes, parse_count
@@ -156,10 +155,10 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         self._quarantine = Quarantine(self.domains)
         self._given_world = (rank, world_size)
         detect_world(rank, world_size)
-        self._run: tuple[World, Run] | None = None
+        self._checkpoint: Checkpoint | None = None
+        self._at: tuple[World, Position] | None = None  # where the run goes on, for the ranks that there are
         self._claims = EpochClaims()
-        self._start: Cursor | None = None  # where the first epoch to come begins; None for step 0
-        self._loaded: tuple[dict[str, Any], bool] | None = None
+        self._start: Cursor | None = None  # where the first epoch to come begins, if not at the position
         self._reached: tuple[int, Cursor] | None = None  # where the epoch with this claim begins, walked to before
         self.announce = True  # whether iterating tells of domains that leave; a loader over this does it itself
         self.loads = 0  # how often a state was loaded, for loaders to notice
@@ -168,20 +167,27 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
     @property
     def run(self) -> Run:
         """The parts of the run, for the ranks that there are now; workers keep what their parent knew."""
-        if self._run is None or get_worker_info() is None:  # a process that is no worker may have become a rank
+        return self.position.run
+
+    @property
+    def position(self) -> Position:
+        """Where the run goes on: step 0, or the state that was loaded."""
+        if self._at is None or get_worker_info() is None:  # a process that is no worker may have become a rank
             world = detect_world(*self._given_world)
-            if self._run is None or self._run[0] != world:
+            if self._at is None or self._at[0] != world:
                 self.forget_run()
-                self._run = world, self._assemble(world)
-        return self._run[1]
+                self._at = world, Position.of(self._assemble(world, self._checkpoint), self._checkpoint)
+        return self._at[1]
 
     def forget_run(self) -> None:
-        """Let the parts of the run be put together anew: something that they depend on has changed."""
-        self._run = self._start = self._reached = None
+        """Let the parts of the run be put together again: something that they depend on has changed."""
+        self._at = self._start = self._reached = None
 
-    def _assemble(self, world: World) -> Run:
+    def _assemble(self, world: World, checkpoint: Checkpoint | None) -> Run:
         domains, mixer = self.domains, self._policy
-        lanes = lanes_of(self._loaded[0] if self._loaded else None, self.num_canonical_nodes, world.nodes)
+        lanes = self.num_canonical_nodes
+        if lanes is None:  # a state brings its own
+            lanes = checkpoint.state.num_canonical_nodes if checkpoint is not None else world.nodes
         run_plan = RunPlan(
             domains=tuple(PlannedDomain(name=d.name, fingerprint=d.fingerprint, view=d.view) for d in domains),
             choose_K=self._choose_K,
@@ -260,15 +266,8 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         return cursor
 
     def _start_cursor(self) -> Cursor:
-        if self._start is None:
-            self._start = self.position()[0]
-        return self._start
-
-    def position(self) -> tuple[Cursor, FeedbackLoop | None]:
-        """Return where a loader begins, and its feedback loop there: step 0, or the state that was loaded."""
-        if self._loaded is None:
-            return self.run.start(), self.run.loop()
-        return self.run.restore(self._loaded[0], strict=self._loaded[1])
+        position = self.position  # first: other ranks are another start
+        return self._start or position.cursor
 
     def begin_at(self, cursor: Cursor) -> None:
         """Let the next `iter()` begin at `cursor`: for loaders that keep the position."""
@@ -278,7 +277,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
     @property
     def next_epoch(self) -> int:
         """The epoch that the next `iter()` begins."""
-        first = parse_epoch(self._loaded[0]) if self._loaded else 0
+        first = self._checkpoint.state.epoch if self._checkpoint is not None else 0
         return (self._start.epoch if self._start is not None else first) + self._claims.count
 
     # --- state ----------------------------------------------------------------------------------------------------
@@ -329,15 +328,10 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         Raises:
             StateError: the state does not fit; the message says in what.
         """
-        parse_state(obj)
-        before = self.__dict__.copy()
-        self._loaded, self.loads = (dict(obj), strict), self.loads + 1
-        self.forget_run()
-        try:
-            self._start_cursor()
-        except BaseException:
-            self.__dict__ = before  # a state that is refused changes nothing
-            raise
+        checkpoint, world = Checkpoint.parse(obj, strict=strict), detect_world(*self._given_world)
+        position = Position.of(self._assemble(world, checkpoint), checkpoint)
+        self.forget_run()  # not before: a state that is refused changes nothing
+        self._checkpoint, self._at, self.loads = checkpoint, (world, position), self.loads + 1
         self._claims.reset()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -346,6 +340,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         return self.__dict__.copy()
 
 
-def parse_epoch(document: Mapping[str, Any]) -> int:
-    """Return the epoch that a state is in."""
-    return int(document["epoch"])
+def overrides(dataset: StreamingDataset) -> list[str]:
+    """Return the names of the methods by which a subclass of `StreamingDataset` returns samples of its own."""
+    names = ("__getitem__", "get_item")
+    return [name for name in names if getattr(type(dataset), name) is not getattr(StreamingDataset, name)]

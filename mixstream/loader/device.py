@@ -63,6 +63,16 @@ class _Lease:
         self.__array_interface__ = memory.__array_interface__
 
 
+def deliver(batch: Any, *, device: torch.device, copy: DeviceCopy | None) -> Any:
+    """Return `batch` with its tensors on `device`: through `copy` for a GPU; what is no dict is returned as it is."""
+    if isinstance(batch, dict):
+        if copy is not None:
+            batch.update(copy.send(batch))
+        elif device.type != "cpu":
+            batch.update({k: v.to(device) for k, v in batch.items() if isinstance(v, torch.Tensor)})
+    return batch
+
+
 class DeviceCopy:
     """Copies batches to one GPU on a stream of its own, in the thread that makes them."""
 

@@ -10,27 +10,26 @@ import contextlib
 import time
 import warnings
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
-from mixstream.data.batch import Batch, collate_samples
-from mixstream.data.predownload import Predownloader
+from mixstream.data.assemble import Assembler, Transform, checked_transforms
+from mixstream.data.batch import collate_samples
 from mixstream.errors import ConfigError, ExhaustedError, FeedbackError
-from mixstream.loader.dataset import StreamingDataset
+from mixstream.loader.batch_maker import BatchMaker
+from mixstream.loader.dataset import StreamingDataset, overrides
 from mixstream.loader.describe import Counters, describe
-from mixstream.loader.device import BufferPool, DeviceCopy
+from mixstream.loader.device import BufferPool, DeviceCopy, deliver
 from mixstream.loader.prefetch import BlockedError, Prefetcher
 from mixstream.loader.reports import LossReports
-from mixstream.plan.walk import ExhaustionWarnings, Walk
+from mixstream.plan.walk import ExhaustionWarnings
 from mixstream.threads import weak_callback
-from mixstream.types import Addresses, Cursor, Int64, Rows
-
-_PLANNED_ROWS = 4096  # rows, at least a step's, whose addresses are looked up together
-_PLANNED_STEPS = 64  # and no more steps than this, so that small batches do not put off the first
+from mixstream.types import Cursor, Int64, Rows
 
 
 class Loader(LossReports):
@@ -46,6 +45,8 @@ class Loader(LossReports):
         prefetch: batches that are kept ready; 0 makes each one when it is asked for.
         collate_fn: list of samples -> batch, for samples that do not stack; slower than gathering.
         widen: deliver uint16 and uint32 columns as int64, which embeddings take; False delivers them as stored.
+        transforms: functions from a batch to a batch with the same rows, applied one after the other in the background
+            thread, before the batch is copied to the device.
         log: directory for a log of weights and losses by step, as JSONL and, where it is installed, for TensorBoard.
             Give it on every rank; rank 0 writes.
     """
@@ -62,14 +63,17 @@ class Loader(LossReports):
         collate_fn: Callable[[list[Any]], Any] | None = None,
         widen: bool = True,
         log: str | Path | None = None,
+        transforms: Sequence[Transform] = (),
     ) -> None:
         if prefetch < 0:
             raise ConfigError(f"prefetch must be at least 0 batches, got {prefetch}")
         self.dataset, self.prefetch, self.collate_fn, self.widen = dataset, prefetch, collate_fn, widen
         self.device = torch.device(device or "cpu")
         self.counters = Counters()
+        self.transforms = checked_transforms(transforms)
         self._source, self._device, self._log = dataset, self.device, Path(log) if log is not None else None
-        self._prefetcher: Prefetcher[tuple[Any, Cursor, Rows]] | None = None
+        self._running: _Running | None = None
+        self._finalizer: weakref.finalize[Any, Loader] | None = None  # ends what runs, should the loader be dropped
         self._adopt()
         self.batch_size, self.drop_last = self.run.run_plan.batch_size, dataset.drop_last
         if self._loop is not None and prefetch > self._loop.lag:
@@ -77,23 +81,18 @@ class Loader(LossReports):
                 f"prefetch={prefetch} batches cannot be ready before the losses that they depend on: the dataset's lag "
                 f"is {self._loop.lag} steps; lower prefetch, or give the dataset lag={prefetch} (it changes the run)"
             )
-        overridden = any(
-            getattr(type(dataset), name) is not getattr(StreamingDataset, name) for name in ("__getitem__", "get_item")
-        )
         self._domains = dataset.domains.reopened()
-        self._columns = None if overridden or collate_fn else self._domains.columns(widen=widen)
+        self._columns = None if overrides(dataset) or collate_fn else self._domains.columns(widen=widen)
         self._pool = BufferPool(
             pinned=self.device.type == "cuda", kept=(prefetch + 4) * max(len(self._columns or ()), 1)
         )
         self._copy = DeviceCopy(self.device) if self.device.type == "cuda" else None
-        self._planned: deque[tuple[Rows, Cursor, Addresses]] = deque()
-        self._walk: Walk | None = None
 
     def _adopt(self) -> None:
         """Take up the dataset's position: the start, or a loaded state."""
         self._stop()
-        self.run, self._loads = self.dataset.run, self.dataset.loads
-        self._cursor, self._loop = self.dataset.position()
+        position, self._loads = self.dataset.position, self.dataset.loads
+        self.run, self._cursor, self._loop = position.run, position.cursor, position.begin_loop()
         self._origin = self._cursor
         self._departures, self._ended = ExhaustionWarnings(self.run.plan, self._cursor), False
         self._listen(self.run, self._loop, self._cursor, weak_callback(self._wake, None))
@@ -127,18 +126,10 @@ class Loader(LossReports):
             yield batch
 
     def _next(self) -> Any:
-        if self._prefetcher is None:
-            self._planned.clear()
-            self._walk, self._before = self.run.walk(self._cursor, self.run.weights(self._loop)), self._cursor
-            self._reader = self.run.reader(self._domains)
-            self._predownloader = Predownloader(
-                run_plan=self.run.run_plan, domains=self._domains, ahead=self.dataset.predownload
-            )
-            self._prefetcher = Prefetcher(weak_callback(self._make, StopIteration()), depth=self.prefetch)
-            self._finalizer = weakref.finalize(self, self._prefetcher.close)
+        running = self._running or self._start()
         asked = time.perf_counter()
         try:
-            batch, self._cursor, rows = self._get(self._prefetcher)
+            batch, self._cursor, rows = self._get(running.prefetcher)
         except FeedbackError:
             raise  # the trainer can make up for it
         except BaseException:
@@ -154,6 +145,30 @@ class Loader(LossReports):
         self.counters.rows += self.batch_size
         return batch
 
+    def _start(self) -> _Running:
+        """Begin to make batches from the loader's position on."""
+        dataset, collate = self.dataset, self.collate_fn or partial(collate_samples, widen=self.widen)
+        maker = BatchMaker(
+            run=self.run,
+            cursor=self._cursor,
+            weights=self.run.weights(self._loop),
+            assembler=Assembler(
+                domains=self._domains,
+                columns=self._columns,
+                alloc=self._pool.empty,
+                samples=lambda at: [dataset[number] for number in dataset.number(at).tolist()],
+                collate=collate,
+                transforms=self.transforms,
+            ),
+            deliver=partial(deliver, device=self.device, copy=self._copy),
+            ahead=dataset.predownload,
+            counters=self.counters,
+        )
+        running = self._running = _Running(maker, Prefetcher(maker.make, depth=self.prefetch))
+        self._finalizer = weakref.finalize(self, running.end)
+        self._finalizer.atexit = False  # its threads have exit handlers, which wait for what is in flight
+        return running
+
     def _get(self, prefetcher: Prefetcher[tuple[Any, Cursor, Rows]]) -> tuple[Any, Cursor, Rows]:
         """Return the next batch, waiting for its weights if they are being worked on."""
         while True:
@@ -166,58 +181,8 @@ class Loader(LossReports):
     def _wake(self, step: int, weights_K: Int64) -> None:
         """Let the background thread go on, which may have waited for these weights."""
         del step, weights_K
-        if (prefetcher := self._prefetcher) is not None:
-            prefetcher.wake()
-
-    def _make(self) -> tuple[Any, Cursor, Rows]:
-        """Make the next batch; runs in the background thread."""
-        if not self._planned:
-            self._plan_ahead()
-        rows, cursor, at = self._planned.popleft()
-        assert self._walk is not None
-        self._predownloader.look_ahead(self._before, self._walk.weights)
-        self._before, began = cursor, time.perf_counter()
-        batch = self._reader.read(rows, slice(None), at, lambda at: self._assemble(rows, at))
-        self.counters.gathering += time.perf_counter() - began
-        return batch, cursor, rows
-
-    def _plan_ahead(self) -> None:
-        assert self._walk is not None
-        planned: list[tuple[Rows, Cursor]] = []
-        steps = min(-(-_PLANNED_ROWS // self.batch_size), _PLANNED_STEPS)
-        blocked = False
-        while len(planned) < steps:
-            if blocked := not self._walk.ready():
-                break
-            if (rows := self._walk.advance()) is None:
-                break
-            planned.append((rows, self._walk.cursor))
-        if not planned:
-            raise BlockedError if blocked else StopIteration
-        run_plan = self.run.run_plan
-        found = run_plan.addressing.locate([rows for rows, _ in planned], run_plan.part)
-        self._planned.extend((rows, cursor, at) for (rows, cursor), at in zip(planned, found))
-
-    def _assemble(self, rows: Rows, at: Addresses) -> Any:
-        batch: Any = None
-        if self._columns is not None:
-            arrays = self._domains.gather(at, self._columns, self._pool.empty)
-            if arrays is not None:
-                batch = Batch({name: torch.from_numpy(array) for name, array in arrays.items()})
-        if batch is None:
-            samples = [self.dataset[number] for number in self.dataset.number(at).tolist()]
-            batch = self.collate_fn(samples) if self.collate_fn else collate_samples(samples, widen=self.widen)
-        if not isinstance(batch, dict):
-            return batch
-        batch = batch if isinstance(batch, Batch) else Batch(batch)
-        batch.domain = self._domains.listed_K[at.domain_B]
-        batch.setdefault("domain", torch.from_numpy(batch.domain))
-        batch.step, batch.repeats = rows.step, rows.repeats
-        if self._copy is not None:
-            batch.update(self._copy.send(batch))
-        elif self.device.type != "cpu":
-            batch.update({k: v.to(self.device) for k, v in batch.items() if isinstance(v, torch.Tensor)})
-        return batch
+        if (running := self._running) is not None:
+            running.prefetcher.wake()
 
     # --- position -------------------------------------------------------------------------------------------------
 
@@ -284,17 +249,16 @@ class Loader(LossReports):
             self._reporter.close()
 
     def _stop(self) -> None:
-        if (prefetcher := self._prefetcher) is None:
+        if (running := self._running) is None:
             return
-        self._prefetcher = None
-        with contextlib.ExitStack() as stack:  # Ctrl-C in one of the waits leaves out none of the others
-            stack.callback(self._part_from, prefetcher)
-            stack.callback(self._finalizer)
-            self._predownloader.close()  # first: the prefetcher's thread may be waiting for a shard
-
-    def _part_from(self, prefetcher: Prefetcher[Any]) -> None:
-        if prefetcher.alive:  # in a download that stalls: what it has mapped is not ours any more
-            self._domains = self._domains.reopened()
+        self._running = None
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        try:
+            running.end()
+        finally:
+            if running.prefetcher.alive:  # in a download that stalls: what it has mapped is not ours any more
+                self._domains = self._domains.reopened()
 
     def __enter__(self) -> Self:
         return self
@@ -307,3 +271,18 @@ class Loader(LossReports):
     def __repr__(self) -> str:
         names = ", ".join(self.dataset.domain_names[:4]) + ("…" if len(self.dataset.streams) > 4 else "")
         return f"Loader([{names}], batch_size={self.batch_size}, step={self.step}, device={self.device})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What makes a loader's batches from one position on."""
+
+    maker: BatchMaker
+    prefetcher: Prefetcher[tuple[Any, Cursor, Rows]]
+
+    def end(self) -> None:
+        """End their threads."""
+        try:
+            self.maker.close()  # first: the prefetcher's thread may be waiting for a shard
+        finally:  # after Ctrl-C too
+            self.prefetcher.close()

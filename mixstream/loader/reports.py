@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mixstream.data.assemble import Transform
 from mixstream.data.batch import Batch
 from mixstream.distributed import Channel, job
 from mixstream.feedback.collector import LossCollector
@@ -38,6 +39,7 @@ class LossReports:
     _source: StreamingDataset | None = None
     _cursor: Cursor
     _device: torch.device | None = None
+    transforms: tuple[Transform, ...] = ()
 
     def _listen(
         self, run: Run, loop: FeedbackLoop | None, cursor: Cursor, publish: Callable[[int, Int64], None]
@@ -131,11 +133,13 @@ class LossReports:
         Args:
             split: of each stream, where its rows are.
             rows: per domain.
-            options: as for `ValidationSet.open`; the device is the loader's if not given.
+            options: as for `ValidationSet.open`; device and transforms are the loader's if not given.
         """
         source = self._source
         assert source is not None
-        return ValidationSet.open(source, split=split, rows=rows, **{"device": self._device, **options})
+        return ValidationSet.open(
+            source, split=split, rows=rows, **{"device": self._device, "transforms": self.transforms, **options}
+        )
 
     def evaluate(
         self,

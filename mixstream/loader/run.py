@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -24,7 +23,7 @@ from mixstream.feedback.loop import FeedbackLoop, OpenLoopWeights
 from mixstream.mixers import Mixer, OpenLoop, Static
 from mixstream.plan.plan import Plan
 from mixstream.plan.run_plan import RunPlan
-from mixstream.plan.state import parse_state
+from mixstream.plan.state import RunState
 from mixstream.plan.walk import Walk
 from mixstream.plan.weights import quantise
 from mixstream.types import Cursor, Int64, Weights
@@ -138,17 +137,14 @@ class Run:
         mixing = loop.document(cursor.step) if loop is not None else None
         return self.run_plan.document(cursor, mixing=mixing, quarantined=self.quarantine.document())
 
-    def restore(self, document: Mapping[str, Any], *, strict: bool) -> tuple[Cursor, FeedbackLoop | None]:
-        """Return the position that `document` describes, and the feedback loop as it was there.
+    def restore(self, state: RunState, *, strict: bool) -> tuple[Cursor, FeedbackLoop | None]:
+        """Return the cursor that `state` describes, and the feedback loop as it was there.
 
         Raises:
-            StateError: it is not a state, or (with `strict`) not one of this run.
+            StateError: (with `strict`) it is not a state of this run.
         """
-        state, names = parse_state(document), self.plan.names
-        loop = self.loop()
+        names, loop = self.plan.names, self.loop()
         cursor, exact = self.run_plan.cursor_of(state, fresh=self.start(), strict=strict)
-        same = {name for name, print_ in zip(names, self.run_plan.fingerprints) if (name, print_) in state.known}
-        self.quarantine.restore(entry for entry in state.quarantined if entry.domain in same)
         if loop is not None and exact:
             loop.restore(state.mixing or {}, cursor.step)
         elif loop is not None:
@@ -159,6 +155,8 @@ class Run:
                     "weights begin at the prior again",
                     stacklevel=3,
                 )
+        same = {name for name, print_ in zip(names, self.run_plan.fingerprints) if (name, print_) in state.known}
+        self.quarantine.restore(entry for entry in state.quarantined if entry.domain in same)
         return cursor, loop
 
 
@@ -170,12 +168,3 @@ def mixing_method(mixer: Any, *, in_order: bool) -> str:
     if not dataclasses.is_dataclass(mixer):
         return name
     return f"{name} {blake2b(repr(mixer).encode(), digest_size=6).hexdigest()}"
-
-
-def lanes_of(document: Mapping[str, Any] | None, wanted: int | None, nodes: int) -> int:
-    """Return the number of lanes: as asked, else as in the state to be resumed, else one per node."""
-    if wanted is not None:
-        return wanted
-    if document is not None:
-        return parse_state(document).num_canonical_nodes
-    return nodes

@@ -15,17 +15,19 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 import numpy as np
 import torch
 
+from mixstream.data.assemble import Assembler, Transform, checked_transforms
 from mixstream.data.batch import Batch, collate_samples
 from mixstream.data.domain import Domain
 from mixstream.data.domains import Domains
 from mixstream.errors import ConfigError, IndexNotFoundError
-from mixstream.loader.dataset import StreamingDataset
+from mixstream.loader.dataset import StreamingDataset, overrides
+from mixstream.loader.device import deliver
 from mixstream.loader.stream import Stream, prepared
 from mixstream.plan.rng import derive_key
 from mixstream.plan.shuffle import Order
@@ -52,6 +54,7 @@ class ValidationSet:
         device: where tensors are delivered; the CPU if not given.
         collate_fn: list of decoded samples -> batch (a dict), instead of gathering.
         widen: deliver uint16 and uint32 columns as int64.
+        transforms: functions from a batch to a batch with the same rows, as for `Loader`.
 
     Raises:
         ConfigError: a domain has no validation rows, or there are more ranks than rows.
@@ -65,6 +68,7 @@ class ValidationSet:
     device: str | torch.device | None = None
     collate_fn: Collate | None = None
     widen: bool = True
+    transforms: tuple[Transform, ...] = ()
 
     def __post_init__(self) -> None:
         for what, value in (("rows", self.rows), ("batch_size", self.batch_size)):
@@ -93,6 +97,7 @@ class ValidationSet:
         device: str | torch.device | None = None,
         collate_fn: Collate | None = None,
         widen: bool = True,
+        transforms: Sequence[Transform] = (),
     ) -> ValidationSet:
         """Return the validation set of `dataset`, from the split beside each stream's own.
 
@@ -109,6 +114,7 @@ class ValidationSet:
             device: as for `Loader`.
             collate_fn: as for `Loader`; needed where the dataset overrides `get_item`.
             widen: as for `Loader`.
+            transforms: as for `Loader`, whose own `loader.validation` takes.
 
         Raises:
             ConfigError: a stream's validation split cannot be told, or `streams` are not those domains.
@@ -126,6 +132,7 @@ class ValidationSet:
             device=device,
             collate_fn=collate_fn,
             widen=widen,
+            transforms=checked_transforms(transforms),
         )
         few = {name: n for name, n in zip(found.names, found.rows_K.tolist()) if n < rows}
         if few and found.world.rank == 0:
@@ -138,12 +145,12 @@ class ValidationSet:
     @property
     def names(self) -> tuple[str, ...]:
         """The domains, in the order of the dataset's streams."""
-        return tuple(domain.name for domain in self.domains)
+        return tuple(domain.name for domain in self.domains.listed)
 
     @cached_property
     def rows_K(self) -> Int64:
         """Rows of each domain in the set, over all ranks; int64 [K]."""
-        return np.array([min(self.rows, d.samples) for d in self.domains], dtype=np.int64)
+        return np.array([min(self.rows, domain.samples) for domain in self.domains.listed], dtype=np.int64)
 
     @property
     def total(self) -> int:
@@ -153,10 +160,10 @@ class ValidationSet:
     @cached_property
     def _batches(self) -> list[Addresses]:
         """This rank's share: every `world.size`-th row of the set, so that each rank gets its part of each domain."""
-        parts = [_choice(domain, n, self.seed) for domain, n in zip(self.domains, self.rows_K.tolist())]
+        parts = [_choice(domain, n, self.seed) for domain, n in zip(self.domains.listed, self.rows_K.tolist())]
         shard_R, row_R = (np.concatenate(part) for part in zip(*parts))
-        shard_R += np.repeat(self.domains.shard_offset_K[:-1], self.rows_K)
-        domain_R = np.repeat(np.arange(len(self.domains), dtype=np.int64), self.rows_K)
+        shard_R += np.repeat(self.domains.shard_offset_K[self.domains.plan_K], self.rows_K)
+        domain_R = np.repeat(self.domains.plan_K, self.rows_K)
         mine = [array[self.world.rank :: self.world.size] for array in (domain_R, shard_R, row_R)]
         cuts = zip(*(np.array_split(array, len(self)) for array in mine))
         return [Addresses(domain_B=domain_B, shard_B=shard_B, row_B=row_B) for domain_B, shard_B, row_B in cuts]
@@ -168,33 +175,26 @@ class ValidationSet:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this rank's batches."""
-        columns = None if self.collate_fn else self.domains.columns(widen=self.widen)
+        assembler = Assembler(
+            domains=self.domains,
+            columns=None if self.collate_fn else self.domains.columns(widen=self.widen),
+            alloc=lambda dtype, shape: np.empty(shape, dtype),
+            samples=lambda at: [self.domains.sample(*where) for where in zip(at.shard_B.tolist(), at.row_B.tolist())],
+            collate=self.collate_fn or partial(collate_samples, widen=self.widen),
+            transforms=self.transforms,
+        )
+        device = torch.device(self.device or "cpu")
         for at in self._batches:
-            arrays = columns and self.domains.gather(at, columns, lambda dtype, shape: np.empty(shape, dtype))
-            made = {k: torch.from_numpy(v) for k, v in arrays.items()} if arrays else self._collated(at)
-            yield self._finished(made, at)
-
-    def _collated(self, at: Addresses) -> dict[str, Any]:
-        samples = [self.domains.sample(*address) for address in zip(at.shard_B.tolist(), at.row_B.tolist())]
-        batch = self.collate_fn(samples) if self.collate_fn else collate_samples(samples, widen=self.widen)
-        if not isinstance(batch, dict):
-            raise ConfigError(
-                f"collate_fn returned a {type(batch).__name__}, which cannot tell its rows' domains: return a dict"
-            )
-        return batch
-
-    def _finished(self, columns: dict[str, Any], at: Addresses) -> Batch:
-        batch = columns if isinstance(columns, Batch) else Batch(columns)
-        batch.domain = at.domain_B.copy()  # what a trainer does to a batch must not reach the next pass
-        batch.setdefault("domain", torch.from_numpy(batch.domain))
-        if self.device is not None:
-            batch.update({k: v.to(self.device) for k, v in batch.items() if isinstance(v, torch.Tensor)})
-        return batch
+            if not isinstance(batch := assembler.assemble(at), Batch):
+                raise ConfigError(
+                    f"collate_fn returned a {type(batch).__name__}, which cannot tell its rows' domains: return a dict"
+                )
+            yield deliver(batch, device=device, copy=None)
 
     def describe(self) -> str:
         """Return a table: each domain's rows in the set, and how many its split has."""
         width = max(map(len, ("domain", *self.names)))
-        used = zip(self.domains, self.rows_K.tolist())
+        used = zip(self.domains.listed, self.rows_K.tolist())
         lines = [f"{domain.name:{width}}  {n:>4,}  {domain.samples:>8,}" for domain, n in used]
         return "\n".join([f"{'domain':{width}}  rows  of split", *lines])
 
@@ -275,8 +275,7 @@ def _opened(stream: Stream, allow_unsafe_types: bool) -> Domain:
 
 def _check_items(dataset: StreamingDataset, collate_fn: Collate | None) -> None:
     """Refuse samples that would not be what the model is trained on."""
-    own = [n for n in ("__getitem__", "get_item") if getattr(type(dataset), n) is not getattr(StreamingDataset, n)]
-    if own and collate_fn is None:
+    if (own := overrides(dataset)) and collate_fn is None:
         raise ConfigError(
             f"{type(dataset).__name__} overrides {own[0]}, which validation rows do not pass through: give "
             "collate_fn=..., from a list of decoded samples to a batch"

@@ -86,7 +86,7 @@ def test_the_stream_takes_what_its_namesake_takes_and_ours_on_top():
 
 def test_the_loader_takes_few_arguments():
     found = arguments(ms.Loader)
-    assert list(found) == ["dataset", "device", "prefetch", "collate_fn", "widen", "log"]
+    assert list(found) == ["dataset", "device", "prefetch", "collate_fn", "widen", "log", "transforms"]
 
 
 def test_state_methods_take_what_trainers_pass():

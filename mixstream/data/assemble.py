@@ -1,0 +1,118 @@
+"""Addresses become a finished batch: the one place where this happens.
+
+Columns whose rows all have one dtype and shape are gathered; other samples are read one by one and collated. Then the
+batch is tagged with its step and its rows' domains, and the batch transforms are applied. What the caller does with
+the batch afterwards (copy it to a GPU, say) is the caller's part.
+
+Shape suffixes: B rows, K domains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mixstream.data.batch import Batch, Column
+from mixstream.data.domains import Alloc, Domains
+from mixstream.errors import ConfigError
+from mixstream.types import Addresses, Int64
+
+Transform = Callable[[Batch], Batch]
+"""Makes a batch of a batch, with as many rows in the same order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembler:
+    """Makes batches of rows.
+
+    Args:
+        domains: what is read.
+        columns: the columns that are gathered; None if samples are read one by one.
+        alloc: where gathered rows are written.
+        samples: returns the samples at some addresses, for rows that are not gathered.
+        collate: list of samples -> batch.
+        transforms: applied to every batch, one after the other.
+    """
+
+    domains: Domains
+    columns: Mapping[str, Column] | None
+    alloc: Alloc
+    samples: Callable[[Addresses], list[Any]]
+    collate: Callable[[list[Any]], Any]
+    transforms: tuple[Transform, ...] = ()
+
+    def assemble(self, at: Addresses, *, step: int = -1, repeats: int = 0) -> Any:
+        """Return the batch of the rows at `at`: a `Batch`, or whatever else `collate` returns.
+
+        Args:
+            at: the rows.
+            step: the step that they are for.
+            repeats: how many rows of the global batch only fill up the epoch's last batch.
+        """
+        arrays = self.domains.gather(at, self.columns, self.alloc) if self.columns is not None else None
+        if arrays is not None:
+            made = Batch({name: torch.from_numpy(array) for name, array in arrays.items()})
+        else:
+            made = self.collate(self.samples(at))
+        domain_B = self.domains.listed_K[at.domain_B]
+        if isinstance(made, dict):
+            made.setdefault("domain", torch.from_numpy(domain_B))
+        return finish(made, domain_B=domain_B, step=step, repeats=repeats, transforms=self.transforms)
+
+
+def finish(made: Any, *, domain_B: Int64, step: int, repeats: int, transforms: Sequence[Transform]) -> Any:
+    """Return a collated batch tagged and transformed; what is no dict is returned as it is.
+
+    >>> double = lambda batch: Batch({"x": batch["x"] * 2})
+    >>> batch = finish({"x": torch.ones(2)}, domain_B=np.array([0, 1]), step=7, repeats=0, transforms=[double])
+    >>> batch["x"].tolist(), batch.step, batch.domain.tolist()
+    ([2.0, 2.0], 7, [0, 1])
+
+    Args:
+        made: column -> values, [B, ...] each.
+        domain_B: int64 [B], each row's domain in the order of `streams`.
+        step: the step that the rows are for.
+        repeats: how many rows of the global batch only fill up the epoch's last batch.
+        transforms: applied one after the other.
+
+    Raises:
+        ConfigError: a transform has nothing to work on, or returns something else than a dict.
+    """
+    if not isinstance(made, dict):
+        if transforms:
+            raise ConfigError(
+                f"transforms work on batches that are dicts, and collate_fn returned a {type(made).__name__}: return a "
+                "dict, or leave out transforms"
+            )
+        return made
+    batch = _tagged(made, domain_B, step, repeats)
+    for transform in transforms:
+        changed = transform(batch)
+        if not isinstance(changed, dict):
+            raise ConfigError(
+                f"the transform {getattr(transform, '__name__', transform)!r} returned a {type(changed).__name__}: "
+                "return the batch, or another dict of its columns"
+            )
+        batch = _tagged(changed, domain_B, step, repeats)
+    return batch
+
+
+def _tagged(made: dict[str, Any], domain_B: Int64, step: int, repeats: int) -> Batch:
+    batch = made if isinstance(made, Batch) else Batch(made)
+    batch.domain, batch.step, batch.repeats = domain_B, step, repeats
+    return batch
+
+
+def checked_transforms(transforms: Sequence[Transform]) -> tuple[Transform, ...]:
+    """Return `transforms` if they can be called.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    found = tuple(transforms) if isinstance(transforms, Sequence) else (transforms,)
+    if wrong := [item for item in found if not callable(item)]:
+        raise ConfigError(f"transforms={wrong!r} cannot be called: give functions from a batch to a batch")
+    return found

@@ -1,0 +1,92 @@
+"""Makes a rank's batches one after the other, from one position on: what runs in a loader's background thread.
+
+Nothing here belongs to the trainer's thread: a `BatchMaker` is used by one thread at a time and keeps no reference to
+the loader, so that a loader that is dropped takes its thread along.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from mixstream.data.assemble import Assembler
+from mixstream.data.predownload import Predownloader
+from mixstream.loader.describe import Counters
+from mixstream.loader.prefetch import BlockedError
+from mixstream.loader.run import Run
+from mixstream.types import Addresses, Cursor, Rows, Weights
+
+_PLANNED_ROWS = 4096  # rows, at least a step's, whose addresses are looked up together
+_PLANNED_STEPS = 64  # and no more steps than this, so that small batches do not put off the first
+
+
+class BatchMaker:
+    """Makes batches from a position on.
+
+    Args:
+        run: what is drawn, and how bad samples are handled.
+        cursor: the position.
+        weights: step -> weights; None for static mixing.
+        assembler: makes a batch of addresses.
+        deliver: brings a finished batch to where the trainer wants it.
+        ahead: rows of this rank whose shards are fetched ahead.
+        counters: where the time spent is added.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: Run,
+        cursor: Cursor,
+        weights: Weights | None,
+        assembler: Assembler,
+        deliver: Callable[[Any], Any],
+        ahead: int,
+        counters: Counters,
+    ) -> None:
+        self._run, self._weights = run, weights
+        self._walk, self._before = run.walk(cursor, weights), cursor
+        self._assembler, self._deliver, self._counters = assembler, deliver, counters
+        self._reader = run.reader(assembler.domains)
+        self._predownloader = Predownloader(run_plan=run.run_plan, domains=assembler.domains, ahead=ahead)
+        self._planned: deque[tuple[Rows, Cursor, Addresses]] = deque()
+
+    def make(self) -> tuple[Any, Cursor, Rows]:
+        """Return the next batch, the position after it, and its global batch's rows.
+
+        Raises:
+            BlockedError: its weights are not known yet.
+            StopIteration: too few domains are left to fill a batch.
+        """
+        if not self._planned:
+            self._plan_ahead()
+        rows, cursor, at = self._planned.popleft()
+        self._predownloader.look_ahead(self._before, self._weights)
+        self._before, began = cursor, time.perf_counter()
+        batch = self._reader.read(rows, slice(None), at, lambda at: self._batch(rows, at))
+        self._counters.gathering += time.perf_counter() - began
+        return batch, cursor, rows
+
+    def _batch(self, rows: Rows, at: Addresses) -> Any:
+        return self._deliver(self._assembler.assemble(at, step=rows.step, repeats=rows.repeats))
+
+    def _plan_ahead(self) -> None:
+        planned: list[tuple[Rows, Cursor]] = []
+        run_plan, blocked = self._run.run_plan, False
+        steps = min(-(-_PLANNED_ROWS // run_plan.batch_size), _PLANNED_STEPS)
+        while len(planned) < steps:
+            if blocked := not self._walk.ready():
+                break
+            if (rows := self._walk.advance()) is None:
+                break
+            planned.append((rows, self._walk.cursor))
+        if not planned:
+            raise BlockedError if blocked else StopIteration
+        found = run_plan.addressing.locate([rows for rows, _ in planned], run_plan.part)
+        self._planned.extend((rows, cursor, at) for (rows, cursor), at in zip(planned, found))
+
+    def close(self) -> None:
+        """Fetch nothing ahead any more; a batch that is being made, which may wait for a shard, goes on."""
+        self._predownloader.close()

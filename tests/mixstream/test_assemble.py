@@ -1,0 +1,95 @@
+"""Batch transforms: the same batches on every face, with the rows' domains and steps kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from harness import make_dataset, row_ids
+
+import mixstream as ms
+from mixstream.errors import ConfigError
+
+FACES = ["Loader", "Loader, prefetch=0", "StreamingDataLoader", "StreamingDataLoader, 2 workers"]
+
+
+def negate(batch: ms.Batch) -> ms.Batch:
+    batch["tokens"] = -batch["tokens"]
+    return batch
+
+
+def positions(batch: ms.Batch) -> dict[str, Any]:
+    """Return a new dict, which is no Batch."""
+    width = batch["tokens"].shape[1]
+    return {**batch, "position_ids": torch.arange(width).expand_as(batch["tokens"])}
+
+
+def open_face(face: str, library: Any, transforms: Any, **kw: Any) -> Any:
+    dataset = make_dataset(library)
+    if face.startswith("Loader"):
+        return ms.Loader(dataset, prefetch=0 if face.endswith("0") else 4, transforms=transforms, **kw)
+    workers = 2 if face.endswith("workers") else 0
+    return ms.StreamingDataLoader(dataset, num_workers=workers, transforms=transforms, **kw)
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_transforms_are_applied_in_their_order_on_every_face(face, library):
+    plain = list(open_face(face, library, ()))
+    changed = list(open_face(face, library, [positions, negate]))
+    assert len(plain) == len(changed) > 20
+    for before, after in zip(plain, changed):
+        assert isinstance(after, ms.Batch)
+        assert torch.equal(after["tokens"], -before["tokens"])
+        assert after["position_ids"].shape == after["tokens"].shape
+        assert (after.step, after.repeats, after.domain.tolist()) == (
+            before.step,
+            before.repeats,
+            before.domain.tolist(),
+        )
+        assert [row_ids(part) for part in after.split(2)] == [[-n for n in row_ids(part)] for part in before.split(2)]
+
+
+def test_a_transformed_batch_is_reported_as_any_other(library):
+    found: dict[bool, Any] = {}
+    for transformed in (False, True):
+        dataset = make_dataset(library, mixer=ms.mixers.ODM(warmup=1), lag=2)
+        with ms.Loader(dataset, prefetch=2, transforms=[positions, negate] if transformed else ()) as loader:
+            for batch in loader:
+                loader.report(batch, batch["tokens"].abs().double().mean(dim=1) / 1024)
+            found[transformed] = loader.state_dict(), loader.weights
+    assert found[True] == found[False]
+
+
+def test_validation_takes_the_loaders_transforms(library, tmp_path):
+    for split in ("train", "val"):
+        for name in ("web", "code", "law"):
+            with ms.MDSWriter(columns={"tokens": "ndarray:uint16:8"}, out=str(tmp_path / name / split)) as writer:
+                for number in range(20):
+                    writer.write({"tokens": np.full(8, number, np.uint16)})
+    streams = [ms.Stream(remote=str(tmp_path / name), split="train") for name in ("web", "code", "law")]
+    loader = ms.Loader(ms.StreamingDataset(streams=streams, batch_size=4), transforms=[negate])
+    plain = [batch["tokens"] for batch in loader.validation(rows=5, transforms=())]
+    changed = [batch["tokens"] for batch in loader.validation(rows=5)]
+    assert all(torch.equal(one, -other) for one, other in zip(plain, changed, strict=True))
+
+
+def test_a_transform_that_returns_no_batch_is_refused_by_its_name(library):
+    def forgetful(batch: ms.Batch) -> None:
+        batch.clear()
+
+    with pytest.raises(ConfigError, match="the transform 'forgetful' returned a NoneType: return the batch"):
+        next(iter(open_face("Loader", library, [forgetful])))
+
+
+def test_transforms_need_batches_that_are_dicts(library):
+    loader = open_face("Loader", library, [negate], collate_fn=lambda samples: [s["tokens"] for s in samples])
+    with pytest.raises(ConfigError, match="collate_fn returned a list: return a dict, or leave out transforms"):
+        next(iter(loader))
+
+
+@pytest.mark.parametrize("transforms", [[3], ["negate"], 5])
+def test_what_cannot_be_called_is_refused_at_once(transforms, library):
+    with pytest.raises(ConfigError, match="cannot be called: give functions from a batch to a batch"):
+        open_face("Loader", library, transforms)
