@@ -21,7 +21,7 @@ import mixstream as ms
 from mixstream.formats import decompress, dump_index, hash_hex, parse_index
 from mixstream_tools.cli import main
 
-GOLDEN = Path(__file__).parent.parent / "data" / "mosaic"
+GOLDEN = Path(__file__).parents[2] / "data" / "mosaic"
 OPTIONS = {
     *("--shard", "--samples", "--quick", "--workers", "--memory", "--allow-unsafe-types"),
     *("--download-retry", "--download-timeout", "--json"),

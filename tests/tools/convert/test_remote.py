@@ -221,7 +221,7 @@ KILLER = """
 import os, signal, sys, threading
 from pathlib import Path
 from mixstream.storage.stores.local import LocalStore
-from test_convert_remote import convert
+from test_remote import convert
 
 class Deadly(LocalStore):
     last = [10**9]
@@ -261,7 +261,7 @@ print(killed)
 
 def test_kill_at_any_instant_of_an_upload(source, tmp_path, whole):
     instants = [2, 9, len(whole) - 1, len(whole) + 2]
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1] / "mixstream")])
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2] / "mixstream")])
     environ = {**os.environ, "PYTHONPATH": path}
     script = "import json\n" + KILLER
     call = [sys.executable, "-c", script, str(source), str(tmp_path), json.dumps(instants)]
