@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..convert.job import run_conversion
-from ..convert.readers.text import Fields
-from ..convert.recipe import Recipe
-from ..convert.tokenizer import describe_tokenizer
-from ..shared.console import Advance, Console
+from ..convert import Fields, Recipe, describe_tokenizer, run_conversion
+from ..shared.console import Console
 from .journal import Step
 from .learned import Law, Learned, read_learned
 from .picture import draw
@@ -25,19 +21,6 @@ from .ranks import run_part, run_reference
 from .settings import PROCESSES, ROWS, SEQ_LEN, Settings
 from .show import WINDOW, View, losses_K, rate, shares_K
 from .text import gather
-
-
-class _Quiet(Console):
-    """For the conversion, which takes a moment here and gets one line when it is done."""
-
-    def note(self, text: str) -> None:
-        """Say nothing."""
-
-    @contextmanager
-    def progress(self, label: str, *, total: int, done: int = 0) -> Iterator[Advance]:
-        """Show nothing."""
-        del label, total, done
-        yield lambda size: None
 
 
 def run_demo(*, out: Path, steps: int, seed: int, console: Console) -> dict[str, Any]:
@@ -89,8 +72,7 @@ def _prepare(out: Path, steps: int, seed: int, console: Console) -> Settings:
     found = gather(out / "text")
     recipe = Recipe(tokenizer=describe_tokenizer("bytes"), seq_len=SEQ_LEN, fields=Fields(text="text"))
     sources = [f"{name}={file}" for name, file in found.files.items()]
-    quiet = _Quiet(as_json=console.as_json)
-    summary = run_conversion(sources, out=out / "shards", recipe=recipe, overwrite=True, console=quiet)
+    summary = run_conversion(sources, out=out / "shards", recipe=recipe, overwrite=True, console=Console(quiet=True))
     samples = {name: int(splits["train"]["rows"]) for name, splits in sorted(summary["domains"].items())}
     settings = Settings(out=str(out.resolve()), steps=steps, seed=seed, samples=samples)
     shutil.rmtree(settings.run, ignore_errors=True)

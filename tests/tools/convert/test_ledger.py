@@ -15,7 +15,7 @@ from mixstream.errors import ConfigError, StateError
 from mixstream_tools.cli import main
 from mixstream_tools.convert import job
 from mixstream_tools.convert.job import run_conversion
-from mixstream_tools.convert.readers.text import Fields
+from mixstream_tools.convert.readers import Fields
 from mixstream_tools.convert.recipe import Recipe
 from mixstream_tools.convert.sources import Choice
 from mixstream_tools.convert.tokenizer import describe_tokenizer
