@@ -20,19 +20,10 @@ from typing import NoReturn
 from cyclopts import App, CycloptsError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": (
-        "mixstream_tools.demo.command:demo",
-        "Mix, train, kill -9, resume on two processes, prove the batches equal.",
-    ),
+    "demo": ("mixstream_tools.demo.command:demo", "Train, kill -9, resume on two processes, prove the batches equal."),
     "convert": ("mixstream_tools.convert.command:convert", "Turn text and JSONL into tokenised shards, by domain."),
-    "verify": (
-        "mixstream_tools.verify.command:verify",
-        "Check every shard of a dataset: that it exists, is complete and matches its index.",
-    ),
-    "inspect": (
-        "mixstream_tools.inspect.command:inspect",
-        "Show the contents of a dataset: shards, tokens, columns, samples.",
-    ),
+    "verify": ("mixstream_tools.verify.command:verify", "Check that every shard is complete and matches its index."),
+    "inspect": ("mixstream_tools.inspect.command:inspect", "Show datasets: shards, tokens, columns, samples."),
     "plan": ("mixstream_tools.plan.command:plan", "Show what a mixture reads: epochs, tokens, weights by step."),
 }
 """Command → (module and name of its function, one line for `mixstream --help`)."""
@@ -91,7 +82,7 @@ def _app(arguments: Sequence[str]) -> App:
         name="mixstream",
         help=_HELP,
         help_format="plaintext",
-        version=_version,
+        version=lambda: metadata.version("mixstream-data"),  # the distribution; it installs the package `mixstream`
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
@@ -100,10 +91,6 @@ def _app(arguments: Sequence[str]) -> App:
         # The called command has its own, longer help; the others are listed with a summary and not imported.
         app.command(target, name=name, help=None if name == called else summary)
     return app
-
-
-def _version() -> str:
-    return metadata.version("mixstream-data")  # the distribution; the package that it installs is `mixstream`
 
 
 def _fail(error: BaseException, *, as_json: bool, status: int) -> int:

@@ -12,18 +12,15 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import zstandard
 
 from mixstream.errors import MixstreamError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 Compression = Literal["", "gz", "zst"]
 OnBytes = Callable[[int], None]

@@ -23,8 +23,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,13 @@ import msgspec
 
 from mixstream.errors import ConfigError, StateError, WaitTimeoutError
 
+from ..shared.datasets import INDEX, SUMMARY
 from .files import Slice
 from .parts import Part
 from .recipe import Recipe
 from .sources import Corpus
 from .uploads import Uploads
 
-INDEX, SUMMARY = "index.json", "domains.json"
 TAIL = "part-tail"
 RUN = ".convert/run.json"
 _OURS = ".convert"
@@ -140,8 +140,9 @@ class Ledger:
                 "Give a directory, new or empty."
             )
         self._ours.mkdir(parents=True, exist_ok=True)
-        with _locked(self._ours / "lock", fcntl.LOCK_EX, wait_s=0, else_raise=self._busy):
-            with _locked(self._ours / "workers.lock", fcntl.LOCK_EX, wait_s=_WAIT_S, else_raise=self._worker_runs):
+        busy = ConfigError(f"--out {self.out}: another `mixstream convert` is writing to it. Wait until it has ended.")
+        with _locked(self._ours / "lock", fcntl.LOCK_EX, wait_s=0, else_raise=busy):
+            with _locked(self._ours / "workers.lock", fcntl.LOCK_EX, wait_s=_WAIT_S, else_raise=self._worker_runs()):
                 pass
             yield
 
@@ -170,11 +171,8 @@ class Ledger:
             return
         if (self.out / RUN).exists() and not path.exists():
             raise ConfigError(f"--work {self.out}: it is the --out of a conversion. Give another directory.")
-        with Uploads(path, url) as self._uploads:
+        with closing(Uploads(path, url)) as self._uploads:
             yield self._uploads
-
-    def _busy(self) -> Exception:
-        return ConfigError(f"--out {self.out}: another `mixstream convert` is writing to it. Wait until it has ended.")
 
     def _worker_runs(self) -> Exception:
         return WaitTimeoutError(
@@ -187,7 +185,7 @@ class Ledger:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Held by each worker that writes a part; the next run waits until no worker holds it."""
-        with _locked(self._ours / "workers.lock", fcntl.LOCK_SH, wait_s=_WAIT_S, else_raise=self._worker_runs):
+        with _locked(self._ours / "workers.lock", fcntl.LOCK_SH, wait_s=_WAIT_S, else_raise=self._worker_runs()):
             parent = multiprocessing.parent_process()
             if parent is not None and not parent.is_alive():
                 raise StateError(f"{self.out}: the run of this worker has ended.")
@@ -312,7 +310,7 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
 
 
 @contextmanager
-def _locked(path: Path, kind: int, *, wait_s: float, else_raise: Callable[[], Exception]) -> Iterator[None]:
+def _locked(path: Path, kind: int, *, wait_s: float, else_raise: Exception) -> Iterator[None]:
     """Hold a lock on a file; the system releases it when the process ends, even by SIGKILL."""
     until = time.monotonic() + wait_s
     with path.open("ab") as file:
@@ -326,6 +324,6 @@ def _locked(path: Path, kind: int, *, wait_s: float, else_raise: Callable[[], Ex
                 if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
                     raise
                 if time.monotonic() >= until:
-                    raise else_raise() from None
+                    raise else_raise from None
                 time.sleep(0.05)
         yield

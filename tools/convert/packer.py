@@ -10,16 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mixstream import MDSWriter
+
 from .recipe import Recipe
-
-if TYPE_CHECKING:
-    from mixstream import MDSWriter
-
-    from .tokenizer import TokenIds
+from .tokenizer import TokenIds
 
 _BLOCK = 1 << 16  # tokens gathered before rows are cut from them
 

@@ -19,7 +19,8 @@ from typing import Any
 
 from mixstream.formats import dump_index, parse_index
 
-from .ledger import INDEX, SUMMARY, TAIL, Ledger, PartRecord, write_durably
+from ..shared.datasets import INDEX, SUMMARY
+from .ledger import TAIL, Ledger, PartRecord, write_durably
 from .packer import Packer
 from .parts import Part
 from .recipe import Recipe

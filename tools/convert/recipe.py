@@ -58,15 +58,10 @@ class Recipe:
         """Names of the splits, in the order of the summary."""
         return ("train", "val") if self.val_fraction else ("train",)
 
-    @property
-    def columns(self) -> dict[str, str]:
-        """The one column of the shards."""
-        return {"tokens": f"ndarray:{self.tokenizer.dtype}:{self.seq_len}"}
-
     def writer(self, out: Path, metadata: dict[str, Any] | None = None) -> MDSWriter:
         """A writer of rows into the directory `out`."""
         return MDSWriter(
-            columns=self.columns,
+            columns={"tokens": f"ndarray:{self.tokenizer.dtype}:{self.seq_len}"},
             out=out,
             compression=self.compression,
             hashes=self.hashes,

@@ -28,7 +28,8 @@ from mixstream.errors import ConfigError, StateError, StoreFaultError, StoreNotF
 from mixstream.storage import ObjectInfo, Retry, Store, redact
 
 from ..shared.console import Console
-from .ledger import INDEX, RUN, SUMMARY, TAIL, Ledger, PartRecord, refuse_other
+from ..shared.datasets import INDEX, SUMMARY
+from .ledger import RUN, TAIL, Ledger, PartRecord, refuse_other
 from .parts import Part
 from .publish import datasets, stored_files
 from .uploads import Upload, Uploads
@@ -173,7 +174,7 @@ class Remote:
             return item.size
 
         remove(SUMMARY)
-        self._all(remove, [f"{dataset}/{INDEX}" for dataset in changed])
+        list(self._each(remove, [f"{dataset}/{INDEX}" for dataset in changed]))
         stages = (
             [item for item in todo if not item.name.endswith(".json")],
             [item for item in wanted if item.name.endswith(f"/{INDEX}") and _dataset(item.name) in changed],
@@ -183,7 +184,7 @@ class Remote:
         with console.progress("upload", total=total, done=total - size) as advance:
             for stage in stages:
                 if stage is stages[-1]:
-                    self._all(remove, stale)
+                    list(self._each(remove, stale))
                 for sent in self._each(put, stage):
                     advance(sent)
         return size
@@ -211,10 +212,6 @@ class Remote:
     def _call(self, what: str, name: str, act: Callable[[], Result]) -> Result:
         place = f"{self.store.url.rstrip('/')}/{name}"
         return self.retry.call(f"{what} {place}", act, renew=self.store.renew, stop=self._stop)
-
-    def _all(self, act: Callable[[Item], object], items: Iterable[Item]) -> None:
-        for _ in self._each(act, items):
-            pass
 
     def _each(self, act: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield results as they complete. After the first error no call starts; it is raised when the others ended."""

@@ -13,18 +13,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
 
 from ..shared.tokenizer_json import parse_tokenizer
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    TokenIds = NDArray[np.uint16] | NDArray[np.uint32]
+TokenIds = NDArray[np.uint16] | NDArray[np.uint32]
 
 _USUAL_EOS = (
     *("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|eos|>", "<EOS>", "[EOS]"),

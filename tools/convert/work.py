@@ -15,6 +15,7 @@ from typing import Any
 
 import xxhash
 
+from ..shared.datasets import INDEX
 from .files import DamagedFileError, OnBytes, SourceError
 from .ledger import Ledger, Output, PartRecord, identify
 from .packer import Packer
@@ -80,7 +81,7 @@ def is_val(text: str, recipe: Recipe) -> bool:
 
 def shards_in(directory: Path) -> tuple[dict[str, Any], ...]:
     """The shard entries of the dataset in a directory; none if it has no index."""
-    path = directory / "index.json"
+    path = directory / INDEX
     return tuple(json.loads(path.read_bytes())["shards"]) if path.exists() else ()
 
 

@@ -21,7 +21,7 @@ from ..shared.console import Console
 from ..shared.datasets import Dataset, find_datasets
 from ..shared.parallel import in_parallel
 from ..shared.safe_text import message_of, notes_of, printable
-from ..shared.shards import leaving_out, memory_of, read_raw, require_codecs, stored_bytes
+from ..shared.shards import leaving_out, memory_of, read_raw, require_codecs, stored
 from .samples import Sample, read_samples
 from .show import show
 from .text import Texts
@@ -83,26 +83,26 @@ def inspect(
         raise ConfigError(f"--samples {samples}: give 0 or more")
     retry, console = Retry(attempts=download_retry, timeout=download_timeout), Console(as_json=as_json)
     texts = Texts(tokenizer)
-    found = find_datasets([url], retry, list_files=False)
-    for dataset in found.datasets if samples or count else ():
+    datasets, search_notes = find_datasets([url], retry, list_files=False)
+    for dataset in datasets if samples or count else ():
         require_codecs(dataset.shards)
-    described = [_describe(dataset) for dataset in found.datasets]
+    described = [_describe(dataset) for dataset in datasets]
     if count:
-        _count(found.datasets, described, retry, console)
+        _count(datasets, described, retry, console)
     if samples:
-        usable = [at for at, dataset in enumerate(found.datasets) if dataset.index is not None]
+        usable = [at for at, dataset in enumerate(datasets) if dataset.index is not None]
 
         def look(at: int) -> Sequence[Sample]:
-            return read_samples(found.datasets[at], samples, retry=retry, allow_unsafe_types=allow_unsafe_types)
+            return read_samples(datasets[at], samples, retry=retry, allow_unsafe_types=allow_unsafe_types)
 
         with closing(in_parallel(_caught(look), usable, workers=_AT_ONCE)) as looked:
             for at, result in looked:
                 if isinstance(result, Exception):
                     described[at]["trouble"] = _trouble(result)
                 else:
-                    about = found.datasets[at].about
+                    about = datasets[at].about
                     described[at]["samples_shown"] = [sample.describe(texts.reader(about)) for sample in result]
-    notes = list(dict.fromkeys([*found.notes, *texts.notes]))
+    notes = list(dict.fromkeys([*search_notes, *texts.notes]))
     for note in notes:
         console.note(f"note: {printable(note)}")
     failed = any(each["trouble"] for each in described)
@@ -194,13 +194,13 @@ def _count(datasets: Sequence[Dataset], described: Sequence[dict[str, Any]], ret
         return _tokens_in(read_raw(dataset.store, info, retry), info)
 
     with (
-        console.progress("count", total=sum(stored_bytes(info) for _, _, info in tasks)) as advance,
+        console.progress("count", total=sum(stored(info).bytes for _, _, info in tasks)) as advance,
         closing(
             in_parallel(_caught(count), tasks, workers=_AT_ONCE, cost=lambda task: memory_of(task[2]), room=_ROOM)
         ) as counted,
     ):
         for (at, _, info), result in counted:
-            advance(stored_bytes(info))
+            advance(stored(info).bytes)
             document = described[at]
             if isinstance(result, Exception):
                 document["trouble"] = _trouble(result)

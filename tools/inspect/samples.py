@@ -104,7 +104,8 @@ def _records(store: Store, info: ShardInfo, rows: Sequence[int], retry: Retry) -
             return _ranges(store, info, rows, retry)
     raw = read_raw(store, info, retry)
     offsets = read_offsets(raw, info, where=info.raw.basename)
-    return [_record(raw[offsets[row] : offsets[row + 1]]) for row in rows]
+    spans = [raw[offsets[row] : offsets[row + 1]] for row in rows]
+    return [(len(data), data if len(data) <= _LONGEST else None) for data in spans]
 
 
 def _ranges(store: Store, info: ShardInfo, rows: Sequence[int], retry: Retry) -> list[_Record]:
@@ -128,10 +129,6 @@ def _ranges(store: Store, info: ShardInfo, rows: Sequence[int], retry: Retry) ->
         size = end - begin
         records.append((size, fetch(begin, end) if 0 < size <= _LONGEST else b"" if not size else None))
     return records
-
-
-def _record(data: bytes) -> _Record:
-    return len(data), data if len(data) <= _LONGEST else None
 
 
 def _refuse(name: str, fact: str) -> None:

@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mixstream.errors import ConfigError, IndexCorruptError, StoreError, StoreNotFoundError
@@ -64,16 +64,8 @@ class Dataset:
         return about if isinstance(about, dict) else {}
 
 
-@dataclass(slots=True)
-class Found:
-    """The datasets at some URLs, and notes on the search."""
-
-    datasets: list[Dataset] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def find_datasets(urls: Sequence[str], retry: Retry, *, list_files: bool) -> Found:
-    """Return the datasets at `urls`: in the order of `urls`, and for each URL by name.
+def find_datasets(urls: Sequence[str], retry: Retry, *, list_files: bool) -> tuple[list[Dataset], list[str]]:
+    """Return the datasets at `urls`, in the order of `urls` and for each URL by name; and notes on the search.
 
     Args:
         urls: URLs of datasets, or of directories above datasets.
@@ -85,15 +77,16 @@ def find_datasets(urls: Sequence[str], retry: Retry, *, list_files: bool) -> Fou
     """
     if not urls:
         raise ConfigError("no URL is given: name the directory of a dataset, or a directory above several")
-    found = Found()
+    datasets: list[Dataset] = []
+    notes: list[str] = []
     for url in dict.fromkeys(urls):
         search = _Search(url, retry, alone=len(urls) == 1, list_files=list_files)
-        found.datasets += search.datasets()
-        found.notes += search.notes
-    names = [dataset.name for dataset in found.datasets]
+        datasets += search.datasets()
+        notes += search.notes
+    names = [dataset.name for dataset in datasets]
     if twice := [name for at, name in enumerate(names) if name in names[:at]]:
         raise ConfigError(f"{twice[0]} is given twice: give each dataset once")
-    return found
+    return datasets, notes
 
 
 class _Search:
@@ -125,7 +118,7 @@ class _Search:
         if not files or not self._list_files:
             return dataset
         own = frozenset(file[len(below) + 1 :] for file in files if file.startswith(f"{below}/"))
-        return Dataset(name=name, store=dataset.store, index=dataset.index, trouble=dataset.trouble, files=own)
+        return replace(dataset, files=own)
 
     def _why_none(self, files: Sequence[str], *troubles: object) -> str:
         if shards := sum(n for _, n in _orphans(files, ())):
@@ -152,7 +145,7 @@ class _Search:
     def _listed(self, dataset: Dataset) -> Dataset:
         if not self._list_files or dataset.trouble is not None or isinstance(names := self._names(), StoreError):
             return dataset
-        return Dataset(name=dataset.name, store=dataset.store, index=dataset.index, files=frozenset(names))
+        return replace(dataset, files=frozenset(names))
 
     def _names(self) -> list[str] | StoreError:
         try:
@@ -193,16 +186,10 @@ def _orphans(files: Sequence[str], below: Sequence[str]) -> list[tuple[str, int]
     known = {*below}
 
     def is_orphan(directory: str) -> bool:
-        if directory and not _NAME.fullmatch(directory):
-            return False
-        return not any(directory[:at] in known for at in _ends(directory))
+        above = (directory[: end.start()] for end in re.finditer(r"/|$", directory))  # `a` and `a/b` of `a/b`
+        return (not directory or bool(_NAME.fullmatch(directory))) and known.isdisjoint(above)
 
     return sorted((directory, n) for directory, n in held.items() if is_orphan(directory))
-
-
-def _ends(directory: str) -> Iterator[int]:
-    """Yield the end of each prefix of `directory` that is itself a directory: for `a/b`, 1 and 3."""
-    yield from (found.start() for found in re.finditer(r"/|$", directory))
 
 
 def _directories(files: Sequence[str]) -> Iterator[str]:

@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from mixstream.formats import ShardInfo, compress, decompress
+from mixstream.formats import FileInfo, ShardInfo, compress, decompress
 from mixstream.formats import is_mds_encoding_safe as is_safe
 from mixstream.storage import Retry, Store, read_object
 
 
-def stored_name(info: ShardInfo) -> str:
-    """Return the name of a shard's file in a store: the compressed file, if there is one."""
-    return (info.zip or info.raw).basename
-
-
-def stored_bytes(info: ShardInfo) -> int:
-    """Return the size of that file."""
-    return (info.zip or info.raw).bytes
+def stored(info: ShardInfo) -> FileInfo:
+    """Return a shard's file in a store: the compressed file, if there is one."""
+    return info.zip or info.raw
 
 
 def memory_of(info: ShardInfo) -> int:
@@ -26,8 +21,8 @@ def memory_of(info: ShardInfo) -> int:
     For an instant, memory holds both the parts and the whole of a file (`mixstream.storage.read_object`), and both the
     parts and the whole of its decompressed bytes (`mixstream.formats.decompress`).
     """
-    stored = stored_bytes(info)
-    return 2 * stored if info.zip is None else stored + max(stored, 2 * info.raw.bytes)
+    size = stored(info).bytes
+    return 2 * size if info.zip is None else size + max(size, 2 * info.raw.bytes)
 
 
 def read_bytes(store: Store, name: str, size: int | None, retry: Retry) -> bytes:
@@ -44,18 +39,18 @@ def read_raw(store: Store, info: ShardInfo, retry: Retry) -> bytes:
         StoreError: the store does not return it.
         ShardCorruptError: it has another size, or cannot be decompressed.
     """
-    return decompressed(info, read_bytes(store, stored_name(info), stored_bytes(info), retry))
+    return decompressed(info, read_bytes(store, stored(info).basename, stored(info).bytes, retry))
 
 
-def decompressed(info: ShardInfo, stored: bytes) -> bytes:
+def decompressed(info: ShardInfo, data: bytes) -> bytes:
     """Return the raw bytes of a shard from those of its stored file.
 
     Raises:
         ShardCorruptError: they cannot be decompressed to the size in the index.
     """
     if info.zip is None or info.compression is None:
-        return stored
-    return decompress(info.compression, stored, raw_bytes=info.raw.bytes, where=info.zip.basename)
+        return data
+    return decompress(info.compression, data, raw_bytes=info.raw.bytes, where=info.zip.basename)
 
 
 def require_codecs(shards: tuple[ShardInfo, ...]) -> None:

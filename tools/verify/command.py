@@ -7,8 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from cyclopts import Parameter
 
@@ -21,7 +20,7 @@ from ..shared.console import Console
 from ..shared.datasets import INDEX, Dataset, find_datasets
 from ..shared.parallel import in_parallel
 from ..shared.safe_text import printable
-from ..shared.shards import memory_of, require_codecs, stored_bytes, stored_name
+from ..shared.shards import memory_of, require_codecs, stored
 from .shard import TODO, UNCHECKED, Depth, Fault, Finding, check_shard
 from .show import Report, describe, show
 
@@ -87,20 +86,20 @@ def verify(
     depth = Depth(sizes_only=quick, samples=samples, allow_unsafe_types=allow_unsafe_types)
     retry = Retry(attempts=download_retry, timeout=download_timeout)
     console, start = Console(as_json=as_json), time.monotonic()
-    found = find_datasets(urls, retry, list_files=not shard)
-    for dataset in found.datasets if not quick else ():
+    datasets, search_notes = find_datasets(urls, retry, list_files=not shard)
+    for dataset in datasets if not quick else ():
         require_codecs(dataset.shards)
-    work = _Work(found.datasets, shard, retry, depth)
+    work = _Work(datasets, shard, retry, depth)
     try:
         work.run(console, workers=workers, room=room)
     except KeyboardInterrupt as interrupt:
         interrupt.add_note(printable(work.so_far()))
         raise
     report = Report(
-        datasets=found.datasets,
+        datasets=datasets,
         findings=work.findings,
         faults=work.faults,
-        notes=[*found.notes, *_notes(found.datasets, depth)],
+        notes=[*search_notes, *_notes(datasets, depth)],
         quick=quick,
         seconds=time.monotonic() - start,
     )
@@ -111,15 +110,8 @@ def verify(
     return 1 if work.faults else 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Task:
-    """A shard to check.
-
-    Attributes:
-        dataset: its dataset.
-        number: its position in the index.
-        info: its entry there.
-    """
+class Task(NamedTuple):
+    """A shard to check: its dataset, its position in the index, its entry there."""
 
     dataset: Dataset
     number: int
@@ -146,7 +138,7 @@ class _Work:
     def run(self, console: Console, *, workers: int, room: int) -> None:
         """Check all shards, and show the progress."""
         label = "sizes" if self._depth.sizes_only else "verify"
-        total = sum(stored_bytes(task.info) for task in self.tasks)
+        total = sum(stored(task.info).bytes for task in self.tasks)
         cost = (lambda _: 0) if self._depth.sizes_only else (lambda task: memory_of(task.info))
         unasked: Counter[str] = Counter()
         with (
@@ -154,7 +146,7 @@ class _Work:
             closing(in_parallel(self._check, self.tasks, workers=workers, cost=cost, room=room)) as checked,
         ):
             for task, finding in checked:
-                advance(stored_bytes(task.info))
+                advance(stored(task.info).bytes)
                 name = task.dataset.name
                 if finding is None:
                     unasked[name] += 1
@@ -195,7 +187,7 @@ def _tasks(datasets: Sequence[Dataset], chosen: Sequence[str]) -> Iterator[Task]
     left = set(chosen)
     for dataset in datasets:
         for number, info in enumerate(dataset.shards):
-            names = {str(number), info.raw.basename, stored_name(info)}
+            names = {str(number), info.raw.basename, stored(info).basename}
             if not chosen or names & set(chosen):
                 left -= names
                 yield Task(dataset=dataset, number=number, info=info)

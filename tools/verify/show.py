@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
@@ -48,7 +48,7 @@ def describe(report: Report) -> dict[str, Any]:
         "status": status,
         "checked": "sizes" if report.quick else "contents",
         "datasets": [_dataset(report, dataset) for dataset in report.datasets],
-        "faults": [_fault(name, fault) for name, fault in report.faults],
+        "faults": [{"dataset": name, **asdict(fault), "notes": list(fault.notes)} for name, fault in report.faults],
         "make_again": {
             dataset.store.url: files
             for dataset in report.datasets
@@ -99,11 +99,6 @@ def _dataset(report: Report, dataset: Dataset) -> dict[str, Any]:
         "bad": sum(name == dataset.name for name, _ in report.faults),
         "orphans": list(_orphans(dataset)),
     }
-
-
-def _fault(name: str, fault: Fault) -> dict[str, Any]:
-    document = {"dataset": name, "file": fault.file, "kind": fault.kind, "what": fault.what, "todo": fault.todo}
-    return {**document, "notes": list(fault.notes)}
 
 
 def _orphans(dataset: Dataset) -> Iterator[str]:

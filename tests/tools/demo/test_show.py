@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from mixstream_tools.demo.journal import Step
 from mixstream_tools.demo.show import View, losses_K, shares_K
+from mixstream_tools.demo.step_log import Step
 
 
 def made_step(step: int, **changes) -> Step:

@@ -13,14 +13,13 @@ from typing import Protocol, TypeVar
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 OnBytes = Callable[[int], None]
+Function = Callable[[Task, OnBytes], Result]
 
 
 class Executor(Protocol):
     """Runs tasks. `function` and tasks can be pickled; `on_bytes` is only called in the caller's process."""
 
-    def run(
-        self, function: Callable[[Task, OnBytes], Result], tasks: Sequence[Task], on_bytes: OnBytes
-    ) -> Iterator[Result]:
+    def run(self, function: Function[Task, Result], tasks: Sequence[Task], on_bytes: OnBytes) -> Iterator[Result]:
         """Yield the result of `function(task, report)` for every task, in any order."""
         ...
 

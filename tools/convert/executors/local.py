@@ -22,7 +22,7 @@ from typing import Any
 
 from mixstream.errors import MixstreamError
 
-from . import OnBytes, Result, Task
+from . import Function, OnBytes, Result, Task
 
 _TICK_S = 0.2
 _GRACE_S = 5.0
@@ -35,9 +35,7 @@ class WorkerDiedError(ChildProcessError):
 class InProcess:
     """Runs one task after the other, in this process."""
 
-    def run(
-        self, function: Callable[[Task, OnBytes], Result], tasks: Sequence[Task], on_bytes: OnBytes
-    ) -> Iterator[Result]:
+    def run(self, function: Function[Task, Result], tasks: Sequence[Task], on_bytes: OnBytes) -> Iterator[Result]:
         """See `Executor.run`."""
         for task in tasks:
             yield function(task, on_bytes)
@@ -55,9 +53,7 @@ class Processes:
         self._workers = workers
         self._environ = dict(environ or {})
 
-    def run(
-        self, function: Callable[[Task, OnBytes], Result], tasks: Sequence[Task], on_bytes: OnBytes
-    ) -> Iterator[Result]:
+    def run(self, function: Function[Task, Result], tasks: Sequence[Task], on_bytes: OnBytes) -> Iterator[Result]:
         """See `Executor.run`. Raises WorkerDiedError if a process is killed from outside."""
         left = deque(tasks)
         workers: list[_Worker] = []

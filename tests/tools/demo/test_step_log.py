@@ -1,11 +1,11 @@
-"""Journals of several ranks: joined in order, and read while they are still written."""
+"""Step logs of several ranks: joined in order, and read while they are still written."""
 
 import json
 
 import numpy as np
 
 import mixstream as ms
-from mixstream_tools.demo.journal import Journal, row_hashes
+from mixstream_tools.demo.step_log import StepLogReader, row_hashes
 
 
 def line(step: int, rank: int) -> str:
@@ -13,19 +13,19 @@ def line(step: int, rank: int) -> str:
     return json.dumps({**told, "waited": float(rank), "at": 10.0 * rank}) + "\n"
 
 
-def test_journals_join_ranks_in_order_and_wait_for_the_slowest(tmp_path):
+def test_step_logs_join_ranks_in_order_and_wait_for_the_slowest(tmp_path):
     first, second = tmp_path / "a", tmp_path / "b"
-    journal = Journal(files=[first, second])
-    assert list(journal.poll()) == []
+    step_log = StepLogReader(files=[first, second])
+    assert list(step_log.poll()) == []
     first.write_text(line(0, 0) + line(1, 0))
-    assert list(journal.poll()) == []
+    assert list(step_log.poll()) == []
     second.write_text(line(0, 1) + line(1, 1)[:20])  # written in the middle of a line
-    (step,) = journal.poll()
+    (step,) = step_log.poll()
     assert (step.step, step.rows, step.rows_K, step.loss_sum_K) == (0, ("0-0", "0-1"), (2, 0), (4.0, 0.0))
     assert (step.waited, step.at) == (1.0, 10.0)
     second.write_text(line(0, 1) + line(1, 1))
-    assert [step.rows for step in journal.poll()] == [("1-0", "1-1")]
-    assert [step.step for step in journal.steps] == [0, 1]
+    assert [step.rows for step in step_log.poll()] == [("1-0", "1-1")]
+    assert [step.step for step in step_log.steps] == [0, 1]
 
 
 def test_row_hashes_tell_tokens_and_domains_apart(tmp_path):
