@@ -23,7 +23,7 @@ from .sources import Choice
 from .tokenizer import describe_tokenizer
 
 if TYPE_CHECKING:
-    _Format = str  # for pyright, which evaluates no table
+    _Format = str  # pyright cannot evaluate the table
 else:
     _Format = Literal[("auto", *READERS)]
 _Many = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=", ".join)]

@@ -104,7 +104,7 @@ def _records(store: Store, info: ShardInfo, rows: Sequence[int], retry: Retry) -
             return _ranges(store, info, rows, retry)
     raw = read_raw(store, info, retry)
     offsets = read_offsets(raw, info, where=info.raw.basename)
-    spans = [raw[offsets[row] : offsets[row + 1]] for row in rows]
+    spans = (raw[offsets[row] : offsets[row + 1]] for row in rows)
     return [(len(data), data if len(data) <= _LONGEST else None) for data in spans]
 
 

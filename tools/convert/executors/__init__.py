@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
+from ..files import OnBytes
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-OnBytes = Callable[[int], None]
 Function = Callable[[Task, OnBytes], Result]
 
 

@@ -22,7 +22,8 @@ from typing import Any
 
 from mixstream.errors import MixstreamError
 
-from . import Function, OnBytes, Result, Task
+from ..files import OnBytes
+from . import Function, Result, Task
 
 _TICK_S = 0.2
 _GRACE_S = 5.0
