@@ -3,7 +3,7 @@
     python bench/mixing_text.py [--seeds 0 1 2] [--workers 2] [--methods Natural ADO] [--quick]
 
 The text is the demo's: up to five kinds of documents that are on any machine with Python and torch
-(tools/demo_text.py), as bytes. The model is that of examples/train.py, with its learning rate as the highest of a
+(tools/demo/text.py), as bytes. The model is that of examples/train.py, with its learning rate as the highest of a
 warm-up and a cosine. All settings below were written down before the first run: they are defaults, or follow from the
 length of the run. Two defaults of the library were changed after a first run of this bench, and both are shown: ADO
 counts a domain's own rows now (`ADO all n` has the total, as before and as released), which this bench and the worlds

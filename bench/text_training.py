@@ -26,10 +26,7 @@ import mixstream as ms
 from mixstream.loader.validation import ValidationSet
 from mixstream.mixers import Mixer
 from mixstream_examples.train import Model
-from mixstream_tools.convert.job import run_conversion
-from mixstream_tools.convert.readers.text import Fields
-from mixstream_tools.convert.recipe import Recipe
-from mixstream_tools.convert.tokenizer import describe_tokenizer
+from mixstream_tools.convert import Fields, Recipe, describe_tokenizer, run_conversion
 from mixstream_tools.demo.text import gather
 from mixstream_tools.shared.console import Console
 

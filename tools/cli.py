@@ -1,11 +1,11 @@
-"""The command line: which commands there are, and how every one of them ends.
+"""The command line: the list of commands, and how every command ends.
 
 A command is a function: its signature is its options, its docstring is its `--help`, and it returns its exit status
-(None is 0). It lives in a module of its own that is imported only when it is called, so `mixstream --help` stays
-fast; to add one, add a line to `COMMANDS`.
+(None is 0). Its module is imported only when it is called, so `mixstream --help` stays fast. To add a command, add a
+line to `COMMANDS`.
 
-Exit status: 0 done · 1 found a fault or failed · 2 wrong use · 130 interrupted. A failure is told in plain lines on
-stderr, without a traceback; with `--json` also as one JSON document on stdout. A traceback is a bug of ours.
+Exit status: 0 done · 1 found a fault or failed · 2 wrong use · 130 interrupted. A failure is reported in plain lines on
+stderr, without a traceback; with `--json` also as one JSON document on stdout. A traceback is a bug in mixstream.
 """
 
 from __future__ import annotations
@@ -20,22 +20,13 @@ from typing import NoReturn
 from cyclopts import App, CycloptsError
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": (
-        "mixstream_tools.demo.command:demo",
-        "Mix, train, kill -9, resume on two processes, prove the batches equal.",
-    ),
+    "demo": ("mixstream_tools.demo.command:demo", "Train, kill -9, resume on two processes, prove the batches equal."),
     "convert": ("mixstream_tools.convert.command:convert", "Turn text and JSONL into tokenised shards, by domain."),
-    "verify": (
-        "mixstream_tools.verify.command:verify",
-        "Check every shard of a dataset: there, whole, as its index says.",
-    ),
-    "inspect": (
-        "mixstream_tools.inspect.command:inspect",
-        "Show what a dataset holds: shards, tokens, columns, samples.",
-    ),
-    "plan": ("mixstream_tools.plan.command:plan", "Tell what a mixture reads: epochs, tokens, weights by step."),
+    "verify": ("mixstream_tools.verify.command:verify", "Check that every shard is complete and matches its index."),
+    "inspect": ("mixstream_tools.inspect.command:inspect", "Show datasets: shards, tokens, columns, samples."),
+    "plan": ("mixstream_tools.plan.command:plan", "Show what a mixture reads: epochs, tokens, weights by step."),
 }
-"""Command → (where its function is, one line for `mixstream --help`)."""
+"""Command → (module and name of its function, one line for `mixstream --help`)."""
 
 _HELP = """Stream sharded corpora and mix them while the model learns.
 
@@ -68,17 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    """Be the program `mixstream`."""
+    """The program `mixstream`: run the command line and exit."""
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
     if status == _INTERRUPTED:
-        os._exit(status)  # requests under way do not hold up the end, nor does what their threads have locked
+        os._exit(status)  # threads with running requests, and locks that they hold, do not delay the exit
     sys.exit(status)
 
 
 def _status(error: Exception) -> int | None:
-    """The exit status of a failure that was foreseen; None if it was not."""
+    """The exit status of a foreseen failure; None for a bug."""
     from mixstream.errors import ConfigError, MixstreamError  # here, so that --help does not load the library
 
     if isinstance(error, ConfigError):
@@ -91,30 +82,26 @@ def _app(arguments: Sequence[str]) -> App:
         name="mixstream",
         help=_HELP,
         help_format="plaintext",
-        version=_version,
+        version=lambda: metadata.version("mixstream-data"),  # the distribution; it installs the package `mixstream`
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
     called = next((word for word in arguments if not word.startswith("-")), None)
     for name, (target, summary) in COMMANDS.items():
-        # The command that is called brings its own, longer help; the others are only listed, and never imported.
+        # The called command has its own, longer help; the others are listed with a summary and not imported.
         app.command(target, name=name, help=None if name == called else summary)
     return app
 
 
-def _version() -> str:
-    return metadata.version("mixstream-data")  # the distribution; the package that it installs is `mixstream`
-
-
 def _fail(error: BaseException, *, as_json: bool, status: int) -> int:
-    """Tell `error` and its notes on stderr, and on stdout as JSON if asked; returns `status`."""
+    """Report `error` and its notes on stderr, and with `as_json` on stdout as JSON; returns `status`."""
     message = str(error) or ("interrupted" if status == _INTERRUPTED else type(error).__name__)
     notes = [str(note) for note in getattr(error, "__notes__", ())]
     kind = "interrupted" if status == _INTERRUPTED else "error"
     head = message if status == _INTERRUPTED else f"error: {message}"
-    told = "\n".join([f"mixstream: {head}", *(f"  {note}" for note in notes)])
-    # A path may hold bytes that are no text; it must not turn the error into another one.
-    sys.stderr.write(told.encode(errors="backslashreplace").decode() + "\n")
+    text = "\n".join([f"mixstream: {head}", *(f"  {note}" for note in notes)])
+    # A path may contain surrogates; writing it must not raise another error.
+    sys.stderr.write(text.encode(errors="backslashreplace").decode() + "\n")
     if as_json:
         from .shared.console import write_json
 

@@ -18,6 +18,7 @@ from mixstream.storage.materialize import CompressedSpec, ShardSpec
 from mixstream.storage.open import open_store
 from mixstream.storage.retry import Retry
 from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
+from mixstream.storage.transfer import read_object
 from mixstream.storage.url import is_local, join, local_path, redact
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "local_path",
     "map_file",
     "open_store",
+    "read_object",
     "redact",
 ]

@@ -1,18 +1,25 @@
 """`mixstream convert`: text and JSONL → tokenised MDS shards, one dataset for each domain.
 
-Read in the order of the flow (job.py draws it):
+In the order of the flow (job.py draws it):
 
-    command.py    options and help                 job.py        wires the rest
-    sources.py    SRC → domains and files          files.py      stored bytes, decompressed
-    parts.py      files → units of work            readers.py    a format → documents
-    executor.py   where the work runs              tokenizer.py  text → ids
-    work.py       one unit of work                 packer.py     ids → rows → shards
-    ledger.py     what is done already             publish.py    units → index.json
-    recipe.py     the options that decide bytes    remote.py     all of it → a store
-    uploads.py    what is at the store already
+    command.py     options and help                  job.py        wires the rest
+    sources.py     SRC → domains and files           files.py      stored bytes, decompressed
+    domain_names   which names a domain can have     readers/      one format a file → documents
+    parts.py       files → units of work             tokenizer.py  text → ids
+    executors/     where the work runs               packer.py     ids → rows → shards
+    work.py        one unit of work                  publish.py    units → index.json
+    ledger.py      which units are done              remote.py     the result → an object store
+    recipe.py      the options that decide bytes     uploads.py    which objects are uploaded
 
-Seams: a new source format is a function in `readers.READERS`, a new tokenizer a spec and a class with `encode`, a
-cluster an `executor.Executor`.
+A new source format is a reader (`readers.READERS`), a new tokenizer a spec and a class with `encode`, a cluster an
+executor (`executors.Executor`).
 
 The law: output bytes are a function of the recipe and the sources. Workers, restarts and `kill -9` change none of them.
 """
+
+from .job import run_conversion
+from .readers import Fields
+from .recipe import Recipe
+from .tokenizer import describe_tokenizer
+
+__all__ = ["Fields", "Recipe", "describe_tokenizer", "run_conversion"]

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -16,12 +16,16 @@ from mixstream.storage.destination import check_writable
 
 from ..shared.console import Console, show_bytes, show_seconds, table
 from .job import default_workers, run_conversion
-from .readers.text import Fields
+from .readers import READERS, Fields
 from .recipe import Recipe
 from .remote import Remote, default_work
 from .sources import Choice
 from .tokenizer import describe_tokenizer
 
+if TYPE_CHECKING:
+    _Format = str  # pyright cannot evaluate the table
+else:
+    _Format = Literal[("auto", *READERS)]
 _Many = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=", ".join)]
 _Patterns = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)]
 _Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
@@ -35,7 +39,7 @@ def convert(
     seq_len: int = 2048,
     text_key: str = "text",
     domain_key: str | None = None,
-    format: Literal["auto", "text", "jsonl"] = "auto",  # noqa: A002  # the option's name
+    format: _Format = "auto",  # noqa: A002  # the option's name
     include: _Patterns = (),
     exclude: _Patterns = (),
     eos: str | None = None,
@@ -60,63 +64,64 @@ def convert(
 
     Read one with Stream(remote="shards/web", split="train").
 
-    SOURCES. A text file is one document; a line of .jsonl, .json or .ndjson is
-    one document. Both may be .gz or .zst. Directories are walked to the bottom;
-    hidden files and what is not text are passed over and counted.
+    SOURCES. A text file is one document; each line of .jsonl, .json or .ndjson
+    is one document. Both may be .gz or .zst. Directories are walked
+    recursively; hidden files and files that are not text are skipped and
+    counted.
 
-    DOMAINS. Each SRC is a domain called after its last path component (a file:
-    without suffixes), or NAME in NAME=PATH. One directory alone that holds only
-    directories makes a domain of each. With --domain-key every line says its
-    own.
+    DOMAINS. Each SRC is a domain, named after its last path component (for a
+    file: without suffixes), or NAME in NAME=PATH. A single directory that holds
+    only directories gives one domain for each. With --domain-key, a field of
+    each line names the domain.
 
-    ROWS. Documents are laid end to end, each followed by the end-of-document
+    ROWS. Documents are joined end to end, each followed by the end-of-document
     token, and cut every --seq-len tokens. The last, incomplete row of each
-    domain and split is dropped and counted. The order is that of the files;
-    shuffling is the loader's work.
+    domain and split is dropped and counted. The order is that of the files; the
+    loader shuffles.
 
     OUTPUT. DIR/DOMAIN/train, with --val-fraction also DIR/DOMAIN/val, and
-    DIR/domains.json with all counts. Not a byte of it depends on --workers.
+    DIR/domains.json with all counts. The bytes do not depend on --workers.
 
-    STORES. With --out s3://BUCKET/CORPUS (gs://, az://, or a URL that fsspec
-    knows) the work is done in a local directory, --work, which needs room for
-    all shards. Then the shards are uploaded, side by side; then each index;
-    domains.json last. By default --work is a directory below ~/.cache (or
-    $XDG_CACHE_HOME) that is the same whenever --out is. The shards in it are
-    removed when all of them are uploaded, unless --keep-work; what a restart
-    needs stays. AWS credentials are found as boto3 does.
+    STORES. With --out s3://BUCKET/CORPUS (gs://, az://, or another URL that
+    fsspec supports) the shards are first written to a local directory, --work,
+    which needs space for all of them. Then the shards are uploaded in parallel,
+    then each index, and domains.json last. The default of --work is a directory
+    below ~/.cache (or $XDG_CACHE_HOME), the same for the same --out. Its shards
+    are removed after the upload, unless --keep-work is given; the files that a
+    restart needs stay. AWS credentials are found as boto3 finds them.
 
-    RESTARTS. Interrupted or killed, the same command goes on where it was. With
-    other options or changed sources it refuses; --overwrite then makes anew the
-    domains that changed. When all is done there is nothing to do. What is
-    uploaded already, and has its size at the store, is not uploaded again.
+    RESTARTS. After an interruption or a kill, the same command resumes. With
+    other options or changed sources it refuses; --overwrite then rebuilds the
+    domains that changed. If the output is complete, nothing is done. An object
+    that the store has in its full size is not uploaded again.
 
     Args:
         sources: files, directories, or NAME=PATH.
-        out: directory or URL for the datasets: new, empty, or one to go on with.
-        tokenizer: `bytes` (ids 0-255 and 256 behind each document), or a path to a tokenizer.json.
+        out: directory or URL for the datasets: new, empty, or one to resume.
+        tokenizer: `bytes` (ids 0-255, and 256 after each document), or the path of a tokenizer.json.
         seq_len: tokens in a row.
         text_key: JSON field with the text; dots reach into objects.
         domain_key: JSON field with the domain, as in meta.pile_set_name.
-        format: read every file as this, whatever its suffix.
+        format: read every file as this format, whatever its suffix.
         include: in directories, only files that match (`*.py`, `docs/*`); may be repeated.
         exclude: in directories, no files that match; may be repeated.
-        eos: token or id that ends a document, where tokenizer.json does not show it.
-        val_fraction: share of the documents set aside as split val, chosen by content.
-        seed: which documents these are.
-        on_bad_document: what cannot be read (UTF-8, JSON, a missing field): fail, or skip, count and report.
+        eos: token or id that ends a document, if it cannot be determined from tokenizer.json.
+        val_fraction: share of the documents in the split val, chosen by content.
+        seed: seed of the choice of these documents.
+        on_bad_document: if a document cannot be read (UTF-8, JSON, a missing field): fail, or skip, count and report.
         compression: none, zstd, zstd:7, gz, br, …; each shard is compressed as a whole.
-        hashes: of every shard, into the index; may be repeated, `none` for none.
-        size_limit: largest size of a shard.
-        workers: processes; default: one for each core.
-        overwrite: replace what other options or sources made here.
+        hashes: hashes of every shard in the index; may be repeated, `none` for none.
+        size_limit: maximum size of a shard.
+        workers: number of processes; default: one for each core.
+        overwrite: replace output of other options or sources.
         work: with --out URL: local directory for the work; default: one below ~/.cache for each --out.
-        keep_work: with --out URL: keep the shards in --work too.
+        keep_work: with --out URL: keep the shards in --work after the upload.
         as_json: print one JSON document, not a table.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers {workers}: give 1 or more.")
     if workers == 1:
-        os.environ.setdefault("RAYON_NUM_THREADS", "1")  # this process is ours, and the tokenizer was not told yet
+        os.environ.setdefault("RAYON_NUM_THREADS", "1")  # this process is the worker; its tokenizer is not loaded yet
     console = Console(as_json=as_json)
     recipe = Recipe(
         tokenizer=describe_tokenizer(tokenizer, eos),
@@ -147,11 +152,11 @@ def convert(
 
 
 def _place(out: str, work: Path | None, *, keep_work: bool, console: Console) -> tuple[Path, Remote | None]:
-    """The directory to work in, and the store to upload to, if there is one."""
+    """The work directory, and the store to upload to, if there is one."""
     if is_local(out):
         if work is not None or keep_work:
             option = "--keep-work" if work is None else "--work"
-            raise ConfigError(f"{option} is for --out URL; --out {out} is a directory, where the work is done as well.")
+            raise ConfigError(f"{option} is for --out URL; the local --out {out} is its own work directory.")
         return local_path(out), None
     check_writable(out)
     directory = default_work(out) if work is None else work
@@ -172,10 +177,10 @@ def _report(console: Console, summary: dict[str, Any], out: str, seconds: float)
     if summary["status"] == "nothing to do":
         closing = f"nothing to do: {out} has all of it already"
     else:
-        did = [(kind, size) for kind in ("converted", "uploaded") if (size := summary[f"{kind}_bytes"])]
-        rate = f"{show_bytes(did[0][1] / max(seconds, 1e-9))}/s" if did else ""
-        told = ", ".join(f"{kind} {show_bytes(size)}" for kind, size in did) or "converted"
-        closing = f"{out}: {told} in {show_seconds(seconds)}{f' ({rate})' if rate else ''}"
+        work = [(kind, size) for kind in ("converted", "uploaded") if (size := summary[f"{kind}_bytes"])]
+        rate = f" ({show_bytes(work[0][1] / max(seconds, 1e-9))}/s)" if work else ""
+        amounts = ", ".join(f"{kind} {show_bytes(size)}" for kind, size in work) or "converted"
+        closing = f"{out}: {amounts} in {show_seconds(seconds)}{rate}"
     document = {**summary, "out": out, "seconds": round(seconds, 3)}
     console.result(document, _table(summary["domains"]), closing)
 
@@ -183,9 +188,9 @@ def _report(console: Console, summary: dict[str, Any], out: str, seconds: float)
 def _table(domains: dict[str, dict[str, dict[str, int]]]) -> Any:
     counts = ("documents", "rows", "tokens", "shards", "dropped_tokens")
     rows: list[Sequence[object]] = [
-        (domain, split, *(told[count] for count in counts))
+        (domain, split, *(entry[count] for count in counts))
         for domain, splits in domains.items()
-        for split, told in splits.items()
+        for split, entry in splits.items()
     ]
     if len(rows) > 1:
         rows.append(("total", "", *(sum(row[at + 2] for row in rows) for at in range(len(counts)))))  # pyright: ignore

@@ -1,57 +1,41 @@
-"""Source files as bytes: what is stored in them, and opening them anywhere.
+"""Source files as bytes: records of files and of slices, and opening them, decompressed.
 
-What lives here: suffixes, decompression, byte ranges. What must not: documents (readers.py), domains (sources.py).
+What lives here: decompression, byte ranges. What must not: formats and documents (readers/), domains (sources.py).
 
-Invariant: a byte that is stored is either handed on or reported. A compressed file that is cut short, and a file that
-changed since it was listed, are errors: never a shorter corpus.
+Invariant: every stored byte is either returned or reported. A compressed file that is truncated, and a file that
+changed since it was listed, are errors; they never make the corpus shorter.
 """
 
 from __future__ import annotations
 
 import gzip
 import io
-import json
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import zstandard
 
 from mixstream.errors import MixstreamError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-Format = Literal["text", "jsonl"]
 Compression = Literal["", "gz", "zst"]
 OnBytes = Callable[[int], None]
 
 _COMPRESSIONS: dict[str, Compression] = {"gz": "gz", "zst": "zst", "zstd": "zst"}
-_JSONL_SUFFIXES = frozenset({".jsonl", ".json", ".ndjson"})
-# Files with these suffixes are taken as text without opening them; any other is looked into (`is_binary`).
-_KNOWN_SUFFIXES = _JSONL_SUFFIXES | frozenset(
-    f".{suffix}"
-    for line in (
-        "txt text md rst tex html htm xml css csv tsv yaml yml toml ini cfg sh sql",
-        "py pyi c h cc cpp hpp cu cuh java js jsx ts tsx go rs rb php cs swift kt scala",
-    )
-    for suffix in line.split()
-)
-_SNIFFED = 8000  # bytes; git calls a file binary by a NUL among as many
 _BLOCK = 1 << 20
-_ZSTD_BLOCK = 1 << 16  # stored bytes that are decompressed at a time; small, as they may grow a thousandfold
+_ZSTD_BLOCK = 1 << 16  # compressed bytes to decompress at a time; small, because they may grow a thousandfold
 
 
 class SourceError(MixstreamError, ValueError):
-    """A source that cannot be read as what it should be; the message names the file and, if there is one, the line."""
+    """A source that cannot be read in its format; the message names the file and, if there is one, the line."""
 
 
 class DamagedFileError(SourceError):
-    """A compressed file that ends too early or is not what its suffix says."""
+    """A compressed file that is truncated, or that does not have the compression of its suffix."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,10 +44,11 @@ class SourceFile:
 
     path: str
     name: str
-    """Path below its SRC, with `/`; together with size and time this is what a restart compares."""
+    """Path below its SRC, with `/`; a restart compares name, size and time."""
     size: int
     mtime_ns: int
-    format: Format
+    format: str
+    """A key of `readers.READERS`."""
     compression: Compression
 
     @property
@@ -74,36 +59,15 @@ class SourceFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Slice:
-    """Bytes `start` to `stop` of a file as it is stored; of a compressed file always all of it."""
+    """Bytes `start` to `stop` of a file as stored; always the whole of a compressed file."""
 
     file: SourceFile
     start: int
     stop: int
 
 
-def list_file(
-    path: str, stat: os.stat_result, *, name: str, forced: Literal["auto", "text", "jsonl"] = "auto"
-) -> SourceFile:
-    """Describe a file as it is now. What is stored in it is told by its suffixes, unless it is `forced`.
-
-    Paths are plain strings here: a corpus may have millions of files, and each start lists them all.
-    """
-    _, suffix, compression = split_name(path)
-    file = SourceFile(
-        path=path,
-        name=name,
-        size=stat.st_size,
-        mtime_ns=stat.st_mtime_ns,
-        format=("jsonl" if suffix in _JSONL_SUFFIXES else "text") if forced == "auto" else forced,
-        compression=compression,
-    )
-    if forced == "auto" and suffix == ".json" and not _holds_json_lines(file):
-        return replace(file, format="text")
-    return file
-
-
 def split_name(path: str) -> tuple[str, str, Compression]:
-    """A file's name in three: `("web", ".jsonl", "gz")` of `dir/web.jsonl.gz`. Suffixes come in lower case."""
+    """Stem, suffix and compression of a file name: `dir/web.jsonl.gz` → `("web", ".jsonl", "gz")`."""
     name = path.rpartition("/")[2]
     stem, dot, last = name.rpartition(".")
     compression = _COMPRESSIONS.get(last.lower(), "") if stem else ""
@@ -113,37 +77,12 @@ def split_name(path: str) -> tuple[str, str, Compression]:
     return (stem, dot + last.lower(), compression) if stem else (name, "", compression)
 
 
-def _holds_json_lines(file: SourceFile) -> bool:
-    """Whether the first line of a .json file is an object. Else it is one JSON document, as text as any other."""
-    try:
-        with open_slice(file.whole) as stream:
-            line = stream.readline(_BLOCK)
-        if len(line) == _BLOCK:
-            return line.startswith(b"{")
-        return isinstance(json.loads(line), dict)
-    except DamagedFileError:
-        return True  # the reader will find it, and say so
-    except (ValueError, RecursionError):
-        return False
-
-
-def is_binary(file: SourceFile) -> bool:
-    """Whether a file is something else than text: a NUL byte near its beginning. Files known as text are not opened."""
-    if split_name(file.path)[1] in _KNOWN_SUFFIXES:
-        return False
-    try:
-        with open_slice(file.whole) as stream:
-            return b"\0" in stream.read(_SNIFFED)
-    except DamagedFileError:
-        return False  # the reader will find it, and say so
-
-
 @contextmanager
 def open_slice(piece: Slice, on_bytes: OnBytes | None = None) -> Iterator[BinaryIO]:
-    """Open a slice for reading, decompressed; `on_bytes` is told of stored bytes as they are read.
+    """Open a slice for reading, decompressed; `on_bytes` is called with the number of stored bytes of each read.
 
-    The stream is placed at `piece.start` and runs to the end of the file: where the slice ends is for the reader, which
-    knows where a record does. Raises SourceError if the file is not the one that was listed, is damaged or cut short.
+    The stream starts at `piece.start` and runs to the end of the file. The reader decides where the slice ends, because
+    only it knows where a record ends. Raises SourceError if the file changed since it was listed or is damaged.
     """
     with _Counted(piece.file.path, on_bytes) as raw:
         _check_unchanged(raw, piece.file)
@@ -157,7 +96,7 @@ def open_slice(piece: Slice, on_bytes: OnBytes | None = None) -> Iterator[Binary
 
 
 class _Counted(io.FileIO):
-    """A file that tells how many bytes were read from it."""
+    """A file that reports how many bytes were read from it."""
 
     def __init__(self, path: str, on_bytes: OnBytes | None) -> None:
         super().__init__(path)
@@ -165,9 +104,17 @@ class _Counted(io.FileIO):
 
     def readinto(self, buffer: Any, /) -> int | None:
         size = super().readinto(buffer)
+        self._report(size)
+        return size
+
+    def readall(self) -> bytes:
+        data = super().readall()
+        self._report(len(data))
+        return data
+
+    def _report(self, size: int | None) -> None:
         if self._on_bytes is not None and size:
             self._on_bytes(size)
-        return size
 
 
 def _check_unchanged(raw: io.FileIO, file: SourceFile) -> None:
@@ -175,19 +122,19 @@ def _check_unchanged(raw: io.FileIO, file: SourceFile) -> None:
     if (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns):
         raise SourceError(
             f"{file.path}: the file changed while it was being converted ({file.size} bytes when the sources were "
-            f"listed, {now.st_size} now). Let it come to rest, then run the same command with --overwrite."
+            f"listed, {now.st_size} now). When nothing writes to it any more, run the same command with --overwrite."
         )
 
 
 def _decompressed(raw: io.FileIO, compression: str) -> BinaryIO:
     stored = io.BufferedReader(raw, _BLOCK)
     if compression == "gz":
-        return cast(BinaryIO, gzip.GzipFile(fileobj=stored, mode="rb"))  # it is one in all but its declared type
+        return cast(BinaryIO, gzip.GzipFile(fileobj=stored, mode="rb"))  # only its declared type differs
     return io.BufferedReader(_ZstdRaw(stored), _BLOCK) if compression == "zst" else stored
 
 
 class _ZstdRaw(io.RawIOBase):
-    """Decompresses frame after frame. zstandard's own stream_reader takes a file cut inside a frame for a whole one."""
+    """Decompresses frame after frame. zstandard's own stream_reader accepts a file that is truncated inside a frame."""
 
     def __init__(self, stored: BinaryIO) -> None:
         self._source = stored
@@ -214,7 +161,7 @@ class _ZstdRaw(io.RawIOBase):
                 raise EOFError("the file ends inside a frame")
             return False
         if self._frame is None:
-            # Frames made with --long need more than the default window of 128 MiB.
+            # Frames written with `zstd --long` need more than the default window of 128 MiB.
             self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
         self._ready = memoryview(self._frame.decompress(self._stored))
         self._stored = self._frame.unused_data if self._frame.eof else b""
@@ -224,7 +171,7 @@ class _ZstdRaw(io.RawIOBase):
 
 
 def lines_before(file: SourceFile, offset: int) -> int:
-    """How many lines end before byte `offset` of a plain file; reads all that lies there."""
+    """How many lines end before byte `offset` of an uncompressed file; reads all bytes before it."""
     lines = 0
     with Path(file.path).open("rb") as stream:
         while offset and (block := stream.read(min(_BLOCK, offset))):

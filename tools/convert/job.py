@@ -1,10 +1,10 @@
-"""A conversion from sources to published datasets: wires the other files together, computes nothing.
+"""A conversion from sources to published datasets: connects the other files, computes nothing.
 
 SRC ─ sources ─► groups ─ parts ─► tasks ─ executor(work) ─► records ─ publish ─► DIR/<domain>/<split>/index.json
                                                │
                    readers ─► pieces ─ tokenizer ─► ids ─ packer ─► shards and tails
 
-With --out URL, DIR is the work directory, and what is published there goes on to the store (remote.py).
+With --out URL, DIR is the work directory, and the datasets published there are uploaded to the store (remote.py).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 from mixstream.errors import StateError
 
 from ..shared.console import Console, show_bytes
-from .executors.local import Executor, InProcess, Processes
+from .executors import choose_executor
 from .ledger import Ledger, PartRecord, describe_run
 from .parts import Part, plan_parts
 from .publish import publish, published
 from .recipe import Recipe
 from .remote import Remote, plan_uploads
-from .sources import BY_KEY, Choice, Corpus, describe_passed_over, find_sources
+from .sources import BY_KEY, Choice, Corpus, describe_skipped, find_sources
 from .uploads import Uploads
 from .work import PartTask, convert_part
 
@@ -43,31 +43,31 @@ def run_conversion(
     remote: Remote | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Convert `sources` into `out`, or go on with it; returns the summary, and what was done.
+    """Convert `sources` into `out`, or resume a conversion there; returns the summary, and what this run did.
 
-    That is `status`, `converted_bytes` (of sources) and `uploaded_bytes`. The status is `converted`, or `nothing to do`
-    if all of it was there. The summary's `faults` are for the caller to act on: a domain without a row is one,
-    everything else is published nevertheless.
+    The latter is `status`, `converted_bytes` (of sources) and `uploaded_bytes`. The status is `converted`, or `nothing
+    to do` if the output was complete. The caller has to check `faults`: a domain without a row is a fault, but all
+    other domains are published.
 
     Args:
         sources: files, directories, or NAME=PATH (sources.py).
-        out: where the datasets go: `out/<domain>/<split>`; with `remote`, where they are made.
+        out: directory of the datasets, `out/<domain>/<split>`; with `remote`, the work directory.
         recipe: how documents become shards.
-        choice: which files below a directory are read, and as what.
-        workers: processes; 1 stays in this one. The output does not depend on it.
-        overwrite: replace what other options or sources made; domains that are as before are kept.
-        remote: the store to upload to; None for `out` itself being the result.
-        console: where progress is told; None for a new one.
+        choice: which files below a directory are read, and as which format.
+        workers: number of processes; 1 works in this process. The output does not depend on it.
+        overwrite: replace output of other options or sources; unchanged domains are kept.
+        remote: the store to upload to; None if `out` is the result.
+        console: where progress is shown; None for a new one.
 
     Raises:
-        MixstreamError: see `mixstream.errors`. ConfigError is the user's to mend, StateError asks for `overwrite`.
+        MixstreamError: see `mixstream.errors`. The user fixes a ConfigError; a StateError asks for `overwrite`.
         OSError: reading or writing failed.
     """
     console = console or Console()
     recipe = recipe.checked()
     by_key = recipe.fields.domain is not None
     corpus = find_sources(sources, out=out, choice=choice or Choice(), by_key=by_key)
-    _tell(corpus, console)
+    _show_sources(corpus, console)
     run = describe_run(recipe, corpus)
     identity = hashlib.sha256(run).hexdigest()
     ours = remote is not None and remote.check(run, overwrite=overwrite)
@@ -76,8 +76,8 @@ def run_conversion(
         ledger.begin(run, overwrite=overwrite)
         if remote is not None and uploads is not None:
             if ours and not any(uploads) and (found := remote.finished(identity)) and not _lacks(found, recipe):
-                return _told(found, None, 0)  # uploaded from another work directory, or this one was emptied
-            _arrive(remote, uploads, run, ours=ours, console=console)
+                return _outcome(found, None, 0)  # uploaded from another work directory, or this one was emptied
+            _prepare_uploads(remote, uploads, run, ours=ours, console=console)
         parts = [part for group in corpus.groups for part in plan_parts(group, recipe.part_bytes)]
         records = _records(ledger, recipe, parts, overwrite=overwrite)
         converted, sent = None, 0
@@ -91,11 +91,11 @@ def run_conversion(
                 sent = remote.upload(ledger, uploads, wanted, console)
                 if not remote.keep_work:
                     ledger.drop_shards()
-        return _told(summary, converted, sent)
+        return _outcome(summary, converted, sent)
 
 
-def _arrive(remote: Remote, uploads: Uploads, run: bytes, *, ours: bool, console: Console) -> None:
-    """Take the place if it is not ours yet, and find out how much of what was uploaded is still there."""
+def _prepare_uploads(remote: Remote, uploads: Uploads, run: bytes, *, ours: bool, console: Console) -> None:
+    """Claim the URL if this conversion has not yet, and check which of the noted uploads are still at the store."""
     if not ours:
         remote.claim(run)
     remote.confirm(uploads)
@@ -112,8 +112,8 @@ def _resumable() -> Iterator[None]:
         raise
 
 
-def _told(summary: dict[str, Any], converted: int | None, sent: int) -> dict[str, Any]:
-    """The summary, and what was done; `converted` is None if nothing was left to convert."""
+def _outcome(summary: dict[str, Any], converted: int | None, sent: int) -> dict[str, Any]:
+    """The summary, and what this run did; `converted` is None if nothing was left to convert."""
     status = "nothing to do" if converted is None and not sent else "converted"
     return {**summary, "status": status, "converted_bytes": converted or 0, "uploaded_bytes": sent}
 
@@ -127,7 +127,7 @@ def _convert(
     workers: int,
     console: Console,
 ) -> int:
-    """Convert the parts that have no record yet; returns how many bytes of source they are."""
+    """Convert the parts that have no record yet; returns their size in bytes of source."""
     done = [(part, record) for part, record in zip(parts, records) if record is not None]
     todo = [part for part, record in zip(parts, records) if record is None]
     ledger.clear(done)
@@ -136,26 +136,26 @@ def _convert(
     total, size = sum(part.bytes for part in parts), sum(part.bytes for part in todo)
     tasks = [PartTask(out=ledger.out, part=part, recipe=recipe) for part in todo]
     with console.progress("convert", total=total, done=total - size) as advance:
-        for _ in _executor(workers, len(tasks)).run(convert_part, tasks, advance):
-            pass  # what it made is on disk, and recorded there
+        for _ in choose_executor(workers, len(tasks)).run(convert_part, tasks, advance):
+            pass  # the result is on disk, and recorded there
     return size
 
 
 def _records(ledger: Ledger, recipe: Recipe, parts: Sequence[Part], *, overwrite: bool) -> list[PartRecord | None]:
-    """What is done of each part. A part that left out bad documents is not done for who wants none left out."""
+    """The record of each part; with --on-bad-document raise, parts that left out documents count as not converted."""
     records = [ledger.load(part, recipe) for part in parts]
     if recipe.on_bad_document == "skip" or not any(record is not None and record.skipped for record in records):
         return records
     if not overwrite:
         raise StateError(
             f"{ledger.out} was made with --on-bad-document skip, which left out documents. Pass that again, or "
-            f"--overwrite, which converts the parts that they belong to anew."
+            f"--overwrite, which converts the parts with such documents again."
         )
     return [None if record is not None and record.skipped else record for record in records]
 
 
 def _lacks(summary: dict[str, Any], recipe: Recipe) -> bool:
-    """Whether documents were left out for who wants none left out."""
+    """Whether documents were left out although `recipe` does not allow it."""
     return recipe.on_bad_document != "skip" and bool(summary["skipped"]["documents"])
 
 
@@ -163,30 +163,20 @@ def _all_done(ledger: Ledger, recipe: Recipe, parts: Sequence[Part]) -> list[tup
     done = [(part, record) for part in parts if (record := ledger.load(part, recipe)) is not None]
     if len(done) < len(parts):
         raise FileNotFoundError(
-            f"{ledger.out}: of {len(parts)} parts that were written only {len(done)} are still there."
+            f"{ledger.out}: {len(parts)} parts were written, but only {len(done)} still exist. Another program may "
+            f"have removed files; run the same command again."
         )
     return done
 
 
-def _executor(workers: int, tasks: int) -> Executor:
-    if workers == 1:
-        return InProcess()
-    # Where there are fewer tasks than workers, the tokenizer's own threads use the cores that are left.
-    threads = max(1, workers // max(tasks, 1))
-    return Processes(
-        workers=workers,
-        environ={"RAYON_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true" if threads > 1 else "false"},
-    )
-
-
 def default_workers() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _tell(corpus: Corpus, console: Console) -> None:
+def _show_sources(corpus: Corpus, console: Console) -> None:
     for group in corpus.groups:
         label = "domains by key" if group.name == BY_KEY else f"domain {group.name}"
         console.note(f"{label}: {len(group.files):,} files, {show_bytes(group.bytes)}")
-    if corpus.passed_over:
-        console.note(f"passed over: {describe_passed_over(corpus.passed_over)}")
+    if corpus.skipped:
+        console.note(f"passed over: {describe_skipped(corpus.skipped)}")

@@ -1,15 +1,15 @@
-"""What has been done, on disk: `DIR/.convert/`. It is what makes `kill -9` at any instant safe.
+"""Which parts are finished, on disk in `DIR/.convert/`. It makes `kill -9` at any instant safe.
 
-    run.json                  the recipe and the sources that DIR is made of
-    parts/<group>/00000.json  a part is done: what it wrote, and of which recipe and sources
-    parts/<group>/00000.tail  the tokens behind its last whole row
-    uploads.jsonl             with --out URL: what is there already (uploads.py)
+    run.json                  the recipe and the sources of DIR
+    parts/<group>/00000.json  the record of a finished part: what it wrote, from which recipe and sources
+    parts/<group>/00000.tail  the tokens after its last whole row
+    uploads.jsonl             with --out URL: which objects are uploaded (uploads.py)
     lock, workers.lock        held by the run and by each worker while they write
 
-Rules. A record is written last, whole and synced, after everything that it speaks of; what has no valid record is
-removed and made again. Records are bound to their recipe and sources by a hash and to their shards by size; a shard
-may also be at the store that this directory is uploaded to. Only files that convert makes are ever removed, and never
-from a directory that is not ours.
+Rules. A record is written last and synced, after every file that it names; parts without a valid record are removed
+and rebuilt. A record names its recipe and sources by a hash and its shards by size; a shard may also be at the store
+that this directory is uploaded to. Only files that convert writes are removed, and only below a directory with
+`.convert`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,27 +33,25 @@ import msgspec
 
 from mixstream.errors import ConfigError, StateError, WaitTimeoutError
 
+from ..shared.datasets import INDEX, SUMMARY
 from .files import Slice
 from .parts import Part
 from .recipe import Recipe
 from .sources import Corpus
 from .uploads import Uploads
 
-INDEX, SUMMARY = "index.json", "domains.json"
 TAIL = "part-tail"
 RUN = ".convert/run.json"
 _OURS = ".convert"
 _SPLITS = ("train", "val")
 _PART_NAME = re.compile(r"part-(\d{5,}|tail)", re.ASCII)
 _WAIT_S = 30.0
-_NO_LOCKS = frozenset(
-    {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-)  # some network file systems: nobody can tell there
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})  # some network file systems have no locks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
-    """What one part wrote of one domain and split."""
+    """The output of one part for one domain and split."""
 
     domain: str
     split: str
@@ -64,7 +62,7 @@ class Output:
     """Entries as in the part's own index.json; their basenames are relative to the part's directory."""
 
     def directory(self, out: Path, part: str) -> Path:
-        """Where the shards of the part called `part` lie."""
+        """The directory of the shards of the part named `part`."""
         return out / self.domain / self.split / part
 
 
@@ -77,7 +75,7 @@ class PartRecord:
     skipped: int = 0
     """Documents that could not be read."""
     examples: tuple[str, ...] = ()
-    """What was wrong with the first of them."""
+    """The first few of them: place and reason."""
 
 
 _RECORD = msgspec.json.Decoder(PartRecord)
@@ -94,7 +92,7 @@ def identify(recipe: Recipe, slices: Iterable[Slice]) -> str:
 
 
 def describe_run(recipe: Recipe, corpus: Corpus) -> bytes:
-    """What run.json says of a conversion. Its SHA-256 is the conversion's identity."""
+    """The content of run.json. Its SHA-256 is the conversion's identity."""
     groups = {
         group.name: {
             "files": len(group.files),
@@ -107,12 +105,12 @@ def describe_run(recipe: Recipe, corpus: Corpus) -> bytes:
 
 
 def refuse_other(place: object, old: bytes, new: bytes) -> None:
-    """Raise StateError if `place` was begun as another conversion; `old` and `new` are run.json, now and then."""
+    """Raise StateError if `place` holds another conversion; `old` is its run.json, `new` that of this run."""
     changes = list(_changes(json.loads(old), json.loads(new)))
     if changes:
         raise StateError(
-            f"{place} was begun with other options or sources: {'; '.join(changes)}. Go on with the "
-            f"old ones, choose another --out, or pass --overwrite, which makes anew the parts that changed."
+            f"{place} was begun with other options or sources: {'; '.join(changes)}. Continue with the "
+            f"old ones, choose another --out, or pass --overwrite, which rebuilds the parts that changed."
         )
 
 
@@ -128,27 +126,28 @@ class Ledger:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Own the directory while the block runs; makes it if need be.
+        """Lock the directory for this run while the block runs; creates it if it does not exist.
 
         Raises:
-            ConfigError: it holds something else, or another run is writing to it.
-            WaitTimeoutError: a worker of a run that was killed does not end.
+            ConfigError: it holds files of another program, or another run is writing to it.
+            WaitTimeoutError: a worker of a killed run does not exit.
         """
         if self.out.exists() and not self.out.is_dir():
             raise ConfigError(f"--out {self.out}: it is a file. Give a directory, new or empty.")
         if not self._ours.is_dir() and self.out.is_dir() and (foreign := next(self.out.iterdir(), None)):
             raise ConfigError(
-                f"--out {self.out}: it holds {foreign.name!r}, which convert did not make. "
+                f"--out {self.out}: it holds {foreign.name!r}, which convert did not write. "
                 "Give a directory, new or empty."
             )
         self._ours.mkdir(parents=True, exist_ok=True)
-        with _locked(self._ours / "lock", fcntl.LOCK_EX, wait_s=0, else_raise=self._busy):
-            with _locked(self._ours / "workers.lock", fcntl.LOCK_EX, wait_s=_WAIT_S, else_raise=self._haunted):
+        busy = ConfigError(f"--out {self.out}: another `mixstream convert` is writing to it. Wait until it has ended.")
+        with _locked(self._ours / "lock", fcntl.LOCK_EX, wait_s=0, else_raise=busy):
+            with _locked(self._ours / "workers.lock", fcntl.LOCK_EX, wait_s=_WAIT_S, else_raise=self._worker_runs()):
                 pass
             yield
 
     def begin(self, run: bytes, *, overwrite: bool) -> None:
-        """Note what this directory is made of (`describe_run`). Raises StateError if it was something else."""
+        """Write run.json (`describe_run`). Raises StateError if the directory holds another conversion."""
         path = self.out / RUN
         if path.exists() and not overwrite:
             refuse_other(self.out, path.read_bytes(), run)
@@ -156,9 +155,10 @@ class Ledger:
 
     @contextmanager
     def bound(self, url: str | None) -> Iterator[Uploads | None]:
-        """Be the work directory of `--out url` while the block runs, and count what is uploaded as being here.
+        """Make this the work directory of `--out url` while the block runs: uploaded files count as existing here.
 
-        None is for the directory that is itself the output. The two are kept apart: a work directory loses its shards.
+        None means that the directory is itself the output. The two kinds are kept apart, because shards are removed
+        from a work directory.
 
         Raises:
             ConfigError: the directory is of the other kind, or belongs to another URL.
@@ -171,31 +171,28 @@ class Ledger:
             return
         if (self.out / RUN).exists() and not path.exists():
             raise ConfigError(f"--work {self.out}: it is the --out of a conversion. Give another directory.")
-        with Uploads(path, url) as self._uploads:
+        with closing(Uploads(path, url)) as self._uploads:
             yield self._uploads
 
-    def _busy(self) -> Exception:
-        return ConfigError(f"--out {self.out}: another `mixstream convert` is writing to it. Wait until it is done.")
-
-    def _haunted(self) -> Exception:
+    def _worker_runs(self) -> Exception:
         return WaitTimeoutError(
-            f"{self.out}: a worker of an earlier run still writes here, {_WAIT_S:.0f} s after that run has ended. "
-            f"Find it (`fuser {self._ours / 'workers.lock'}`), end it, and run the same command again."
+            f"{self.out}: a worker of an earlier run is still writing here, {_WAIT_S:.0f} s after that run ended. "
+            f"Find it (`fuser {self._ours / 'workers.lock'}`), stop it, and run the same command again."
         )
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Held by whoever writes a part, so that the next run knows that nobody does any more."""
-        with _locked(self._ours / "workers.lock", fcntl.LOCK_SH, wait_s=_WAIT_S, else_raise=self._haunted):
+        """Held by each worker that writes a part; the next run waits until no worker holds it."""
+        with _locked(self._ours / "workers.lock", fcntl.LOCK_SH, wait_s=_WAIT_S, else_raise=self._worker_runs()):
             parent = multiprocessing.parent_process()
             if parent is not None and not parent.is_alive():
-                raise StateError(f"{self.out}: the run that this worker belongs to has ended.")
+                raise StateError(f"{self.out}: the run of this worker has ended.")
             yield
 
     def record(self, part: Part, record: PartRecord, tails: Iterable[bytes]) -> None:
-        """Note that a part is done. Its shards and tails are on disk, past the page cache, when this returns."""
+        """Record a finished part. Its shards and tails are synced to disk before the record is."""
         for output in record.outputs:
             for path, _ in _shard_files(output, self.out, part.name):
                 _sync(path)
@@ -205,7 +202,7 @@ class Ledger:
         write_durably(path, msgspec.json.encode(record))
 
     def load(self, part: Part, recipe: Recipe) -> PartRecord | None:
-        """The record of a part, if it was made by this recipe of these sources and all that it speaks of is there."""
+        """The record of a part, if its recipe and sources are these and every file that it names exists; else None."""
         path = self._record_path(part)
         try:
             record = _RECORD.decode(path.read_bytes())
@@ -223,7 +220,7 @@ class Ledger:
         return record if sound else None
 
     def is_there(self, name: str, size: int, stamp: str | None) -> bool:
-        """Whether a file is here in this size, or uploaded, made of what `stamp` says (None: of whatever)."""
+        """Whether a file exists here in this size, or is uploaded in this size and with this stamp (None: any)."""
         try:
             if (self.out / name).stat().st_size == size:
                 return True
@@ -238,7 +235,7 @@ class Ledger:
             return file.read(record.outputs[at].tail_bytes)
 
     def clear(self, done: Sequence[tuple[Part, PartRecord]]) -> None:
-        """Remove every shard, index and record that `done` does not account for. Other files are left alone."""
+        """Remove every shard, index and record that does not belong to `done`. Files of other programs stay."""
         (self.out / SUMMARY).unlink(missing_ok=True)
         kept_records = {self._record_path(part) for part, _ in done}
         for path in sorted(self._ours.glob("parts/*/*")):
@@ -247,7 +244,7 @@ class Ledger:
         kept = {output.directory(self.out, part.name) for part, record in done for output in record.outputs}
         for split in _SPLITS:
             for directory in filter(Path.is_dir, sorted(self.out.glob(f"*/{split}"))):
-                # The index goes first: what has an index is whole.
+                # The index is removed first: a dataset with an index is complete.
                 (directory / INDEX).unlink(missing_ok=True)
                 for part in sorted(directory.iterdir()):
                     if _PART_NAME.fullmatch(part.name) and part not in kept:
@@ -256,7 +253,7 @@ class Ledger:
                 _remove_if_empty(directory.parent)
 
     def drop_shards(self) -> None:
-        """Remove the shards, which are all at the store; records and indexes stay."""
+        """Remove the shards, after all of them were uploaded; records and indexes stay."""
         for split in _SPLITS:
             for part in sorted(self.out.glob(f"*/{split}/part-*")):
                 if _PART_NAME.fullmatch(part.name):
@@ -267,7 +264,7 @@ class Ledger:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write a file whole: aside, synced, then renamed over its name."""
+    """Write a file atomically: under another name, synced, then renamed."""
     aside = path.with_name(f"{path.name}.tmp")
     aside.write_bytes(content)
     _sync(aside)
@@ -295,13 +292,13 @@ def _shard_files(output: Output, out: Path, part: str) -> Iterator[tuple[Path, i
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    """How two run.json differ, in words."""
+    """The differences of two run.json, in words."""
     for key in [*new["recipe"], *(key for key in old["recipe"] if key not in new["recipe"])]:
         was, now = old["recipe"].get(key), new["recipe"].get(key)
         if was != now:
             yield f"--{key} was {json.dumps(was)}, is {json.dumps(now)}"
     if old["recipe"] != new["recipe"]:
-        return  # every group has another identity for that alone
+        return  # then the identity of every group differs as well
     for name in [*new["groups"], *(name for name in old["groups"] if name not in new["groups"])]:
         was, now = old["groups"].get(name), new["groups"].get(name)
         label = "the sources" if name.startswith(".") else f"domain {name!r}"
@@ -313,8 +310,8 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
 
 
 @contextmanager
-def _locked(path: Path, kind: int, *, wait_s: float, else_raise: Callable[[], Exception]) -> Iterator[None]:
-    """Hold a lock on a file; it ends with the process, however that ends."""
+def _locked(path: Path, kind: int, *, wait_s: float, else_raise: Exception) -> Iterator[None]:
+    """Hold a lock on a file; the system releases it when the process ends, even by SIGKILL."""
     until = time.monotonic() + wait_s
     with path.open("ab") as file:
         while True:
@@ -327,6 +324,6 @@ def _locked(path: Path, kind: int, *, wait_s: float, else_raise: Callable[[], Ex
                 if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
                     raise
                 if time.monotonic() >= until:
-                    raise else_raise() from None
+                    raise else_raise from None
                 time.sleep(0.05)
         yield

@@ -1,40 +1,38 @@
 """Token ids → rows → shards, for one domain and split of one part.
 
-Documents are laid end to end, each followed by the tokenizer's end-of-document id, and cut every `seq_len` tokens. What
-is left behind the last whole row is the part's *tail*. It is handed back, not dropped: publish.py joins the tails of
-all parts and cuts them too, so that less than one row is lost for each domain and split, however many parts there are.
+Documents are joined end to end, each followed by the tokenizer's end-of-document id, and cut every `seq_len` tokens.
+The tokens after the last whole row are the part's *tail*. It is returned, not dropped: publish.py joins the tails of
+all parts and cuts them too, so less than one row is lost for each domain and split, for any number of parts. With
+`seq_len` 4, documents of 3, 2 and 2 tokens give the rows `a a a end` and `b b end c`, and the tail `c end`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mixstream import MDSWriter
+
 from .recipe import Recipe
-
-if TYPE_CHECKING:
-    from mixstream.writer import MDSWriter
-
-    from .tokenizer import TokenIds
+from .tokenizer import TokenIds
 
 _BLOCK = 1 << 16  # tokens gathered before rows are cut from them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Packed:
-    """What a packer made."""
+    """What a packer wrote."""
 
     rows: int
     documents: int
     tail: bytes
-    """The tokens behind the last whole row, little-endian."""
+    """The tokens after the last whole row, little-endian."""
 
 
 class Packer:
-    """Writes rows to `out`, a directory that is made with the first row: without a row, nothing is left there."""
+    """Writes rows to the directory `out`, which is created with the first row."""
 
     def __init__(self, *, recipe: Recipe, out: Path) -> None:
         self._recipe, self._out = recipe, out
@@ -47,7 +45,7 @@ class Packer:
         self._writer: MDSWriter | None = None
 
     def add(self, ids: TokenIds, *, ends: bool) -> None:
-        """Add a piece of a document; `ends` says that it is the document's last."""
+        """Add a piece of a document; `ends` is True for the document's last piece."""
         self._held.append(ids)
         self._held_tokens += len(ids)
         if ends:
@@ -58,7 +56,7 @@ class Packer:
             self._write(self._join())
 
     def add_tail(self, tail: bytes) -> None:
-        """Add another packer's tail; it ends no document that was not counted there."""
+        """Add another packer's tail; its documents are counted by that packer."""
         self.add(np.frombuffer(tail, self._dtype), ends=False)
 
     def finish(self) -> Packed:
@@ -69,7 +67,7 @@ class Packer:
         return Packed(rows=self._rows, documents=self._documents, tail=self._join())
 
     def cancel(self) -> None:
-        """Give up: the shards written so far get no index."""
+        """Stop writing: the shards written so far get no index."""
         if self._writer is not None:
             self._writer.cancel_future_jobs()
 
@@ -83,7 +81,7 @@ class Packer:
         if whole:
             writer = self._writer = self._recipe.writer(self._out) if self._writer is None else self._writer
             for at in range(0, whole, self._row_bytes):
-                # The writer takes bytes as a column's encoding, which for an array of fixed size is its values.
+                # The writer accepts bytes as an encoded column; the encoding of an array of fixed size is its values.
                 writer.write({"tokens": block[at : at + self._row_bytes]})
             self._rows += whole // self._row_bytes
         if whole < len(block):
@@ -91,5 +89,5 @@ class Packer:
             self._held, self._held_tokens = [rest], len(rest)
 
     def count(self, tail: bytes) -> int:
-        """Tokens in a tail."""
+        """The number of tokens in a tail."""
         return len(tail) // self._dtype.itemsize

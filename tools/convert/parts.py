@@ -1,10 +1,10 @@
-"""Groups of files → parts, the units of work that are done, repeated and lost as a whole.
+"""Groups of files → parts, the units of work: a part is converted, repeated and lost as a whole.
 
-Invariant: parts depend on the sources alone, on names, sizes and order, never on workers or on what was done before.
-So any number of workers writes the same shards, and a domain's shards do not change when another domain joins it.
+Invariant: parts depend only on the names, sizes and order of the sources, never on workers or earlier runs. So any
+number of workers writes the same shards, and a domain's shards do not change when another domain is added.
 
-A part is about a sixteenth of its group, from 8 MB (less makes shards small) to 256 MB (more makes a restart repeat
-much). A plain JSONL file is cut where needed; a compressed file cannot be entered in the middle, so it stays whole.
+A part is about a sixteenth of its group, from 8 MB (smaller parts make small shards) to 256 MB (larger parts make a
+restart repeat more). An uncompressed file whose format is divisible is cut where needed; other files stay whole.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .files import Slice, SourceFile
+from .readers import READERS
 from .sources import Group
 
 _LEAST, _MOST = 8 << 20, 256 << 20
 _PARTS_IN_A_GROUP = 16
-_GROWTH = 4  # bytes of text in a byte of compressed text, about
+_GROWTH = 4  # about so many bytes of text in a byte of compressed text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """Slices of a group's files that are converted in one go."""
+    """Slices of a group's files that are converted together."""
 
     group: str
     number: int
@@ -30,17 +31,17 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Name of its directories and files."""
+        """Name of the part's directories and files."""
         return f"part-{self.number:05}"
 
     @property
     def bytes(self) -> int:
-        """Size of the slices as they are stored."""
+        """Size of the slices as stored."""
         return sum(piece.stop - piece.start for piece in self.slices)
 
 
 def plan_parts(group: Group, part_bytes: int | None = None) -> list[Part]:
-    """Cut a group into parts of at most `part_bytes` bytes of text, or one file that is larger and cannot be cut."""
+    """Cut a group into parts of at most `part_bytes` bytes of text; a larger file that cannot be cut is one part."""
     if part_bytes is None:
         part_bytes = min(max(sum(map(_weight, group.files)) // _PARTS_IN_A_GROUP, _LEAST), _MOST)
     parts: list[list[Slice]] = [[]]
@@ -61,7 +62,7 @@ def _weight(file: SourceFile) -> int:
 
 
 def _slices(file: SourceFile, part_bytes: int) -> Iterator[Slice]:
-    pieces = 1 if file.compression or file.format != "jsonl" else -(-file.size // part_bytes)
-    pieces = max(pieces, 1)
+    divisible = READERS[file.format].divisible and not file.compression
+    pieces = max(-(-file.size // part_bytes), 1) if divisible else 1
     for at in range(pieces):
         yield Slice(file=file, start=file.size * at // pieces, stop=file.size * (at + 1) // pieces)

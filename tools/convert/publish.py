@@ -1,12 +1,12 @@
 """Parts → datasets: one index.json for each domain and split, and `domains.json` over all of them.
 
-    DIR/<domain>/train/index.json                  all parts' shards, then those cut from their joined tails
+    DIR/<domain>/train/index.json                  the shards of all parts, then those of the joined tails
     DIR/<domain>/train/part-00000/shard.00000.mds
     DIR/<domain>/train/part-tail/shard.00000.mds
-    DIR/domains.json                               what there is, and what was left out; written last
+    DIR/domains.json                               counts of all datasets, and skipped documents; written last
 
-Rule: everything here is made from records and tails alone, and making it again gives the same bytes. So a run that is
-killed in here just does it again.
+Rule: everything here is a function of records and tails. So after a kill the next run publishes again, with the same
+bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any
 
 from mixstream.formats import dump_index, parse_index
 
-from .ledger import INDEX, SUMMARY, TAIL, Ledger, PartRecord, write_durably
+from ..shared.datasets import INDEX, SUMMARY
+from .ledger import TAIL, Ledger, PartRecord, write_durably
 from .packer import Packer
 from .parts import Part
 from .recipe import Recipe
@@ -29,7 +30,7 @@ _EXAMPLES = 5
 
 Done = Sequence[tuple[Part, PartRecord]]
 _Place = tuple[Part, PartRecord, int]
-"""A part, its record, and which of the record's outputs is meant."""
+"""A part, its record, and the number of one of the record's outputs."""
 
 
 def publish(ledger: Ledger, recipe: Recipe, domains: Sequence[str], done: Done, identity: str) -> dict[str, Any]:
@@ -37,21 +38,21 @@ def publish(ledger: Ledger, recipe: Recipe, domains: Sequence[str], done: Done, 
 
     Args:
         ledger: of the output directory.
-        recipe: what the parts were made by.
-        domains: the domains that the command line names, in its order; with `--domain-key` none.
-        done: every part of the plan with its record, in order.
-        identity: of the recipe and all sources, noted in the summary.
+        recipe: how the parts were converted.
+        domains: the domains that the command line names, in its order; empty with `--domain-key`.
+        done: every part with its record, in order.
+        identity: of the recipe and all sources; the summary contains it.
     """
     places: dict[tuple[str, str], list[_Place]] = defaultdict(list)
     for part, record in done:
         for at, output in enumerate(record.outputs):
             places[output.domain, output.split].append((part, record, at))
     others = sorted({domain for domain, _ in places} - set(domains))
-    told = {
+    counts = {
         domain: {split: _publish_one(ledger, recipe, domain, split, places[domain, split]) for split in recipe.splits}
         for domain in [*domains, *others]
     }
-    faults, warnings = _judge(told, recipe)
+    faults, warnings = _judge(counts, recipe)
     skipped = sum(record.skipped for _, record in done)
     examples = [example for _, record in done for example in record.examples]
     summary = {
@@ -59,7 +60,7 @@ def publish(ledger: Ledger, recipe: Recipe, domains: Sequence[str], done: Done, 
         "identity": identity,
         "seq_len": recipe.seq_len,
         "tokenizer": recipe.tokenizer.describe(),
-        "domains": told,
+        "domains": counts,
         "skipped": {"documents": skipped, "examples": examples[:_EXAMPLES]},
         "faults": faults,
         "warnings": warnings,
@@ -69,14 +70,14 @@ def publish(ledger: Ledger, recipe: Recipe, domains: Sequence[str], done: Done, 
 
 
 def published(ledger: Ledger, identity: str) -> dict[str, Any] | None:
-    """The summary, if everything has been published under this identity and is still there, here or at the store."""
+    """The summary, if this identity was published and all its files still exist, here or at the store; else None."""
     try:
         summary = json.loads((ledger.out / SUMMARY).read_bytes())
         if summary["identity"] != identity:
             return None
         for domain, split in datasets(summary):
             for name, size in stored_files((ledger.out / domain / split / INDEX).read_bytes()):
-                # Of a part, the record says what it is made of; of the joined tails, only the run does.
+                # The shards of a part are bound by its record; those of the joined tails depend on the whole run.
                 stamp = identity if name.startswith(f"{TAIL}/") else None
                 if not ledger.is_there(f"{domain}/{split}/{name}", size, stamp):
                     return None
@@ -86,21 +87,21 @@ def published(ledger: Ledger, identity: str) -> dict[str, Any] | None:
 
 
 def datasets(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """Domain and split of every dataset with rows in it: of those that have an index."""
+    """Domain and split of every dataset that has rows, and therefore an index."""
     return [
         (domain, split) for domain, splits in summary["domains"].items() for split in splits if splits[split]["rows"]
     ]
 
 
 def stored_files(index: bytes) -> Iterator[tuple[str, int]]:
-    """Name and size in bytes of each file that an index of ours says is stored."""
+    """Name and size in bytes of each stored file that an index written by convert names."""
     for shard in json.loads(index)["shards"]:
         file = shard["zip_data"] or shard["raw_data"]
         yield file["basename"], file["bytes"]
 
 
 def _publish_one(ledger: Ledger, recipe: Recipe, domain: str, split: str, places: Sequence[_Place]) -> dict[str, Any]:
-    """Cut the tails, write the index; returns what the summary says of it."""
+    """Cut the joined tails into rows and write the index; returns the counts for the summary."""
     directory = ledger.out / domain / split
     if (directory / TAIL).exists():
         shutil.rmtree(directory / TAIL)
@@ -112,7 +113,7 @@ def _publish_one(ledger: Ledger, recipe: Recipe, domain: str, split: str, places
     packed = packer.finish()
     shards += [_placed(shard, TAIL) for shard in shards_in(directory / TAIL)]
     rows = packed.rows + sum(record.outputs[at].rows for _, record, at in places)
-    told = {
+    counts = {
         "documents": sum(record.outputs[at].documents for _, record, at in places),
         "rows": rows,
         "tokens": rows * recipe.seq_len,
@@ -120,17 +121,17 @@ def _publish_one(ledger: Ledger, recipe: Recipe, domain: str, split: str, places
         "dropped_tokens": packer.count(packed.tail),
     }
     if rows:
-        about = {"domain": domain, "split": split, "seq_len": recipe.seq_len, **told}
+        about = {"domain": domain, "split": split, "seq_len": recipe.seq_len, **counts}
         extra = {"mixstream": {**about, "tokenizer": recipe.tokenizer.describe()}}
         index = json.dumps({**extra, "shards": shards, "version": 2}).encode()
         checked = parse_index(index, where=str(directory / INDEX))
-        directory.mkdir(parents=True, exist_ok=True)  # it is not there if all of its shards are at the store
+        directory.mkdir(parents=True, exist_ok=True)  # missing if all of its shards are uploaded and removed
         write_durably(directory / INDEX, dump_index(checked, hashes=recipe.hashes))
-    return told
+    return counts
 
 
 def _placed(shard: dict[str, Any], directory: str) -> dict[str, Any]:
-    """A shard's entry, as seen from the directory above its own."""
+    """A shard's entry with its file names relative to the directory above the shard's own."""
     moved = dict(shard)
     for file in ("raw_data", "zip_data"):
         if moved[file] is not None:
@@ -138,11 +139,11 @@ def _placed(shard: dict[str, Any], directory: str) -> dict[str, Any]:
     return moved
 
 
-def _judge(told: dict[str, dict[str, Any]], recipe: Recipe) -> tuple[list[str], list[str]]:
-    """What is wrong with the result, and what may surprise."""
+def _judge(domains: dict[str, dict[str, Any]], recipe: Recipe) -> tuple[list[str], list[str]]:
+    """The faults of the result, and the warnings."""
     faults: list[str] = []
     warnings: list[str] = []
-    for domain, splits in told.items():
+    for domain, splits in domains.items():
         for split, counts in splits.items():
             if counts["rows"]:
                 continue

@@ -1,7 +1,7 @@
-"""What decides the bytes of the output, apart from the sources themselves.
+"""The options that decide the bytes of the output.
 
 Rule: an option belongs here if changing it may change a byte of a shard or of an index. Two runs with equal
-`Recipe.describe()` over equal sources write equal bytes, and a restart compares just that (ledger.py).
+`Recipe.describe()` over equal sources write equal bytes, and a restart compares exactly this document (ledger.py).
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from mixstream import MDSWriter
 from mixstream.errors import ConfigError
-from mixstream.writer import MDSWriter
 
-from .readers.text import Fields
+from .readers import Fields
 from .tokenizer import TokenizerSpec
 
 _LAYOUT = 2
-"""Raised whenever this program would write other bytes for the same recipe and sources."""
+"""Increased whenever this program would write other bytes for the same recipe and sources."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """How documents become shards.
 
-    Raises ConfigError for what cannot be. `checked` also asks the writer.
+    Raises ConfigError for values out of range. `checked` also validates the writer's options.
     """
 
     tokenizer: TokenizerSpec
@@ -34,16 +34,16 @@ class Recipe:
     """Tokens in a row."""
     fields: Fields
     val_fraction: float = 0.0
-    """Share of the documents that is set aside as split `val`."""
+    """Share of the documents in the split `val`."""
     seed: int = 0
-    """Which documents these are."""
+    """Seed of the choice of these documents."""
     on_bad_document: Literal["raise", "skip"] = "raise"
-    """Not in `describe`: to a part without a bad document it makes no difference, so a run may go on with `skip`."""
+    """Not in `describe`: it does not affect parts without a bad document, so a run may be resumed with `skip`."""
     compression: str | None = None
     hashes: tuple[str, ...] = ("xxh3_64",)
     size_limit: int | str | None = 1 << 26
     part_bytes: int | None = None
-    """Source bytes in a part, the unit of work; None chooses by the size of the domain (parts.py)."""
+    """Source bytes in a part, the unit of work; None derives it from the size of the domain (parts.py)."""
 
     def __post_init__(self) -> None:
         if self.seq_len < 1:
@@ -55,35 +55,30 @@ class Recipe:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits, in the order in which they are told."""
+        """Names of the splits, in the order of the summary."""
         return ("train", "val") if self.val_fraction else ("train",)
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """The one column of the shards."""
-        return {"tokens": f"ndarray:{self.tokenizer.dtype}:{self.seq_len}"}
 
     def writer(self, out: Path, metadata: dict[str, Any] | None = None) -> MDSWriter:
         """A writer of rows into the directory `out`."""
         return MDSWriter(
-            columns=self.columns,
+            columns={"tokens": f"ndarray:{self.tokenizer.dtype}:{self.seq_len}"},
             out=out,
             compression=self.compression,
             hashes=self.hashes,
             size_limit=self.size_limit,
-            max_workers=1,  # there is a process for each core already
+            max_workers=1,  # each core has a worker process already
             metadata=metadata or {},
         )
 
     def checked(self) -> Recipe:
-        """This recipe as the writer understands it, which refuses here what it would else refuse after hours."""
+        """This recipe with the writer's options parsed; raises now what the writer would raise after hours of work."""
         with tempfile.TemporaryDirectory() as scratch:
             writer = self.writer(Path(scratch))
             writer.cancel_future_jobs()
         return replace(self, size_limit=writer.size_limit, hashes=tuple(writer.hashes))
 
     def describe(self) -> dict[str, Any]:
-        """Everything above as JSON, by the names of the command line's options."""
+        """The fields above as JSON, by the names of the command line's options."""
         return {
             "layout": _LAYOUT,
             "tokenizer": self.tokenizer.describe(),

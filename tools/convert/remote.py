@@ -1,14 +1,14 @@
 """A finished conversion → an object store, below `--out URL`.
 
-    .convert/run.json                    which recipe and sources; first of all, so that the place is taken
-    <domain>/<split>/part-…/shard.….mds  side by side
-    <domain>/<split>/index.json          when all shards are there
+    .convert/run.json                    recipe and sources; written first, which claims the URL for this conversion
+    <domain>/<split>/part-…/shard.….mds  in parallel
+    <domain>/<split>/index.json          after all shards
     domains.json                         last
 
-Rules. What has an index is whole: the index of a dataset is taken down before any of its shards is replaced, and
-`domains.json` before any index. Nothing is uploaded that is there already: the local record (uploads.py) says so and
-the store confirms size and version. A place that holds something else is refused unchanged; only objects that convert
-makes are ever removed. What the objects hold is a function of the recipe and the sources, as it is for files.
+Rules. A dataset with an index is complete: the index is removed before any of its shards is replaced, and
+`domains.json` before any index. An object is not uploaded again if the local record (uploads.py) has it and the store
+confirms its size and version. A URL that holds other objects is refused and left unchanged; only objects that convert
+writes are removed. The content of the objects is a function of the recipe and the sources, as for files.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mixstream.errors import ConfigError, StateError, StoreFaultError, StoreNotFoundError
-from mixstream.storage import ObjectInfo, Store, redact
-from mixstream.storage.retry import Retry
+from mixstream.storage import ObjectInfo, Retry, Store, redact
 
 from ..shared.console import Console
-from .ledger import INDEX, RUN, SUMMARY, TAIL, Ledger, PartRecord, refuse_other
+from ..shared.datasets import INDEX, SUMMARY
+from .ledger import RUN, TAIL, Ledger, PartRecord, refuse_other
 from .parts import Part
 from .publish import datasets, stored_files
 from .uploads import Upload, Uploads
@@ -38,14 +38,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _THREADS = 8
-_ATTEMPTS = 5  # nobody watches for hours: patience is worth more than a quick answer
+_ATTEMPTS = 5  # an upload runs unattended for hours, so retrying matters more than failing early
 _OURS = re.compile(
     r"domains\.json|[^/]+/(train|val)/(index\.json|part-(\d{5,}|tail)/shard\.\d{5,}\.mds(\.\w+)?)", re.ASCII
 )
 
 
 def default_work(url: str) -> Path:
-    """The work directory of `--out url` where none is named: the same for the same URL, and kept over a restart."""
+    """The work directory of `--out url` if --work is not given: the same for the same URL, so a restart finds it."""
     place = redact(url).rstrip("/")
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     label = re.sub(r"[^\w.-]+", "-", place.rpartition("/")[2])[:40]
@@ -55,8 +55,8 @@ def default_work(url: str) -> Path:
 def plan_uploads(
     ledger: Ledger, summary: dict[str, Any], done: Sequence[tuple[Part, PartRecord]], identity: str
 ) -> list[Upload]:
-    """Every object of a published conversion apart from run.json; `domains.json` stands last."""
-    made_of = {
+    """Every object of a published conversion except run.json; `domains.json` is the last."""
+    identities = {
         (output.domain, output.split, part.name): record.identity for part, record in done for output in record.outputs
     }
     shards: list[Upload] = []
@@ -65,7 +65,7 @@ def plan_uploads(
         index = (ledger.out / domain / split / INDEX).read_bytes()
         for name, size in stored_files(index):
             part = name.partition("/")[0]
-            stamp = identity if part == TAIL else made_of[domain, split, part]
+            stamp = identity if part == TAIL else identities[domain, split, part]
             shards.append(Upload(name=f"{domain}/{split}/{name}", size=size, stamp=stamp))
         indexes.append(_stamped(f"{domain}/{split}/{INDEX}", index))
     return [*shards, *indexes, _stamped(SUMMARY, (ledger.out / SUMMARY).read_bytes())]
@@ -73,12 +73,12 @@ def plan_uploads(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Remote:
-    """Where a conversion is uploaded to.
+    """The destination of an upload.
 
     Args:
-        store: the directory of `--out`.
-        keep_work: leave the shards in the work directory when all of them are at the store.
-        retry: of each request.
+        store: the store of `--out`.
+        keep_work: keep the shards in the work directory after all of them were uploaded.
+        retry: attempts of each request.
     """
 
     store: Store
@@ -87,23 +87,23 @@ class Remote:
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
 
     def check(self, run: bytes, *, overwrite: bool) -> bool:
-        """Whether the place is taken, and for this very conversion; False where it may be taken.
+        """Whether the URL holds this conversion; False if it is free, or holds another one that may be replaced.
 
         Args:
-            run: what run.json is to say.
-            overwrite: another conversion may be replaced.
+            run: run.json of this conversion.
+            overwrite: whether another conversion may be replaced.
 
         Raises:
-            ConfigError: it holds something that convert did not make.
-            StateError: it holds a conversion with other options or sources, and not `overwrite`.
+            ConfigError: the URL holds objects of another program.
+            StateError: it holds a conversion with other options or sources, and `overwrite` is False.
         """
         old = self._read(RUN)
         if old is None:
             found = self._call("listing", "", lambda: self.store.names(limit=1))
             if found:
                 raise ConfigError(
-                    f"--out {self.store.url}: it holds {found[0]!r}, which convert did not make. "
-                    "Give a URL below which nothing is."
+                    f"--out {self.store.url}: it holds {found[0]!r}, which convert did not write. "
+                    "Give a URL without objects below it."
                 )
         elif not overwrite:
             try:
@@ -112,24 +112,24 @@ class Remote:
                 raise
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ConfigError(
-                    f"--out {self.store.url}: its {RUN} is none of convert's ({error!r}). Give another URL, or "
-                    "--overwrite if it was."
+                    f"--out {self.store.url}: its {RUN} was not written by convert ({error!r}). Give another URL, or "
+                    "pass --overwrite if it holds a conversion whose run.json is damaged."
                 ) from error
         return old == run
 
     def claim(self, run: bytes) -> None:
-        """Take the place, so that no other conversion gets there unseen. What it holds stays until the upload."""
+        """Write run.json, so that other conversions to this URL are refused. Old objects stay until the upload."""
         self._call("writing", RUN, lambda: self.store.write(RUN, run))
 
     def confirm(self, uploads: Uploads) -> None:
-        """Ask the store for all that is noted, and strike out what it does not have in that size and version."""
+        """Compare the noted uploads with the store; strike out those that it does not have in that size and version."""
         noted = {upload.name: upload for upload in uploads}
         for name, found in self._each(self._info, noted):
             if found is None or (found.size, found.version) != (noted[name].size, noted[name].version):
                 uploads.strike(name)
 
     def finished(self, identity: str) -> dict[str, Any] | None:
-        """The summary, if the store holds all of the conversion called `identity`, whoever uploaded it."""
+        """The summary, if the store holds every object of the conversion with this identity; else None."""
         try:
             summary = json.loads(self._read(SUMMARY) or b"{}")
             if summary["identity"] != identity:
@@ -145,16 +145,16 @@ class Remote:
         return summary if sizes == wanted else None
 
     def upload(self, ledger: Ledger, uploads: Uploads, wanted: Sequence[Upload], console: Console) -> int:
-        """Make the store hold `wanted`, and nothing else of what convert makes; returns how many bytes went there.
+        """Upload what is missing of `wanted`, and remove other objects of convert; returns the number of bytes sent.
 
         Args:
             ledger: of the work directory, where the files are.
             uploads: what the store holds, confirmed.
             wanted: every object, as `plan_uploads` lists them.
-            console: where progress is told.
+            console: where progress is shown.
 
         Raises:
-            StoreError: the store does not do what it is asked; what was uploaded by then is noted.
+            StoreError: a request failed; what was uploaded before is noted.
         """
         todo = [item for item in wanted if not uploads.holds(item.name, item.size, item.stamp)]
         if not todo:
@@ -174,7 +174,7 @@ class Remote:
             return item.size
 
         remove(SUMMARY)
-        self._all(remove, [f"{dataset}/{INDEX}" for dataset in changed])
+        list(self._each(remove, [f"{dataset}/{INDEX}" for dataset in changed]))
         stages = (
             [item for item in todo if not item.name.endswith(".json")],
             [item for item in wanted if item.name.endswith(f"/{INDEX}") and _dataset(item.name) in changed],
@@ -184,7 +184,7 @@ class Remote:
         with console.progress("upload", total=total, done=total - size) as advance:
             for stage in stages:
                 if stage is stages[-1]:
-                    self._all(remove, stale)
+                    list(self._each(remove, stale))
                 for sent in self._each(put, stage):
                     advance(sent)
         return size
@@ -202,23 +202,19 @@ class Remote:
             return name, None
 
     def _put(self, item: Upload, path: Path) -> ObjectInfo:
-        """Store a file, and hear from the store what it has then."""
+        """Write a file to the store, then ask the store for its size and version."""
         self.store.write(item.name, path)
         found = self.store.info(item.name)
         if found.size != item.size:
-            raise StoreFaultError(f"{self.store.url}/{item.name}: of {item.size} bytes the store has {found.size}")
+            raise StoreFaultError(f"{self.store.url}/{item.name}: {item.size} bytes sent, the store has {found.size}")
         return found
 
     def _call(self, what: str, name: str, act: Callable[[], Result]) -> Result:
         place = f"{self.store.url.rstrip('/')}/{name}"
         return self.retry.call(f"{what} {place}", act, renew=self.store.renew, stop=self._stop)
 
-    def _all(self, act: Callable[[Item], object], items: Iterable[Item]) -> None:
-        for _ in self._each(act, items):
-            pass
-
     def _each(self, act: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Yield results as they come. The first error is raised when what is under way has ended; nothing is begun."""
+        """Yield results as they complete. After the first error no call starts; it is raised when the others ended."""
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="mixstream-upload") as pool:
             running = [pool.submit(act, item) for item in items]
             try:
@@ -235,5 +231,5 @@ def _stamped(name: str, content: bytes) -> Upload:
 
 
 def _dataset(name: str) -> str:
-    """`web/train` of `web/train/part-00000/shard.00000.mds`; empty for `domains.json`."""
+    """The dataset of an object: `web/train/part-00000/shard.00000.mds` → `web/train`; empty for `domains.json`."""
     return "/".join(name.split("/")[:2]) if "/" in name else ""

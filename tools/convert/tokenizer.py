@@ -1,10 +1,10 @@
-"""Text → token ids. A tokenizer is described by a small picklable `TokenizerSpec` and loaded where it works.
+"""Text → token ids. A tokenizer is described by a small picklable `TokenizerSpec`, and each worker loads it.
 
-`bytes` needs nothing: ids 0..255 are the bytes of the UTF-8 text, 256 ends a document. Any other is the
+`bytes` needs no file: ids 0..255 are the bytes of the UTF-8 text, 256 ends a document. Any other tokenizer is a
 `tokenizer.json` of Hugging Face's package `tokenizers`.
 
-Invariant: text is only ever text. Special tokens written out in a document are tokenised as the letters they are, so
-that no document can end itself or speak as another role; the tokenizer's own truncation, padding and templates are off.
+Invariant: text never becomes a special token. A special token spelled out in a document is tokenised as ordinary text,
+so a document cannot end itself or change the role. The tokenizer's truncation, padding and templates are off.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from ..shared.tokenizer_json import parse_tokenizer
 
-    TokenIds = NDArray[np.uint16] | NDArray[np.uint32]
+TokenIds = NDArray[np.uint16] | NDArray[np.uint32]
 
 _USUAL_EOS = (
     *("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|eos|>", "<EOS>", "[EOS]"),
@@ -31,16 +31,16 @@ _USUAL_EOS = (
 
 
 class Tokenizer(Protocol):
-    """Anything that turns texts into ids."""
+    """Turns texts into ids."""
 
     def encode(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Ids of each text, without any special token, in the dtype of the spec."""
+        """Ids of each text, without special tokens, in the dtype of the spec."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerSpec:
-    """What a tokenizer is, as far as its output goes, and how to load it."""
+    """What decides a tokenizer's output, and how to load it."""
 
     name: str
     vocab_size: int
@@ -57,11 +57,11 @@ class TokenizerSpec:
         return "uint16" if self.vocab_size <= 1 << 16 else "uint32"
 
     def describe(self) -> dict[str, Any]:
-        """What index.json says of it, and what makes two specs the same."""
+        """Its entry in index.json; two specs with equal entries are the same."""
         return {"name": self.name, "vocab_size": self.vocab_size, "eos": self.eos, "hash": self.hash}
 
     def load(self) -> Tokenizer:
-        """The tokenizer itself. Raises ConfigError if its file is not the one that was described."""
+        """Load the tokenizer. Raises ConfigError if its file changed since it was described."""
         return ByteTokenizer() if self.path is None else _JsonTokenizer(self)
 
 
@@ -80,7 +80,7 @@ class _JsonTokenizer:
         content = Path(spec.path or "").read_bytes()
         if hashlib.sha256(content).hexdigest() != spec.hash:
             raise ConfigError(f"{spec.path}: the tokenizer changed while it was in use. Run the command again.")
-        self._tokenizer = _parse(content, str(spec.path))
+        self._tokenizer = parse_tokenizer(content, spec.path)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
@@ -95,11 +95,11 @@ def describe_tokenizer(name: str, eos: str | None = None) -> TokenizerSpec:
     """The spec of `bytes` or of a tokenizer.json (or the folder that holds one).
 
     Args:
-        name: what `--tokenizer` was given.
-        eos: what `--eos` was given: an id in digits, or a token; None looks for one of the usual names.
+        name: the value of `--tokenizer`.
+        eos: the value of `--eos`: an id in digits, or a token; None looks for one of the usual names.
 
     Raises:
-        ConfigError: there is no such file, or it does not say which token ends a document.
+        ConfigError: there is no such file, or the token that ends a document cannot be determined.
     """
     if name == "bytes":
         if eos not in {None, "256"}:
@@ -114,7 +114,7 @@ def describe_tokenizer(name: str, eos: str | None = None) -> TokenizerSpec:
             f"--tokenizer {name}: there is no file {path}. Give `bytes` or the path of a tokenizer.json "
             f"(`hf download MODEL tokenizer.json` fetches a model's)."
         ) from None
-    tokenizer = _parse(content, str(path))
+    tokenizer = parse_tokenizer(content, path)
     vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     size = max(vocabulary.values(), default=-1) + 1
     label = path.resolve().parent.name if path.name == "tokenizer.json" else path.stem
@@ -123,26 +123,13 @@ def describe_tokenizer(name: str, eos: str | None = None) -> TokenizerSpec:
     return TokenizerSpec(name=label, vocab_size=size, eos=found, hash=digest, path=str(path.resolve()))
 
 
-def _parse(content: bytes, path: str) -> Any:
-    try:
-        import tokenizers
-    except ModuleNotFoundError:
-        raise ConfigError(
-            f"--tokenizer {path}: the package `tokenizers` is not installed. Run: pip install tokenizers"
-        ) from None
-    try:
-        return tokenizers.Tokenizer.from_buffer(content)
-    except Exception as error:  # the Rust side raises plain Exception
-        raise ConfigError(f"{path}: not a tokenizer.json that `tokenizers` can read: {error}") from error
-
-
 def _find_eos(tokenizer: Any, vocabulary: dict[str, int], eos: str | None, path: Path) -> int:
     if eos is not None:
         found = int(eos) if eos.isdecimal() else vocabulary.get(eos)
         if found is None or found not in vocabulary.values():
             raise ConfigError(f"--eos {eos}: {path} has no such token.")
         return found
-    # Some vocabularies hold </s> as a piece of HTML: only if no special token has a usual name do ordinary ones count.
+    # Some vocabularies contain </s> as a piece of HTML: ordinary tokens count only if no special token has such a name.
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     usual = [token for token in _USUAL_EOS if token in special] or [t for t in _USUAL_EOS if t in vocabulary]
     if len(usual) == 1:

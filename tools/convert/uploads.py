@@ -1,10 +1,10 @@
-"""What a store holds of a conversion, as far as this machine knows: `WORK/.convert/uploads.jsonl`.
+"""Which objects of a conversion this machine has uploaded: `WORK/.convert/uploads.jsonl`.
 
-The first line says which URL it is about; every further one says that an object was stored, or is not to be believed
-any more. Rules. An object is noted after it was stored, and struck out before it is touched, so after `kill -9` at any
-instant what is noted was stored. An entry is bound to what was uploaded by a stamp: a hash of what the bytes are made
-of (a shard) or of the bytes themselves (an index). It is bound to the object by size and version (ETag), and a run
-believes it only when the store says the same (remote.py): somebody else may have been there.
+The first line has the URL; every further line notes an uploaded object or strikes one out. Rules. An object is noted
+after it was uploaded and struck out before it is replaced, so after `kill -9` at any instant every noted object was
+uploaded. A stamp names the content: for a shard, a hash of the recipe and sources; for an index, a hash of its bytes.
+Size and version (ETag) name the object. A run trusts an entry only after the store confirmed both (remote.py), because
+another program may have replaced the object.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from mixstream.errors import ConfigError
 from mixstream.storage import redact
@@ -27,10 +26,10 @@ class Upload:
     """An object.
 
     Args:
-        name: below the URL.
-        size: bytes.
-        stamp: a hash of what it is made of.
-        version: what the store calls this state of it; None where it has no such thing, or before it is there.
+        name: its name below the URL.
+        size: in bytes.
+        stamp: hash of its content or of the inputs that determine it.
+        version: the store's ETag; None if the store has none, or before the upload.
     """
 
     name: str
@@ -40,14 +39,14 @@ class Upload:
 
 
 class Uploads:
-    """The record of one work directory; used by several threads.
+    """The record of one work directory; thread-safe.
 
     Args:
-        path: its file; begun if it is not there.
-        url: which store's directory it is about.
+        path: its file; created if it does not exist.
+        url: the URL of `--out`.
 
     Raises:
-        ConfigError: the file is about another URL.
+        ConfigError: the file belongs to another URL.
     """
 
     def __init__(self, path: Path, url: str) -> None:
@@ -70,30 +69,26 @@ class Uploads:
         aside.replace(path)
         self._file = path.open("a")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def __iter__(self) -> Iterator[Upload]:
         return iter(list(self._held.values()))
 
     def holds(self, name: str, size: int, stamp: str | None = None) -> bool:
-        """Whether an object is stored in this size; with `stamp`, also made of that."""
+        """Whether an object is uploaded in this size and, if given, with this stamp."""
         found = self._held.get(name)
         return found is not None and found.size == size and stamp in (None, found.stamp)
 
     def note(self, upload: Upload) -> None:
-        """Note that an object was stored."""
+        """Note that an object was uploaded."""
         with self._lock:
             self._held[upload.name] = upload
             self._append(asdict(upload))
 
     def strike(self, name: str) -> None:
-        """Note that nothing is known of an object any more."""
+        """Strike out an object: its state at the store is unknown from now on."""
         with self._lock:
             if self._held.pop(name, None) is not None:
                 self._append({"name": name})
@@ -104,7 +99,7 @@ class Uploads:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of the record, up to one that cannot be read: the last may be cut short by a kill."""
+    """The lines of the record up to the first that cannot be parsed: a kill may have truncated the last one."""
     with suppress(ValueError):
         for line in path.read_bytes().splitlines():
             yield json.loads(line)

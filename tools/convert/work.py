@@ -1,6 +1,6 @@
-"""One part, start to end: slices → documents → ids → rows → shards, and the record that says so.
+"""One part from start to end: slices → documents → ids → rows → shards, and the part's record.
 
-This is what a worker runs. It needs nothing but its task and the two directories, so any executor can carry it.
+This is what a worker runs. It needs only its task, the sources and the output directory, so any executor can run it.
 Memory is bounded by a batch of text, a piece of the longest document, and a shard for each domain and split.
 """
 
@@ -15,11 +15,12 @@ from typing import Any
 
 import xxhash
 
+from ..shared.datasets import INDEX
 from .files import DamagedFileError, OnBytes, SourceError
 from .ledger import Ledger, Output, PartRecord, identify
 from .packer import Packer
 from .parts import Part
-from .readers.text import READERS, Piece
+from .readers import READERS, Piece
 from .recipe import Recipe
 from .sources import BY_KEY
 from .tokenizer import Tokenizer, TokenizerSpec
@@ -31,19 +32,19 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PartTask:
-    """A part, and all that is needed to convert it."""
+    """A part, and everything that is needed to convert it."""
 
     out: Path
     part: Part
     recipe: Recipe
 
     def __str__(self) -> str:
-        """How errors call it."""
+        """Its name in error messages."""
         return f"{self.part.name}{'' if self.part.group == BY_KEY else f' of domain {self.part.group!r}'}"
 
 
 def convert_part(task: PartTask, on_bytes: OnBytes) -> PartRecord:
-    """Convert one part and record it. Raises what went wrong, with a note that says where; nothing is recorded then."""
+    """Convert one part and record it. An error gets a note that names the part; then nothing is recorded."""
     ledger = Ledger(task.out)
     bad = _BadDocuments(skip=task.recipe.on_bad_document == "skip")
     packers = _Packers(task)
@@ -69,10 +70,10 @@ def convert_part(task: PartTask, on_bytes: OnBytes) -> PartRecord:
 
 
 def is_val(text: str, recipe: Recipe) -> bool:
-    """Whether the document that begins with `text` is set aside for validation.
+    """Whether the document that begins with `text` belongs to the validation split.
 
-    It is decided by a keyed hash of the document's own beginning (of all of it, unless it is very long): the same
-    document falls on the same side in whatever file it stands, however often it occurs, and whatever else is converted.
+    A keyed hash of the document's first piece decides (of all of it, unless it is very long). So a document is in the
+    same split in every file and at every occurrence, whatever else is converted.
     """
     key = xxhash.xxh3_64_intdigest(b"mixstream convert val", recipe.seed)
     return xxhash.xxh3_64_intdigest(text.encode(), key) < int(recipe.val_fraction * 2**64)
@@ -80,7 +81,7 @@ def is_val(text: str, recipe: Recipe) -> bool:
 
 def shards_in(directory: Path) -> tuple[dict[str, Any], ...]:
     """The shard entries of the dataset in a directory; none if it has no index."""
-    path = directory / "index.json"
+    path = directory / INDEX
     return tuple(json.loads(path.read_bytes())["shards"]) if path.exists() else ()
 
 
@@ -88,7 +89,7 @@ _load: Callable[[TokenizerSpec], Tokenizer] = lru_cache(maxsize=1)(TokenizerSpec
 
 
 class _BadDocuments:
-    """What `--on-bad-document` says is done."""
+    """Handles bad documents as `--on-bad-document` says: raises, or counts them."""
 
     def __init__(self, *, skip: bool) -> None:
         self._skip = skip
@@ -98,11 +99,11 @@ class _BadDocuments:
     def __call__(self, fact: str) -> None:
         if not self._skip:
             raise SourceError(
-                f"{fact}. Mend it, or pass --on-bad-document skip: what cannot be read is left out, and counted."
+                f"{fact}. Fix it, or pass --on-bad-document skip, which leaves out and counts what cannot be read."
             )
         self.count += 1
         if len(self.examples) < _EXAMPLES:
-            self.examples.append(fact.encode(errors="backslashreplace").decode())  # a path may hold what no text can
+            self.examples.append(fact.encode(errors="backslashreplace").decode())  # a path may hold surrogates
 
 
 class _Packers:
@@ -151,13 +152,13 @@ class _Packers:
 def _pieces(task: PartTask, bad: _BadDocuments, on_bytes: OnBytes) -> Iterator[Piece]:
     for piece in task.part.slices:
         try:
-            yield from READERS[piece.file.format](piece, task.recipe.fields, bad, on_bytes)
+            yield from READERS[piece.file.format].read(piece, task.recipe.fields, bad, on_bytes)
         except DamagedFileError as error:
             bad(f"{error}; the rest of it is lost")
 
 
 def _batches(pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
-    """Pieces in lists that are worth a call of the tokenizer, and no larger."""
+    """Group pieces into lists, large enough for a call of the tokenizer and small enough for memory."""
     batch: list[Piece] = []
     chars = 0
     for piece in pieces:

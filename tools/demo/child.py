@@ -1,8 +1,8 @@
 """A process of the demo: `python -m mixstream_tools.demo.child SETTINGS PART`, with RANK and WORLD_SIZE set.
 
-PART `before` begins the run and kills itself in the middle of it, PART `after` goes on from the checkpoint to the end:
-these train as examples/train.py does, by calling it, and keep a journal. PART `reference` reads the same run without
-training and without interruption, for the proof.
+PART `before` starts the run and kills itself in the middle of it. PART `after` resumes from the checkpoint and runs to
+the end. Both call examples/train.py and write step logs. PART `reference` reads the same run without training and
+without interruption, for the proof.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from mixstream_examples import train as example  # pyright: ignore[reportMissingImports]  # pyright cannot follow it
 
-from .journal import Recorder
 from .proof import write_references
 from .settings import ROWS, Settings
+from .step_log import StepLogWriter
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Do one part of the demo."""
+    """Run one part of the demo."""
     settings, part = Settings.load(Path(sys.argv[1])), sys.argv[2]
     if part == "reference":
         write_references(settings)
@@ -35,12 +35,12 @@ def main() -> None:
 
 
 def _train(settings: Settings, part: str) -> None:
-    record = Recorder(settings.journals(part)[example.RANK])
+    write = StepLogWriter(settings.step_logs(part)[example.RANK])
 
     def watch(loader: ms.Loader, batch: ms.Batch, loss: torch.Tensor) -> None:
-        record(loader, batch, loss)
+        write(loader, batch, loss)
         if part == "before" and loader.step == settings.kill_after:
-            os.kill(os.getpid(), signal.SIGKILL)  # no handler, no `finally`, no flush: like a lost machine
+            os.kill(os.getpid(), signal.SIGKILL)  # no handler, no `finally`, no flush: as if the machine failed
 
     example.train(
         data=settings.shards,

@@ -1,12 +1,12 @@
-"""`mixstream demo`: its options, its help, and what it prints. The work is in demo_run.py, which wires the rest:
+"""`mixstream demo`: its options, its help, and its output. The work is in run.py, which connects the rest:
 
-    demo_text.py      text that is here already        demo_journal.py   what each step leaves behind
-    demo_settings.py  what the processes agree on      demo_show.py      the live table
-    demo_child.py     a training process               demo_proof.py     equal or not
-    demo_ranks.py     starts and watches them          demo_learned.py   weights and laws that came out
-                                                       demo_picture.py   weights, losses, laws as a picture
+    text.py      text that is on this machine        step_log.py   what each process writes about a step
+    settings.py  what the processes share            show.py       the live table
+    child.py     a training process                  proof.py      compares batches and weights
+    ranks.py     starts and watches processes        learned.py    weights and laws of the finished run
+                                                     picture.py    weights, losses and laws as a picture
 
-What is trained, and how, is examples/train.py and nothing else.
+The training itself is examples/train.py.
 """
 
 from __future__ import annotations
@@ -25,32 +25,33 @@ _Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False
 
 
 def demo(*, out: Path = Path("runs/demo"), steps: int = 240, seed: int = 0, as_json: _Json = False) -> int:
-    """Train on five kinds of text, kill the training, go on with another world size, prove the batches equal.
+    """Train on five kinds of text, kill, resume on another world size, compare.
 
     mixstream demo
     mixstream demo --steps 1000 --out runs/long
 
-    Offline, on the CPU, in a minute or two: of text that is on every machine
-    with Python and torch it makes shards of five domains and trains a small
+    The demo runs offline, on the CPU, in a minute or two. It converts text that
+    comes with Python and torch into shards of five domains and trains a small
     byte-level model on them, mixed by ADO: scaling laws are fitted to the
-    domains' own losses as they come in, and who is learned fastest gets more.
-    It kills itself with SIGKILL half-way, goes on from the checkpoint on two
-    processes instead of one, and holds every batch and every weight against
-    those of a run that nothing interrupted, told the same losses.
+    losses of the domains during the run, and domains that the model learns
+    fastest get higher weights. Half-way the training kills itself with SIGKILL
+    and resumes from the checkpoint on two processes instead of one. Then every
+    batch and every weight is compared with those of an uninterrupted run that
+    receives the same losses.
 
-    The training is examples/train.py. Exit status 1 if a single row differs.
+    The training is examples/train.py. Exit status 1 if any row differs.
 
     Args:
-        out: directory for text, shards, checkpoint, journals and the picture.
+        out: directory for text, shards, checkpoint, step logs and the picture.
         steps: optimiser steps.
-        seed: of the model and of the order of the data.
+        seed: seed of the model and of the order of the data.
         as_json: print one JSON document, not a table.
     """
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        os.environ.pop(name, None)  # this process is no rank of a job, even where it is started in one
+        os.environ.pop(name, None)  # this process is not a rank, even if it is started inside a job
     console = Console(as_json=as_json)
     console.note("mixstream demo: five kinds of text, one small model, one kill -9, no network.\n")
-    from .run import run_demo  # here, so that one need not look at nothing while torch is loaded
+    from .run import run_demo  # here, so that the note above is shown while torch is loaded
 
     document = run_demo(out=out, steps=steps, seed=seed, console=console)
     console.result(document, _table(document["domains"]), _closing(document))
@@ -61,13 +62,13 @@ def _table(domains: dict[str, dict[str, Any]]) -> Table:
     rows: list[Sequence[object]] = [
         (
             name,
-            told["rows"],
-            told["rows_read"],
-            " → ".join(f"{weight:3.0%}" for weight in told["weight"]),
-            " → ".join("-" if loss is None else f"{loss:.2f}" for loss in told["loss"]),
-            *_law(told["law"]),
+            domain["rows"],
+            domain["rows_read"],
+            " → ".join(f"{weight:3.0%}" for weight in domain["weight"]),
+            " → ".join("-" if loss is None else f"{loss:.2f}" for loss in domain["loss"]),
+            *_law(domain["law"]),
         )
-        for name, told in domains.items()
+        for name, domain in domains.items()
     ]
     return table(("domain", "rows", "rows read", "weight", "loss", "alpha", "eps"), rows)
 
@@ -79,19 +80,19 @@ def _law(law: dict[str, Any] | None) -> tuple[str, str]:
 
 
 def _about(document: dict[str, Any]) -> list[str]:
-    """What the table's columns mean, as far as they do not say it."""
+    """Lines that explain the table's columns."""
     first = document["weights_change_at_step"]
-    fitted = [told["law"] for told in document["domains"].values() if told["law"] is not None]
+    fitted = [domain["law"] for domain in document["domains"].values() if domain["law"] is not None]
     mixer = document["mixer"]["name"]
     if not fitted:
         return [f"mixer    {mixer}, which fitted no law in so few steps: the weights are the domains' sizes"]
     lines = [
-        f"mixer    {mixer}: weights from loss = eps + beta n^-alpha, nats per byte after n rows, fitted on the way"
+        f"mixer    {mixer}: weights from loss = eps + beta n^-alpha, nats per byte after n rows, fitted in the run"
     ]
     if first is not None:
-        lines.append(f"         they move from step {first} on; before, they are the domains' sizes")
+        lines.append(f"         they change from step {first} on; before, they are the domains' sizes")
     if any(law["eps_at_its_limit"] for law in fitted):
-        lines.append("         eps at its lower limit (≤): so short a curve does not tell yet where it ends")
+        lines.append("         eps at its lower limit (≤): the curve is too short to estimate where it ends")
     return lines
 
 
@@ -101,8 +102,8 @@ def _closing(document: dict[str, Any]) -> str:
     if document["equal"]:
         verdict = (
             f"EQUAL: all {compared} batches, {document['rows_compared']:,} rows, each in its place, and all weights.\n"
-            f"Among them is what the kill undid, {again} step{'s' if again > 1 else ''}: read by {first} process, "
-            f"then by {second}."
+            f"They include the work that the kill undid, {again} step{'s' if again > 1 else ''}: read by {first} "
+            f"process, then by {second}."
         )
     else:
         differing = [f"{at['step']} ({at['part']})" for at in document["batches_differing"]]
@@ -110,12 +111,11 @@ def _closing(document: dict[str, Any]) -> str:
             f"NOT EQUAL: {len(differing)} batches differ{', the first at step ' if differing else ''}"
             f"{''.join(differing[:1])}; {len(document['weights_differing'])} of {document['steps']} steps have other "
             f"weights; {len(odd)} were not trained on exactly once.\n"
-            f"This is a defect of mixstream: please report it, with the journals in {document['out']}/run."
+            f"This is a bug in mixstream: please report it, with the step logs in {document['out']}/run."
         )
     lines = ["", *_about(document), "", verdict, ""]
     if document["picture"]:
         lines.append(f"picture  {document['picture']}")
-    lines.append(f"code     {document['code']}")
-    lines.append(f"next     mixstream plan {document['out']}/run")
-    lines.append("         mixstream convert YOUR_TEXT/ --out shards/")
-    return "\n".join([*lines, "", show_seconds(document["seconds"])])
+    code, plan = f"code     {document['code']}", f"next     mixstream plan {document['out']}/run"
+    convert = "         mixstream convert YOUR_TEXT/ --out shards/"
+    return "\n".join([*lines, code, plan, convert, "", show_seconds(document["seconds"])])

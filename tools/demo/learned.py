@@ -1,4 +1,4 @@
-"""What ADO made of the run: the weights, from the mixing log; the laws and their points, from the last checkpoint.
+"""What ADO learned in the run: the weights, from the mixing log; the laws and their points, from the last checkpoint.
 
 Shape suffixes: T steps, K domains, P points of the loss curves, 3 parameters of a law.
 """
@@ -25,10 +25,10 @@ class Law:
     """A domain's L(n) = eps + beta n^-alpha, in nats per byte after n rows.
 
     Attributes:
-        eps: the loss that it can not go below; not known better than its lower limit where `bounded`.
-        beta: nats per byte.
+        eps: the loss that the law approaches; if `bounded`, the true value may be lower.
+        beta: in nats per byte.
         alpha: the exponent.
-        bounded: whether eps is at the limit that ADO was given: the curve does not bend yet.
+        bounded: whether eps is at ADO's lower limit, because the curve does not flatten yet.
     """
 
     eps: float
@@ -42,11 +42,11 @@ class Learned:
     """The mixture at the end of a run.
 
     Attributes:
-        weights_TK: float64 [T, K], what each step was drawn by.
-        theta_K3: float64 [K, 3], the laws (log beta, log eps, alpha); NaN where there is none.
-        n_PK: float64 [P, K], rows seen by each point: of all domains, or of its own where `own_rows`.
-        loss_PK: float64 [P, K], smoothed losses, nats per byte; NaN where a domain has no point.
-        own_rows: what `n_PK` counts.
+        weights_TK: float64 [T, K], the weights of each step.
+        theta_K3: float64 [K, 3], the laws (log beta, log eps, alpha); NaN if there is none.
+        n_PK: float64 [P, K], rows before each point: of all domains, or with `own_rows` of the domain alone.
+        loss_PK: float64 [P, K], smoothed losses in nats per byte; NaN if a domain has no point.
+        own_rows: whether `n_PK` counts rows of the domain alone.
         log_eps_min: lower limit of log eps.
     """
 
@@ -59,12 +59,12 @@ class Learned:
 
     @property
     def changed_at(self) -> int | None:
-        """The first step whose weights are not those that the run began with."""
+        """The first step whose weights differ from those of the first step."""
         changed = np.flatnonzero((self.weights_TK != self.weights_TK[0]).any(axis=1))
         return int(changed[0]) if changed.size else None
 
     def law(self, k: int) -> Law | None:
-        """Return the law of domain `k`; None if there is none, or its curve is flat."""
+        """Return the law of domain `k`; None if there is none, or if the curve is flat."""
         log_beta, log_eps, alpha = self.theta_K3[k, [LOG_BETA, LOG_EPS, ALPHA]].tolist()
         if np.isnan(alpha) or log_beta <= FLAT:
             return None
@@ -72,7 +72,7 @@ class Learned:
         return Law(eps=float(np.exp(log_eps)), beta=float(np.exp(log_beta)), alpha=alpha, bounded=bounded)
 
     def loss_at(self, k: int, n: Float64) -> Float64:
-        """Return what the law of domain `k` says of n rows, nats per byte; float64, in the shape of `n`."""
+        """Return the loss of domain `k` after n rows by its law, in nats per byte; float64, in the shape of `n`."""
         return loss_at(self.theta_K3[k], n)
 
 
@@ -80,7 +80,7 @@ def read_learned(settings: Settings) -> Learned:
     """Return what a finished run learned.
 
     Raises:
-        StateError: its log or its checkpoint is not one of such a run.
+        StateError: its log or its checkpoint cannot be read.
     """
     mixer, saved = settings.mixer(), torch.load(settings.checkpoint, weights_only=True)
     mixing = parse_state(saved["data"]).mixing

@@ -1,4 +1,4 @@
-"""The run as a picture: the weights it was drawn by, the losses they follow from, and the laws between the two.
+"""The run as a picture: the weights, the losses that they are computed from, and the laws between the two.
 
 Needs matplotlib, which is optional.
 
@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from .journal import Step
+from mixstream.types import Float64
+
 from .learned import Learned
 from .proof import history
-from .show import COLORS, WINDOW, Float64, losses_K
+from .show import COLORS, WINDOW, losses_K
+from .step_log import Step
 
 _GREY = "#555555"
 _AHEAD = 4.0
-"""The laws are drawn to so many times the rows of the run."""
+"""The laws are drawn up to so many times the rows of the run."""
 
 
 def draw(
@@ -37,11 +39,11 @@ def draw(
 
     Args:
         names: the domains.
-        before: the steps of the run that was killed.
-        after: those of the run that went on.
-        learned: what the mixer made of them.
-        processes: how many it went on with.
-        file: where to write; its suffix is its format.
+        before: the steps of the killed run.
+        after: the steps of the resumed run.
+        learned: weights and laws.
+        processes: number of processes of the resumed run.
+        file: the file to write; its suffix decides the format.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -93,13 +95,13 @@ def _draw_losses(axes: Any, names: Sequence[str], before: Sequence[Step], after:
         axes.plot(step_T[resumed : len(before)], lost_TK[resumed:, k], color="black", linewidth=1, linestyle=":")
     axes.set_title("Loss of each domain, nats per byte", loc="left", fontsize=11)
     axes.set_xlabel(f"step (losses: means of the last {WINDOW})")
-    # Everything starts near ln 257 = 5.5, which would leave no room for what differs.
+    # All losses start near ln 257 = 5.5; with that in the range, the differences would not be visible.
     axes.set_ylim(np.nanmin(loss_TK) - 0.1, np.nanquantile(loss_TK, 0.93))
     _label(axes, names, _apart(loss_TK[-1], axes.get_ylim()), [f"{loss:.2f}" for loss in loss_TK[-1]])
 
 
 def _draw_laws(axes: Any, names: Sequence[str], learned: Learned) -> None:
-    """Draw points and laws over n; a domain without a law has its points, if any, and nothing else."""
+    """Draw points and laws over n; a domain without a law has only its points, if any."""
     from matplotlib.ticker import LogLocator
 
     whose = "of the domain" if learned.own_rows else "of all domains"
@@ -114,7 +116,7 @@ def _draw_laws(axes: Any, names: Sequence[str], learned: Learned) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda n, _: f"{n:,.0f}")
     seen_PK = np.where(np.isfinite(learned.loss_PK), learned.n_PK, np.nan)
-    end, end_K, said = _AHEAD * np.nanmax(seen_PK), np.empty(len(names)), []
+    end, end_K, labels = _AHEAD * np.nanmax(seen_PK), np.empty(len(names)), []
     for k in range(len(names)):
         color, here_P = COLORS[k % len(COLORS)], np.isfinite(seen_PK[:, k])
         n_P, loss_P = seen_PK[here_P, k], learned.loss_PK[here_P, k]
@@ -122,31 +124,31 @@ def _draw_laws(axes: Any, names: Sequence[str], learned: Learned) -> None:
         law = learned.law(k)
         end_K[k] = loss_P[-1] if law is None and n_P.size else np.nan
         if law is None:
-            said.append("no law")
+            labels.append("no law")
             continue
         for line, (low, high) in {"-": (n_P[0], n_P[-1]), "--": (n_P[-1], end)}.items():
             n_X = np.geomspace(low, high, 100)
             axes.plot(n_X, learned.loss_at(k, n_X), line, color=color, linewidth=1.8)
         end_K[k] = learned.loss_at(k, np.array(end))
-        said.append(rf"$\alpha$ {law.alpha:.2f}, $\varepsilon$ {'≤ ' if law.bounded else ''}{law.eps:.2f}")
+        labels.append(rf"$\alpha$ {law.alpha:.2f}, $\varepsilon$ {'≤ ' if law.bounded else ''}{law.eps:.2f}")
     axes.set_xlim(np.nanmin(seen_PK), end)
     if not learned.own_rows:
         axes.axvline(np.nanmax(seen_PK), color="black", linewidth=1.2)
         _note(axes, "end of the run", (np.nanmax(seen_PK), axes.get_ylim()[1]))
     end_K = np.where(np.isnan(end_K), np.nanmin(learned.loss_PK), end_K)
-    _label(axes, names, _apart(end_K, axes.get_ylim()), said)
+    _label(axes, names, _apart(end_K, axes.get_ylim()), labels)
     law = r"$\varepsilon + \beta\, n^{-\alpha}$"
-    said_of = f"lines: {law}, fitted to the points; dashed beyond them"
-    axes.text(0.02, 0.06, said_of, transform=axes.transAxes, fontsize=10, color=_GREY)
+    legend = f"lines: {law}, fitted to the points; dashed beyond them"
+    axes.text(0.02, 0.06, legend, transform=axes.transAxes, fontsize=10, color=_GREY)
 
 
 def _means(steps: Sequence[Step], of: Callable[[Sequence[Step]], Float64]) -> Float64:
-    """`of` the last steps, at each step; float64 [T, K]."""
+    """`of` the last `WINDOW` steps, at each step; float64 [T, K]."""
     return np.array([of(steps[max(0, at + 1 - WINDOW) : at + 1]) for at in range(len(steps))])
 
 
 def _apart(at_K: Float64, limits: tuple[float, float]) -> Float64:
-    """`at_K`, moved so far apart that a line of text fits at each."""
+    """`at_K`, moved apart so that a line of text fits at each."""
     room = (limits[1] - limits[0]) * 0.07
     order = np.argsort(at_K)
     apart_K = at_K.copy()
@@ -156,7 +158,7 @@ def _apart(at_K: Float64, limits: tuple[float, float]) -> Float64:
 
 
 def _note(axes: Any, text: str, at: tuple[float, float]) -> None:
-    """Write a remark right of a place and below it."""
+    """Write a note to the right of a point and below it."""
     axes.annotate(text, at, xytext=(8, -4), textcoords="offset points", va="top", fontsize=9, color=_GREY)
 
 

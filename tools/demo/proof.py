@@ -1,16 +1,16 @@
-"""The proof: every batch that the killed and the resumed run trained on, against runs that nothing interrupted.
+"""The proof: compares every batch of the killed and of the resumed run with uninterrupted references.
 
-The mixture depends on losses, and which losses a batch depends on is decided by the step alone (`feedback.loop`).
-So there is a reference for each history that the model had. Each is a loader in one process that reads from step 0,
-trains nothing, and has ADO work out all weights anew from the losses that were reported in that history:
+The mixture depends on losses, and the step alone decides which losses a batch depends on (`mixstream.feedback`). So
+each history of the model has a reference: a loader in one process that reads from step 0 without training, with ADO
+computing all weights from the losses of that history:
 
-    before    what the process that was killed reported, to the kill
-    after     what the model that came out had reported: up to the checkpoint, and from there to the end
+    before    the losses that the killed process reported, up to the kill
+    after     the losses of the final model: up to the checkpoint, and from there to the end
 
-They share nothing with the run but its shards, settings and losses: no checkpoint, no weights. What is compared is the
-rows of each global batch in their order, and for `after` the weights of each step, to the last bit. So it also shows
-that what a kill wastes (batches read ahead, steps since the checkpoint, what ADO learned from them) is neither lost nor
-seen twice. A third reference, `replayed`, is told no losses and draws by the run's mixing log (`ms.replay`).
+They share the shards, the settings and the losses with the run, but no checkpoint and no weights. The rows of each
+global batch are compared in order, and for `after` the weights of each step to the last bit. This also shows that the
+work undone by the kill (batches read ahead, steps since the checkpoint, what ADO learned from them) is neither lost nor
+repeated. A third reference, `replayed`, receives no losses and draws by the run's mixing log (`ms.replay`).
 
 Shape suffixes: T steps, K domains.
 """
@@ -32,8 +32,8 @@ from mixstream.feedback.replay import read_log
 from mixstream.types import Int64
 from mixstream_examples import train as example  # pyright: ignore[reportMissingImports]  # pyright cannot follow it
 
-from .journal import Journal, Step, row_hashes
 from .settings import ROWS, Settings
+from .step_log import Step, StepLogReader, row_hashes
 
 Rows = Sequence[str]
 """The hashes of a global batch's rows, in order."""
@@ -42,14 +42,14 @@ _FILE = "rows.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proof:
-    """What came out.
+    """The result of the comparison.
 
     Attributes:
-        compared: global batches that were held against a reference that learns.
-        differing: (part, step) of those that are not equal to it, or for `replayed` not to the log's.
-        weights_differing: steps whose weights are not those that ADO comes to in the reference.
-        not_once: steps that the model that came out in the end was trained on twice, or not at all.
-        again: steps that were trained on before the kill and, since no checkpoint knew of them, again after it.
+        compared: number of global batches that were compared with `before` or `after`.
+        differing: (part, step) of batches that differ from their reference.
+        weights_differing: steps whose weights differ from those of the reference `after`.
+        not_once: steps that the final model was trained on twice, or not at all.
+        again: steps that were trained before the kill and, because no checkpoint had them, again after it.
     """
 
     compared: int
@@ -60,29 +60,29 @@ class Proof:
 
     @property
     def equal(self) -> bool:
-        """Whether all batches and weights are the references', and each step was trained on once."""
+        """Whether all batches and weights equal those of the references, and each step was trained once."""
         return self.compared > 0 and not (self.differing or self.weights_differing or self.not_once)
 
 
 def example_file() -> Path:
-    """The program that the demo trains with."""
+    """The training program of the demo."""
     return Path(example.__file__)
 
 
 def parameters() -> int:
-    """How many parameters its model has."""
+    """The number of parameters of its model."""
     return sum(value.numel() for value in example.Model().parameters())
 
 
 def history(before: Sequence[Step], after: Sequence[Step]) -> list[Step]:
-    """Return the steps that the model that came out was trained on, in order."""
+    """Return the steps that the final model was trained on, in order."""
     resumed_at = after[0].step if after else len(before)
     return [*(step for step in before if step.step < resumed_at), *after]
 
 
 def write_references(settings: Settings) -> None:
     """Read the run without interruption, once for each reference, and write the hashes of the rows."""
-    before, after = (_finished(settings, part) for part in ("before", "after"))
+    before, after = (list(StepLogReader(files=settings.step_logs(part)).poll()) for part in ("before", "after"))
     found = {
         "before": read_uninterrupted(settings, before, steps=settings.kill_after),
         "after": read_uninterrupted(settings, history(before, after), steps=settings.steps, log=settings.reference),
@@ -92,28 +92,28 @@ def write_references(settings: Settings) -> None:
 
 
 def read_references(settings: Settings) -> dict[str, list[Rows]]:
-    """Return what `write_references` wrote."""
+    """Return the rows that `write_references` wrote, by reference."""
     return json.loads((settings.reference / _FILE).read_text(encoding="utf-8"))
 
 
 def read_weights(settings: Settings) -> tuple[Int64, Int64]:
-    """Return the weights that the run was drawn by and those of the reference `after`, int64 [T, K], from the logs."""
+    """Return the weights of the run and of the reference `after`, int64 [T, K] each, from their mixing logs."""
     return read_log(settings.run).weights_TK, read_log(settings.reference).weights_TK
 
 
 def read_uninterrupted(
-    settings: Settings, told: Sequence[Step], *, steps: int, mixer: Any = None, log: Path | None = None
+    settings: Settings, reported: Sequence[Step], *, steps: int, mixer: Any = None, log: Path | None = None
 ) -> list[Rows]:
     """Read the first `steps` global batches in this process, without training; returns the hashes of their rows.
 
     Args:
-        settings: of the run.
-        told: whose losses the mixer gets, each step its own.
-        steps: how many to read.
-        mixer: the run's if not given.
-        log: where to write the mixing log.
+        settings: settings of the run.
+        reported: steps whose losses are reported to the mixer, each in its own step.
+        steps: number of steps to read.
+        mixer: default: the mixer of the run.
+        log: directory for a mixing log.
     """
-    losses = {step.step: step for step in told}
+    losses = {step.step: step for step in reported}
     mixer = settings.mixer() if mixer is None else mixer
     found: list[Rows] = []
     with example.open_loader(settings.shards, rows=ROWS, seed=settings.seed, mixer=mixer, log=log) as loader:
@@ -136,13 +136,13 @@ def compare(
     *,
     weights: tuple[Int64, Int64],
 ) -> Proof:
-    """Hold both parts of the run against the references.
+    """Compare both parts of the run with the references.
 
     Args:
-        references: rows of each batch from step 0 on, by the names above.
-        before: steps of the run that was killed.
-        after: steps of the run that went on.
-        weights: of the run and of the reference `after`, int64 [T, K] each.
+        references: rows of each batch from step 0 on, by the names at the top of this file.
+        before: steps of the killed run.
+        after: steps of the resumed run.
+        weights: weights of the run and of the reference `after`, int64 [T, K] each.
     """
     steps = len(references["after"])
     parts = {"before": before, "after": after, "replayed": history(before, after)}
@@ -165,8 +165,3 @@ def compare(
         not_once=tuple(step for step in range(steps) if trained[step] != 1),
         again=tuple(step.step for step in before if step.step >= resumed_at),
     )
-
-
-def _finished(settings: Settings, part: str) -> list[Step]:
-    journal = Journal(files=settings.journals(part))
-    return list(journal.poll())

@@ -1,4 +1,4 @@
-"""The processes of the demo's parts: started, watched, and ended when this one gives up."""
+"""Starts, watches and stops the processes of the demo's parts."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from collections.abc import Callable
 
 from mixstream.errors import MixstreamError, WaitTimeoutError
 
-from .journal import Journal, Step
 from .settings import PROCESSES, Settings
+from .step_log import Step, StepLogReader
 
-_PATIENCE_S = 300.0
-"""Longest time without a step."""
+_TIMEOUT_S = 300.0
+"""Maximum time without a step."""
 _POLL_S = 0.1
-_TOLD_LINES = 12
+_SHOWN_LINES = 12
 
 
 def run_part(settings: Settings, part: str, *, on_step: Callable[[Step], None]) -> list[Step]:
     """Train `part` until its processes end; returns its steps.
 
     Raises:
-        MixstreamError: they did not end as this part has to: `before` by its own SIGKILL, `after` with status 0.
-        WaitTimeoutError: no step for minutes.
+        MixstreamError: they ended in another way than expected: `before` by its own SIGKILL, `after` with status 0.
+        WaitTimeoutError: there was no step for minutes.
     """
-    journal = Journal(files=settings.journals(part))
+    step_log = StepLogReader(files=settings.step_logs(part))
     expected = -signal.SIGKILL if part == "before" else 0
     processes = _start(settings, part, PROCESSES[part])
     try:
@@ -36,15 +36,15 @@ def run_part(settings: Settings, part: str, *, on_step: Callable[[Step], None]) 
         running = True
         while running:
             running = any(process.poll() is None for process in processes)
-            for step in journal.poll():
+            for step in step_log.poll():
                 on_step(step)
                 last = time.monotonic()
             for rank, process in enumerate(processes):
                 if process.poll() not in {None, expected}:
                     raise _failure(settings, part, rank, f"ended with status {process.returncode}")
-            if time.monotonic() - last > _PATIENCE_S:
+            if time.monotonic() - last > _TIMEOUT_S:
                 raise WaitTimeoutError(
-                    f"the training made no step in {_PATIENCE_S:.0f} s; its logs are {settings.run}/*.log"
+                    f"the training made no step in {_TIMEOUT_S:.0f} s; its logs are {settings.run}/*.log"
                 )
             time.sleep(_POLL_S if running else 0)
     finally:
@@ -52,27 +52,27 @@ def run_part(settings: Settings, part: str, *, on_step: Callable[[Step], None]) 
             process.kill()
             process.wait()
     steps = settings.kill_after if part == "before" else settings.steps
-    if not journal.steps or journal.steps[-1].step != steps - 1:
+    if not step_log.steps or step_log.steps[-1].step != steps - 1:
         raise _failure(settings, part, 0, f"ended before step {steps} (did the machine run out of memory?)")
-    return journal.steps
+    return step_log.steps
 
 
 def run_reference(settings: Settings) -> None:
-    """Read the run once more, in one process that nothing interrupts and that trains nothing (`demo_proof`).
+    """Read the run again without interruption or training, in one process (proof.py).
 
-    It is a process as the others are, since numbers may depend on how many threads compute them.
+    It is a process with the same environment as the others, because results may depend on the number of threads.
 
     Raises:
         MixstreamError: it did not end with status 0.
-        WaitTimeoutError: it did not end in minutes.
+        WaitTimeoutError: it did not end within minutes.
     """
     (process,) = _start(settings, "reference", 1)
     try:
-        if process.wait(_PATIENCE_S) != 0:
+        if process.wait(_TIMEOUT_S) != 0:
             raise _failure(settings, "reference", 0, f"ended with status {process.returncode}")
     except subprocess.TimeoutExpired as error:
         raise WaitTimeoutError(
-            f"the reference was not read in {_PATIENCE_S:.0f} s; its log is {settings.log('reference', 0)}"
+            f"the reference did not end within {_TIMEOUT_S:.0f} s; its log is {settings.log('reference', 0)}"
         ) from error
     finally:
         process.kill()
@@ -80,7 +80,7 @@ def run_reference(settings: Settings) -> None:
 
 
 def _start(settings: Settings, part: str, ranks: int) -> list[subprocess.Popen[bytes]]:
-    # What torchrun would set. One thread each: on a busy machine two threads in lockstep are slower than one.
+    # The variables of torchrun. One thread each: on a busy machine two synchronised threads are slower than one.
     world = {
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
@@ -103,8 +103,8 @@ def _start(settings: Settings, part: str, ranks: int) -> list[subprocess.Popen[b
 
 def _failure(settings: Settings, part: str, rank: int, what: str) -> MixstreamError:
     log = settings.log(part, rank)
-    error = MixstreamError(f"the process {rank} of the part {part!r} {what}; its log is {log}")
-    for line in log.read_text(errors="replace").splitlines()[-_TOLD_LINES:]:
+    error = MixstreamError(f"process {rank} of the part {part!r} {what}; its log is {log}")
+    for line in log.read_text(errors="replace").splitlines()[-_SHOWN_LINES:]:
         error.add_note(line)
     return error
 

@@ -1,50 +1,32 @@
-"""The demo's five steps, one after the other; computes nothing of its own."""
+"""The demo's five steps, one after the other: connects the other files, computes nothing."""
 
 from __future__ import annotations
 
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..convert.job import run_conversion
-from ..convert.readers.text import Fields
-from ..convert.recipe import Recipe
-from ..convert.tokenizer import describe_tokenizer
-from ..shared.console import Advance, Console
-from .journal import Step
+from ..convert import Fields, Recipe, describe_tokenizer, run_conversion
+from ..shared.console import Console
 from .learned import Law, Learned, read_learned
 from .picture import draw
-from .proof import Proof, compare, example_file, history, parameters, read_references, read_weights
+from .proof import compare, example_file, history, parameters, read_references, read_weights
 from .ranks import run_part, run_reference
 from .settings import PROCESSES, ROWS, SEQ_LEN, Settings
 from .show import WINDOW, View, losses_K, rate, shares_K
+from .step_log import Step
 from .text import gather
-
-
-class _Quiet(Console):
-    """For the conversion, which takes a moment here and gets one line when it is done."""
-
-    def note(self, text: str) -> None:
-        """Say nothing."""
-
-    @contextmanager
-    def progress(self, label: str, *, total: int, done: int = 0) -> Iterator[Advance]:
-        """Show nothing."""
-        del label, total, done
-        yield lambda size: None
 
 
 def run_demo(*, out: Path, steps: int, seed: int, console: Console) -> dict[str, Any]:
     """Convert, train, kill, resume, compare, draw; returns the document that `--json` prints.
 
     Raises:
-        MixstreamError: see `mixstream.errors`; among them a training that ended otherwise than it had to.
+        MixstreamError: see `mixstream.errors`; also if a training process ended in an unexpected way.
         OSError: reading or writing failed.
     """
     begun = time.monotonic()
@@ -63,20 +45,30 @@ def run_demo(*, out: Path, steps: int, seed: int, console: Console) -> dict[str,
     run_reference(settings)
     proof = compare(read_references(settings), before, after, weights=read_weights(settings))
     learned = read_learned(settings)
-    picture = _picture(partial(draw, names, before, after, learned, processes=two), out / "demo.png", console)
+    picture = out / "demo.png"
+    try:
+        draw(names, before, after, learned, processes=two, file=picture)
+    except ImportError:
+        picture.unlink(missing_ok=True)  # a picture of an earlier demo would show another run
+        console.note("no picture: matplotlib is not installed. Run: pip install matplotlib\n")
     return {
         "equal": proof.equal,
         "steps": steps,
         "killed_after": killed,
         "resumed_from": resumed,
         "processes": [one, two],
-        **_told(proof),
+        "batches_compared": proof.compared,
+        "rows_compared": proof.compared * ROWS,
+        "batches_differing": [{"part": part, "step": step} for part, step in proof.differing],
+        "weights_differing": list(proof.weights_differing),
+        "steps_trained_again": len(proof.again),
+        "steps_not_once": list(proof.not_once),
         "mixer": {"name": type(settings.mixer()).__name__, **asdict(settings.mixer())},
         "weights_change_at_step": learned.changed_at,
         "domains": _domains(settings, history(before, after), learned),
         "tokens_per_second": [_number(rate(part)) for part in (before, after)],
         "waited_seconds": [round(part[-1].waited, 3) for part in (before, after)],
-        "picture": None if picture is None else str(picture),
+        "picture": str(picture) if picture.exists() else None,
         "code": str(example_file()),
         "out": str(out),
         "seconds": round(time.monotonic() - begun, 1),
@@ -84,13 +76,12 @@ def run_demo(*, out: Path, steps: int, seed: int, console: Console) -> dict[str,
 
 
 def _prepare(out: Path, steps: int, seed: int, console: Console) -> Settings:
-    """Gather the text, convert it, and clear away what an earlier demo trained."""
-    Settings(out=str(out), steps=steps, seed=seed, samples={})  # refuses what cannot be, before anything is written
+    """Gather the text, convert it, and remove the training files of an earlier demo."""
+    Settings(out=str(out), steps=steps, seed=seed, samples={})  # raises for bad options before anything is written
     found = gather(out / "text")
     recipe = Recipe(tokenizer=describe_tokenizer("bytes"), seq_len=SEQ_LEN, fields=Fields(text="text"))
     sources = [f"{name}={file}" for name, file in found.files.items()]
-    quiet = _Quiet(as_json=console.as_json)
-    summary = run_conversion(sources, out=out / "shards", recipe=recipe, overwrite=True, console=quiet)
+    summary = run_conversion(sources, out=out / "shards", recipe=recipe, overwrite=True, console=Console(quiet=True))
     samples = {name: int(splits["train"]["rows"]) for name, splits in sorted(summary["domains"].items())}
     settings = Settings(out=str(out.resolve()), steps=steps, seed=seed, samples=samples)
     shutil.rmtree(settings.run, ignore_errors=True)
@@ -103,28 +94,8 @@ def _prepare(out: Path, steps: int, seed: int, console: Console) -> Settings:
     return settings
 
 
-def _picture(drawn: Callable[..., Path], file: Path, console: Console) -> Path | None:
-    try:
-        return drawn(file=file)
-    except ImportError:
-        file.unlink(missing_ok=True)  # one of an earlier demo would be of another run
-        console.note("no picture: matplotlib is not installed. Run: pip install matplotlib\n")
-        return None
-
-
-def _told(proof: Proof) -> dict[str, Any]:
-    return {
-        "batches_compared": proof.compared,
-        "rows_compared": proof.compared * ROWS,
-        "batches_differing": [{"part": part, "step": step} for part, step in proof.differing],
-        "weights_differing": list(proof.weights_differing),
-        "steps_trained_again": len(proof.again),
-        "steps_not_once": list(proof.not_once),
-    }
-
-
 def _domains(settings: Settings, whole: Sequence[Step], learned: Learned) -> dict[str, dict[str, Any]]:
-    """Of each domain: rows there are, rows read; weight, share and loss at the beginning and at the end; its law."""
+    """For each domain: rows, rows read; weight, share and loss at the beginning and at the end; its law."""
     ends = (whole[:WINDOW], whole[-WINDOW:])
     read = [sum(rows) for rows in zip(*(step.rows_K for step in whole))]
     return {
@@ -148,5 +119,5 @@ def _law(law: Law | None) -> dict[str, Any] | None:
 
 
 def _number(value: float, digits: int | None = None) -> float | None:
-    """JSON has no nan."""
+    """`value`, rounded to `digits`; None for nan, which JSON does not have."""
     return None if math.isnan(value) else round(float(value), digits)

@@ -1,4 +1,4 @@
-"""What all processes of one demo have to agree on: where things are, how long it runs, when it dies, how it mixes."""
+"""The settings that all processes of a demo share: paths, length, the steps of checkpoint and kill, the mixer."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Settings:
     Attributes:
         out: its directory.
         steps: optimiser steps.
-        seed: of the model and of the order of the data.
-        samples: rows there are of each domain.
+        seed: seed of the model and of the order of the data.
+        samples: number of rows of each domain.
     """
 
     out: str
@@ -36,16 +36,16 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.steps < LEAST_STEPS:
-            raise ConfigError(f"--steps {self.steps}: to be killed and to go on takes a run of {LEAST_STEPS} or more.")
+            raise ConfigError(f"--steps {self.steps}: a run with a kill and a resume needs {LEAST_STEPS} or more.")
 
     @property
     def shards(self) -> Path:
-        """What `mixstream convert` wrote."""
+        """The output of the conversion."""
         return Path(self.out, "shards")
 
     @property
     def run(self) -> Path:
-        """What the training writes: settings, journals, logs, the checkpoint."""
+        """The files of the training: settings, step logs, output, checkpoint."""
         return Path(self.out, "run")
 
     @property
@@ -53,17 +53,17 @@ class Settings:
         """The checkpoint."""
         return self.run / "checkpoint.pt"
 
-    def journals(self, part: str) -> list[Path]:
-        """What each process of `part` writes of every step."""
+    def step_logs(self, part: str) -> list[Path]:
+        """The step log of each process of `part`."""
         return [self.run / f"{part}-{rank}.jsonl" for rank in range(PROCESSES[part])]
 
     @property
     def reference(self) -> Path:
-        """What the uninterrupted reading writes: a mixing log and the hashes of its rows."""
+        """The files of the uninterrupted reference: a mixing log, and the hashes of its rows."""
         return self.run / "reference"
 
     def log(self, part: str, rank: int) -> Path:
-        """What it prints."""
+        """The output of one process."""
         return self.run / f"{part}-{rank}.log"
 
     @property
@@ -73,7 +73,7 @@ class Settings:
 
     @property
     def resume_from(self) -> int:
-        """Steps that the last checkpoint before the kill knows of: about half of all."""
+        """The step of the last checkpoint before the kill: about half of all steps."""
         return self.steps // 2 // self.save_every * self.save_every
 
     @property
@@ -82,17 +82,17 @@ class Settings:
         return self.resume_from + max(1, self.save_every // 4)
 
     def mixer(self) -> mixers.ADO:
-        """How the domains are mixed, from their size on. The one place that decides it.
+        """The mixer of the run, whose prior is the sizes of the domains.
 
-        ADO's own settings are for runs of tens of thousands of steps. These are proportions of the run, chosen by what
-        they mean and not by what comes out; whatever is not named here is as `ADO()` has it.
+        ADO's defaults are for runs of tens of thousands of steps. These values are proportions of the run, chosen by
+        their meaning and not by the result; all other values are the defaults of `ADO()`.
 
-        - ignore a twelfth: it is spent on learning which bytes there are at all, which is on no power law;
-        - smooth over a tenth, and fit 240 points over the run: with 20 steps or more before the first law;
-        - begin at a fifth, and fit anew at every twentieth.
+        - Ignore a twelfth: in it the model learns which bytes occur at all, which follows no power law.
+        - Smooth over a tenth, and fit 240 points over the run, with 20 steps or more before the first law.
+        - Start at a fifth, and fit again at every twentieth.
 
-        In a run of fewer than about 200 steps no law, or none that matters, comes in time: a law takes 20 points, and
-        weights come `lag` = 16 steps after the losses that they follow from. Then the weights stay the prior.
+        In a run of fewer than about 200 steps, no law changes a batch: a fit needs 20 points, and weights apply `lag` =
+        16 steps after their losses. Then the weights stay the prior.
         """
         return mixers.ADO(
             ignore_steps=self.steps // 12,

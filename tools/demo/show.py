@@ -1,6 +1,6 @@
-"""The training as one sees it: a live table on a terminal, a plain line now and then elsewhere; both on stderr.
+"""The view of the running training: a live table on a terminal, plain lines elsewhere; both on stderr.
 
-Shares and losses are means over the last steps, for of 32 rows a rare domain has two.
+Shares and losses are means over the last steps, because a rare domain has only two of 32 rows.
 
 Shape suffix: K domains.
 """
@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console as RichConsole
 from rich.live import Live
 from rich.padding import Padding
@@ -20,16 +19,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .journal import Step
+from mixstream.types import Float64
+
+from .step_log import Step
 
 WINDOW = 20
-"""Steps that a share or a loss is the mean of."""
+"""Number of steps in the mean of a share or a loss."""
 COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00")
-"""One for each domain, which people who are colour-blind can tell apart (Okabe and Ito)."""
+"""One for each domain, distinguishable for colour-blind people (Okabe and Ito)."""
 _BAR, _CURVE, _PLAIN_LINES = 24, 32, 10
 _BLOCKS = "▁▂▃▄▅▆▇█"
-
-Float64 = NDArray[np.float64]
 
 
 def shares_K(steps: Sequence[Step]) -> Float64:
@@ -39,7 +38,7 @@ def shares_K(steps: Sequence[Step]) -> Float64:
 
 
 def losses_K(steps: Sequence[Step]) -> Float64:
-    """The mean loss of each domain over `steps`, in nats per byte; nan where it has no row."""
+    """The mean loss of each domain over `steps`, in nats per byte; nan if it has no row."""
     sums_K = np.sum([step.loss_sum_K for step in steps], axis=0, dtype=np.float64)
     counts_K = np.sum([step.count_K for step in steps], axis=0, dtype=np.float64)
     return np.where(counts_K > 0, sums_K / np.maximum(counts_K, 1), np.nan)
@@ -57,9 +56,9 @@ class View:
 
     Args:
         names: the domains.
-        steps: of the whole run.
-        last: how many of them are done when this part ends.
-        earlier: those before this part.
+        steps: number of steps of the whole run.
+        last: number of finished steps when this part ends.
+        earlier: the steps before this part.
     """
 
     def __init__(self, *, names: Sequence[str], steps: int, last: int, earlier: Sequence[Step] = ()) -> None:
@@ -79,7 +78,7 @@ class View:
             yield self
 
     def add(self, step: Step) -> None:
-        """Take in one more step."""
+        """Add a step."""
         self._all.append(step)
         self._own.append(step)
         if self._live is not None:
@@ -90,11 +89,11 @@ class View:
 
     def _line(self) -> str:
         recent = self._all[-WINDOW:]
-        told = " | ".join(
+        domains = " | ".join(
             f"{name} {share:.0%} {loss:.2f}"
             for name, share, loss in zip(self._names, shares_K(recent), losses_K(recent))
         )
-        head = f"     step {len(self._all):{len(str(self._steps))}} of {self._steps} | {told} | "
+        head = f"     step {len(self._all):{len(str(self._steps))}} of {self._steps} | {domains} | "
         return f"{head}{_speed(self._own)}waited {self._own[-1].waited:.2f} s"
 
     def _table(self) -> Padding:
@@ -112,7 +111,7 @@ class View:
         return Padding(whole, (0, 0, 0, 5))
 
     def _waiting(self) -> str:
-        """What was waited for, and apart from it for the first batch, before which everything is opened."""
+        """Speed and waiting time; the first batch is listed apart, because shards are opened before it."""
         if not self._own:
             return "Python and torch are starting"
         first, all_ = self._own[0].waited, self._own[-1].waited
@@ -138,10 +137,10 @@ def _speed(steps: Sequence[Step]) -> str:
 
 
 def _curves(steps: Sequence[Step], domains: int) -> list[str]:
-    """The losses so far, as a line of blocks for each domain, all to one scale."""
+    """The losses so far as a line of blocks for each domain, with one scale for all."""
     cuts = np.array_split(np.arange(len(steps)), min(_CURVE, len(steps)))
     loss_TK = np.array([losses_K([steps[at] for at in cut]) for cut in cuts])
-    # The first steps are so far above the rest that nothing else would show.
+    # The first losses are so high that with them in the scale all other differences would vanish.
     low, high = np.nanmin(loss_TK), np.nanquantile(loss_TK, 0.9)
     scaled_TK = np.clip((loss_TK - low) / max(high - low, 1e-9), 0, 1) * (len(_BLOCKS) - 1)
     return [

@@ -1,8 +1,8 @@
-"""Real text that is on every machine with Python and torch, by domain: what the demo converts and learns from.
+"""Real text that is on every machine with Python and torch, by domain: the demo's training data.
 
-Rules. Nothing is fetched, and nothing is found by a fixed path except `/usr/share/common-licenses`. What is chosen
-depends on what is installed and on nothing else, so a second demo finds the same bytes and converts nothing. A domain
-that has too little is left out, and said to be.
+Rules. Nothing is downloaded, and no path is fixed except `/usr/share/common-licenses`. The choice of documents depends
+only on the installed packages, so a second demo finds the same bytes and converts nothing. A domain with too little
+text is left out and reported.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from mixstream.errors import ConfigError
 
 _MB = 1 << 20
 _LEAST_BYTES = 64 << 10
-"""A domain with less text than this is left out: the model would read each line of it dozens of times."""
+"""A domain with less text is left out: the model would read each line of it dozens of times."""
 _LEAST_DOMAINS = 2
 _LEAST_DOCSTRING = 400
 _LONGEST = 512 << 10
-"""Longer documents are passed over: one alone would be most of its domain."""
+"""Longer documents are skipped: a single one would be most of its domain."""
 _NOT_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data", "__pycache__"}
 _COMMON_LICENSES = Path("/usr/share/common-licenses")
 _LEGAL_NAME = re.compile(r"licen[cs]e|copying|notice|copyright", re.IGNORECASE)
@@ -41,10 +41,10 @@ class Domain:
     """One kind of text.
 
     Attributes:
-        name: of the domain.
-        about: what it is made of, in a few words.
-        limit: bytes of text that are taken at most.
-        documents: finds them, in the order in which they are taken.
+        name: name of the domain.
+        about: description of its text.
+        limit: maximum bytes of text.
+        documents: finds the documents; the first ones up to `limit` are taken.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Domain:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gathered:
-    """What was found: a file of JSON lines and its bytes of text per domain, and why others were left out."""
+    """The result: a file of JSON lines and its bytes of text per domain, and why other domains were left out."""
 
     files: dict[str, Path]
     sizes: dict[str, int]
@@ -63,10 +63,10 @@ class Gathered:
 
 
 def gather(out: Path) -> Gathered:
-    """Write `out/<domain>.jsonl`, one document a line; files that are the same already are left as they are.
+    """Write `out/<domain>.jsonl`, one document a line; files with the same content are not written again.
 
     Raises:
-        ConfigError: fewer than two domains have enough text to be mixed.
+        ConfigError: fewer than two domains have enough text.
     """
     out.mkdir(parents=True, exist_ok=True)
     gathered = Gathered(files={}, sizes={}, left_out={})
@@ -82,8 +82,9 @@ def gather(out: Path) -> Gathered:
         gathered.files[domain.name], gathered.sizes[domain.name] = file, size
     if len(gathered.files) < _LEAST_DOMAINS:
         error = ConfigError(
-            f"of the {len(DOMAINS)} kinds of text that the demo mixes, {len(gathered.files)} can be found here and it "
-            f"takes {_LEAST_DOMAINS}: run it in an environment where torch and its dependencies were installed with pip"
+            f"of the {len(DOMAINS)} kinds of text that the demo mixes, {len(gathered.files)} can be found here, and "
+            f"{_LEAST_DOMAINS} are needed: run it in an environment where torch and its dependencies were installed "
+            "with pip"
         )
         for name, why in gathered.left_out.items():
             error.add_note(f"{name}: {why}")
@@ -92,12 +93,12 @@ def gather(out: Path) -> Gathered:
 
 
 def _limited(documents: Iterable[str], limit: int) -> Iterator[str]:
-    """Each document once, until there are `limit` bytes of them."""
+    """Yield each document once, up to `limit` bytes in total."""
     seen: set[bytes] = set()
     for text in documents:
         try:
             content = text.encode()
-        except UnicodeEncodeError:  # half of a surrogate pair, in somebody's README
+        except UnicodeEncodeError:  # half of a surrogate pair, for example in a README
             continue
         digest = hashlib.sha256(content).digest()
         if digest in seen or not text.strip() or len(content) > _LONGEST:
@@ -117,7 +118,7 @@ def _write_if_changed(file: Path, content: bytes) -> None:
     partial.replace(file)
 
 
-# --- where text is ------------------------------------------------------------------------------------------------
+# --- sources of text ----------------------------------------------------------------------------------------------
 
 
 def _code() -> Iterator[str]:
@@ -125,7 +126,7 @@ def _code() -> Iterator[str]:
 
 
 def _headers() -> Iterator[str]:
-    # ATen/ops is thousands of generated headers that all say the same.
+    # ATen/ops has thousands of generated headers with nearly the same content.
     return _texts(_below(_package("torch") / "include", (".h", ".hpp", ".cuh"), {"ops"}))
 
 
@@ -173,13 +174,13 @@ def _distributions() -> list[importlib.metadata.Distribution]:
 
 
 def _package(name: str) -> Path:
-    """Where a package lies; it is not imported."""
+    """The directory of a package, found without importing it."""
     spec = importlib.util.find_spec(name)
     return Path(spec.origin).parent if spec is not None and spec.origin else Path(os.devnull)
 
 
 def _below(root: Path, suffixes: tuple[str, ...], without: set[str]) -> list[Path]:
-    """The files below `root`, in an order that mixes its folders and is the same everywhere."""
+    """The files below `root`, in an order that mixes folders and is the same on every machine."""
     found: list[tuple[bytes, Path]] = []
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if name not in without]
@@ -201,7 +202,7 @@ def _texts(files: Iterable[Path]) -> Iterator[str]:
 
 def _docstrings(source: str) -> Iterator[str]:
     try:
-        with warnings.catch_warnings(action="ignore"):  # of old escapes in other people's sources
+        with warnings.catch_warnings(action="ignore"):  # other packages have invalid escapes
             tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return

@@ -1,6 +1,6 @@
-"""`mixstream inspect`: its options, its help, and how they come together. It writes nothing but its result.
+"""`mixstream inspect`: its options, its help, and the flow of the command. It only writes its result.
 
-What is told of a dataset comes from its index alone, apart from samples and `--count`; so it costs one request.
+The description of a dataset is read from its index, with one request; only samples and `--count` read shards.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from cyclopts import Parameter
 
 from mixstream.errors import ConfigError, MixstreamError
 from mixstream.formats import ShardInfo, decode_sample, fixed_array, ndarray_dtype, read_offsets
-from mixstream.storage.retry import Retry
+from mixstream.storage import Retry
 
 from ..shared.console import Console
 from ..shared.datasets import Dataset, find_datasets
 from ..shared.parallel import in_parallel
 from ..shared.safe_text import message_of, notes_of, printable
-from ..shared.shards import leaving_out, memory_of, read_raw, require_codecs, stored_bytes
+from ..shared.shards import leaving_out, memory_of, read_raw, require_codecs, stored
 from .samples import Sample, read_samples
 from .show import show
 from .text import Texts
@@ -45,78 +45,79 @@ def inspect(
     download_timeout: float = 60.0,
     as_json: _Json = False,
 ) -> int:
-    """Show what datasets hold: domains, shards, tokens, columns, samples.
+    """Show the contents of datasets: domains, shards, tokens, columns, samples.
 
     mixstream inspect shards/
     mixstream inspect s3://bucket/shards --samples 0
     mixstream inspect gs://bucket/web/train --tokenizer llama/tokenizer.json
     mixstream inspect hf://datasets/org/name --count --json
 
-    URL is what a Stream's `remote` can be: a path, file://, s3://, gs://,
-    az://, http(s)://, or what fsspec knows; of one dataset, or of a directory
-    above several, as `mixstream convert` makes them.
+    URL is a value of a Stream's `remote`: a path, file://, s3://, gs://, az://,
+    http(s)://, or what fsspec supports. It names one dataset, or a directory
+    above several, as `mixstream convert` writes them.
 
-    TOKENS. Known where convert wrote the index, and where all rows are as
-    long (ndarray:uint16:2048). Else --count reads all shards to count them.
+    TOKENS. The number of tokens is known if convert wrote the index, or if all
+    rows have one length (ndarray:uint16:2048). Otherwise --count reads all
+    shards to count them.
 
-    SAMPLES are spread over the first shard that holds any. Of a raw shard only
-    their bytes are fetched; a packed one is fetched whole. Long values are cut
-    short, bytes are shown by their length, and nothing from the data reaches
-    the terminal unescaped. Pickled columns are not decoded, since that runs
-    code out of the shard: --allow-unsafe-types.
+    SAMPLES are spread over the first shard that has any. Of a raw shard, only
+    the bytes of the samples are fetched; a compressed shard is fetched whole.
+    Long values are truncated, bytes are shown by their length, and text from
+    the data is escaped before it reaches the terminal. Pickled columns are not
+    decoded, because unpickling can run code; --allow-unsafe-types permits it.
 
     Exit status: 0, 1 if something could not be read, 2 wrong use.
 
     Args:
         url: a dataset, or a directory above datasets.
-        samples: how many samples to show of each dataset.
-        tokenizer: shows tokens as text too: `bytes`, or the path of a tokenizer.json; datasets made with the bytes
-            tokenizer of convert need none.
-        count: read all shards, and count tokens where the index does not tell how many there are.
+        samples: number of samples to show of each dataset.
+        tokenizer: to show tokens as text: `bytes`, or the path of a tokenizer.json; not needed for datasets that
+            convert wrote with the tokenizer `bytes`.
+        count: if the index does not have the number of tokens, read all shards to count them.
         allow_unsafe_types: unpickle pickled columns; only for data whose origin you trust.
-        download_retry: attempts of a request.
-        download_timeout: seconds that a request may take.
+        download_retry: attempts of each request.
+        download_timeout: timeout of a request in seconds.
         as_json: print one JSON document, not tables.
     """
     if samples < 0:
         raise ConfigError(f"--samples {samples}: give 0 or more")
     retry, console = Retry(attempts=download_retry, timeout=download_timeout), Console(as_json=as_json)
     texts = Texts(tokenizer)
-    found = find_datasets([url], retry, list_files=False)
-    for dataset in found.datasets if samples or count else ():
-        require_codecs(dataset.index.shards if dataset.index is not None else ())
-    told = [_describe(dataset) for dataset in found.datasets]
+    datasets, search_notes = find_datasets([url], retry, list_files=False)
+    for dataset in datasets if samples or count else ():
+        require_codecs(dataset.shards)
+    described = [_describe(dataset) for dataset in datasets]
     if count:
-        _count(found.datasets, told, retry, console)
+        _count(datasets, described, retry, console)
     if samples:
-        usable = [at for at, dataset in enumerate(found.datasets) if dataset.index is not None]
+        usable = [at for at, dataset in enumerate(datasets) if dataset.index is not None]
 
         def look(at: int) -> Sequence[Sample]:
-            return read_samples(found.datasets[at], samples, retry=retry, allow_unsafe_types=allow_unsafe_types)
+            return read_samples(datasets[at], samples, retry=retry, allow_unsafe_types=allow_unsafe_types)
 
         with closing(in_parallel(_caught(look), usable, workers=_AT_ONCE)) as looked:
             for at, result in looked:
                 if isinstance(result, Exception):
-                    told[at]["trouble"] = _trouble(result)
+                    described[at]["trouble"] = _trouble(result)
                 else:
-                    about = found.datasets[at].about
-                    told[at]["samples_shown"] = [sample.describe(texts.reader(about)) for sample in result]
-    notes = list(dict.fromkeys([*found.notes, *texts.notes]))
+                    about = datasets[at].about
+                    described[at]["samples_shown"] = [sample.describe(texts.reader(about)) for sample in result]
+    notes = list(dict.fromkeys([*search_notes, *texts.notes]))
     for note in notes:
         console.note(f"note: {printable(note)}")
-    failed = any(each["trouble"] for each in told)
-    document = {"status": "faults" if failed else "ok", "datasets": told, "notes": notes}
+    failed = any(each["trouble"] for each in described)
+    document = {"status": "faults" if failed else "ok", "datasets": described, "notes": notes}
     console.result(document, *show(document))
     return 1 if failed else 0
 
 
 def _caught(act: Any) -> Any:
-    """Return `act`, giving back what goes wrong with the data instead of raising it."""
+    """Return `act`, but with errors of the data returned and not raised."""
 
-    def guarded(thing: Any) -> Any:
+    def guarded(item: Any) -> Any:
         try:
-            return act(thing)
-        except ConfigError:  # a package is missing: for the user to mend
+            return act(item)
+        except ConfigError:  # a package is missing: the user has to install it
             raise
         except (MixstreamError, OSError) as error:
             return error
@@ -129,17 +130,17 @@ def _trouble(error: Exception) -> dict[str, Any]:
 
 
 def _describe(dataset: Dataset) -> dict[str, Any]:
-    """Return what the index tells."""
-    told: dict[str, Any] = {"name": dataset.name, "url": dataset.store.url, "trouble": None}
+    """Return the description of a dataset from its index."""
+    document: dict[str, Any] = {"name": dataset.name, "url": dataset.store.url, "trouble": None}
     if dataset.index is None:
         assert dataset.trouble is not None
-        return {**told, "trouble": _trouble(dataset.trouble)}
-    shards, about = dataset.index.shards, dataset.about
+        return {**document, "trouble": _trouble(dataset.trouble)}
+    shards, about = dataset.shards, dataset.about
     tokens, source = _tokens(shards, about)
     layouts = {(info.column_names, info.column_encodings): info.columns for info in shards}
     sizes = [info.raw.bytes for info in shards]
     return {
-        **told,
+        **document,
         "shards": len(shards),
         "samples": sum(info.samples for info in shards),
         "tokens": tokens,
@@ -164,7 +165,7 @@ def _is_plain(about: Mapping[str, Any]) -> bool:
 
 
 def _tokens(shards: Sequence[ShardInfo], about: Mapping[str, Any]) -> tuple[int | None, str | None]:
-    """Return the tokens of a dataset as far as its index tells them, and what tells."""
+    """Return the number of tokens of a dataset and its source; None and None if the index does not have it."""
     total = 0
     for info in shards:
         fixed = fixed_array(info.columns.get(_TOKENS, ""))
@@ -178,13 +179,13 @@ def _tokens(shards: Sequence[ShardInfo], about: Mapping[str, Any]) -> tuple[int 
     return (known, "convert") if isinstance(known, int) and known >= 0 else (None, None)
 
 
-def _count(datasets: Sequence[Dataset], told: Sequence[dict[str, Any]], retry: Retry, console: Console) -> None:
-    """Count the tokens of the datasets whose index does not tell them, into `told`."""
+def _count(datasets: Sequence[Dataset], described: Sequence[dict[str, Any]], retry: Retry, console: Console) -> None:
+    """Count the tokens of the datasets whose index does not have them, and write them into `described`."""
     tasks = [
         (at, dataset, info)
         for at, dataset in enumerate(datasets)
-        if dataset.index is not None and told[at]["tokens"] is None
-        for info in dataset.index.shards
+        for info in dataset.shards
+        if described[at]["tokens"] is None
         if ndarray_dtype(info.columns.get(_TOKENS, "")) is not None or info.columns.get(_TOKENS) == "ndarray"
     ]
 
@@ -193,20 +194,21 @@ def _count(datasets: Sequence[Dataset], told: Sequence[dict[str, Any]], retry: R
         return _tokens_in(read_raw(dataset.store, info, retry), info)
 
     with (
-        console.progress("count", total=sum(stored_bytes(info) for _, _, info in tasks)) as advance,
+        console.progress("count", total=sum(stored(info).bytes for _, _, info in tasks)) as advance,
         closing(
             in_parallel(_caught(count), tasks, workers=_AT_ONCE, cost=lambda task: memory_of(task[2]), room=_ROOM)
         ) as counted,
     ):
         for (at, _, info), result in counted:
-            advance(stored_bytes(info))
+            advance(stored(info).bytes)
+            document = described[at]
             if isinstance(result, Exception):
-                told[at]["trouble"] = _trouble(result)
+                document["trouble"] = _trouble(result)
             else:
-                told[at].update(tokens=(told[at]["tokens"] or 0) + result, tokens_from="counted")
-    for each in told:
+                document.update(tokens=(document["tokens"] or 0) + result, tokens_from="counted")
+    for each in described:
         if each["trouble"] and each.get("tokens_from") == "counted":
-            each.update(tokens=None, tokens_from=None)  # a part of them is no answer
+            each.update(tokens=None, tokens_from=None)  # the count is incomplete
 
 
 def _tokens_in(raw: bytes, info: ShardInfo) -> int:

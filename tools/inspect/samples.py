@@ -1,8 +1,8 @@
-"""A few samples of a dataset: fetched with as few bytes as can be, decoded, and told in a few words each.
+"""A few samples of a dataset: fetched with as few bytes as possible, decoded, and described briefly.
 
-Rules. Of a raw shard only the head, a few offsets and the samples themselves are asked for; a packed one comes whole.
-What the shard says of itself is checked against the index before it is used, and a sample that is too long to look at
-is not fetched. Values are data: whoever prints them escapes them (shown.py).
+Rules. Of a raw shard only the header, a few offsets and the samples are requested; a compressed shard is fetched whole.
+The header is checked against the index before it is used, and a sample that is too long to show is not fetched. Values
+are data: `shared/console.py` escapes them when they are printed.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ import numpy as np
 
 from mixstream.errors import NoRangesError, ShardCorruptError
 from mixstream.formats import ShardInfo, decode_sample, is_mds_encoding_safe, read_offsets
-from mixstream.storage import Store
-from mixstream.storage.retry import Retry
+from mixstream.storage import Retry, Store
 
 from ..shared.datasets import Dataset
 from ..shared.safe_text import message_of, shortened
 from ..shared.shards import read_raw, without_pickles
 from .text import ToText
 
-_LONGEST = 64 << 20  # bytes of a sample that is looked at
-_NUMBERS = 12  # of an array
-_TEXT = 200  # characters of a value
+_LONGEST = 64 << 20  # bytes of the longest sample that is fetched
+_NUMBERS = 12  # numbers shown of an array
+_TEXT = 200  # characters shown of a value
 _TOKENS = "tokens"
-_TEXT_IDS = 400  # ids that become text, of which `_TEXT` characters are shown
+_TEXT_IDS = 400  # ids that are turned into text, of which `_TEXT` characters are shown
 _REMEDY = "the shard cannot be shown; check the dataset with `mixstream verify`"
 
 
@@ -41,9 +40,9 @@ class Sample:
 
     Attributes:
         info: the shard's entry in the index.
-        row: which of its samples.
-        size: bytes.
-        values: column to value; None if it is too long to look at.
+        row: the sample's number in the shard.
+        size: in bytes.
+        values: column to value; None if the sample is too long.
         hidden: columns that were not decoded.
     """
 
@@ -54,10 +53,10 @@ class Sample:
     hidden: frozenset[str]
 
     def describe(self, to_text: ToText | None) -> dict[str, Any]:
-        """Return what is told of it, in JSON's terms."""
-        told: dict[str, Any] = {"shard": self.info.raw.basename, "sample": self.row, "bytes": self.size}
+        """Return the sample as a JSON document."""
+        document: dict[str, Any] = {"shard": self.info.raw.basename, "sample": self.row, "bytes": self.size}
         if self.values is None:
-            return {**told, "columns": None}
+            return {**document, "columns": None}
         columns = {}
         for name, encoding in self.info.columns.items():
             value = self.values[name]
@@ -66,18 +65,17 @@ class Sample:
                 if name in self.hidden
                 else _value(value, to_text if name == _TOKENS else None)
             )
-        return {**told, "columns": columns}
+        return {**document, "columns": columns}
 
 
 def read_samples(dataset: Dataset, count: int, *, retry: Retry, allow_unsafe_types: bool) -> Sequence[Sample]:
     """Return `count` samples (or all, if there are fewer), spread over the first shard that has any.
 
     Raises:
-        StoreError: the store does not give them.
-        ShardCorruptError: they are not what the index says.
+        StoreError: the store does not return them.
+        ShardCorruptError: they do not match the index.
     """
-    shards = dataset.index.shards if dataset.index is not None else ()
-    info = next((info for info in shards if info.samples), None)
+    info = next((info for info in dataset.shards if info.samples), None)
     if info is None:
         return ()
     count = min(count, info.samples)
@@ -96,17 +94,18 @@ def read_samples(dataset: Dataset, count: int, *, retry: Retry, allow_unsafe_typ
 
 
 _Record = tuple[int, bytes | None]
-"""Size of a sample and its bytes; None for bytes if it is too long."""
+"""Size of a sample, and its bytes; None instead of bytes if it is too long."""
 
 
 def _records(store: Store, info: ShardInfo, rows: Sequence[int], retry: Retry) -> list[_Record]:
-    """Fetch samples of a shard, by their byte ranges where that can be."""
+    """Fetch samples of a shard, by their byte ranges if the shard is raw and the store supports ranges."""
     if info.zip is None:
         with suppress(NoRangesError):
             return _ranges(store, info, rows, retry)
     raw = read_raw(store, info, retry)
     offsets = read_offsets(raw, info, where=info.raw.basename)
-    return [_record(raw[offsets[row] : offsets[row + 1]]) for row in rows]
+    spans = (raw[offsets[row] : offsets[row + 1]] for row in rows)
+    return [(len(data), data if len(data) <= _LONGEST else None) for data in spans]
 
 
 def _ranges(store: Store, info: ShardInfo, rows: Sequence[int], retry: Retry) -> list[_Record]:
@@ -132,16 +131,12 @@ def _ranges(store: Store, info: ShardInfo, rows: Sequence[int], retry: Retry) ->
     return records
 
 
-def _record(data: bytes) -> _Record:
-    return len(data), data if len(data) <= _LONGEST else None
-
-
 def _refuse(name: str, fact: str) -> None:
     raise ShardCorruptError(f"{name}: {fact}; {_REMEDY}")
 
 
 def _value(value: Any, to_text: ToText | None) -> dict[str, Any]:
-    """Return what is told of a value: in words, and of an array its beginning."""
+    """Return the description of a value; of an array, its first numbers."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return _array(value, to_text)
     if isinstance(value, np.generic):
@@ -156,7 +151,7 @@ def _value(value: Any, to_text: ToText | None) -> dict[str, Any]:
 def _words(value: Any) -> str:
     if isinstance(value, bytes):
         return f"{len(value):,} bytes"
-    if isinstance(value, float):  # nan and inf are no numbers of JSON
+    if isinstance(value, float):  # JSON has no nan and inf
         return str(value)
     if _is_image(value):
         return _image(value)
@@ -164,21 +159,21 @@ def _words(value: Any) -> str:
         return f"{len(value)} images: {', '.join(map(_image, value[:3]))}"
     try:
         return json.dumps(value, ensure_ascii=False, default=str)
-    except Exception as error:  # an unpickled object, or one nested too deep: its looks are its own affair
+    except Exception as error:  # an unpickled object may raise anything, and JSON may be nested too deeply
         return f"{type(value).__name__} that cannot be shown ({message_of(error)})"
 
 
 def _array(value: np.ndarray, to_text: ToText | None) -> dict[str, Any]:
     flat = value.reshape(-1)
     first = flat[:_NUMBERS].tolist()
-    told: dict[str, Any] = {
+    document: dict[str, Any] = {
         "dtype": value.dtype.name,
         "shape": list(value.shape),
         "first": [each if not isinstance(each, float) or math.isfinite(each) else str(each) for each in first],
     }
     if to_text is not None and value.dtype.kind in "iu" and value.ndim == 1:
-        told["text"] = shortened(to_text(flat[:_TEXT_IDS].tolist()), _TEXT)
-    return told
+        document["text"] = shortened(to_text(flat[:_TEXT_IDS].tolist()), _TEXT)
+    return document
 
 
 def _is_image(value: Any) -> bool:

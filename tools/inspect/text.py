@@ -1,4 +1,4 @@
-"""Token ids → text, for people: what a few tokens of a sample say."""
+"""Token ids → text, to show people a few tokens of a sample."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any
 
 from mixstream.errors import ConfigError
 
+from ..shared.tokenizer_json import parse_tokenizer
+
 ToText = Callable[[Sequence[int]], str]
 _END = 256
 _SHOWN_END = "<end>"
 
 
 class Texts:
-    """How tokens of datasets are shown as text.
+    """Chooses how the tokens of a dataset are shown as text.
 
     Args:
-        name: what `--tokenizer` was given: `bytes`, the path of a tokenizer.json (or of its folder), or None.
+        name: the value of `--tokenizer`: `bytes`, the path of a tokenizer.json (or of its folder), or None.
 
     Raises:
         ConfigError: there is no such tokenizer.
@@ -34,20 +36,20 @@ class Texts:
             self._given, self._digest = _load(name)
 
     def reader(self, about: Mapping[str, Any]) -> ToText | None:
-        """Return what reads the tokens of a dataset, of which convert says `about`; None if nothing is known."""
+        """Return the function that shows the tokens of a dataset, whose `about` is given; None if none is known."""
         made_with = about.get("tokenizer")
         made_with = made_with if isinstance(made_with, dict) else {}
         digest = made_with.get("hash")
         if self._given is None:
             return text_of_bytes if digest == "bytes" else None
         if digest is not None and digest != self._digest:
-            note = f"--tokenizer is not the one that {about.get('domain')} was made with, {made_with.get('name')}"
+            note = f"--tokenizer is not the one that {about.get('domain')} was converted with, {made_with.get('name')}"
             self.notes.append(f"{note}: its text will be wrong")
         return self._given
 
 
 def text_of_bytes(ids: Sequence[int]) -> str:
-    """Return the text of ids of the bytes tokenizer: UTF-8, and 256 behind each document."""
+    """Return the text of ids of the bytes tokenizer: UTF-8, and 256 after each document."""
     parts: list[bytearray] = [bytearray()]
     for number in ids:
         if number == _END:
@@ -62,20 +64,12 @@ def text_of_bytes(ids: Sequence[int]) -> str:
 def _load(name: str) -> tuple[ToText, str]:
     path = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
     try:
-        import tokenizers
-
         content = path.read_bytes()
-        tokenizer = tokenizers.Tokenizer.from_buffer(content)
-    except ModuleNotFoundError:
-        raise ConfigError(
-            f"--tokenizer {name}: the package `tokenizers` is not installed. Run: pip install tokenizers"
-        ) from None
     except OSError as error:
         raise ConfigError(
             f"--tokenizer {name}: {path} cannot be read ({error.strerror}); give `bytes` or a tokenizer.json"
         ) from None
-    except Exception as error:  # the Rust side raises plain Exception
-        raise ConfigError(f"{path}: not a tokenizer.json that `tokenizers` can read: {error}") from error
+    tokenizer = parse_tokenizer(content, path)
 
     def read(ids: Sequence[int]) -> str:
         known = [number for number in ids if 0 <= number < 1 << 32]

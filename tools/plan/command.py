@@ -1,4 +1,4 @@
-"""`mixstream plan`: its options, its help, and how they come together. It reads and writes nothing else."""
+"""`mixstream plan`: its options, its help, and the flow of the command. It only writes its result."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def plan(
     points: int = 10,
     as_json: _Json = False,
 ) -> int:
-    """Tell what a mixture reads: of a run so far, or of one to come.
+    """Show what a mixture reads: in a run so far, or in a future run.
 
     mixstream plan runs/x/mixture.jsonl
     mixstream plan checkpoint.pt --data shards/ --steps 100k
@@ -47,32 +47,32 @@ def plan(
         --steps 20k --batch-size 256
 
     A RUN. SRC is a mixing log (or the directory with its mixture.jsonl), a
-    state that was saved as JSON, or a torch checkpoint with a state in it. It
-    shows rows, tokens and epochs of each domain, weights by step, and of a log
-    the losses. A state does not know how long rows are: --data does.
+    state saved as JSON, or a torch checkpoint with a state in it. The output
+    has rows, tokens and epochs of each domain, weights by step, and for a log
+    the losses. A state does not have the length of a row; --data gives it.
 
-    A PREVIEW. With --steps or --tokens the run is continued to that length, by
-    the weights that are known and then by the last of them. With --data alone,
-    a mixture that has not begun: --mixer or --weights, over one epoch of all
-    samples if no length is given. Nothing is drawn for it; a preview is within
-    a few rows of what the run will read.
+    A PREVIEW. With --steps or --tokens, the run is continued to that length
+    with the known weights; after the last known weights, these stay. With
+    --data alone, the preview is of a run from its first step, mixed by --mixer
+    or --weights, over one epoch of all samples if no length is given. No batch
+    is drawn; a preview differs from the run by a few rows.
 
-    EPOCHS. A domain that is read more than 4 times is warned of. --max-epochs
-    lets each domain leave the mix after so many passes; where none is left
-    before the end, the exit status is 1. With --mixer unimax it is the most
-    passes that the weights are chosen for.
+    EPOCHS. A domain that is read more than 4 times gets a warning. With
+    --max-epochs, each domain leaves the mixture after so many epochs; if no
+    domain remains before the end, the exit status is 1. With --mixer unimax it
+    is the maximum number of epochs that the weights are computed for.
 
     Args:
         source: a mixing log, a state or a checkpoint.
-        data: directory or URL of shards, as `mixstream convert --out` wrote it.
-        split: which split of the data.
-        mixer: weights by size: as they are, all alike, to the power 1 / temperature, or even up to --max-epochs.
+        data: directory or URL of shards that `mixstream convert` wrote.
+        split: the split of the data.
+        mixer: weights by size: proportional, equal, to the power 1 / temperature, or equal up to --max-epochs.
         weights: fixed weights, NAME=WEIGHT for each domain.
-        temperature: of --mixer temperature; 1 is natural, large is even.
-        max_epochs: passes over a domain.
+        temperature: of --mixer temperature; 1 is natural, large values are nearly equal.
+        max_epochs: maximum number of epochs of a domain.
         steps: length of the whole run in steps (20k, 1m).
         tokens: length of the whole run in tokens (500m, 10b).
-        batch_size: rows of a step over all ranks; of a run, its own.
+        batch_size: rows of a step over all ranks; default: that of the run.
         points: at how many steps to show the weights.
         as_json: print one JSON document, not tables.
     """
@@ -83,9 +83,9 @@ def plan(
     domains = _domains(run, data, split)
     batch = batch_size or (run.batch if run is not None else None)
     end = _length(steps, tokens, domains, batch, whole=run is None)
-    console, told = Console(as_json=as_json), _Told()
+    console, answer = Console(as_json=as_json), _Answer()
     if run is not None:
-        told.run(run, domains, points)
+        answer.run(run, domains, points)
     if end is not None:
         if run is None:
             course = Course.constant(
@@ -94,15 +94,15 @@ def plan(
             cap = None if mixer == "unimax" else max_epochs
         else:
             course, cap = _course(run), max_epochs
-        told.preview(run, course, domains, cap=cap, end=end, batch=batch)
-    for warning in told.warnings():
+        answer.preview(run, course, domains, cap=cap, end=end, batch=batch)
+    for warning in answer.warnings():
         console.note(f"warning: {warning}")
-    console.result(told.document(), *told.parts)
-    return 0 if told.reaches else 1
+    console.result(answer.document(), *answer.parts)
+    return 0 if answer.reaches else 1
 
 
-class _Told:
-    """What there is to say, as it comes together."""
+class _Answer:
+    """Collects the parts of the result."""
 
     def __init__(self) -> None:
         self.source: dict[str, Any] | None = None
@@ -115,17 +115,17 @@ class _Told:
         return self.ahead is None or bool(self.ahead["reaches_the_end"])
 
     def run(self, run: Source, domains: Domains, points: int) -> None:
-        """Tell of the run so far."""
+        """Add the run so far."""
         self.source = describe_source(run, domains, points=points)
         self.parts += show_source(self.source)
         if (steps := self.source.get("loss_steps")) is not None:
             self.parts += ["", f"losses are means over the first and the last {steps} steps of the log, in nats"]
         if self.source.get("first_step"):
             self._notes.append(
-                f"the log begins at step {self.source['first_step']:,}: what was read before it is not counted"
+                f"the log begins at step {self.source['first_step']:,}: rows of earlier steps are not counted"
             )
         if run.kind == "state" and run.course is None:
-            self.parts += ["", f"its weights are {run.mixer}'s, which the state does not hold: give the run's log"]
+            self.parts += ["", f"its weights are {run.mixer}'s, which the state does not hold: give the log of the run"]
         elif run.learns and run.course is not None:
             self.parts += [
                 "",
@@ -135,12 +135,12 @@ class _Told:
     def preview(
         self, run: Source | None, course: Course, domains: Domains, *, cap: float | None, end: int, batch: int | None
     ) -> None:
-        """Tell of the run at step `end`."""
-        # A log replays from its beginning; a state goes on from where it is.
+        """Add the run at step `end`."""
+        # A log is replayed from its beginning; a state continues from its step.
         state = run if run is not None and run.kind == "state" else None
         first, drawn_K = (state.step, state.drawn_K) if state is not None else (0, np.zeros(len(domains.names)))
         if end < first:
-            raise ConfigError(f"the run is at step {first:,} already: give --steps or --tokens beyond it")
+            raise ConfigError(f"the run is at step {first:,} already: give more --steps or --tokens")
         caps = tuple(cap if own is None else own for own in (state.max_epochs_K if state else (cap,) * len(drawn_K)))
         room_K = _room(domains, caps, drawn_K)
         outlook = look_ahead(course, first=first, end=end, batch=batch or 1, room_K=room_K)
@@ -149,18 +149,18 @@ class _Told:
         )
         self.parts += [""] * bool(self.parts) + show_preview(self.ahead)
         if run is not None and end > course.known_to + 1:
-            self.parts += ["", f"from step {course.known_to:,} on, the last known weights are taken to stay"]
+            self.parts += ["", f"from step {course.known_to:,} on, the last known weights are assumed"]
         if not self.reaches:
             at = f"step {outlook.end:,}, of {end:,}" if batch is not None else f"row {outlook.end:,}, of {end:,}"
-            self._notes.append(f"the run ends at {at}: every domain has been read as often as it may be")
+            self._notes.append(f"the run ends at {at}: every domain has reached its maximum number of epochs")
 
     def warnings(self) -> list[str]:
-        """Return the sentences that are to surprise nobody later."""
+        """Return the warnings, as sentences."""
         shown = self.ahead or self.source or {"domains": ()}
         return [*self._notes, *warnings_of(shown["domains"])]
 
     def document(self) -> dict[str, Any]:
-        """Return all of it."""
+        """Return the JSON document."""
         status = "ok" if self.reaches else "ends early"
         return {"status": status, "source": self.source, "preview": self.ahead, "warnings": self.warnings()}
 
@@ -182,7 +182,7 @@ def _check(source: str | None, data: str | None, **options: Any) -> None:
     if (mixer == "temperature") != (options["temperature"] is not None):
         raise ConfigError("--mixer temperature and --temperature TAU are given together, as in --temperature 3.3")
     if mixer == "unimax" and options["max_epochs"] is None:
-        raise ConfigError("--mixer unimax needs the passes that it may plan: give --max-epochs, such as 4")
+        raise ConfigError("--mixer unimax needs a maximum number of epochs: give --max-epochs, such as 4")
     if (passes := options["max_epochs"]) is not None and not 0 < passes < float("inf"):
         raise ConfigError(f"--max-epochs {passes:g}: give a number above 0, or leave it out for no limit")
 
@@ -196,9 +196,9 @@ def _domains(run: Source | None, data: str | None, split: str) -> Domains:
 
 
 def _length(steps: str | None, tokens: str | None, domains: Domains, batch: int | None, *, whole: bool) -> int | None:
-    """Return the steps of the run to preview, in rows where the batch size is not known; None for no preview.
+    """Return the length of the run to preview, in steps, or in rows if the batch size is unknown; None for no preview.
 
-    `whole` asks for one epoch of all samples if no length was given.
+    With `whole`, the default is one epoch of all samples.
     """
     if steps is not None and tokens is not None:
         raise ConfigError("the length is given twice: use either --steps or --tokens")
@@ -208,7 +208,7 @@ def _length(steps: str | None, tokens: str | None, domains: Domains, batch: int 
         return parse_count(steps)
     if tokens is not None:
         if domains.row_tokens is None:
-            raise ConfigError("--tokens needs to know how long rows are, which nothing here tells: give --steps")
+            raise ConfigError("--tokens needs the number of tokens in a row, which is unknown: give --steps, or --data")
         rows = parse_count(tokens) // domains.row_tokens
     elif whole:
         rows = int(domains.samples_K.sum())
@@ -220,7 +220,7 @@ def _length(steps: str | None, tokens: str | None, domains: Domains, batch: int 
 def _course(run: Source) -> Course:
     if run.course is None:
         raise ConfigError(
-            f"{run.where} tells no weights to go on with: leave out --steps and --tokens, or give the log of a run "
+            f"{run.where} has no weights to continue with: leave out --steps and --tokens, or give the log of a run "
             "that has trained"
         )
     return run.course
@@ -245,7 +245,7 @@ def _static(
     *,
     budget: int,
 ) -> Float64:
-    """Return the weights of a mixture that does not change, float64 [K]."""
+    """Return the weights of a static mixture, float64 [K]."""
     from mixstream.mixers import Natural, Static, Stratified, Temperature, UniMax
 
     if weights:

@@ -1,4 +1,4 @@
-"""What `mixstream plan` says: the same numbers as a JSON document and as tables.
+"""The result of `mixstream plan`: the same numbers as a JSON document and as tables.
 
 Shape suffixes: K domains, T logged steps.
 """
@@ -18,17 +18,17 @@ from .course import Course, Float64, Int64, Outlook
 from .source import Domains, Source
 
 MANY_EPOCHS = 4
-"""Up to so many passes, repeated data is nearly as good as new data (Muennighoff et al. 2023, arXiv 2305.16264)."""
-_WINDOW = 100  # steps that a first or last loss is the mean of, at most
+"""Up to so many epochs, repeated data is nearly as good as new data (Muennighoff et al. 2023, arXiv 2305.16264)."""
+_WINDOW = 100  # maximum number of steps in the mean of a first or last loss
 
 
 def describe_source(source: Source, domains: Domains, *, points: int) -> dict[str, Any]:
-    """Return what the run has done so far.
+    """Return the document of the run so far.
 
     Args:
         source: the run.
-        domains: how much there is of its domains.
-        points: at how many steps to tell the weights.
+        domains: the sizes of its domains.
+        points: at how many steps to show the weights.
     """
     document: dict[str, Any] = {
         "kind": source.kind,
@@ -41,41 +41,42 @@ def describe_source(source: Source, domains: Domains, *, points: int) -> dict[st
         "domains": _rows_by_domain(domains, np.rint(source.drawn_K).astype(np.int64)),
         "weights": [],
     }
-    for at, told in enumerate(document["domains"]):
-        told["max_epochs"] = source.max_epochs_K[at]
+    for at, entry in enumerate(document["domains"]):
+        entry["max_epochs"] = source.max_epochs_K[at]
     if source.course is not None:
         for step in _spread(source, source.course, points):
-            document["weights"].append({"step": step, "weights": _by_name(domains, source.course.at(step))})
-    if source.recorded is not None:
+            weights = dict(zip(domains.names, source.course.at(step).tolist()))
+            document["weights"].append({"step": step, "weights": weights})
+    if source.logged is not None:
         first, last = _losses(source)
-        for told, (begin, end) in zip(document["domains"], zip(first, last)):
-            told.update({"loss_first": begin, "loss_last": end, **_validation(source, told["name"])})
-        document["resumed_at"] = [header.step for header in source.recorded.headers[1:]]
-        document["loss_steps"] = _window(len(source.recorded.step_T))
-        document["first_step"] = int(source.recorded.step_T[0]) if len(source.recorded.step_T) else None
+        for entry, (begin, end) in zip(document["domains"], zip(first, last)):
+            entry.update({"loss_first": begin, "loss_last": end, **_validation(source, entry["name"])})
+        document["resumed_at"] = [header.step for header in source.logged.headers[1:]]
+        document["loss_steps"] = _window(len(source.logged.step_T))
+        document["first_step"] = int(source.logged.step_T[0]) if len(source.logged.step_T) else None
     return document
 
 
 def describe_preview(
     outlook: Outlook, domains: Domains, *, drawn_K: Float64, batch: int, asked: int, counts_steps: bool
 ) -> dict[str, Any]:
-    """Return what a run will have read at its end.
+    """Return the document of a run at its end.
 
     Args:
-        outlook: what is still drawn.
-        domains: how much there is.
-        drawn_K: float64 [K], rows before.
+        outlook: the rows that are still drawn.
+        domains: the sizes of its domains.
+        drawn_K: float64 [K], rows drawn before.
         batch: rows of a step.
-        asked: the step that was to be reached.
-        counts_steps: whether a step is one of a run, and not just a row.
+        asked: the requested last step.
+        counts_steps: whether a step is a step of a run; False if it is only a row.
     """
     done = outlook.end >= asked
     total = batch * (outlook.end - outlook.first) if done else round(float(outlook.rows_K.sum()))
     ahead_K = apportion(total, outlook.rows_K) if total else np.zeros(len(drawn_K), dtype=np.int64)
     entries = _rows_by_domain(domains, np.rint(drawn_K).astype(np.int64) + ahead_K)
-    for at, told in enumerate(entries):
-        told["leaves_at"] = outlook.left.get(at) if counts_steps else None
-        told["leaves"] = at in outlook.left
+    for at, entry in enumerate(entries):
+        entry["leaves_at"] = outlook.left.get(at) if counts_steps else None
+        entry["leaves"] = at in outlook.left
     return {
         "first_step": outlook.first if counts_steps else None,
         "end_step": outlook.end if counts_steps else None,
@@ -87,12 +88,12 @@ def describe_preview(
 
 
 def warnings_of(entries: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yield a sentence for every domain that is read more often than does good."""
-    for told in entries:
-        if told["epochs"] is not None and told["epochs"] > MANY_EPOCHS:
+    """Yield a warning for every domain that is read for more than `MANY_EPOCHS` epochs."""
+    for entry in entries:
+        if entry["epochs"] is not None and entry["epochs"] > MANY_EPOCHS:
             yield (
-                f"domain {told['name']!r} is read {told['epochs']:.1f} times; beyond {MANY_EPOCHS} passes repeated "
-                "data is worth less and less (Muennighoff et al. 2023, arXiv 2305.16264): lower its weight, or limit "
+                f"domain {entry['name']!r} is read {entry['epochs']:.1f} times; after {MANY_EPOCHS} epochs repeated "
+                "data has less and less value (Muennighoff et al. 2023, arXiv 2305.16264): lower its weight, or limit "
                 f"it with max_epochs={MANY_EPOCHS}"
             )
 
@@ -107,24 +108,17 @@ def show_source(document: dict[str, Any]) -> list[Table | str]:
         head += f", resumed at step {', '.join(f'{step:,}' for step in resumed)}"
     entries, points = document["domains"], document["weights"]
     columns = _common_columns(entries)
-    if document["kind"] == "log":
-        columns |= {
-            "loss first": [_number(told["loss_first"], ".3f") for told in entries],
-            "loss last": [_number(told["loss_last"], ".3f") for told in entries],
-        }
-    if any("validation_first" in told for told in entries):
-        columns |= {
-            "validation first": [_number(told.get("validation_first"), ".3f") for told in entries],
-            "validation last": [_number(told.get("validation_last"), ".3f") for told in entries],
-        }
-    if any(told["max_epochs"] for told in entries):
-        columns["max epochs"] = [_number(told["max_epochs"], "g") for told in entries]
-    parts: list[Table | str] = [head, "", _drawn(columns)]
+    for key in ("loss_first", "loss_last", "validation_first", "validation_last"):
+        if any(key in entry for entry in entries):
+            columns[key.replace("_", " ")] = [_number(entry.get(key), ".3f") for entry in entries]
+    if any(entry["max_epochs"] for entry in entries):
+        columns["max epochs"] = [_number(entry["max_epochs"], "g") for entry in entries]
+    parts: list[Table | str] = [head, "", _aligned(columns)]
     if points:
-        by_step = {"weight at step": [told["name"] for told in entries]}
+        by_step = {"weight at step": [entry["name"] for entry in entries]}
         for point in points:
-            by_step[f"{point['step']:,}"] = [f"{point['weights'][told['name']]:.1%}" for told in entries]
-        parts += ["", _drawn(by_step)]
+            by_step[f"{point['step']:,}"] = [f"{point['weights'][entry['name']]:.1%}" for entry in entries]
+        parts += ["", _aligned(by_step)]
     return parts
 
 
@@ -132,19 +126,19 @@ def show_preview(document: dict[str, Any]) -> list[Table | str]:
     """Return the table of `describe_preview`."""
     entries = document["domains"]
     columns = _common_columns(entries)
-    if any(told["leaves"] for told in entries):
-        columns["leaves the mix"] = [_leaving(told) for told in entries]
+    if any(entry["leaves"] for entry in entries):
+        columns["leaves the mix"] = [_leaving(entry) for entry in entries]
     if document["end_step"] is None:
-        head = f"preview: a run of {sum(told['rows'] for told in entries):,} rows"
+        head = f"preview: a run of {sum(entry['rows'] for entry in entries):,} rows"
     else:
         head = f"preview: at step {document['end_step']:,}, of {document['global_batch_size']:,} rows each"
-    return [head, "", _drawn(columns)]
+    return [head, "", _aligned(columns)]
 
 
-def _leaving(told: dict[str, Any]) -> str:
-    if not told["leaves"]:
+def _leaving(entry: dict[str, Any]) -> str:
+    if not entry["leaves"]:
         return ""
-    return "yes" if told["leaves_at"] is None else f"in step {told['leaves_at']:,}"
+    return "yes" if entry["leaves_at"] is None else f"in step {entry['leaves_at']:,}"
 
 
 def _rows_by_domain(domains: Domains, rows_K: Int64) -> list[dict[str, Any]]:
@@ -165,19 +159,19 @@ def _rows_by_domain(domains: Domains, rows_K: Int64) -> list[dict[str, Any]]:
 
 
 def _common_columns(entries: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Columns by title; those of which nothing is known are left out."""
-    columns: dict[str, list[Any]] = {"domain": [told["name"] for told in entries]}
+    """Columns by title; columns without a known value are left out."""
+    columns: dict[str, list[Any]] = {"domain": [entry["name"] for entry in entries]}
     for key in ("samples", "rows", "tokens"):
-        if any(told[key] is not None for told in entries):
-            columns[key] = [told[key] if told[key] is not None else "-" for told in entries]
-    columns["share"] = [f"{told['share']:.1%}" for told in entries]
-    if any(told["epochs"] is not None for told in entries):
-        columns["epochs"] = [_number(told["epochs"], ".2f") for told in entries]
+        if any(entry[key] is not None for entry in entries):
+            columns[key] = [entry[key] if entry[key] is not None else "-" for entry in entries]
+    columns["share"] = [f"{entry['share']:.1%}" for entry in entries]
+    if any(entry["epochs"] is not None for entry in entries):
+        columns["epochs"] = [_number(entry["epochs"], ".2f") for entry in entries]
     return columns
 
 
-def _drawn(columns: dict[str, list[Any]]) -> Table:
-    """A table of columns; numbers that are text already stand right-aligned too."""
+def _aligned(columns: dict[str, list[Any]]) -> Table:
+    """A table of columns; all but the first are right-aligned, formatted numbers too."""
     first, *rest = columns
     width = {title: max(len(title), *(len(str(cell)) for cell in columns[title])) for title in rest}
     cells = [
@@ -191,13 +185,9 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _by_name(domains: Domains, weights_K: Float64) -> dict[str, float]:
-    return dict(zip(domains.names, weights_K.tolist()))
-
-
 def _spread(source: Source, course: Course, points: int) -> list[int]:
-    """Steps, evenly spaced, at which to tell the weights: of the log, or of what a state knows ahead."""
-    first = int(course.step_C[0]) if source.recorded is not None else source.step
+    """Evenly spaced steps at which to show the weights: over the log, or over the future weights in a state."""
+    first = int(course.step_C[0]) if source.logged is not None else source.step
     last = max(course.known_to, first)
     return sorted({int(step) for step in np.linspace(first, last, min(points, last - first + 1)).round()})
 
@@ -208,11 +198,11 @@ def _window(steps: int) -> int:
 
 def _losses(source: Source) -> tuple[list[float | None], list[float | None]]:
     """Mean losses per domain over the first and over the last steps; None where none is known."""
-    recorded = source.recorded
-    assert recorded is not None
-    steps = _window(len(recorded.step_T))
-    sum_TK = np.nan_to_num(recorded.loss_TK) * recorded.count_TK
-    count_TK = np.where(np.isnan(recorded.loss_TK), 0.0, recorded.count_TK)
+    run = source.logged
+    assert run is not None
+    steps = _window(len(run.step_T))
+    sum_TK = np.nan_to_num(run.loss_TK) * run.count_TK
+    count_TK = np.where(np.isnan(run.loss_TK), 0.0, run.count_TK)
 
     def mean(part: slice) -> list[float | None]:
         sums, counts = sum_TK[part].sum(axis=0).tolist(), count_TK[part].sum(axis=0).tolist()
@@ -222,9 +212,8 @@ def _losses(source: Source) -> tuple[list[float | None], list[float | None]]:
 
 
 def _validation(source: Source, name: str) -> dict[str, float]:
-    """The first and the last validation loss of a domain; empty if there was none."""
-    assert source.recorded is not None
-    known = [
-        loss[name] for _, loss in sorted(source.recorded.validation.items()) if np.isfinite(loss.get(name, np.nan))
-    ]
+    """The first and the last validation loss of a domain; empty if there is none."""
+    assert source.logged is not None
+    losses = (loss.get(name, np.nan) for _, loss in sorted(source.logged.validation.items()))
+    known = [loss for loss in losses if np.isfinite(loss)]
     return {"validation_first": known[0], "validation_last": known[-1]} if known else {}

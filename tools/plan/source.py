@@ -1,4 +1,4 @@
-"""What `mixstream plan` plans from: a mixing log, a saved state (alone or in a checkpoint), shards. Reading only.
+"""The input of `mixstream plan`: a mixing log, a saved state (alone or in a checkpoint), or shards. It only reads.
 
 Shape suffixes: K domains, T logged steps.
 """
@@ -32,12 +32,12 @@ _LOG_LINE = b'{"event":'
 
 @dataclass(frozen=True, kw_only=True)
 class Domains:
-    """The domains, and how much there is of them.
+    """The domains and their sizes.
 
     Attributes:
         names: in the order of all arrays.
-        samples_K: int64 [K].
-        row_tokens: tokens of a row; None if it is not known.
+        samples_K: int64 [K], samples of each domain.
+        row_tokens: tokens in a row; None if unknown.
     """
 
     names: tuple[str, ...]
@@ -45,15 +45,15 @@ class Domains:
     row_tokens: int | None
 
     def among(self, names: tuple[str, ...], *, where: str) -> Domains:
-        """Return the same in the order of `names`.
+        """Return these domains in the order of `names`.
 
         Raises:
-            ConfigError: these have other names.
+            ConfigError: the domains have other names.
         """
         if set(names) != set(self.names):
             raise ConfigError(
-                f"{where} mixes the domains {sorted(names)}, and --data has {sorted(self.names)}: give the directory "
-                "that the run read, or leave out --data"
+                f"{where} mixes the domains {sorted(names)}, but --data has {sorted(self.names)}: give the directory "
+                "that the run reads, or leave out --data"
             )
         samples = dict(zip(self.names, self.samples_K.tolist()))
         samples_K = np.array([samples[name] for name in names], dtype=np.int64)
@@ -62,21 +62,21 @@ class Domains:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A run, as its log or its state tells it.
+    """A run, read from its log or its state.
 
     Attributes:
         kind: "log" or "state".
-        where: the file, and the place in it.
-        domains: what it mixes.
-        mixer: for people.
+        where: the file, and the position in it.
+        domains: the domains that it mixes.
+        mixer: name of the mixer.
         learns: whether weights depend on losses.
         batch: rows of a step.
-        step: the first step that it does not count any more.
-        epoch: of that step; None if it is not told.
-        drawn_K: float64 [K], rows before it.
-        course: weights; None where only the run's own mixer knows them.
-        max_epochs_K: passes after which a domain leaves, per domain.
-        recorded: the log.
+        step: the first step after those in the log or state.
+        epoch: epoch of that step; None if unknown.
+        drawn_K: float64 [K], rows drawn before that step.
+        course: the weights; None if only the run's own mixer knows them.
+        max_epochs_K: epochs after which a domain leaves the mixture, per domain.
+        logged: the log; None for a state.
     """
 
     kind: str
@@ -90,22 +90,22 @@ class Source:
     drawn_K: Float64
     course: Course | None
     max_epochs_K: tuple[float | None, ...]
-    recorded: LoggedRun | None = None
+    logged: LoggedRun | None = None
 
 
 def open_source(path: Path) -> Source:
-    """Return the run that `path` tells of.
+    """Return the run of a log, a state or a checkpoint.
 
     Raises:
-        ConfigError: it is neither a log nor a state.
-        StateError: it is one, and damaged.
+        ConfigError: the file is none of these.
+        StateError: it is damaged.
     """
     if path.is_dir():
         if not (path / FILE).is_file():
             raise ConfigError(f"{path} holds no {FILE}: give a log, a state or a checkpoint; shards go to --data")
         return _of_log(read_log(path))
     if not path.is_file():
-        raise ConfigError(f"{path} is not there: give a mixing log ({FILE}), a saved state or a checkpoint")
+        raise ConfigError(f"{path} does not exist: give a mixing log ({FILE}), a saved state or a checkpoint")
     with path.open("rb") as file:
         beginning = file.read(len(_LOG_LINE))
     if beginning == _LOG_LINE:
@@ -116,16 +116,16 @@ def open_source(path: Path) -> Source:
 
 
 def read_shards(data: str, split: str) -> Domains:
-    """Return the domains below the directory or URL `data`: DIR/DOMAIN/SPLIT, or DIR/DOMAIN where there are no splits.
+    """Return the domains below a directory or URL: DIR/DOMAIN/SPLIT, or DIR/DOMAIN for domains without splits.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there is no domain.
         IndexCorruptError, StoreError: an index cannot be read.
     """
     at: dict[str, Dataset] = {}
     above = open_store(data).url
-    for dataset in find_datasets([data], Retry(knobs=("", "")), list_files=False).datasets:
-        if dataset.store.url == above:  # a dataset, which nobody calls a domain; or the store gives nothing
+    for dataset in find_datasets([data], Retry(knobs=("", "")), list_files=False)[0]:
+        if dataset.store.url == above:  # `data` is itself a dataset, without a domain's name; or the store failed
             _index(dataset)
             continue
         domain = dataset.name.removesuffix(f"/{split}")
@@ -133,8 +133,8 @@ def read_shards(data: str, split: str) -> Domains:
             at[domain] = dataset
     if not at:
         raise ConfigError(
-            f"--data {redact(data)} has no domain with {split}/index.json: give the directory above the domains, as "
-            "`mixstream convert --out` wrote it, or another --split"
+            f"--data {redact(data)} has no domain with {split}/index.json: give the directory above the domains, the "
+            "--out of `mixstream convert`, or another --split"
         )
     names = tuple(sorted(at))
     indexes = [_index(at[name]) for name in names]
@@ -144,7 +144,7 @@ def read_shards(data: str, split: str) -> Domains:
 
 def _index(dataset: Dataset) -> Index:
     if dataset.trouble is not None:
-        if not isinstance(dataset.trouble, StoreError):  # whose words name the place already
+        if not isinstance(dataset.trouble, StoreError):  # its message names the URL already
             dataset.trouble.add_note(f"while reading the index of {dataset.store.url}")
         raise dataset.trouble
     assert dataset.index is not None, "there is an index where there is no trouble"
@@ -152,28 +152,28 @@ def _index(dataset: Dataset) -> Index:
 
 
 def _row_tokens(indexes: Sequence[Index]) -> int | None:
-    """Return the tokens of a row, where every record has a column `tokens` of one fixed length."""
+    """Return the tokens in a row if every shard has a column `tokens` with the same fixed length; else None."""
     found = [fixed_array(each) for each in {s.columns.get("tokens", "") for index in indexes for s in index.shards}]
     lengths = {array[1][0] if array is not None and len(array[1]) == 1 else None for array in found}
     return lengths.pop() if len(lengths) == 1 else None
 
 
-def _of_log(recorded: LoggedRun) -> Source:
-    header, steps = recorded.header, recorded.step_T
-    course = Course(step_C=steps, weights_CK=recorded.weights_TK / WEIGHT_UNIT) if len(steps) else None
+def _of_log(run: LoggedRun) -> Source:
+    header, steps = run.header, run.step_T
+    course = Course(step_C=steps, weights_CK=run.weights_TK / WEIGHT_UNIT) if len(steps) else None
     return Source(
         kind="log",
-        where=recorded.path,
-        domains=Domains(names=recorded.names, samples_K=recorded.samples_K, row_tokens=header.row_tokens),
+        where=run.path,
+        domains=Domains(names=run.names, samples_K=run.samples_K, row_tokens=header.row_tokens),
         mixer=header.mixer,
         learns=header.lag is not None,
         batch=header.global_batch_size,
         step=int(steps[-1]) + 1 if len(steps) else header.step,
         epoch=None,
-        drawn_K=recorded.rows_TK.sum(axis=0).astype(np.float64),
+        drawn_K=run.rows_TK.sum(axis=0).astype(np.float64),
         course=course,
-        max_epochs_K=(None,) * len(recorded.names),
-        recorded=recorded,
+        max_epochs_K=(None,) * len(run.names),
+        logged=run,
     )
 
 
@@ -195,7 +195,7 @@ def _of_state(state: RunState, where: str) -> Source:
 
 
 def _course_of(state: RunState) -> Course | None:
-    """The weights that a state knows: of static mixing, or those that a mixer has learned so far."""
+    """The weights in a state: those of a static mixture, or those that a mixer has computed so far."""
     if state.mixing is None:
         if state.settings.mixer not in ("static", "in order"):
             return None
@@ -218,26 +218,26 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except ValueError as error:
         raise ConfigError(
-            f"{path} begins like JSON and is none ({error}): give a log, a state or a checkpoint"
+            f"{path} begins like JSON but cannot be parsed ({error}): give a log, a state or a checkpoint"
         ) from error
 
 
 def _checkpoint(path: Path) -> Any:
     import torch
 
-    if not zipfile.is_zipfile(path):  # as torch.save writes them
+    if not zipfile.is_zipfile(path):  # torch.save writes zip files
         raise ConfigError(f"{path} is neither a mixing log, nor a state, nor a checkpoint of torch: give one of these")
     try:
         return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise ConfigError(
-            f"{path} is no checkpoint that torch reads without running code from it ({str(error).splitlines()[0]}): "
-            "give the state alone, saved as JSON"
+            f"{path} cannot be loaded by torch without running code from it ({str(error).splitlines()[0]}): save the "
+            "state alone as JSON, and give that file"
         ) from error
 
 
 def _find_state(document: Any, path: Path) -> tuple[str, Mapping[str, Any]]:
-    """Return the state in `document`, and its place there."""
+    """Return the position of the state in `document`, and the state."""
     found = list(_states(document, "", _DEPTH))
     if not found:
         keys = sorted(map(str, document)) if isinstance(document, Mapping) else type(document).__name__
@@ -245,7 +245,7 @@ def _find_state(document: Any, path: Path) -> tuple[str, Mapping[str, Any]]:
             f"{path} holds no state of mixstream (it has {keys}): save loader.state_dict() into the checkpoint"
         )
     if len(found) > 1:
-        raise ConfigError(f"{path} holds several states, at {[place for place, _ in found]}: save the one alone")
+        raise ConfigError(f"{path} holds several states, at {[place for place, _ in found]}: save one of them alone")
     return found[0]
 
 

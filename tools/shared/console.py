@@ -1,8 +1,8 @@
-"""How a command speaks: its result on stdout, everything else on stderr.
+"""The output of a command: its result on stdout, everything else on stderr.
 
-Rules. Stdout carries one thing only, the result: a table or text for people, or with `--json` exactly one JSON
-document. Notes and progress go to stderr, as a live bar on a terminal and as a plain line every few seconds elsewhere
-(a Slurm log, a pipe), so that a log stays readable and no line holds control characters.
+Rules. Stdout has only the result: tables and text for people, or with `--json` exactly one JSON document. Notes and
+progress go to stderr: a live bar on a terminal, and elsewhere (a Slurm log, a pipe) a plain line every few seconds, so
+that a log stays readable and no line contains control characters. Tables may hold any text: it is escaped here.
 """
 
 from __future__ import annotations
@@ -19,25 +19,29 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from .safe_text import printable
+
 Advance = Callable[[int], None]
 
 
 class Console:
-    """The two streams of one run of a command.
+    """The output streams of one run of a command.
 
     Args:
         as_json: print the result as one JSON document instead of the text for people.
         interval_s: seconds between two plain progress lines.
+        quiet: write no notes and no progress.
     """
 
-    def __init__(self, *, as_json: bool = False, interval_s: float = 5.0) -> None:
+    def __init__(self, *, as_json: bool = False, interval_s: float = 5.0, quiet: bool = False) -> None:
         self.as_json = as_json
-        self._interval_s = interval_s
+        self._interval_s, self._quiet = interval_s, quiet
 
     def note(self, text: str) -> None:
         """Write a line for people to stderr."""
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+        if not self._quiet:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
 
     def result(self, document: Mapping[str, Any], *parts: Table | str) -> None:
         """Write the result to stdout: `document` with `--json`, else the tables and lines of `parts`."""
@@ -50,9 +54,9 @@ class Console:
 
     @contextmanager
     def progress(self, label: str, *, total: int, done: int = 0) -> Iterator[Advance]:
-        """Show how many of `total` bytes are done while the block runs; it is given `advance(bytes)`."""
+        """Show how many of `total` bytes are done while the block runs, which calls the yielded `advance(bytes)`."""
         lines = _Lines(label=label, total=total, done=done, interval_s=self._interval_s, write=self.note)
-        if not sys.stderr.isatty():
+        if self._quiet or not sys.stderr.isatty():
             yield lines.advance
             return
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), _Amount(), TimeRemainingColumn())
@@ -62,7 +66,7 @@ class Console:
 
 
 class _Lines:
-    """Progress as plain lines, one every `interval_s` seconds at most."""
+    """Progress as plain lines, at most one every `interval_s` seconds."""
 
     def __init__(self, *, label: str, total: int, done: int, interval_s: float, write: Callable[[str], None]) -> None:
         self._label, self._total, self._done, self._write = label, total, done, write
@@ -71,7 +75,7 @@ class _Lines:
         self._before = done
 
     def advance(self, size: int) -> None:
-        self._done = min(self._done + size, self._total)  # who reads ahead may report a little too much
+        self._done = min(self._done + size, self._total)  # a reader that reads ahead may report a little too much
         now = time.monotonic()
         if now - self._last < self._interval_s:
             return
@@ -85,7 +89,7 @@ class _Lines:
 
 
 class _Amount(ProgressColumn):
-    """Bytes done, of how many, and how fast; in the units of `show_bytes`, as everywhere else."""
+    """Bytes done, total and rate, in the units of `show_bytes`, as everywhere else."""
 
     def render(self, task: Task) -> Text:
         total = task.total or 0
@@ -100,13 +104,22 @@ def write_json(document: Mapping[str, Any]) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """A plain table; integers stand right-aligned with their thousands apart, everything else is shown as text."""
+    """Return a plain table of any text; long cells fold, integers are right-aligned with a thousands separator."""
     view = Table(box=None, pad_edge=False)
     for at, name in enumerate(columns):
-        numbers = all(isinstance(row[at], int) for row in rows)
-        view.add_column(name, justify="right" if numbers and rows else "left", no_wrap=True)
+        numbers = bool(rows) and all(isinstance(row[at], int) or row[at] == "-" for row in rows)
+        view.add_column(Text(name), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        view.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+        view.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else printable(str(cell))) for cell in row))
+    return view
+
+
+def text_lines(lines: Sequence[str]) -> Table:
+    """Return lines of any text as a part of a result; long lines fold."""
+    view = Table(box=None, pad_edge=False, show_header=False)
+    view.add_column(overflow="fold")
+    for line in lines:
+        view.add_row(Text(printable(line)))
     return view
 
 

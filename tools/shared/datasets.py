@@ -1,11 +1,11 @@
-"""The datasets at a URL: found, and their indexes read. What `mixstream verify` and `mixstream inspect` begin with.
+"""Finds the datasets at a URL and reads their indexes, for `mixstream verify`, `inspect` and `plan`.
 
-A URL is what a Stream's `remote` can be: the directory of one dataset (index.json lies in it), or one above several,
-as `mixstream convert` makes them: DIR/<domain>/<split>/index.json beside DIR/domains.json, which says which there
-should be.
+A URL is a value of a Stream's `remote`: the directory of one dataset (with index.json in it), or a directory above
+several, as `mixstream convert` writes them: DIR/<domain>/<split>/index.json beside DIR/domains.json, which lists them.
 
-Rules. Reads straight from the store, nothing is cached or written. What cannot be read does not stop the rest: it is
-told in `Dataset.trouble`. Names that come out of a listing or of domains.json are used only if they stay below the URL.
+Rules. Indexes are read from the store; nothing is cached or written. An index that cannot be read does not stop the
+search: its error is in `Dataset.trouble`. Names from a listing or from domains.json are used only if they stay below
+the URL.
 """
 
 from __future__ import annotations
@@ -15,24 +15,23 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mixstream.errors import ConfigError, IndexCorruptError, StoreError, StoreNotFoundError
-from mixstream.formats import Index, check_index_hash, is_hash, parse_index
-from mixstream.storage import Store, is_local, join, open_store, redact
-from mixstream.storage.retry import Retry
-from mixstream.storage.transfer import read_object
+from mixstream.formats import Index, ShardInfo, check_index_hash, is_hash, parse_index
+from mixstream.storage import Retry, Store, is_local, join, open_store, redact
 
 from .parallel import in_parallel
+from .shards import read_bytes
 
 INDEX = "index.json"
 SUMMARY = "domains.json"
 _AT_ONCE = 8  # indexes that are read in parallel
 _NAME = re.compile(r"(?!\.)[^\x00-\x1f\x7f\\/:?#]+(?:/(?!\.)[^\x00-\x1f\x7f\\/:?#]+)*")
-"""A directory below another on every system; hidden ones are somebody's own."""
+"""A relative path of a directory, valid on every system; hidden directories belong to other programs."""
 _SHARD = re.compile(r"(?:(.*)/)?([^/]*\.mds)(?:\.[^/.]+)?")
-"""A shard's file, raw or packed: its directory, and its name when raw."""
+"""A shard's file, raw or compressed: its directory, and the name of the raw file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +39,11 @@ class Dataset:
     """One dataset.
 
     Attributes:
-        name: what it is called beside the others: its path below the URL, or the URL.
-        store: where it is.
-        index: what is in it; None if there is `trouble`.
-        trouble: why there is no index.
-        files: names of all objects below it; None where they cannot be listed.
+        name: its name among the others: the path below the URL, or the URL.
+        store: its store.
+        index: its index; None if it cannot be read.
+        trouble: why the index cannot be read.
+        files: names of all objects below it; None if they cannot be listed, or were not asked for.
     """
 
     name: str
@@ -54,42 +53,40 @@ class Dataset:
     files: frozenset[str] | None = None
 
     @property
+    def shards(self) -> tuple[ShardInfo, ...]:
+        """The shards in the index; empty if there is no index."""
+        return self.index.shards if self.index is not None else ()
+
+    @property
     def about(self) -> Mapping[str, Any]:
-        """What `mixstream convert` wrote into the index; empty where another program made it."""
-        told = self.index.extra.get("mixstream") if self.index is not None else None
-        return told if isinstance(told, dict) else {}
+        """The entry of `mixstream convert` in the index; empty if another program wrote the index."""
+        about = self.index.extra.get("mixstream") if self.index is not None else None
+        return about if isinstance(about, dict) else {}
 
 
-@dataclass(slots=True)
-class Found:
-    """The datasets at some URLs, and what is to be said of the search."""
-
-    datasets: list[Dataset] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-def find_datasets(urls: Sequence[str], retry: Retry, *, list_files: bool) -> Found:
-    """Return the datasets at `urls`, in their order and by name.
+def find_datasets(urls: Sequence[str], retry: Retry, *, list_files: bool) -> tuple[list[Dataset], list[str]]:
+    """Return the datasets at `urls`, in the order of `urls` and for each URL by name; and notes on the search.
 
     Args:
-        urls: of datasets, or of directories above some.
-        retry: how often a request is made.
-        list_files: whether `Dataset.files` is wanted; on local disk, where it costs little, it is always there.
+        urls: URLs of datasets, or of directories above datasets.
+        retry: attempts and timeout of each request.
+        list_files: whether to fill `Dataset.files`; for local directories, where it costs little, it is always filled.
 
     Raises:
-        ConfigError: one of them is not a URL, or there is no dataset.
+        ConfigError: one of them is not a URL, or has no dataset.
     """
     if not urls:
-        raise ConfigError("no URL is given: name the directory of a dataset, or one above several")
-    found = Found()
+        raise ConfigError("no URL is given: name the directory of a dataset, or a directory above several")
+    datasets: list[Dataset] = []
+    notes: list[str] = []
     for url in dict.fromkeys(urls):
         search = _Search(url, retry, alone=len(urls) == 1, list_files=list_files)
-        found.datasets += search.datasets()
-        found.notes += search.notes
-    names = [dataset.name for dataset in found.datasets]
+        datasets += search.datasets()
+        notes += search.notes
+    names = [dataset.name for dataset in datasets]
     if twice := [name for at, name in enumerate(names) if name in names[:at]]:
         raise ConfigError(f"{twice[0]} is given twice: give each dataset once")
-    return found
+    return datasets, notes
 
 
 class _Search:
@@ -121,23 +118,23 @@ class _Search:
         if not files or not self._list_files:
             return dataset
         own = frozenset(file[len(below) + 1 :] for file in files if file.startswith(f"{below}/"))
-        return Dataset(name=name, store=dataset.store, index=dataset.index, trouble=dataset.trouble, files=own)
+        return replace(dataset, files=own)
 
     def _why_none(self, files: Sequence[str], *troubles: object) -> str:
         if shards := sum(n for _, n in _orphans(files, ())):
             return _unfinished(shards)
         if any("no such bucket" in str(trouble) for trouble in troubles if isinstance(trouble, StoreNotFoundError)):
-            return "there is no such bucket or container: check the URL's spelling, and the endpoint"
+            return "there is no such bucket or container: check the spelling of the URL, and the endpoint"
         if is_local(self._url) and isinstance(troubles[-1], StoreNotFoundError):
             return "there is no such directory: check its spelling, and that the disk is mounted"
         return (
-            f"no dataset is there, neither {INDEX} nor directories that hold one; give the URL that a Stream's "
-            "`remote` has, with its split, or the directory above"
+            f"no dataset is there, neither {INDEX} nor directories with one; give the URL of a Stream's `remote` with "
+            "its split, or the directory above"
         )
 
     def _open(self, store: Store, *, name: str) -> Dataset:
         try:
-            data = _read(store, INDEX, self._retry)
+            data = read_bytes(store, INDEX, None, self._retry)
             index = parse_index(data, where=INDEX)
             for algorithm in filter(is_hash, index.hashes):
                 check_index_hash(data, algorithm, where=INDEX)
@@ -148,7 +145,7 @@ class _Search:
     def _listed(self, dataset: Dataset) -> Dataset:
         if not self._list_files or dataset.trouble is not None or isinstance(names := self._names(), StoreError):
             return dataset
-        return Dataset(name=dataset.name, store=dataset.store, index=dataset.index, files=frozenset(names))
+        return replace(dataset, files=frozenset(names))
 
     def _names(self) -> list[str] | StoreError:
         try:
@@ -162,53 +159,41 @@ class _Search:
     def _expected(self) -> set[str]:
         """The datasets that domains.json names."""
         try:
-            told = json.loads(_read(self._store, SUMMARY, self._retry))
+            summary = json.loads(read_bytes(self._store, SUMMARY, None, self._retry))
             names = {
                 f"{domain}/{split}"
-                for domain, splits in told["domains"].items()
+                for domain, splits in summary["domains"].items()
                 for split, counts in splits.items()
                 if counts["rows"]
             }
         except StoreError:
             return set()
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            self.notes.append(f"{self._store.url}/{SUMMARY} is not what `mixstream convert` writes, and is left aside")
+            self.notes.append(f"{self._store.url}/{SUMMARY} was not written by `mixstream convert`, and is ignored")
             return set()
         return {name for name in names if _NAME.fullmatch(name)}
 
 
-def _read(store: Store, name: str, retry: Retry) -> bytes:
-    data = read_object(store, name, size=None, retry=retry)
-    assert data is not None, "without `into`, the bytes are returned"
-    return data
-
-
 def _unfinished(shards: int) -> str:
     there = f"there are {shards} shards" if shards > 1 else "there is 1 shard"
-    return f"{there} but no {INDEX}: the writing was not finished; run again what writes it, to its end"
+    return f"{there} but no {INDEX}: the writing was not finished; run the program that writes it again, to its end"
 
 
 def _orphans(files: Sequence[str], below: Sequence[str]) -> list[tuple[str, int]]:
-    """Return the directories that hold shards and lie in none of `below`, with the number of shards, by name."""
+    """Return directories with shards that are not inside any of `below`, with the number of shards, sorted by name."""
     shards = {(found[1] or "", found[2]) for file in files if (found := _SHARD.fullmatch(file))}
     held = Counter(directory for directory, _ in shards)
     known = {*below}
 
     def is_orphan(directory: str) -> bool:
-        if directory and not _NAME.fullmatch(directory):
-            return False
-        return not any(directory[:at] in known for at in _ends(directory))
+        above = (directory[: end.start()] for end in re.finditer(r"/|$", directory))  # `a` and `a/b` of `a/b`
+        return (not directory or bool(_NAME.fullmatch(directory))) and known.isdisjoint(above)
 
     return sorted((directory, n) for directory, n in held.items() if is_orphan(directory))
 
 
-def _ends(directory: str) -> Iterator[int]:
-    """Yield where the names of a directory and of those above it end."""
-    yield from (found.start() for found in re.finditer(r"/|$", directory))
-
-
 def _directories(files: Sequence[str]) -> Iterator[str]:
-    """Directories with an index of their own; those below another one belong to it (its index names their shards)."""
+    """Yield directories with an index, except those below another one: that index names their shards."""
     last: str | None = None
     found = sorted(file.removesuffix(f"/{INDEX}") + "/" for file in files if file.endswith(f"/{INDEX}"))
     for directory in found:

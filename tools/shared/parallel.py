@@ -1,8 +1,7 @@
-"""Threads that work through a list of things, bounded in number and in bytes at once.
+"""Threads that work through a list of items, with a limit on threads and on memory.
 
-Rules. Things are begun in order and done in any. No thread outlives its use: when the caller stops listening (an
-error, Ctrl-C), nothing new is begun, and what is under way is left to a daemon thread, which does not hold up the end
-of the process.
+Rules. Items start in order and finish in any order. When the caller closes the generator (an error, Ctrl-C), no further
+item starts; running ones end in daemon threads, which do not delay the exit of the process.
 """
 
 from __future__ import annotations
@@ -19,55 +18,55 @@ R = TypeVar("R")
 
 def in_parallel(
     act: Callable[[T], R],
-    things: Sequence[T],
+    items: Sequence[T],
     *,
     workers: int,
     cost: Callable[[T], int] = lambda _: 0,
     room: int = 0,
 ) -> Generator[tuple[T, R], None, None]:
-    """Yield each thing with what `act` makes of it, as they get done.
+    """Yield each item with the result of `act(item)`, in the order of completion.
 
     Args:
-        act: called on the threads. What it raises is raised here.
-        things: what there is to do.
-        workers: threads at most.
-        cost: bytes of memory that a thing takes while it is worked on.
-        room: bytes at once; one thing that takes more than that is worked on alone.
+        act: called on the threads. Its errors are raised here.
+        items: the arguments of `act`.
+        workers: maximum number of threads.
+        cost: bytes of memory that an item needs while it is worked on.
+        room: bytes that running items may need together; an item that needs more runs alone.
     """
-    crew = _Crew(act, things, cost, room)
-    for _ in range(min(workers, len(things))):
-        threading.Thread(target=crew.work, name="mixstream-crew", daemon=True).start()
+    pool = _Pool(act, items, cost, room)
+    for _ in range(min(workers, len(items))):
+        threading.Thread(target=pool.work, name="mixstream-parallel", daemon=True).start()
     try:
-        for _ in things:
-            thing, result, error = crew.done.get()
+        for _ in items:
+            item, result, error = pool.done.get()
             if error is not None:
                 raise error
-            yield thing, result
+            yield item, result
     finally:
-        crew.stop()
+        pool.stop()
 
 
-class _Crew:
-    """What the threads share."""
+class _Pool:
+    """The state that the threads share."""
 
-    def __init__(self, act: Callable[[T], R], things: Sequence[T], cost: Callable[[T], int], room: int) -> None:
+    def __init__(self, act: Callable[[T], R], items: Sequence[T], cost: Callable[[T], int], room: int) -> None:
         self.done: SimpleQueue = SimpleQueue()
         self._act, self._cost, self._room = act, cost, room
-        self._left = deque(things)
+        self._left = deque(items)
         self._used = 0
         self._change = threading.Condition()
 
     def work(self) -> None:
         while (taken := self._take()) is not None:
-            thing, cost = taken
+            item, cost = taken
             try:
-                told = thing, self._act(thing), None
-            except BaseException as error:  # it belongs to whoever listens
-                told = thing, None, error
+                answer = item, self._act(item), None
+            except BaseException as error:  # raised in the caller's thread
+                answer = item, None, error
             with self._change:
                 self._used -= cost
                 self._change.notify_all()
-            self.done.put(told)
+            self.done.put(answer)
 
     def stop(self) -> None:
         with self._change:

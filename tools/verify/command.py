@@ -1,4 +1,4 @@
-"""`mixstream verify`: its options, its help, and how they come together. It writes nothing but its result."""
+"""`mixstream verify`: its options, its help, and the flow of the command. It only writes its result."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from cyclopts import Parameter
 
 from mixstream.errors import ConfigError, IndexCorruptError, StoreNotFoundError
 from mixstream.formats import ShardInfo, is_hash, is_mds_encoding_safe
-from mixstream.storage import is_local
-from mixstream.storage.retry import Retry
+from mixstream.storage import Retry, is_local
 from mixstream.units import parse_bytes
 
 from ..shared.console import Console
 from ..shared.datasets import INDEX, Dataset, find_datasets
 from ..shared.parallel import in_parallel
 from ..shared.safe_text import printable
-from ..shared.shards import memory_of, require_codecs, stored_bytes, stored_name
+from ..shared.shards import memory_of, require_codecs, stored
 from .shard import TODO, UNCHECKED, Depth, Fault, Finding, check_shard
 from .show import Report, describe, show
 
@@ -30,7 +28,7 @@ _Many = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True,
 _Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 _Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
 _GIVE_UP = 16
-"""So many shards in a row that a store does not give, and the rest of a dataset is not asked for."""
+"""After so many shards in a row that a store does not return, the remaining shards of the dataset are not requested."""
 
 
 def verify(
@@ -45,39 +43,40 @@ def verify(
     download_timeout: float = 60.0,
     as_json: _Json = False,
 ) -> int:
-    """Check every shard of datasets: there, whole, and what the index says.
+    """Check every shard: that it exists, is complete and matches its index.
 
     mixstream verify shards/
     mixstream verify s3://bucket/web/train gs://bucket/code/train
     mixstream verify s3://bucket/shards --quick
     mixstream verify /data/web --shard 17 part-00003/shard.00001.mds
 
-    URL is what a Stream's `remote` can be: a path, file://, s3://, gs://,
-    az://, http(s)://, or what fsspec knows; of one dataset, or of a directory
-    above several, as `mixstream convert` makes them.
+    URL is a value of a Stream's `remote`: a path, file://, s3://, gs://, az://,
+    http(s)://, or what fsspec supports. It names one dataset, or a directory
+    above several, as `mixstream convert` writes them.
 
-    CHECKS. The index; of each shard: that it is there in its size, every hash
-    that the index gives (packed and raw), that it unpacks to the size that the
-    index says, its offsets, and that every sample decodes. Pickled columns are
-    not decoded, since that runs code out of the shard: --allow-unsafe-types.
-    Shards are read from the store and not kept; --quick reads none.
+    CHECKS. The index; and of each shard its size, every hash in the index (of
+    the compressed and of the raw file), the size after decompression, the
+    offsets, and that every sample decodes. Pickled columns are not decoded,
+    because unpickling can run code; --allow-unsafe-types permits it. Shards are
+    read from the store and not kept; --quick reads none.
 
-    FAULTS do not stop it. They are listed at the end with what to do, also in
-    --json, and the files to make again. What the store did not give is listed
-    apart: it was not checked. Files that no index names are noted only.
+    FAULTS do not stop the check. They are listed at the end with a remedy, also
+    in --json, with the files to rebuild. Files that the store did not return
+    are listed apart, because they were not checked. Files that no index names
+    are only noted.
 
-    Exit status: 0 all is well, 1 there are faults, 2 wrong use.
+    Exit status: 0 no faults, 1 faults, 2 wrong use.
 
     Args:
         urls: datasets, or directories above datasets.
-        shard: only these, by number (from 0, in each dataset) or by file name.
+        shard: check only these shards, by number (from 0, in each dataset) or by file name.
         samples: samples to decode of each shard, evenly spread; default: all. 0 checks sizes, hashes and offsets.
-        quick: only that every shard is there, in its size.
-        workers: shards at once.
-        memory: memory for the shards that are being checked at once; a shard that takes more is checked alone.
+        quick: check only that every shard exists and has its size.
+        workers: number of shards to check in parallel.
+        memory: memory for the shards that are checked in parallel; a shard that needs more is checked alone.
         allow_unsafe_types: unpickle pickled columns; only for data whose origin you trust.
-        download_retry: attempts of a request.
-        download_timeout: seconds that a request may take.
+        download_retry: attempts of each request.
+        download_timeout: timeout of a request in seconds.
         as_json: print one JSON document, not tables.
     """
     if samples is not None and (samples < 0 or quick):
@@ -87,20 +86,20 @@ def verify(
     depth = Depth(sizes_only=quick, samples=samples, allow_unsafe_types=allow_unsafe_types)
     retry = Retry(attempts=download_retry, timeout=download_timeout)
     console, start = Console(as_json=as_json), time.monotonic()
-    found = find_datasets(urls, retry, list_files=not shard)
-    for dataset in found.datasets if not quick else ():
-        require_codecs(dataset.index.shards if dataset.index is not None else ())
-    work = _Work(found.datasets, shard, retry, depth)
+    datasets, search_notes = find_datasets(urls, retry, list_files=not shard)
+    for dataset in datasets if not quick else ():
+        require_codecs(dataset.shards)
+    work = _Work(datasets, shard, retry, depth)
     try:
         work.run(console, workers=workers, room=room)
     except KeyboardInterrupt as interrupt:
         interrupt.add_note(printable(work.so_far()))
         raise
     report = Report(
-        datasets=found.datasets,
+        datasets=datasets,
         findings=work.findings,
         faults=work.faults,
-        notes=[*found.notes, *_notes(found.datasets, depth)],
+        notes=[*search_notes, *_notes(datasets, depth)],
         quick=quick,
         seconds=time.monotonic() - start,
     )
@@ -111,15 +110,8 @@ def verify(
     return 1 if work.faults else 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Task:
-    """A shard to check.
-
-    Attributes:
-        dataset: which it belongs to.
-        number: its place in the index.
-        info: its entry there.
-    """
+class Task(NamedTuple):
+    """A shard to check: its dataset, its position in the index, its entry there."""
 
     dataset: Dataset
     number: int
@@ -127,7 +119,7 @@ class Task:
 
 
 class _Work:
-    """What there is to check, and what has come out so far."""
+    """The shards to check, and the findings so far."""
 
     def __init__(self, datasets: Sequence[Dataset], chosen: Sequence[str], retry: Retry, depth: Depth) -> None:
         self._retry, self._depth = retry, depth
@@ -139,14 +131,14 @@ class _Work:
 
     @property
     def faults(self) -> list[tuple[str, Fault]]:
-        """Dataset and fault, in the order of the indexes."""
+        """Name of the dataset and fault, in the order of the indexes."""
         ordered = sorted(self._faults, key=lambda fault: (self._order[fault[0]], fault[1]))
         return [(name, fault) for name, _, fault in ordered]
 
     def run(self, console: Console, *, workers: int, room: int) -> None:
-        """Check all of it, telling how far it is."""
+        """Check all shards, and show the progress."""
         label = "sizes" if self._depth.sizes_only else "verify"
-        total = sum(stored_bytes(task.info) for task in self.tasks)
+        total = sum(stored(task.info).bytes for task in self.tasks)
         cost = (lambda _: 0) if self._depth.sizes_only else (lambda task: memory_of(task.info))
         unasked: Counter[str] = Counter()
         with (
@@ -154,7 +146,7 @@ class _Work:
             closing(in_parallel(self._check, self.tasks, workers=workers, cost=cost, room=room)) as checked,
         ):
             for task, finding in checked:
-                advance(stored_bytes(task.info))
+                advance(stored(task.info).bytes)
                 name = task.dataset.name
                 if finding is None:
                     unasked[name] += 1
@@ -165,16 +157,16 @@ class _Work:
                 if finding.fault is not None:
                     self._faults.append((name, task.number, finding.fault))
         for name, count in unasked.items():
-            what = f"{count:,} more shards were not asked for, after {_GIVE_UP} in a row that the store did not give"
+            what = f"{count:,} more shards were not asked for, after {_GIVE_UP} in a row that the store did not return"
             fault = Fault(kind="unreachable", file="…", what=what, todo=TODO["unreachable"])
             self._faults.append((name, math.inf, fault))
 
     def so_far(self) -> str:
-        """Return what is known when it is cut short."""
+        """Return the result so far, for an interrupted run."""
         bad = [f"{name}: {fault.file}" for name, fault in self.faults]
         done = sum(map(len, self.findings.values()))
-        told = f"{done:,} of {len(self.tasks):,} shards were checked, with {len(bad)} faults"
-        return f"{told}: {', '.join(bad[:5])}{', …' * (len(bad) > 5)}" if bad else told
+        counts = f"{done:,} of {len(self.tasks):,} shards were checked, with {len(bad)} faults"
+        return f"{counts}: {', '.join(bad[:5])}{', …' * (len(bad) > 5)}" if bad else counts
 
     def _check(self, task: Task) -> Finding | None:
         dataset = task.dataset
@@ -187,42 +179,42 @@ class _Work:
 
 
 def _tasks(datasets: Sequence[Dataset], chosen: Sequence[str]) -> Iterator[Task]:
-    """The shards to check: all, or those that were chosen.
+    """Yield the shards to check: all, or those that were chosen.
 
     Raises:
-        ConfigError: one that was chosen is in none of the datasets.
+        ConfigError: a chosen shard is in none of the datasets.
     """
     left = set(chosen)
     for dataset in datasets:
-        for number, info in enumerate(dataset.index.shards if dataset.index is not None else ()):
-            names = {str(number), info.raw.basename, stored_name(info)}
+        for number, info in enumerate(dataset.shards):
+            names = {str(number), info.raw.basename, stored(info).basename}
             if not chosen or names & set(chosen):
                 left -= names
                 yield Task(dataset=dataset, number=number, info=info)
     if left and any(dataset.index is not None for dataset in datasets):
-        most = max(len(dataset.index.shards) for dataset in datasets if dataset.index is not None)
+        most = max(len(dataset.shards) for dataset in datasets)
         raise ConfigError(
-            f"--shard {min(left)}: no dataset has such a shard: give a number below {most}, or a basename as "
-            "index.json has it"
+            f"--shard {min(left)}: no dataset has such a shard: give a number below {most}, or a basename from "
+            "index.json"
         )
 
 
 def _of_index(error: Exception) -> Fault:
     if isinstance(error, IndexCorruptError):
         return Fault.of("index", INDEX, error)
-    if isinstance(error, StoreNotFoundError):  # domains.json names it, or its directory was listed a moment ago
-        what = "it is not there, and domains.json or the store's listing says it should be"
+    if isinstance(error, StoreNotFoundError):  # domains.json names it, or its directory was listed before
+        what = "it is not there, but domains.json or the store's listing names it"
         return Fault(kind="missing", file=INDEX, what=what, todo=TODO["index"])
     return Fault.of_store(INDEX, error)
 
 
 def _notes(datasets: Sequence[Dataset], depth: Depth) -> Iterator[str]:
-    """Yield what is no fault, and worth knowing."""
+    """Yield remarks that are not faults."""
     indexes = [dataset.index for dataset in datasets if dataset.index is not None]
     shards = [info for index in indexes for info in index.shards]
     carried = {*(name for index in indexes for name in index.hashes), *(n for info in shards for n in info.raw.hashes)}
     if unknown := sorted(name for name in carried if not is_hash(name)):
-        yield f"hashes of the kinds {', '.join(unknown)} are not known here, and were not checked"
+        yield f"hashes of the kinds {', '.join(unknown)} are unknown to this version, and were not checked"
     pickled = not depth.allow_unsafe_types and not depth.sizes_only and depth.samples != 0
     if pickled and any(not is_mds_encoding_safe(code) for info in shards for code in info.column_encodings):
-        yield "pickled columns were not decoded: that runs code out of the shards (--allow-unsafe-types)"
+        yield "pickled columns were not decoded, because unpickling can run code (--allow-unsafe-types permits it)"

@@ -1,7 +1,7 @@
-"""Is one shard what its index says? Finding out, and saying what is wrong in words and in a kind.
+"""Checks whether one shard matches its index; a fault has a kind, and a fact and a remedy in words.
 
-Rule: a check stops at the first thing that is wrong with a file, since all of it has the same remedy; samples are the
-exception, they are counted. What the store does not give is told apart from what is wrong: it was not checked.
+Rule: a check stops at the first fault of a file, because all faults of a file have the same remedy; only bad samples
+are counted. Files that the store does not return are a kind of their own: they were not checked.
 """
 
 from __future__ import annotations
@@ -19,36 +19,35 @@ from mixstream.errors import (
     StoreNotFoundError,
 )
 from mixstream.formats import FileInfo, ShardInfo, decode_sample, hash_hex, is_hash, read_offsets
-from mixstream.storage import Store
-from mixstream.storage.retry import Retry
+from mixstream.storage import Retry, Store
 
 from ..shared.safe_text import message_of, notes_of, printable
-from ..shared.shards import read_bytes, unpacked, without_pickles
+from ..shared.shards import decompressed, read_bytes, without_pickles
 
 Kind = Literal["index", "missing", "size", "hash", "damaged", "samples", "refused", "unreachable"]
 UNCHECKED: frozenset[Kind] = frozenset({"refused", "unreachable"})
 """Kinds that say nothing about the bytes."""
-AGAIN = "copy it again, or make it again"
-ANEW = "make it again: these are the bytes that were written"
+REPLACE = "copy it again, or rebuild it"
+REBUILD = "rebuild it: its hash is correct, so a copy would be the same"
 TODO: Mapping[Kind, str] = {
-    "index": "write the index again",
-    "missing": AGAIN,
-    "size": AGAIN,
-    "hash": AGAIN,
-    "damaged": AGAIN,
-    "samples": AGAIN,
-    "refused": "not checked: renew the credentials, or allow reading it",
-    "unreachable": "not checked: try again when the store answers",
+    "index": "rebuild the index",
+    "missing": REPLACE,
+    "size": REPLACE,
+    "hash": REPLACE,
+    "damaged": REPLACE,
+    "samples": REPLACE,
+    "refused": "not checked: renew the credentials, or grant read access",
+    "unreachable": "not checked: try again when the store responds",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Depth:
-    """How far a check goes.
+    """How much is checked.
 
     Args:
-        sizes_only: ask the store for the sizes of files, and read none.
-        samples: how many samples of a shard to decode, evenly spread; None for all.
+        sizes_only: ask the store for the sizes of files, and read no file.
+        samples: number of samples of a shard to decode, evenly spread; None for all.
         allow_unsafe_types: unpickle pickled columns.
     """
 
@@ -57,7 +56,7 @@ class Depth:
     allow_unsafe_types: bool = False
 
     def rows(self, count: int) -> Iterable[int]:
-        """Return the samples to decode, of `count`."""
+        """Return which of `count` samples to decode."""
         if self.samples is None or self.samples >= count:
             return range(count)
         return [at * count // self.samples for at in range(self.samples)]
@@ -65,14 +64,14 @@ class Depth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """Something that is wrong, or could not be looked at.
+    """A fault of a file, or the reason why it could not be checked.
 
     Attributes:
-        kind: what sort.
-        file: which file of the dataset.
+        kind: one of `Kind`.
+        file: the file's name in the dataset.
         what: the fact.
         todo: the remedy.
-        notes: what the error had to add.
+        notes: the notes of the error.
     """
 
     kind: Kind
@@ -83,14 +82,15 @@ class Fault:
 
     @classmethod
     def of(cls, kind: Kind, file: str, error: Exception, *, todo: str | None = None) -> Fault:
-        """Return the fault that an exception tells of."""
-        told = re.sub(rf"^\S*{re.escape(printable(file))}: ", "", message_of(error))  # the table names the file already
-        told = told.partition("; the shard cannot be ")[0]
-        return cls(kind=kind, file=file, what=told, todo=todo or TODO[kind], notes=tuple(notes_of(error)))
+        """Return the fault for an exception."""
+        # The table names the file already, and has its own remedy.
+        what = re.sub(rf"^\S*{re.escape(printable(file))}: ", "", message_of(error))
+        what = what.partition("; the shard cannot be ")[0]
+        return cls(kind=kind, file=file, what=what, todo=todo or TODO[kind], notes=tuple(notes_of(error)))
 
     @classmethod
     def of_store(cls, file: str, error: Exception) -> Fault:
-        """Return the fault that a store's exception tells of."""
+        """Return the fault for an exception of the store."""
         if isinstance(error, StoreNotFoundError):
             return cls(kind="missing", file=file, what="it is not there", todo=TODO["missing"])
         return cls.of("refused" if isinstance(error, StoreAccessError) else "unreachable", file, error)
@@ -98,12 +98,12 @@ class Fault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What came out for one shard.
+    """The result for one shard.
 
     Attributes:
-        fault: what is wrong; None if nothing is.
-        bytes: how many were read.
-        decoded: how many samples were decoded, and were well.
+        fault: the fault; None if there is none.
+        bytes: number of bytes read.
+        decoded: number of samples that were decoded without an error.
     """
 
     fault: Fault | None = None
@@ -116,15 +116,15 @@ def check_shard(
 ) -> Finding:
     """Compare one shard with its entry in the index.
 
-    On local disk the raw file counts as the shard, with or without the packed one beside it: that is what is read.
+    On local disk the raw file is the shard, with or without the compressed file beside it, because it is what is read.
 
     Args:
-        store: where its files are.
+        store: the store of its files.
         info: its entry.
-        retry: how often a request is made.
-        depth: how far to go.
-        files: what the store lists; None if it cannot.
-        local: whether the store is a directory of local disk.
+        retry: attempts and timeout of each request.
+        depth: how much to check.
+        files: the files that the store lists; None if they are not known.
+        local: whether the store is a local directory.
     """
     stored = info.zip or info.raw
     raw_too = local and info.zip is not None and files is not None and info.raw.basename in files
@@ -142,13 +142,13 @@ def check_shard(
 
 
 class _Check:
-    """The steps, for one shard."""
+    """The checks of one shard."""
 
     def __init__(self, store: Store, info: ShardInfo, retry: Retry, depth: Depth) -> None:
         self._store, self._info, self._retry, self._depth = store, info, retry, depth
 
     def size(self, file: FileInfo) -> Fault | None:
-        """Check that a file is there, in its size."""
+        """Check that a file exists and has its size."""
         name, store = file.basename, self._store
         try:
             found = self._retry.call(f"asking for {store.url}/{name}", lambda: store.info(name), renew=store.renew)
@@ -164,29 +164,29 @@ class _Check:
         )
 
     def contents(self, file: FileInfo) -> Finding:
-        """Check the bytes of a file, and of what is packed in it."""
+        """Check the bytes of a file, and if it is compressed, the raw bytes too."""
         name = file.basename
         try:
             data = read_bytes(self._store, name, file.bytes, self._retry)
-        except ShardCorruptError as error:  # the size; asked for anew, since the error speaks to who streams
+        except ShardCorruptError as error:  # the size is wrong; the remedy in this error is for training runs
             return Finding(fault=self.size(file) or Fault.of("size", name, error))
         except (MixstreamError, OSError) as error:
             return Finding(fault=Fault.of_store(name, error))
         size, decoded = len(data), 0
-        fault = _compare(file, data, self._info.hashes, file=name, todo=AGAIN)
+        fault = _compare(file, data, self._info.hashes, file=name, todo=REPLACE)
         if fault is None:
-            # Hashes that are right vouch for the bytes: a copy of them would be no better.
-            todo = ANEW if any(map(is_hash, file.hashes)) else AGAIN
+            # If the hashes are correct, a copy of the file would have the same fault.
+            todo = REBUILD if any(map(is_hash, file.hashes)) else REPLACE
             try:
-                raw = unpacked(self._info, data) if file is self._info.zip else data
-                del data  # two of them are enough in memory
-                decoded, fault = self._unpacked(raw, file, todo)
+                raw = decompressed(self._info, data) if file is self._info.zip else data
+                del data  # so that memory holds no third copy
+                decoded, fault = self._raw(raw, file, todo)
             except ShardCorruptError as error:
                 fault = Fault.of("damaged", name, error, todo=todo)
         return Finding(fault=fault, bytes=size, decoded=decoded)
 
-    def _unpacked(self, raw: bytes, file: FileInfo, todo: str) -> tuple[int, Fault | None]:
-        """Check raw bytes, which came out of `file`; how many samples are well, and what is wrong."""
+    def _raw(self, raw: bytes, file: FileInfo, todo: str) -> tuple[int, Fault | None]:
+        """Check the raw bytes of `file`; returns the number of samples that decode, and the fault."""
         info, name = self._info, file.basename
         if file is not info.raw and (fault := _compare(info.raw, raw, info.hashes, file=name, todo=todo)) is not None:
             return 0, fault
@@ -197,7 +197,7 @@ class _Check:
             try:
                 decode_sample(view[offsets[row] : offsets[row + 1]], info, where=f"sample {row}")
                 good += 1
-            except ConfigError:  # a package is missing, which is no fault of the sample
+            except ConfigError:  # a package is missing; the sample may be good
                 raise
             except MixstreamError as error:
                 bad, first = bad + 1, first or error
@@ -210,10 +210,10 @@ class _Check:
 
 
 def _compare(info: FileInfo, data: bytes, promised: Iterable[str], *, file: str, todo: str) -> Fault | None:
-    """Compare `data` with every hash that the index gives of it; one that is not known here is passed over."""
-    part = "" if info.basename == file else "unpacked: "
+    """Compare `data` with every hash in the index; unknown algorithms are skipped."""
+    part = "" if info.basename == file else "decompressed: "
     if missing := [hash_ for hash_ in promised if hash_ not in info.hashes]:
-        what = f"{part}the index promises the hash {missing[0]} and does not give it"
+        what = f"{part}the index declares the hash {missing[0]} but has no value for it"
         return Fault(kind="index", file=file, what=what, todo=TODO["index"])
     for hash_, expected in info.hashes.items():
         if is_hash(hash_) and (found := hash_hex(hash_, data)) != expected:

@@ -1,36 +1,35 @@
-"""What `mixstream verify` says: the same findings as a JSON document and as tables."""
+"""The result of `mixstream verify`: the same findings as a JSON document and as tables."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
 
-from ..shared.console import show_bytes, show_seconds
+from ..shared.console import show_bytes, show_seconds, table, text_lines
 from ..shared.datasets import INDEX, Dataset
-from ..shared.safe_text import escaped_lines, escaped_table
 from .shard import UNCHECKED, Fault, Finding
 
 _LEFT_OVER = re.compile(r"(.*/)?[^/]*(\.mds(\.\w+)?|\.tmp|\.partial)", re.ASCII)
-"""What writers leave behind: shards, and files under way."""
+"""Files that an interrupted writer leaves behind: shards, and temporary files."""
 _SHOWN = 5
 _ROWS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What came out.
+    """The results of a run.
 
     Attributes:
-        datasets: all that were found.
-        findings: dataset to what came out of its shards.
-        faults: dataset and what is wrong.
+        datasets: all datasets found.
+        findings: name of a dataset to the findings of its shards.
+        faults: name of a dataset and a fault.
         notes: sentences for people.
-        quick: whether only sizes were looked at.
-        seconds: it took.
+        quick: whether only sizes were checked.
+        seconds: duration.
     """
 
     datasets: Sequence[Dataset]
@@ -42,18 +41,18 @@ class Report:
 
 
 def describe(report: Report) -> dict[str, Any]:
-    """Return the document: everything."""
+    """Return the report as a JSON document."""
     bad = [fault for _, fault in report.faults]
     status = "ok" if not bad else "unreachable" if all(fault.kind in UNCHECKED for fault in bad) else "faults"
     return {
         "status": status,
         "checked": "sizes" if report.quick else "contents",
         "datasets": [_dataset(report, dataset) for dataset in report.datasets],
-        "faults": [_fault(name, fault) for name, fault in report.faults],
+        "faults": [{"dataset": name, **asdict(fault), "notes": list(fault.notes)} for name, fault in report.faults],
         "make_again": {
             dataset.store.url: files
             for dataset in report.datasets
-            if (files := list(_make_again(report, dataset.name)))
+            if (files := list(_to_rebuild(report, dataset.name)))
         },
         "notes": list(report.notes),
         "seconds": round(report.seconds, 3),
@@ -62,39 +61,38 @@ def describe(report: Report) -> dict[str, Any]:
 
 def show(report: Report, document: Mapping[str, Any]) -> Iterator[Table | str]:
     """Yield the tables of `describe`."""
-    told = document["datasets"]
+    datasets = document["datasets"]
     rows = [
         [each["name"], *(each[key] for key in ("shards", "checked", "decoded")), show_bytes(each["bytes"]), each["bad"]]
-        for each in told
+        for each in datasets
     ]
     keys = ["dataset", "shards", "checked", "samples decoded", "read", "faults"]
-    yield escaped_table(keys, rows)
-    if orphans := [f"{each['name']}: {_some(each['orphans'])}" for each in told if each["orphans"]]:
+    yield table(keys, rows)
+    if orphans := [f"{each['name']}: {_some(each['orphans'])}" for each in datasets if each["orphans"]]:
         yield ""
-        yield escaped_lines(["files that no index names, left by a writer; nothing reads them:", *_indented(orphans)])
+        yield text_lines(["files that no index names, left by a writer; nothing reads them:", *_indented(orphans)])
     if report.faults:
         yield ""
         columns = ["dataset", "file", "what is wrong", "what to do"]
         shown = report.faults[:_ROWS]
-        yield escaped_table(columns, [(name, fault.file, fault.what, fault.todo) for name, fault in shown])
+        yield table(columns, [(name, fault.file, fault.what, fault.todo) for name, fault in shown])
         if more := len(report.faults) - len(shown):
             yield f"and {more:,} more: --json has all of them"
     if document["make_again"]:
         yield ""
-        yield escaped_lines(list(_remedy(document["make_again"])))
+        yield text_lines(list(_remedy(document["make_again"])))
     yield ""
-    yield _verdict(report, told)
+    yield _verdict(report, datasets)
 
 
 def _dataset(report: Report, dataset: Dataset) -> dict[str, Any]:
     findings = report.findings[dataset.name]
     reached = [finding for finding in findings if finding.fault is None or finding.fault.kind not in UNCHECKED]
-    shards = dataset.index.shards if dataset.index is not None else ()
     return {
         "name": dataset.name,
         "url": dataset.store.url,
-        "shards": len(shards),
-        "samples": sum(info.samples for info in shards),
+        "shards": len(dataset.shards),
+        "samples": sum(info.samples for info in dataset.shards),
         "checked": len(reached),
         "bytes": sum(finding.bytes for finding in findings),
         "decoded": sum(finding.decoded for finding in findings),
@@ -103,37 +101,32 @@ def _dataset(report: Report, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _fault(name: str, fault: Fault) -> dict[str, Any]:
-    told = {"dataset": name, "file": fault.file, "kind": fault.kind, "what": fault.what, "todo": fault.todo}
-    return {**told, "notes": list(fault.notes)}
-
-
 def _orphans(dataset: Dataset) -> Iterator[str]:
-    """Files of a writer that the index does not name."""
+    """Yield files of a writer that the index does not name."""
     if dataset.files is None or dataset.index is None:
         return
-    files = (file for info in dataset.index.shards for file in (info.raw, info.zip) if file is not None)
+    files = (file for info in dataset.shards for file in (info.raw, info.zip) if file is not None)
     named = {file.basename for file in files}
     yield from sorted(name for name in dataset.files - named if _LEFT_OVER.fullmatch(name))
 
 
-def _make_again(report: Report, dataset: str) -> Iterator[str]:
+def _to_rebuild(report: Report, dataset: str) -> Iterator[str]:
     faults = (fault for name, fault in report.faults if name == dataset and fault.kind not in UNCHECKED)
     yield from dict.fromkeys(INDEX if fault.kind == "index" else fault.file for fault in faults)
 
 
 def _remedy(files: dict[str, list[str]]) -> Iterator[str]:
-    yield "to make again:"
+    yield "to rebuild:"
     for url, names in files.items():
         yield f"  {url}"
         yield from _indented(names[:_ROWS], by=4)
         if more := len(names[_ROWS:]):
             yield f"    and {more:,} more: --json has all of them"
-    yield "copy these from where they are whole; or delete them where they were written, and write them again:"
-    yield "`mixstream convert` with the arguments of the first time makes what is missing, and only that."
+    yield "copy these files from an undamaged copy; or delete them where they were written, and write them again:"
+    yield "`mixstream convert` with the same arguments as before rebuilds only what is missing."
 
 
-def _verdict(report: Report, told: Sequence[dict[str, Any]]) -> str:
+def _verdict(report: Report, datasets: Sequence[dict[str, Any]]) -> str:
     took = show_seconds(report.seconds)
     unreached = sum(fault.kind in UNCHECKED for _, fault in report.faults)
     if bad := len(report.faults) - unreached:
@@ -141,9 +134,9 @@ def _verdict(report: Report, told: Sequence[dict[str, Any]]) -> str:
         return f"{bad:,} fault{'s' * (bad > 1)}{more}; in {took}"
     if unreached:
         return f"no faults in what was read, but {unreached} could not be read; in {took}"
-    shards = sum(each["checked"] for each in told)
-    depth = "there, in its size" if report.quick else "what the index says"
-    return f"all is well: each of {shards:,} shards is {depth}; in {took}"
+    shards = sum(each["checked"] for each in datasets)
+    depth = "exists and has its size" if report.quick else "matches its index"
+    return f"no faults: each of {shards:,} shards {depth}; in {took}"
 
 
 def _some(names: Sequence[str]) -> str:

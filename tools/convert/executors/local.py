@@ -1,10 +1,7 @@
-"""Runs tasks, here or in several processes. Knows nothing of what they do.
+"""This machine: tasks run in this process, or in several worker processes.
 
-An executor yields results in whatever order they come. When a task fails no new one is begun, those that are running
-are let finish (each may be minutes of work that is then kept), and the first error is raised as it was.
-
-Processes are spawned, never forked: a tokenizer's threads do not survive a fork. Each has a pipe of its own and no
-other tie to the parent. When the parent dies, in whatever way, a worker finds its pipe closed and ends.
+Workers are spawned, never forked, because a tokenizer's threads do not survive a fork. A worker shares only a pipe with
+its parent. If the parent dies, even by SIGKILL, the worker finds the pipe closed and exits.
 """
 
 from __future__ import annotations
@@ -21,56 +18,43 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
-OnBytes = Callable[[int], None]
+from mixstream.errors import MixstreamError
+
+from ..files import OnBytes
+from . import Function, Result, Task
 
 _TICK_S = 0.2
 _GRACE_S = 5.0
 
 
 class WorkerDiedError(ChildProcessError):
-    """A worker process ended without a word: killed, out of memory, or crashed in native code."""
-
-
-class Executor(Protocol):
-    """Where tasks run. `function` and tasks can be pickled; `on_bytes` is called here, never elsewhere."""
-
-    def run(
-        self, function: Callable[[Task, OnBytes], Result], tasks: Sequence[Task], on_bytes: OnBytes
-    ) -> Iterator[Result]:
-        """Yield the result of `function(task, report)` for every task, in any order."""
-        ...
+    """A worker process ended without an answer: killed, out of memory, or crashed in native code."""
 
 
 class InProcess:
-    """One task after the other, in this process."""
+    """Runs one task after the other, in this process."""
 
-    def run(
-        self, function: Callable[[Task, OnBytes], Result], tasks: Sequence[Task], on_bytes: OnBytes
-    ) -> Iterator[Result]:
+    def run(self, function: Function[Task, Result], tasks: Sequence[Task], on_bytes: OnBytes) -> Iterator[Result]:
         """See `Executor.run`."""
         for task in tasks:
             yield function(task, on_bytes)
 
 
 class Processes:
-    """Several processes on this machine.
+    """Runs tasks in several processes on this machine.
 
     Args:
-        workers: how many at most.
-        environ: environment variables that each is given before it imports anything.
+        workers: the maximum number of processes.
+        environ: environment variables that each process sets before its first task.
     """
 
     def __init__(self, *, workers: int, environ: Mapping[str, str] | None = None) -> None:
         self._workers = workers
         self._environ = dict(environ or {})
 
-    def run(
-        self, function: Callable[[Task, OnBytes], Result], tasks: Sequence[Task], on_bytes: OnBytes
-    ) -> Iterator[Result]:
+    def run(self, function: Function[Task, Result], tasks: Sequence[Task], on_bytes: OnBytes) -> Iterator[Result]:
         """See `Executor.run`. Raises WorkerDiedError if a process is killed from outside."""
         left = deque(tasks)
         workers: list[_Worker] = []
@@ -79,12 +63,12 @@ class Processes:
         try:
             for _ in range(min(self._workers, len(tasks))):
                 workers.append(worker := _Worker(self._environ))
-                worker.give(function, left.popleft())
+                worker.send(function, left.popleft())
                 busy[worker.pipe] = worker
             while busy:
                 for pipe in wait(list(busy)):
-                    worker = busy[pipe]  # pyright: ignore[reportArgumentType]  # wait() gives back what it was given
-                    kind, value = worker.hear()
+                    worker = busy[pipe]  # pyright: ignore[reportArgumentType]  # wait() returns its own arguments
+                    kind, value = worker.receive()
                     if kind == "bytes":
                         on_bytes(value)
                         continue
@@ -92,7 +76,7 @@ class Processes:
                     if kind == "failed":
                         failure = failure or value
                     if left and failure is None:
-                        worker.give(function, left.popleft())
+                        worker.send(function, left.popleft())
                         busy[worker.pipe] = worker
                     if kind == "done":
                         yield value
@@ -115,12 +99,12 @@ class _Worker:
         theirs.close()
         self._task: object = None
 
-    def give(self, function: Callable[..., Any], task: object) -> None:
+    def send(self, function: Callable[..., Any], task: object) -> None:
         self._task = task
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # if it died, hear() says so
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # `receive` reports a dead worker
             self.pipe.send((function, task))
 
-    def hear(self) -> tuple[str, Any]:
+    def receive(self) -> tuple[str, Any]:
         try:
             return self.pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -142,8 +126,8 @@ class _Worker:
 
 
 def _serve(pipe: Connection, environ: Mapping[str, str]) -> None:
-    """The life of a worker process: do what comes through the pipe until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    """The main function of a worker process: run the tasks that come through the pipe until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole process group; the parent handles it
     os.environ.update(environ)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
@@ -160,7 +144,7 @@ def _serve(pipe: Connection, environ: Mapping[str, str]) -> None:
 
 
 class _Report:
-    """Sends progress, not more often than people can see it."""
+    """Sends progress to the parent, at most once in `_TICK_S` seconds."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -183,9 +167,7 @@ class _Report:
 
 
 def _portable(error: Exception) -> Exception:
-    """An error that survives the pipe. Where it is no error of the user's, it carries the worker's traceback."""
-    from mixstream.errors import MixstreamError  # here, so that a worker starts with what its task needs and no more
-
+    """An error that can be pickled. If it is a bug and not a foreseen failure, it carries the worker's traceback."""
     if not isinstance(error, MixstreamError | OSError):
         error.add_note("in a worker process:\n" + "".join(traceback.format_exception(error)))
     try:
@@ -197,7 +179,7 @@ def _portable(error: Exception) -> Exception:
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """A process started in here ignores Ctrl-C from its first instruction on; it inherits that from us."""
+    """A process started in this block inherits that SIGINT is ignored, from its first instruction on."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixstream.errors import ConfigError
+from mixstream_tools.convert.domain_names import check_domain_name
 from mixstream_tools.convert.parts import plan_parts
-from mixstream_tools.convert.sources import Choice, check_domain_name, find_sources
+from mixstream_tools.convert.sources import Choice, find_sources
 
 
 def found(tmp_path, *sources, by_key=False, **choice) -> dict[str, list[str]]:
@@ -59,7 +60,7 @@ def test_what_is_passed_over_is_counted(write_tree, tmp_path):
     choice = Choice(exclude=("*.log",))
     corpus = find_sources([str(source / "d")], out=tmp_path / "out", choice=choice, by_key=False)
     assert [file.name for file in corpus.groups[0].files] == ["a.txt", "e"]
-    assert dict(corpus.passed_over) == {
+    assert dict(corpus.skipped) == {
         ("hidden", ""): 1,
         ("not text", ".so"): 1,
         ("left out by --include or --exclude", ""): 1,
@@ -104,7 +105,7 @@ def test_a_json_document_is_text_and_json_lines_are_lines(write_tree, tmp_path):
     [
         ({"a/web/x.txt": "", "b/web/x.txt": ""}, ["a/web", "b/web"], False, "domain 'web'"),
         ({"Web/x.txt": "", "web/x.txt": ""}, ["Web", "web"], False, "where case is ignored"),
-        ({"a/.hidden": ""}, ["a"], False, "domain 'a': no file to convert (passed over: 1 hidden)"),
+        ({"a/.hidden": ""}, ["a"], False, "domain 'a': no file to convert (skipped: 1 hidden)"),
         ({"a/x.bin": b"\0"}, ["a/x.bin"], False, "not text"),
         ({"a/x.txt": ""}, ["a", "a/x.txt"], False, "read twice"),
         ({"a/x.txt": "", "a/y.txt": "", "b": ""}, ["a/y.txt", "b", "a", "a/x.txt"], False, "read twice"),

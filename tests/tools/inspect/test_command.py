@@ -23,7 +23,7 @@ import mixstream as ms
 from mixstream.formats import dump_index, parse_index
 from mixstream_tools.cli import main
 
-GOLDEN = Path(__file__).parent.parent / "data" / "mosaic"
+GOLDEN = Path(__file__).parents[2] / "data" / "mosaic"
 OPTIONS = {
     *("--samples", "--tokenizer", "--count", "--allow-unsafe-types", "--download-retry", "--download-timeout"),
     "--json",

@@ -91,7 +91,7 @@ def test_people_get_one_line_a_step_and_no_control_characters(finished):
 
 
 def test_the_training_process_died_of_sigkill(finished):
-    """Its journal ends at the kill, and its log has no word of it: no handler ran."""
+    """Its step log ends at the kill, and its log has no word of it: no handler ran."""
     out, done = finished
     told = json.loads(done.stdout)
     assert len((out / "run" / "before-0.jsonl").read_text().splitlines()) == told["killed_after"]

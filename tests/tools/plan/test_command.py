@@ -151,7 +151,7 @@ def test_a_log_is_continued_with_its_last_weights(plan, log, capsys):
     _, told, _ = plan(log, "--steps", 100)
     assert by_name(told["preview"], "rows") == {"code": 220 + 60 * 7, "law": 100, "web": 380 + 60 * 8}
     main(["plan", str(log), "--steps", "100"])
-    assert "from step 39 on, the last known weights are taken to stay" in capsys.readouterr().out
+    assert "from step 39 on, the last known weights are assumed" in capsys.readouterr().out
 
 
 def test_logged_weights_on_other_data(plan, log, tmp_path):
@@ -218,7 +218,7 @@ def test_of_a_learning_mixer_the_state_knows_the_coming_weights(plan, shards, tm
     main(["plan", str(tmp_path / "state.json"), "--steps", "13"])
     shown = capsys.readouterr().out
     assert "weights are known up to step 5; later ones depend on losses that are to come" in shown
-    assert "from step 5 on, the last known weights are taken to stay" in shown
+    assert "from step 5 on, the last known weights are assumed" in shown
 
 
 def test_weights_that_the_state_does_not_hold_are_said_to_be_missing(plan, shards, tmp_path, capsys):
@@ -228,7 +228,7 @@ def test_weights_that_the_state_does_not_hold_are_said_to_be_missing(plan, shard
     assert "Schedule's, which the state does not hold" in capsys.readouterr().out
     status, told, _ = plan(tmp_path / "state.json", "--steps", 10)
     assert status == 2
-    assert "tells no weights" in told["error"]["message"]
+    assert "has no weights" in told["error"]["message"]
 
 
 # --- a mixture to come ------------------------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ def test_a_long_run_is_previewed_at_once(plan, shards):
     ("arguments", "said"),
     [
         ([], "nothing to plan"),
-        (["nowhere.jsonl"], "nowhere.jsonl is not there"),
+        (["nowhere.jsonl"], "nowhere.jsonl does not exist"),
         (["."], "holds no mixture.jsonl"),
         (["LOG", "--mixer", "natural"], "has its own weights"),
         (["LOG", "--steps", "10", "--tokens", "10"], "twice"),

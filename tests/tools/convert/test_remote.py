@@ -14,12 +14,12 @@ from shelf import Shelf, raising
 import mixstream as ms
 from mixstream.errors import ConfigError, StateError, StoreAccessError, StoreFaultError
 from mixstream.formats import INDEX_HASHES, check_index_hash
-from mixstream.storage.retry import Retry
+from mixstream.storage import Retry
 from mixstream.storage.stores.local import LocalStore
 from mixstream_tools.cli import main
 from mixstream_tools.convert import command
 from mixstream_tools.convert.job import run_conversion
-from mixstream_tools.convert.readers.text import Fields
+from mixstream_tools.convert.readers import Fields
 from mixstream_tools.convert.recipe import Recipe
 from mixstream_tools.convert.remote import Remote, default_work
 from mixstream_tools.convert.tokenizer import describe_tokenizer
@@ -220,8 +220,9 @@ def test_an_upload_of_which_the_store_has_less_is_made_again(source, tmp_path, w
 KILLER = """
 import os, signal, sys, threading
 from pathlib import Path
+from mixstream.storage import Retry
 from mixstream.storage.stores.local import LocalStore
-from test_convert_remote import convert
+from test_remote import convert
 
 class Deadly(LocalStore):
     last = [10**9]
@@ -261,7 +262,7 @@ print(killed)
 
 def test_kill_at_any_instant_of_an_upload(source, tmp_path, whole):
     instants = [2, 9, len(whole) - 1, len(whole) + 2]
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1] / "mixstream")])
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2] / "mixstream")])
     environ = {**os.environ, "PYTHONPATH": path}
     script = "import json\n" + KILLER
     call = [sys.executable, "-c", script, str(source), str(tmp_path), json.dumps(instants)]
@@ -306,7 +307,7 @@ def test_another_conversion_is_refused_and_overwrite_replaces_it(source, tmp_pat
 def test_what_is_no_run_file_of_ours_is_refused(source, tmp_path):
     for found in (b"not JSON", b"[]", b"{}"):
         store = Shelf({".convert/run.json": found})
-        with pytest.raises(ConfigError, match="none of convert's"):
+        with pytest.raises(ConfigError, match="was not written by convert"):
             convert(source, tmp_path / "work", store)
         assert store.objects == {".convert/run.json": found}
 

@@ -8,7 +8,7 @@ import pytest
 
 from mixstream.formats import parse_index
 from mixstream_tools.convert.job import run_conversion
-from mixstream_tools.convert.readers.text import Fields
+from mixstream_tools.convert.readers import Fields
 from mixstream_tools.convert.recipe import Recipe
 from mixstream_tools.convert.tokenizer import describe_tokenizer
 

@@ -15,7 +15,7 @@ from mixstream.errors import ConfigError, StateError
 from mixstream_tools.cli import main
 from mixstream_tools.convert import job
 from mixstream_tools.convert.job import run_conversion
-from mixstream_tools.convert.readers.text import Fields
+from mixstream_tools.convert.readers import Fields
 from mixstream_tools.convert.recipe import Recipe
 from mixstream_tools.convert.sources import Choice
 from mixstream_tools.convert.tokenizer import describe_tokenizer
@@ -42,7 +42,7 @@ def convert(source, out, made=None, **options):
 KILLER = """
 import os, signal, sys, time
 from pathlib import Path
-from test_convert_restart import convert, recipe
+from test_ledger import convert, recipe
 source, base = Path(sys.argv[1]), Path(sys.argv[2])
 def run(out, delay):
     pid = os.fork()
@@ -85,7 +85,7 @@ def test_kill_at_any_instant(source, tmp_path, snapshot):
 def test_kill_a_run_with_workers(source, tmp_path, snapshot, victim):
     """Where the parent alone is killed, its workers end by themselves, and the next run waits until they have."""
     script = (
-        "import sys; from pathlib import Path; from test_convert_restart import convert;"
+        "import sys; from pathlib import Path; from test_ledger import convert;"
         "convert(Path(sys.argv[1]), Path(sys.argv[2]), workers=2)"
     )
     command = [sys.executable, "-c", script, str(source), str(tmp_path / "out")]

@@ -13,10 +13,10 @@ import mixstream as ms
 from mixstream.errors import StateError
 from mixstream.feedback.replay import read_log
 from mixstream_examples import train as example
-from mixstream_tools.demo.journal import Step, row_hashes
 from mixstream_tools.demo.learned import Learned, read_learned
 from mixstream_tools.demo.proof import compare, history, read_uninterrupted
 from mixstream_tools.demo.settings import ROWS, Settings
+from mixstream_tools.demo.step_log import Step, row_hashes
 
 STEPS, RESUMED, KILLED = 100, 50, 80
 

@@ -9,11 +9,11 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixstream_tools.convert.files import DamagedFileError, Slice, SourceError, list_file
+from mixstream.errors import ConfigError
+from mixstream_tools.convert.files import DamagedFileError, Slice, SourceError, open_slice
 from mixstream_tools.convert.parts import plan_parts
-from mixstream_tools.convert.readers import text as readers
-from mixstream_tools.convert.readers.text import READERS, Fields
-from mixstream_tools.convert.sources import Group
+from mixstream_tools.convert.readers import READERS, Fields, Reader, jsonl, reader
+from mixstream_tools.convert.sources import Choice, Group, find_sources, list_file
 
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
 
@@ -35,7 +35,7 @@ def read(path: Path, *, fields=Fields(text="text"), part_bytes=None, bad=None) -
 
     for part in plan_parts(Group(name="d", files=(file,)), part_bytes):
         for piece in part.slices:
-            for text, domain, begins, _ in READERS[file.format](piece, fields, on_bad, on_bytes):
+            for text, domain, begins, _ in READERS[file.format].read(piece, fields, on_bad, on_bytes):
                 if begins:
                     documents.append((text, domain) if fields.domain else text)
                 else:
@@ -101,9 +101,9 @@ def test_a_long_document_comes_in_pieces_and_whole(tmp_path_factory, text, limit
     path = tmp_path_factory.mktemp("d") / f"a.txt{suffix}"
     path.write_bytes(COMPRESS[suffix](text.encode()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readers, "PIECE_CHARS", limit)
+        patch.setattr(reader, "PIECE_CHARS", limit)
         file = list_file(str(path), path.stat(), name="a")
-        pieces = list(READERS["text"](file.whole, Fields(text=""), pytest.fail, lambda size: None))
+        pieces = list(READERS["text"].read(file.whole, Fields(text=""), pytest.fail, lambda size: None))
     assert "".join(piece.text for piece in pieces) == text.removeprefix("\ufeff")
     assert all(len(piece.text) <= limit for piece in pieces)
     assert [piece.begins for piece in pieces] == [at == 0 for at in range(len(pieces))]
@@ -112,12 +112,12 @@ def test_a_long_document_comes_in_pieces_and_whole(tmp_path_factory, text, limit
 
 def test_pieces_are_cut_where_a_line_ends(tmp_path, monkeypatch):
     """So that no tokenizer that works by words or lines can tell."""
-    monkeypatch.setattr(readers, "PIECE_CHARS", 1600)
+    monkeypatch.setattr(reader, "PIECE_CHARS", 1600)
     text = "".join(f"line {at} of this long document\n" for at in range(500))
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"text": text}))
     file = list_file(str(path), path.stat(), name="a")
-    pieces = list(READERS["jsonl"](file.whole, Fields(text="text"), pytest.fail, lambda size: None))
+    pieces = list(READERS["jsonl"].read(file.whole, Fields(text="text"), pytest.fail, lambda size: None))
     assert len(pieces) == 10
     assert all(piece.text.endswith("\n") for piece in pieces)
 
@@ -166,7 +166,7 @@ def test_what_only_python_writes_into_json_is_read(tmp_path):
 
 
 def test_a_line_without_end_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "_MAX_LINE", 64)
+    monkeypatch.setattr(jsonl, "_MAX_LINE", 64)
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' + "x" * 1000 + '\n{"text": "b"}\n')
     bad: list[str] = []
     assert read(tmp_path / "a.jsonl", bad=bad) == ["a", "b"]
@@ -190,7 +190,7 @@ def test_a_domain_that_cannot_be_a_directory_is_a_bad_document(tmp_path, domain)
 @pytest.mark.parametrize("size", [0, 10, 5000])
 def test_text_that_is_not_utf8_is_a_bad_document_in_no_part_read(tmp_path, monkeypatch, size):
     """Whether the fault is in the first piece or far behind it."""
-    monkeypatch.setattr(readers, "PIECE_CHARS", 1000)
+    monkeypatch.setattr(reader, "PIECE_CHARS", 1000)
     path = tmp_path / "a.txt"
     path.write_bytes(b"line\n" * size + b"\xff\xfe")
     bad: list[str] = []
@@ -229,4 +229,32 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path):
     path.write_text('{"text": "a"}\n{"text": "b"}\n')
     piece = Slice(file=file, start=0, stop=file.size)
     with pytest.raises(SourceError, match="changed while it was being converted"):
-        list(READERS["jsonl"](piece, Fields(text="text"), pytest.fail, lambda size: None))
+        list(READERS["jsonl"].read(piece, Fields(text="text"), pytest.fail, lambda size: None))
+
+
+def test_a_new_format_is_one_line_of_the_table(tmp_path, monkeypatch):
+    """The worked example of `readers/__init__.py`: found by suffix, read, and refused with --domain-key."""
+
+    def read_paragraphs(source, fields, on_bad, on_bytes):
+        try:
+            with open_slice(source, on_bytes) as stream:
+                texts = stream.read().decode().split("\n\n")
+        except UnicodeDecodeError as error:
+            on_bad(f"{source.file.path}: {error}")
+            return
+        for text in texts:
+            yield from reader.pieces_of(text)
+
+    monkeypatch.setitem(READERS, "paragraphs", Reader(suffixes=frozenset({".para"}), read=read_paragraphs))
+    for suffix, compress in COMPRESS.items():
+        (tmp_path / f"a.para{suffix}").write_bytes(compress(b"one\n\ntwo"))
+        assert read(tmp_path / f"a.para{suffix}", part_bytes=3) == ["one", "two"]
+    (tmp_path / "c.para").write_bytes(b"\xff")
+    bad: list[str] = []
+    assert read(tmp_path / "c.para", bad=bad) == []
+    assert bad[0].startswith(f"{tmp_path / 'c.para'}: ")
+    (tmp_path / "b.txt").write_text("three\n\nfour")
+    assert read(tmp_path / "b.txt") == ["three\n\nfour"]
+    choice = Choice(include=("*.para",))
+    with pytest.raises(ConfigError, match=r"format paragraphs has no fields"):
+        find_sources([str(tmp_path)], out=tmp_path.parent / "out", choice=choice, by_key=True)

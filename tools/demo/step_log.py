@@ -1,7 +1,7 @@
-"""What a training process leaves behind of every step, and how it is read again while the process still runs.
+"""The step log: what a training process writes about each step, and how it is read while the process still runs.
 
-One file for each process, one line of JSON for each step, written at once: a process may be killed at any instant, and
-its journal is good to the last whole line. What a row was is kept as a hash of its bytes, in the batch's order.
+Each process has a file with one line of JSON for each step, flushed at once: a process may be killed at any instant,
+and its log is valid up to the last complete line. Rows are logged as hashes of their bytes, in the order of the batch.
 
 Shape suffix: K domains.
 """
@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +30,12 @@ class Step:
 
     Attributes:
         step: counted from 0.
-        rows: the hashes of the global batch's rows, in order.
-        rows_K: how many of them each domain has.
+        rows: hashes of the global batch's rows, in order.
+        rows_K: number of rows of each domain.
         loss_sum_K: summed loss in nats per domain.
-        count_K: bytes that the sums are over.
+        count_K: bytes in these sums.
         waited: seconds that the slowest process has waited for data so far.
-        at: when the step was finished, seconds on the system's clock.
+        at: time of the end of the step, in seconds of the system's clock.
     """
 
     step: int
@@ -56,14 +56,14 @@ def row_hashes(batch: ms.Batch) -> list[str]:
     ]
 
 
-class Recorder:
-    """Writes the journal of one process; `train` calls it after every step."""
+class StepLogWriter:
+    """Writes the step log of one process; `train` calls it after every step."""
 
     def __init__(self, file: Path) -> None:
         self._file = file.open("w", encoding="utf-8")
 
     def __call__(self, loader: ms.Loader, batch: ms.Batch, loss: torch.Tensor) -> None:
-        """Write one line about `batch`, and let it reach the file."""
+        """Write and flush the line of `batch`."""
         domains = len(loader.dataset.domain_names)
         sums, counts = ms.domain_sums(loss, batch.domain, domains)
         line = {
@@ -79,25 +79,21 @@ class Recorder:
         self._file.flush()
 
 
-@dataclass(kw_only=True)
-class Journal:
-    """Reads the journals of all processes of a run, as they grow.
+class StepLogReader:
+    """Reads the step logs of all processes of a run while they grow.
 
     Args:
-        files: one for each process, in the order of ranks; they need not be there yet.
+        files: one for each process, in the order of ranks; they may not exist yet.
     """
 
-    files: Sequence[Path]
-    steps: list[Step] = field(default_factory=list, init=False)
-    _read: list[int] = field(default_factory=list, init=False)
-    _lines: list[list[dict[str, Any]]] = field(default_factory=list, init=False)
-
-    def __post_init__(self) -> None:
-        self._read, self._lines = [0] * len(self.files), [[] for _ in self.files]
+    def __init__(self, *, files: Sequence[Path]) -> None:
+        self.steps: list[Step] = []
+        self._files, self._read = files, [0] * len(files)
+        self._lines: list[list[dict[str, Any]]] = [[] for _ in files]
 
     def poll(self) -> Iterator[Step]:
-        """Yield the steps that all processes have finished since the last time."""
-        for at, file in enumerate(self.files):
+        """Yield the steps that all processes have finished since the last call."""
+        for at, file in enumerate(self._files):
             self._lines[at] += self._new_lines(at, file)
         while all(len(lines) > len(self.steps) for lines in self._lines):
             self.steps.append(_joined([lines[len(self.steps)] for lines in self._lines]))
@@ -114,7 +110,7 @@ class Journal:
 
 
 def _joined(parts: Sequence[dict[str, Any]]) -> Step:
-    """One step from what each process wrote of it."""
+    """One step from the lines of all processes."""
 
     def summed(name: str) -> tuple[Any, ...]:
         return tuple(sum(values) for values in zip(*(part[name] for part in parts)))

@@ -21,7 +21,7 @@ import mixstream as ms
 from mixstream.formats import decompress, dump_index, hash_hex, parse_index
 from mixstream_tools.cli import main
 
-GOLDEN = Path(__file__).parent.parent / "data" / "mosaic"
+GOLDEN = Path(__file__).parents[2] / "data" / "mosaic"
 OPTIONS = {
     *("--shard", "--samples", "--quick", "--workers", "--memory", "--allow-unsafe-types"),
     *("--download-retry", "--download-timeout", "--json"),
@@ -114,7 +114,7 @@ def test_damage_is_found_and_named(verify, tmp_path, damage, options, kind, text
     (fault,) = document["faults"]
     assert (fault["file"], fault["kind"]) == (bad, kind)
     assert text in fault["what"]
-    assert fault["todo"] == "copy it again, or make it again"
+    assert fault["todo"] == "copy it again, or rebuild it"
     assert document["make_again"] == {str(directory): [bad]}
     assert document["datasets"][0]["checked"] == len(shards_of(directory))
 
@@ -132,7 +132,7 @@ def test_samples_that_do_not_decode_are_counted(verify, tmp_path):
     assert fault["what"].startswith(
         f"2 of {index.shards[0].samples} samples do not decode; the first: sample 1: column"
     )
-    assert fault["todo"].startswith("make it again")  # the hash is right: a copy would be as bad
+    assert fault["todo"].startswith("rebuild it")  # the hash is right: a copy would be as bad
     assert document["datasets"][0]["decoded"] == ROWS - 2
     assert verify(directory, "--samples", "0")[0] == 0
     assert verify(directory, "--samples", "1")[1]["datasets"][0]["decoded"] == len(index.shards)
@@ -172,7 +172,7 @@ def test_no_fault_stops_it_and_all_are_listed(verify, tmp_path, capsys):
     for _, file, _ in faults:
         assert file in shown
     assert "4 faults; in " in shown
-    assert str(web) in shown[shown.index("to make again:") :]
+    assert str(web) in shown[shown.index("to rebuild:") :]
 
 
 def test_quick_looks_at_sizes_alone(verify, tmp_path):
