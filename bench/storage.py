@@ -164,7 +164,7 @@ class Bench:
         (domain,) = self.dataset(directory).corpus.domains
 
         def fetch(number: int) -> None:
-            file = domain.files.open(domain.want(number))
+            file = domain.files.open(domain.spec(number))
             assert file is not None
             file.close()
 

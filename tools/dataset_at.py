@@ -20,9 +20,7 @@ from typing import Any
 
 from mixstream.errors import ConfigError, IndexCorruptError, StoreError, StoreNotFoundError
 from mixstream.formats import Index, check_index_hash, is_hash, parse_index
-from mixstream.storage import Store, is_local, join, open_store, redact
-from mixstream.storage.retry import Retry
-from mixstream.storage.transfer import read_object
+from mixstream.storage import Retry, Store, is_local, join, open_store, read_object, redact
 
 from .crew import in_parallel
 

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from mixstream.errors import ConfigError, MixstreamError
 from mixstream.formats import ShardInfo, decode_sample, fixed_array, ndarray_dtype, read_offsets
-from mixstream.storage.retry import Retry
+from mixstream.storage import Retry
 
 from .console import Console
 from .crew import in_parallel

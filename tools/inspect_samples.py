@@ -19,8 +19,7 @@ import numpy as np
 
 from mixstream.errors import NoRangesError, ShardCorruptError
 from mixstream.formats import ShardInfo, decode_sample, is_mds_encoding_safe, read_offsets
-from mixstream.storage import Store
-from mixstream.storage.retry import Retry
+from mixstream.storage import Retry, Store
 
 from .dataset_at import Dataset
 from .inspect_text import ToText

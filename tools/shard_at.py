@@ -7,9 +7,7 @@ from dataclasses import replace
 
 from mixstream.formats import ShardInfo, compress, decompress
 from mixstream.formats import is_mds_encoding_safe as is_safe
-from mixstream.storage import Store
-from mixstream.storage.retry import Retry
-from mixstream.storage.transfer import read_object
+from mixstream.storage import Retry, Store, read_object
 
 
 def stored_name(info: ShardInfo) -> str:

@@ -14,8 +14,7 @@ from cyclopts import Parameter
 
 from mixstream.errors import ConfigError, IndexCorruptError, StoreNotFoundError
 from mixstream.formats import ShardInfo, is_hash, is_mds_encoding_safe
-from mixstream.storage import is_local
-from mixstream.storage.retry import Retry
+from mixstream.storage import Retry, is_local
 from mixstream.units import parse_bytes
 
 from .console import Console

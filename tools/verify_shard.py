@@ -19,8 +19,7 @@ from mixstream.errors import (
     StoreNotFoundError,
 )
 from mixstream.formats import FileInfo, ShardInfo, decode_sample, hash_hex, is_hash, read_offsets
-from mixstream.storage import Store
-from mixstream.storage.retry import Retry
+from mixstream.storage import Retry, Store
 
 from .shard_at import read_bytes, unpacked, without_pickles
 from .shown import message_of, notes_of, printable

@@ -220,7 +220,7 @@ def test_an_upload_of_which_the_store_has_less_is_made_again(source, tmp_path, w
 KILLER = """
 import os, signal, sys, threading
 from pathlib import Path
-from mixstream.storage.local_store import LocalStore
+from mixstream.storage.stores.local import LocalStore
 from test_convert_remote import convert
 
 class Deadly(LocalStore):

@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from mixstream.errors import ConfigError
-from mixstream.storage import is_local, local_path, open_store, redact
-from mixstream.storage.destination import check_writable
+from mixstream.storage import check_writable, is_local, local_path, open_store, redact
 
 from ..console import Console, show_bytes, show_seconds, table  # noqa: TID252  # pyright cannot follow the name that it is installed under
 from .job import default_workers, run_conversion

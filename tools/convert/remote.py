@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mixstream.errors import ConfigError, StateError, StoreFaultError, StoreNotFoundError
-from mixstream.storage import ObjectInfo, Store, redact
-from mixstream.storage.retry import Retry
+from mixstream.storage import ObjectInfo, Retry, Store, redact
 
 from ..console import Console  # noqa: TID252  # pyright cannot follow the name that it is installed under
 from .ledger import INDEX, RUN, SUMMARY, TAIL, Ledger, PartRecord, refuse_other

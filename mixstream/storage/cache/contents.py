@@ -1,8 +1,8 @@
-"""What lies in a cache directory: the shards that are there, and what killed processes left.
+"""What a cache directory contains: the shards that are there, and files that killed processes left.
 
-Rules: the directory is the truth, and no ledger is kept beside it. Only names that the dataset's index has are seen;
-all else belongs to somebody else and is neither counted nor touched. So are symbolic links, and what is behind them.
-A partial is a file that is being written, `.{name}.partial`; it is dead when nobody holds its lock.
+Rules: the directory is the only record of what it contains. Only names in the dataset's index are looked at; other
+files, symbolic links and what they point to are neither counted nor touched. A partial is a file that is being
+written, `.{name}.partial`; it is dead when it is not locked.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixstream.storage.cache.locks import FORBIDDEN, parent_of, remove_if_dead
+from mixstream.storage.spec import INDEX
 
-INDEX = "index.json"
 _NOT_THERE = (None, errno.ENOENT, errno.ENOTDIR, *FORBIDDEN)  # None: behind a symbolic link (`parent_of`)
 
 
@@ -27,10 +27,10 @@ def partial_name(leaf: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class CachedFile:
     """A file of a shard: its name below the directory, the raw shard it belongs to, its inode, bytes, and last use.
 
-    The last use is that of when it was first met, in nanoseconds since 1970 (`Listing.used` looks again).
+    The last use is in nanoseconds since 1970, of when the file was first seen (`CacheContents.used` looks again).
     """
 
     name: str
@@ -41,18 +41,18 @@ class File:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
-    """A shard in a cache directory: its raw file, its packed file, or both.
+class CachedShard:
+    """A shard in a cache directory: its raw file, its compressed file, or both.
 
     Args:
-        listing: of the directory that it is in.
+        contents: of the directory that it is in.
         path: of the raw file, whether or not it is there.
         files: those that are there.
     """
 
-    listing: Listing
+    contents: CacheContents
     path: Path
-    files: tuple[File, ...]
+    files: tuple[CachedFile, ...]
 
     @property
     def size(self) -> int:
@@ -61,22 +61,22 @@ class Shard:
 
     def remove(self) -> int:
         """Remove its files; return the bytes that are gone."""
-        return sum(file.size for file in self.files if self.listing.remove(file.name))
+        return sum(file.size for file in self.files if remove(self.contents.directory, file.name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
-    """What a directory holds.
+class Scan:
+    """What a directory contained when it was scanned.
 
     Args:
-        listing: of the directory.
+        contents: of the directory.
         files: of shards.
         fixed: bytes of other files that count.
-        partials: what is being written: (bytes, inode, time of the last write).
+        partials: files being written: (bytes, inode, time of the last write).
     """
 
-    listing: Listing
-    files: list[File]
+    contents: CacheContents
+    files: list[CachedFile]
     fixed: int
     partials: list[tuple[int, int, int]]
 
@@ -85,35 +85,35 @@ class Contents:
         """Bytes of everything."""
         return self.fixed + sum(file.size for file in self.files) + sum(size for size, *_ in self.partials)
 
-    def shards(self) -> list[Shard]:
+    def shards(self) -> list[CachedShard]:
         """Return the shards of which a file is there."""
-        groups: dict[str, list[File]] = {}
+        groups: dict[str, list[CachedFile]] = {}
         for file in self.files:
             groups.setdefault(file.raw, []).append(file)
-        at = self.listing
-        return [Shard(listing=at, path=at.path(raw), files=tuple(files)) for raw, files in groups.items()]
+        at = self.contents
+        return [CachedShard(contents=at, path=at.path(raw), files=tuple(files)) for raw, files in groups.items()]
 
 
-class Listing:
-    """One cache directory and the names that its dataset has.
+class CacheContents:
+    """One cache directory, and the names that its dataset has.
 
     Args:
-        directory: the directory; without symbolic links in its path, so that all processes call it the same.
-        names: raw shard -> its packed form, or None; both relative to the directory.
+        directory: without symbolic links in its path, so that all processes use the same path.
+        names: raw file -> compressed file, or None; both relative to the directory.
     """
 
     def __init__(self, directory: Path, names: Mapping[str, str | None]) -> None:
         self.directory, self.names = directory, names
         # Sub-directory -> name of a file in it -> raw shard that it belongs to; itself empty for the index.
         self._raw_of: dict[str, dict[str, str]] = {"": {INDEX: ""}}
-        for raw, packed in names.items():
-            for name in (raw, packed) if packed is not None else (raw,):
+        for raw, compressed in names.items():
+            for name in (raw, compressed) if compressed is not None else (raw,):
                 below, _, leaf = name.rpartition("/")
                 self._raw_of.setdefault(below, {})[leaf] = raw
-        # Files by sub-directory and name. A file that has its name never changes its size, and another one has another
-        # inode; asking for 20,000 sizes anew takes five times as long as listing the names.
-        self._met: dict[str, dict[str, File]] = {below: {} for below in self._raw_of}
-        self._paths: dict[str, Path] = {}  # of shards that were met: making one costs as much as a system call
+        # Files by sub-directory and name. A published file never changes its size, and its replacement has another
+        # inode; asking for 20,000 sizes again takes five times as long as listing the names.
+        self._seen: dict[str, dict[str, CachedFile]] = {below: {} for below in self._raw_of}
+        self._paths: dict[str, Path] = {}  # of shards that were seen: making one costs as much as a system call
 
     def path(self, raw: str) -> Path:
         """Return the path of a raw shard."""
@@ -121,18 +121,18 @@ class Listing:
             path = self._paths[raw] = self.directory / raw
         return path
 
-    def scan(self) -> Contents:
+    def scan(self) -> Scan:
         """Return what is there now; dead partials are removed on the way."""
-        # What is renamed while a directory is read may show under neither name. So partials are looked for first: each
-        # is seen then, or under its own name afterwards.
+        # A file that is renamed while the directory is read may be listed under neither name. So partials are listed
+        # first: each is seen then, or under its final name afterwards.
         before = self._partials()
         files, partials, fixed = [], [], 0
         for below, known, number, entries in self._walk():
-            met = self._met[below]
+            seen = self._seen[below]
             for entry in entries:
                 name = entry.name
                 raw = known.get(name)
-                if raw and (file := met.get(name)) is not None and file.inode == entry.inode():
+                if raw and (file := seen.get(name)) is not None and file.inode == entry.inode():
                     files.append(file)
                     continue
                 if raw is None and (not _is_partial(name, known) or remove_if_dead(number, name)):
@@ -147,13 +147,13 @@ class Listing:
                     partials.append((found.st_size, found.st_ino, found.st_mtime_ns))
                 elif raw:
                     path = f"{below}/{name}" if below else name
-                    met[name] = File(path, raw, found.st_ino, found.st_size, _used(found))
-                    files.append(met[name])
+                    seen[name] = CachedFile(path, raw, found.st_ino, found.st_size, _used(found))
+                    files.append(seen[name])
                 else:
                     fixed += found.st_size
-        seen = {file.inode for file in files}.union(inode for _, inode, _ in partials)
-        partials.extend(partial for partial in before if partial[1] not in seen)
-        return Contents(listing=self, files=files, fixed=fixed, partials=partials)
+        inodes = {file.inode for file in files}.union(inode for _, inode, _ in partials)
+        partials.extend(partial for partial in before if partial[1] not in inodes)
+        return Scan(contents=self, files=files, fixed=fixed, partials=partials)
 
     def _partials(self) -> list[tuple[int, int, int]]:
         partials = []
@@ -165,7 +165,7 @@ class Listing:
                         partials.append((found.st_size, found.st_ino, found.st_mtime_ns))
         return partials
 
-    def used(self, file: File) -> int:
+    def used(self, file: CachedFile) -> int:
         """Return when a file was last opened or written, in nanoseconds since 1970."""
         try:
             return _used((self.directory / file.name).lstat())
@@ -179,17 +179,6 @@ class Listing:
                 if entry.name not in known and _is_partial(entry.name, known):
                     remove_if_dead(number, entry.name)
 
-    def remove(self, name: str) -> bool:
-        """Remove a file; return whether it is gone."""
-        try:
-            with parent_of(self.directory, name) as (number, leaf):
-                os.unlink(leaf, dir_fd=number)
-        except OSError as error:
-            if error.errno not in (*FORBIDDEN, errno.ENOENT):
-                raise
-            return error.errno == errno.ENOENT
-        return True
-
     def _walk(self) -> Iterator[tuple[str, dict[str, str], int, Iterable[os.DirEntry[str]]]]:
         """Yield each sub-directory that names lead to, what is known of it, its descriptor, and its entries."""
         for below, known in self._raw_of.items():
@@ -198,10 +187,22 @@ class Listing:
                     number, _ = stack.enter_context(parent_of(self.directory, f"{below}/." if below else "."))
                     entries = stack.enter_context(os.scandir(number))
                 except OSError as error:
-                    if error.errno not in _NOT_THERE:  # out of descriptors, say: what is there would not be counted
+                    if error.errno not in _NOT_THERE:  # such as out of descriptors: its files would not be counted
                         raise
                     continue
                 yield below, known, number, entries
+
+
+def remove(directory: Path, name: str) -> bool:
+    """Remove the file `name` of a cache directory; return whether it is gone."""
+    try:
+        with parent_of(directory, name) as (number, leaf):
+            os.unlink(leaf, dir_fd=number)
+    except OSError as error:
+        if error.errno not in (*FORBIDDEN, errno.ENOENT):
+            raise
+        return error.errno == errno.ENOENT
+    return True
 
 
 def _is_partial(name: str, known: Mapping[str, str]) -> bool:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from mixstream.errors import ConfigError, StoreAccessError
+from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.url import redact, scheme_of
 
 if TYPE_CHECKING:
@@ -126,9 +127,17 @@ class Client:
 _Key = tuple[Address, float, int]
 _clients: dict[_Key, Client] = {}
 _regions: dict[_Key, str] = {}  # of S3 buckets that turned out to be elsewhere
-_lock = threading.Lock()
-_last = threading.local()
-os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # pyright: ignore - as the standard library does it
+_lock = ProcessLocal(threading.Lock)
+
+
+class _Used(threading.local):
+    """The clients that a thread has used."""
+
+    def __init__(self) -> None:
+        self.clients: dict[_Key, Client] = {}
+
+
+_used = _Used()
 
 
 def client_of(address: Address, timeout: float) -> Client:
@@ -141,11 +150,11 @@ def client_of(address: Address, timeout: float) -> Client:
     key = _key(address, timeout)
     client = _clients.get(key)
     if client is None:
-        with _lock:
+        with _lock.value:
             client = _clients.get(key)
             if client is None:
                 client = _clients[key] = _make(key[0], timeout, _regions.get(key))
-    _used()[key] = client
+    _used.clients[key] = client
     return client
 
 
@@ -155,8 +164,8 @@ def drop(address: Address, timeout: float) -> None:
     Of many threads whose requests one client was refused, the first drops it; the others keep its successor.
     """
     key = _key(address, timeout)
-    mine = _used().pop(key, None)
-    with _lock:
+    mine = _used.clients.pop(key, None)
+    with _lock.value:
         if mine is None or _clients.get(key) is mine:
             _clients.pop(key, None)
 
@@ -171,18 +180,11 @@ def move(address: Address, timeout: float, client: Client) -> bool:
         region = client.bucket.find_region()
     if region in (None, client.bucket.region):
         return False
-    with _lock:
+    with _lock.value:
         _regions[key] = region
         if _clients.get(key) is client:
             del _clients[key]
     return True
-
-
-def _used() -> dict[_Key, Client]:
-    """Return the clients that this thread has used, by bucket."""
-    if not hasattr(_last, "clients"):
-        _last.clients = {}
-    return _last.clients
 
 
 def _key(address: Address, timeout: float) -> _Key:

@@ -24,7 +24,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mixstream.errors import ConfigError, StoreAccessError, StoreError, StoreFaultError
-from mixstream.storage.stores.client_errors import Request, refusal
+from mixstream.storage.stores.client_errors import Operation, refusal
 from mixstream.storage.url import redact
 
 ACCESS = (
@@ -123,7 +123,7 @@ class Bucket:
             ) from None
         return answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
 
-    def put_with_acl(self, key: str, data: bytes | Path, acl: str, request: Request) -> None:
+    def put_with_acl(self, key: str, data: bytes | Path, acl: str, operation: Operation) -> None:
         """Write an object with a canned ACL (obstore has no such option), by one request."""
         try:
             if isinstance(data, Path):
@@ -132,7 +132,7 @@ class Bucket:
             else:
                 self.client.put_object(Bucket=self.name, Key=key, Body=data, ACL=acl)
         except (ClientError, BotoCoreError) as error:
-            raise explain(error, request, endpoint=self.endpoint) from None
+            raise explain(error, operation, endpoint=self.endpoint) from None
 
 
 def find_bucket(name: str, *, timeout: float, region: str | None = None) -> Bucket:
@@ -184,13 +184,13 @@ def find_bucket(name: str, *, timeout: float, region: str | None = None) -> Buck
     )
 
 
-def explain(error: BotoCoreError | ClientError, request: Request, *, endpoint: str) -> StoreError:
-    """Return what an exception of botocore means, for a request that was sent to `endpoint`."""
+def explain(error: BotoCoreError | ClientError, operation: Operation, *, endpoint: str) -> StoreError:
+    """Return what an exception of botocore means, for an operation on `endpoint`."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return refusal(status, str(error.response.get("Error", {}).get("Code", "")), request)
+        return refusal(status, str(error.response.get("Error", {}).get("Code", "")), operation)
     place = redact(endpoint)
-    return StoreFaultError(f"{request.place}: could not {request.act} it: {type(error).__name__}, at {place}")
+    return StoreFaultError(f"{operation.place}: could not {operation.act} it: {type(error).__name__}, at {place}")
 
 
 def unreadable(error: BotoCoreError | ClientError) -> StoreAccessError:
