@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mixstream.errors import ConfigError, OutputExistsError
 from mixstream.storage.open import open_store
@@ -25,26 +25,6 @@ from mixstream.storage.url import is_local, local_path, redact
 
 _OWN_FILE = re.compile(r"index\.json(\.tmp)?|\.mixstream-origin|shard\.\d{5,}\.mds(\.\w+)*", re.ASCII)
 _REMOVERS = 8  # removals at a time: each is a short request that mostly waits
-
-
-class Destination(Protocol):
-    """One place that every file is written to."""
-
-    def check(self) -> None:
-        """Raise OutputExistsError if the place holds anything."""
-        ...
-
-    def clear(self) -> None:
-        """Remove the dataset that the place holds, its index first; other files stay."""
-        ...
-
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file, whole; raises the error of the last attempt."""
-        ...
-
-    def stop(self) -> None:
-        """Retry nothing from now on: a write in progress ends with its present attempt."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +41,12 @@ class DirectoryDestination:
     _stopped: threading.Event = field(default_factory=threading.Event, init=False)
 
     def check(self) -> None:
-        """See `Destination.check`."""
+        """Raise OutputExistsError if the directory holds anything."""
         if self.directory.exists() and (found := sorted(path.name for path in self.directory.iterdir())):
             raise _not_empty(f"Directory is not empty: {self.directory} holds {found[0]!r}", "directory")
 
     def clear(self) -> None:
-        """See `Destination.clear`."""
+        """Remove the dataset that it holds, its index first; other files stay."""
         self.directory.mkdir(parents=True, exist_ok=True)
         # "index.json" sorts before "shard.…": a half-cleared dataset has no index.
         for name in sorted(path.name for path in self.directory.iterdir()):
@@ -74,7 +54,7 @@ class DirectoryDestination:
                 (self.directory / name).unlink()
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file aside, then rename it over its name."""
+        """Write a file aside, then rename it to its name; raises the error of the last attempt."""
         path = self.directory / name
         for attempt in range(1, self.attempts + 1):
             try:
@@ -89,7 +69,7 @@ class DirectoryDestination:
                 time.sleep(0.1 * 2**attempt)
 
     def stop(self) -> None:
-        """See `Destination.stop`."""
+        """Retry nothing from now on: a write in progress ends with its present attempt."""
         self._stopped.set()
 
 
@@ -107,12 +87,12 @@ class StoreDestination:
     _stopped: threading.Event = field(default_factory=threading.Event, init=False)
 
     def check(self) -> None:
-        """See `Destination.check`; asks for one name, which is the cheapest listing there is."""
+        """Raise OutputExistsError if it holds anything; one name is requested, the cheapest listing there is."""
         if found := self._names(limit=1):
             raise _not_empty(f"Remote is not empty: {self.store.url} holds {found[0]!r}", "URL")
 
     def clear(self) -> None:
-        """See `Destination.clear`."""
+        """Remove the dataset that it holds, its index first; other files stay."""
         own = [name for name in self._names() if _OWN_FILE.fullmatch(name)]
         if INDEX in own:
             self._remove(INDEX)
@@ -121,11 +101,11 @@ class StoreDestination:
                 pass
 
     def write(self, name: str, data: bytes) -> None:
-        """See `Destination.write`."""
+        """Write a file, whole; raises the error of the last attempt."""
         self._call("writing", name, lambda: self.store.write(name, data))
 
     def stop(self) -> None:
-        """See `Destination.stop`."""
+        """Retry nothing from now on: a write in progress ends with its present attempt."""
         self._stopped.set()
 
     def _names(self, *, limit: int | None = None) -> list[str]:
@@ -138,6 +118,9 @@ class StoreDestination:
         return self.retry.call(
             f"{what} {self.store.url.rstrip('/')}/{name}", act, renew=self.store.renew, stop=self._stopped
         )
+
+
+Destination = DirectoryDestination | StoreDestination
 
 
 def find_destinations(

@@ -39,7 +39,9 @@ class _Forks:
         self.use_proxy = self.use_proxy or "obstore" in sys.modules
         with ExitStack() as stack:  # all are begun afresh, even if letting go of one fails
             for local in self.locals:
-                local.begin_in_child(stack)
+                if local.let_go is not None:
+                    stack.callback(local.let_go, local.value)
+                local.value = local.make()
 
 
 _forks = _Forks()
@@ -52,26 +54,15 @@ class ProcessLocal(Generic[T]):
     Like `threading.local`, for processes. The parent's locks may be held, and its counts be of threads that the child
     does not have.
 
-    >>> requests = ProcessLocal(list)
-    >>> requests.value.append("shard.00000.mds")
-    >>> requests.value  # in this process; in a child that is forked now it is []
-    ['shard.00000.mds']
-
     Args:
         make: returns a new value.
         let_go: called in the child with the parent's value, to close what the child should not keep open.
     """
 
     def __init__(self, make: Callable[[], T], let_go: Callable[[T], None] | None = None) -> None:
-        self._make, self._let_go = make, let_go
+        self.make, self.let_go = make, let_go
         self.value = make()
         _forks.locals.add(self)
-
-    def begin_in_child(self, stack: ExitStack) -> None:
-        """Replace the value in a forked child; `stack` then lets go of the parent's."""
-        if self._let_go is not None:
-            stack.callback(self._let_go, self.value)
-        self.value = self._make()
 
 
 def must_use_proxy() -> bool:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -109,12 +110,7 @@ class ShardSource:
                     raise
                 if path.parent.is_relative_to(self.directory):  # otherwise it would be tried again and again
                     remove(self.directory, compressed.name)
-
-        def check(data: bytes | None) -> tuple[bytes, bytes]:
-            assert data is not None
-            return self._checked(spec, compressed, data)
-
-        return self._fetched(spec, compressed, check, file)
+        return self._fetched(spec, compressed, partial(self._checked, spec, compressed), file)
 
     def _download(self, spec: ShardSpec, file: Partial) -> None:
         def check(_: bytes | None) -> None:
@@ -162,7 +158,8 @@ class ShardSource:
         places = (self.directory, self.origin) if self.origin is not None else (self.directory,)
         return [path for place in places if (path := place / spec.compressed.name).is_file()]
 
-    def _checked(self, spec: ShardSpec, compressed: CompressedSpec, data: bytes) -> tuple[bytes, bytes]:
+    def _checked(self, spec: ShardSpec, compressed: CompressedSpec, data: bytes | None) -> tuple[bytes, bytes]:
+        assert data is not None
         if compressed.check is not None:
             compressed.check(data)
         raw = compressed.unpack(data)

@@ -23,24 +23,19 @@ def open_store(url: str, *, timeout: float = 60.0) -> Store:
         ConfigError: the URL names no bucket, or no installed package knows its scheme.
     """
     with unforked():  # a child forked in mid-import could never import that module
-        return _open(url, timeout)
+        if is_local(url):
+            from mixstream.storage.stores.local import LocalStore
 
+            return LocalStore(local_path(url))
+        if scheme_of(url) in OBJECT_SCHEMES:
+            from mixstream.storage.stores.fork_proxy import ProcessStore
 
-def _open(url: str, timeout: float) -> Store:
-    if is_local(url):
-        from mixstream.storage.stores.local import LocalStore
+            if must_use_proxy():
+                return ProcessStore(url, timeout, open_store)
+            # Loads obstore now, not at the first request: `must_use_proxy` looks for it in children forked later.
+            from mixstream.storage.stores.obstore import ObjectStore
 
-        return LocalStore(local_path(url))
-    if scheme_of(url) in OBJECT_SCHEMES:
-        from mixstream.storage.stores.fork_proxy import ProcessStore
+            return ObjectStore(url, timeout)
+        from mixstream.storage.stores.fsspec import FsspecStore
 
-        if must_use_proxy():
-            return ProcessStore(url, timeout, open_store)
-        import obstore  # noqa: F401 - now, not at the first request: `must_use_proxy` looks for it in forked children
-
-        from mixstream.storage.stores.obstore import ObjectStore
-
-        return ObjectStore(url, timeout)
-    from mixstream.storage.stores.fsspec import FsspecStore
-
-    return FsspecStore(url, timeout)
+        return FsspecStore(url, timeout)

@@ -42,12 +42,6 @@ class CompressedSpec:
 class ShardSpec:
     """One shard as storage sees it: its raw file, and its compressed file if it has one.
 
-    >>> ShardSpec(name="shard.00000.mds", size=67_108_864, check=None, compressed=None).size
-    67108864
-    >>> ShardSpec(name="../shard.00000.mds", size=1, check=None, compressed=None)
-    Traceback (most recent call last):
-    mixstream.errors.IndexCorruptError: '../shard.00000.mds' is no name for a shard: it leads out of the dataset's ...
-
     Args:
         name: of the raw file, below the dataset's directory.
         size: bytes of the raw file.

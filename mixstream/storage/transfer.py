@@ -15,7 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from mixstream.errors import (
@@ -49,7 +49,7 @@ def read_object(
     size: int | None,
     retry: Retry,
     into: int | None = None,
-    heartbeat: Callable[[], None] | None = None,
+    heartbeat: Callable[[], None] = lambda: None,
 ) -> bytes | None:
     """Read a whole object, in parallel parts, each with the attempts of `retry`.
 
@@ -95,21 +95,13 @@ def read_object(
                 raise
             time.sleep(retry.pause(begun - 1))
         except StoreFaultError as error:
-            found = _ask_size(store, name)
-            if None not in (found, size) and found != size:
-                raise _other_size(store, name, size, found) from error
+            with suppress(StoreError):  # an object of another size is not the store's fault
+                if size is not None and (found := store.info(name).size) != size:
+                    raise _other_size(store, name, size, found) from error
             raise
 
 
-def _ask_size(store: Store, name: str) -> int | None:
-    """Return the size that the store reports, to distinguish an object of another size from a failing store."""
-    try:
-        return store.info(name).size
-    except StoreError:
-        return None
-
-
-def _other_size(store: Store, name: str, size: int | None, found: int | None) -> ShardCorruptError:
+def _other_size(store: Store, name: str, size: int, found: int) -> ShardCorruptError:
     return ShardCorruptError(
         f"{store.url}/{name}: {found} bytes, the index says {size}; the shard is truncated or belongs to another "
         "index: upload it again from its origin, or convert it again"
@@ -180,10 +172,10 @@ class _Reading:
         whole: bool,
         retry: Retry,
         into: int | None,
-        heartbeat: Callable[[], None] | None,
+        heartbeat: Callable[[], None],
     ) -> None:
         self._store, self._name, self._size, self._retry, self._into = store, name, size, retry, into
-        self._heartbeat = heartbeat or (lambda: None)
+        self._heartbeat = heartbeat
         self._parts: list[tuple[int, int | None]] = [(0, None if whole else 0)]
         if size and not whole:
             self._parts = [(at, min(at + PART, size)) for at in range(0, size, PART)]
@@ -275,18 +267,18 @@ class _Reading:
                     f"{place}: replaced while it was read: version {info.version} after {self._version}"
                 )
             self._writing += 1
+        arrived = 0
         try:
             if self._into is None:
                 self._received[begin] = part.data
             else:
                 _write_all(self._into, data, begin)
+            arrived = 1
         finally:
             with self._change:
                 self._writing -= 1
+                self._arrived += arrived
                 self._change.notify_all()
-        with self._change:
-            self._arrived += 1
-            self._change.notify_all()
 
 
 def _write_all(number: int, data: memoryview, offset: int) -> None:

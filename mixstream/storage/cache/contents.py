@@ -12,7 +12,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixstream.storage.cache.locks import FORBIDDEN, parent_of, remove_if_dead
@@ -28,70 +28,61 @@ def partial_name(leaf: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CachedFile:
-    """A file of a shard: its name below the directory, the raw shard it belongs to, its inode, bytes, and last use.
+    """A file of a shard: its name below the directory, its inode, bytes, and last use.
 
-    The last use is in nanoseconds since 1970, of when the file was first seen (`CacheContents.used` looks again).
+    The last use is in nanoseconds since 1970, of when the file was first seen (`CachedShard.used` looks again).
     """
 
     name: str
-    raw: str
     inode: int
     size: int
     used: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class CachedShard:
-    """A shard in a cache directory: its raw file, its compressed file, or both.
+    """A shard in a cache directory: the path of its raw file, and those files that are there, raw and compressed."""
 
-    Args:
-        contents: of the directory that it is in.
-        path: of the raw file, whether or not it is there.
-        files: those that are there.
-    """
-
-    contents: CacheContents
+    directory: Path
     path: Path
-    files: tuple[CachedFile, ...]
+    files: list[CachedFile] = field(default_factory=list)
 
     @property
     def size(self) -> int:
         """Bytes of its files."""
         return sum(file.size for file in self.files)
 
+    def used(self) -> int:
+        """Return when a file of it was last opened or written, in nanoseconds since 1970."""
+        used = 0
+        for file in self.files:
+            with suppress(FileNotFoundError):
+                used = max(used, _last_use((self.directory / file.name).lstat()))
+        return used
+
     def remove(self) -> int:
         """Remove its files; return the bytes that are gone."""
-        return sum(file.size for file in self.files if remove(self.contents.directory, file.name))
+        return sum(file.size for file in self.files if remove(self.directory, file.name))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Scan:
     """What a directory contained when it was scanned.
 
     Args:
-        contents: of the directory.
-        files: of shards.
+        shards: of which a file is there.
         fixed: bytes of other files that count.
         partials: files being written: (bytes, inode, time of the last write).
     """
 
-    contents: CacheContents
-    files: list[CachedFile]
+    shards: list[CachedShard]
     fixed: int
     partials: list[tuple[int, int, int]]
 
     @property
     def bytes(self) -> int:
         """Bytes of everything."""
-        return self.fixed + sum(file.size for file in self.files) + sum(size for size, *_ in self.partials)
-
-    def shards(self) -> list[CachedShard]:
-        """Return the shards of which a file is there."""
-        groups: dict[str, list[CachedFile]] = {}
-        for file in self.files:
-            groups.setdefault(file.raw, []).append(file)
-        at = self.contents
-        return [CachedShard(contents=at, path=at.path(raw), files=tuple(files)) for raw, files in groups.items()]
+        return self.fixed + sum(shard.size for shard in self.shards) + sum(size for size, *_ in self.partials)
 
 
 class CacheContents:
@@ -115,69 +106,53 @@ class CacheContents:
         self._seen: dict[str, dict[str, CachedFile]] = {below: {} for below in self._raw_of}
         self._paths: dict[str, Path] = {}  # of shards that were seen: making one costs as much as a system call
 
-    def path(self, raw: str) -> Path:
-        """Return the path of a raw shard."""
-        if (path := self._paths.get(raw)) is None:
-            path = self._paths[raw] = self.directory / raw
-        return path
-
     def scan(self) -> Scan:
         """Return what is there now; dead partials are removed on the way."""
         # A file that is renamed while the directory is read may be listed under neither name. So partials are listed
         # first: each is seen then, or under its final name afterwards.
-        before = self._partials()
-        files, partials, fixed = [], [], 0
-        for below, known, number, entries in self._walk():
-            seen = self._seen[below]
+        before = self.sweep()
+        shards: dict[str, CachedShard] = {}
+        partials, inodes, fixed = [], set(), 0
+        for below, known, _, entries in self._walk():
             for entry in entries:
-                name = entry.name
-                raw = known.get(name)
-                if raw and (file := seen.get(name)) is not None and file.inode == entry.inode():
-                    files.append(file)
-                    continue
-                if raw is None and (not _is_partial(name, known) or remove_if_dead(number, name)):
-                    continue
-                try:
-                    found = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                if not stat.S_ISREG(found.st_mode):
-                    continue
-                if raw is None:
-                    partials.append((found.st_size, found.st_ino, found.st_mtime_ns))
-                elif raw:
-                    path = f"{below}/{name}" if below else name
-                    seen[name] = CachedFile(path, raw, found.st_ino, found.st_size, _used(found))
-                    files.append(seen[name])
-                else:
+                raw = known.get(entry.name)
+                if raw and (file := self._file(below, entry)) is not None:
+                    inodes.add(file.inode)
+                    if raw not in shards:
+                        shards[raw] = CachedShard(self.directory, self._path(raw))
+                    shards[raw].files.append(file)
+                elif raw == "" and (found := _stat(entry)) is not None:
                     fixed += found.st_size
-        inodes = {file.inode for file in files}.union(inode for _, inode, _ in partials)
-        partials.extend(partial for partial in before if partial[1] not in inodes)
-        return Scan(contents=self, files=files, fixed=fixed, partials=partials)
+                elif _is_partial(entry.name, known):
+                    partials += _partial(entry)
+        inodes.update(inode for _, inode, _ in partials)
+        partials += [partial for partial in before if partial[1] not in inodes]
+        return Scan(list(shards.values()), fixed, partials)
 
-    def _partials(self) -> list[tuple[int, int, int]]:
+    def _file(self, below: str, entry: os.DirEntry[str]) -> CachedFile | None:
+        """Return a file of a shard, from an earlier scan if it is the same; None if it is gone, or not a file."""
+        seen = self._seen[below]
+        if (file := seen.get(entry.name)) is not None and file.inode == entry.inode():
+            return file
+        if (found := _stat(entry)) is None:
+            return None
+        name = f"{below}/{entry.name}" if below else entry.name
+        file = seen[entry.name] = CachedFile(name, found.st_ino, found.st_size, _last_use(found))
+        return file
+
+    def _path(self, raw: str) -> Path:
+        if (path := self._paths.get(raw)) is None:
+            path = self._paths[raw] = self.directory / raw
+        return path
+
+    def sweep(self) -> list[tuple[int, int, int]]:
+        """Remove dead partials, and return the others as in `Scan`."""
         partials = []
-        for _, known, _, entries in self._walk():
-            for entry in entries:
-                if _is_partial(entry.name, known):
-                    with suppress(FileNotFoundError):
-                        found = entry.stat(follow_symlinks=False)
-                        partials.append((found.st_size, found.st_ino, found.st_mtime_ns))
-        return partials
-
-    def used(self, file: CachedFile) -> int:
-        """Return when a file was last opened or written, in nanoseconds since 1970."""
-        try:
-            return _used((self.directory / file.name).lstat())
-        except FileNotFoundError:
-            return 0
-
-    def sweep(self) -> None:
-        """Remove dead partials."""
         for _, known, number, entries in self._walk():
             for entry in entries:
-                if entry.name not in known and _is_partial(entry.name, known):
-                    remove_if_dead(number, entry.name)
+                if _is_partial(entry.name, known) and not remove_if_dead(number, entry.name):
+                    partials += _partial(entry)
+        return partials
 
     def _walk(self) -> Iterator[tuple[str, dict[str, str], int, Iterable[os.DirEntry[str]]]]:
         """Yield each sub-directory that names lead to, what is known of it, its descriptor, and its entries."""
@@ -205,9 +180,21 @@ def remove(directory: Path, name: str) -> bool:
     return True
 
 
+def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Return the status of a regular file; None if it is gone, or not one."""
+    with suppress(FileNotFoundError):
+        found = entry.stat(follow_symlinks=False)
+        return found if stat.S_ISREG(found.st_mode) else None
+    return None
+
+
+def _partial(entry: os.DirEntry[str]) -> list[tuple[int, int, int]]:
+    return [(found.st_size, found.st_ino, found.st_mtime_ns)] if (found := _stat(entry)) is not None else []
+
+
 def _is_partial(name: str, known: Mapping[str, str]) -> bool:
-    return name.startswith(".") and name.endswith(".partial") and name[1:-8] in known
+    return name.startswith(".") and name.endswith(".partial") and name[1:-8] in known and name not in known
 
 
-def _used(found: os.stat_result) -> int:
+def _last_use(found: os.stat_result) -> int:
     return max(found.st_atime_ns, found.st_mtime_ns)

@@ -48,72 +48,46 @@ class Source(Protocol):
 
     def fill(self, spec: ShardSpec, file: Partial, kept: Partial | None = None) -> None:
         """Write the raw file, verified, and its compressed file to `kept` if there is one at hand."""
-        ...
 
 
 class Cache:
     """A directory that is filled by any number of threads and processes.
 
-    A shard of four bytes, from a source that writes them; the second call finds the file:
+    A shard of four bytes from a source that always has it; the second call finds the file:
 
-    >>> import tempfile
-    >>> class Ones:
-    ...     def original(self, spec): return None
-    ...     def can_fill(self, spec): return True
-    ...     def kept(self, spec): return None
-    ...     def fill(self, spec, file, kept=None):
-    ...         print("filled", spec.name)
-    ...         file.write(b"1111")
-    >>> from mixstream.storage.cache.limit import CacheLimit
-    >>> from mixstream.storage.cache.owner import CacheOwner
+    >>> from tempfile import TemporaryDirectory
+    >>> from unittest.mock import Mock
     >>> spec = ShardSpec(name="shard.00000.mds", size=4, check=None, compressed=None)
-    >>> with tempfile.TemporaryDirectory() as place:
+    >>> source = Mock(original=lambda spec: None, kept=lambda spec: None)
+    >>> source.fill.side_effect = lambda spec, file: file.write(b"1111")
+    >>> with TemporaryDirectory() as place:
     ...     owner = CacheOwner(directory=Path(place), origin="s3://bucket/web", digest="0f")
     ...     cache = Cache(owner=owner, limit=CacheLimit(), timeout=60)
     ...     for _ in range(2):
-    ...         with cache.open_or_fill(spec, Ones()) as file:
-    ...             print(file.read())
-    filled shard.00000.mds
-    b'1111'
-    b'1111'
+    ...         with cache.open_or_fill(spec, source) as file:
+    ...             print(file.read(), "filled:", source.fill.call_count)
+    b'1111' filled: 1
+    b'1111' filled: 1
 
     Args:
-        owner: its directory, without symbolic links in the path, and the dataset that this is filled from.
+        owner: its directory, which is created when something is written, and the dataset that it is filled from.
         limit: says whether there is room.
         timeout: seconds without progress after which a wait for other threads and processes gives up.
     """
 
     def __init__(self, *, owner: CacheOwner, limit: CacheLimit, timeout: float) -> None:
-        self.owner = owner
+        self.owner, self.directory = owner, owner.directory
         self._limit, self._timeout = limit, timeout
         # By the shard's name: files that were verified, and the one that was returned last.
         self._good: dict[str, _Identity] = {}
         self._bad: dict[str, _Identity] = {}
         self._returned: dict[str, _Identity] = {}
 
-    @property
-    def directory(self) -> Path:
-        """Where the files are; created when something is written."""
-        return self.owner.directory
-
     def open_or_fill(self, spec: ShardSpec, source: Source, *, need: float = 0.0, wait: bool = True) -> BinaryIO | None:
         """Return a shard's raw file, open: the one in the directory, the source's own, or one that is filled now.
 
-        None, without `wait`: another thread or process is filling it, or there is no room now.
-
-        Args:
-            spec: of the shard.
-            source: to fill the file from.
-            need: steps until the plan needs the shard; 0 if a reader waits for it.
-            wait: whether to wait for others that are filling it, and for room.
-
-        Raises:
-            ShardNotFoundError: no file of the shard is anywhere.
-            ShardCorruptError: it is not what the index says, also when it was filled again.
-            StoreError: the source cannot be read, or the directory cannot be written.
-            CacheFullError: the limit or the disk is too small.
-            ConfigError: the directory is filled from another dataset, or its file system has no `flock`.
-            WaitTimeoutError: another thread or process that fills it makes no progress.
+        None, without `wait`: another thread or process is filling it, or there is no room now. Arguments and errors
+        are those of `DatasetFiles.open`; ConfigError also where the file system has no `flock`.
         """
         file = self._open(spec, source) or self._open_original(spec, source) or self._fill(spec, source, need, wait)
         if file is not None:

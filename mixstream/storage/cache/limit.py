@@ -37,12 +37,7 @@ class CacheLimit:
 
     Picklable; a copy has the same members and limit. Safe to use from any thread, and in a forked child.
 
-    A limit of two shards of 40,000 bytes and an index of 17: the third shard evicts the first.
-
-    >>> from mixstream.storage.cache.limit import CacheLimit
-    >>> limit = CacheLimit(limit=2 * 40_000 + 17)
-    >>> limit.usage()  # no member yet
-    0
+    With a limit of 80,017 bytes, two shards of 40,000 and an index of 17 fit; a third shard evicts one.
 
     Args:
         limit: bytes (`cache_limit`) of shards, compressed ones, `index.json`, and partials; None for no limit.
@@ -173,9 +168,9 @@ class CacheLimit:
 
     def _victims(self, fill: CacheFill, scans: Sequence[Scan], *, anything: bool) -> list[CachedShard]:
         """Return the shards that may be evicted, the first to go at the end."""
-        shards = [shard for scan in scans for shard in scan.shards()]
+        shards = [shard for scan in scans for shard in scan.shards]
         if self.next_use is None or not shards:
-            steps, used = [inf] * len(shards), [max(map(shard.contents.used, shard.files)) for shard in shards]
+            steps, used = [inf] * len(shards), [shard.used() for shard in shards]
         else:
             steps = self.next_use([shard.path for shard in shards])
             used = [max(file.used for file in shard.files) for shard in shards]
@@ -194,7 +189,7 @@ class CacheLimit:
         owed = fill.size if fill.scarce else 0
         device = fill.directory.stat().st_dev
         while owed > 0 or not fill.reserve():
-            on_disk = (at for at in reversed(range(len(victims))) if _device(victims[at].contents) == device)
+            on_disk = (at for at in reversed(range(len(victims))) if _device(victims[at].directory) == device)
             if (victim := next(on_disk, None)) is None:
                 return False
             if not limited and not self._warned:
@@ -225,9 +220,9 @@ def _evict(victims: list[CachedShard], excess: int) -> bool:
     return excess <= 0
 
 
-def _device(member: CacheContents) -> int:
+def _device(directory: Path) -> int:
     try:
-        return member.directory.stat().st_dev
+        return directory.stat().st_dev
     except FileNotFoundError:
         return -1
 

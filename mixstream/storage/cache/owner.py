@@ -63,8 +63,9 @@ class CacheOwner:
             if error.errno not in (*FORBIDDEN, *FULL):  # on a full disk, filling makes room, or raises
                 raise
             self._compare(_read(self.directory / _NOTE) or b"")
-        if self.private and index is not None:
-            _remember(self.directory.parent, self.digest)
+        latest = self.directory.parent / _LATEST  # the version of the dataset that was read last
+        if self.private and index is not None and _read(latest) != self.digest.encode():
+            _put(latest.parent, _LATEST, self.digest.encode())
         self._bound, self.index = True, None
 
     def make_private(self) -> None:
@@ -156,12 +157,6 @@ def kept_index(home: Path | None, origin: str) -> tuple[bytes, Path] | None:
     path = private_directory(origin) / digest / INDEX
     data = _read(path) if digest.isalnum() else None
     return (data, path) if data is not None and digest_of(data) == digest else None
-
-
-def _remember(directory: Path, digest: str) -> None:
-    """Note in a `private_directory` which version of the dataset was read last."""
-    if _read(directory / _LATEST) != digest.encode():
-        _put(directory, _LATEST, digest.encode())
 
 
 def _put(directory: Path, name: str, data: bytes) -> None:

@@ -66,12 +66,7 @@ _RULES: tuple[tuple[tuple[str, ...], tuple[int, ...], type[StoreError], str], ..
         StoreNotFoundError,
         "there is no such bucket or container: check the URL's spelling",
     ),
-    (
-        (),
-        (404,),
-        StoreNotFoundError,
-        "there is no such object: check `remote` and `split`, or upload it again",
-    ),
+    ((), (404,), StoreNotFoundError, "there is no such object: check `remote` and `split`, or upload it again"),
     (
         (),
         (412,),
@@ -156,7 +151,7 @@ class Operation:
 
 
 def explain(error: BaseException, operation: Operation) -> StoreError:
-    """Return what an exception of obstore means; the caller raises it `from None`."""
+    """Return the error for an exception of obstore; the caller raises it `from None`."""
     text, _, dump = str(error).partition(_DUMP)
     kind = type(error).__name__
     status = int(found[1]) if (found := _STATUS.search(text)) else _STATUS_OF.get(kind, 0)
@@ -204,7 +199,7 @@ def refusal(status: int, code: str, operation: Operation, *, pays: bool = False)
 
 
 def wants_other_region(error: BaseException) -> bool:
-    """Return whether an exception of obstore says, or may mean, that the bucket is in another region."""
+    """Return whether an exception of obstore means, or may mean, that the bucket is in another region."""
     text = str(error).partition(_DUMP)[0]
     return "redirect without LOCATION" in text or _code_in(text) in _REGION or _MUTE.search(text) is not None
 

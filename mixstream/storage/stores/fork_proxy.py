@@ -103,7 +103,7 @@ class ProcessStore:
 
     def _ask(self, method: str, data: Buffer = b"", *, timeout: float = 0.0, **what: Any) -> _Reply:
         server = _running()
-        request = Request(number=server.number(), method=method, url=self._url, timeout=self._timeout, **what)
+        request = Request(number=next(server.numbers), method=method, url=self._url, timeout=self._timeout, **what)
         answer, body = server.ask(request, data, max(timeout, self._timeout + _SLACK))
         if answer.error:
             _raise(answer)
@@ -144,7 +144,7 @@ class _Server:
         os.set_blocking(self._requests.fileno(), False)
         self._sending = threading.Lock()
         self._lock = threading.Lock()
-        self._numbers = itertools.count()
+        self.numbers = itertools.count()
         self._waiting: dict[int, Future[_Reply]] = {}
         self._ending: str | None = None  # why: set before the end, if we are the reason
         self.ended = False
@@ -155,10 +155,6 @@ class _Server:
     def over(self) -> bool:
         """Whether it has ended, or was killed."""
         return self.ended or self._ending is not None
-
-    def number(self) -> int:
-        """Return a number for a request."""
-        return next(self._numbers)
 
     def ask(self, request: Request, data: Buffer, timeout: float) -> _Reply:
         """Send a request and return its answer.
@@ -255,12 +251,7 @@ class _Server:
             file.close()
 
 
-def _disown(server: _Server | None) -> None:
-    if server is not None:
-        server.disown()
-
-
-_server: ProcessLocal[_Server | None] = ProcessLocal(lambda: None, _disown)
+_server: ProcessLocal[_Server | None] = ProcessLocal(lambda: None, lambda server: server and server.disown())
 
 
 def _how(status: int) -> str:

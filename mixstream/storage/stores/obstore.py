@@ -19,9 +19,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mixstream.errors import StoreChangedError, StoreError, StoreFaultError, StoreNotFoundError
+import obstore
+
+from mixstream.errors import StoreError, StoreFaultError, StoreNotFoundError
 from mixstream.storage.forks import must_use_proxy
-from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
+from mixstream.storage.store import ObjectBytes, ObjectInfo, Store, check_version, range_end
 from mixstream.storage.stores import clients
 from mixstream.storage.stores.client_errors import Operation, explain, wants_other_region
 from mixstream.storage.stores.fork_proxy import ProcessStore
@@ -73,11 +75,9 @@ class ObjectStore:
             options["if_match"] = version
 
         def get(client: clients.Client) -> ObjectBytes:
-            import obstore
-
             answer = obstore.get(client.pool, self._path(name), options=options)
             found, data = _info(answer.meta), answer.bytes()
-            _check_answer(operation, found, answer.range, len(data), answer.meta)
+            _check_answer(operation, found, answer.range, len(data))
             return ObjectBytes(data=data, info=found)
 
         return self._ask(operation, get)
@@ -88,8 +88,6 @@ class ObjectStore:
             return proxy.info(name)
 
         def head(client: clients.Client) -> ObjectInfo:
-            import obstore
-
             return _info(obstore.head(client.pool, self._path(name)))
 
         return self._ask(self._operation("look at", name), head)
@@ -104,8 +102,6 @@ class ObjectStore:
         operation = self._operation("write", name)
 
         def put(client: clients.Client) -> None:
-            import obstore
-
             acl = os.environ.get("S3_CANNED_ACL")
             if acl and client.bucket is not None:
                 client.bucket.put_with_acl(self._path(name), data, acl, operation)
@@ -124,8 +120,6 @@ class ObjectStore:
         prefix = self._address.prefix
 
         def collect(client: clients.Client) -> list[str]:
-            import obstore
-
             names: list[str] = []
             for page in obstore.list(client.pool, prefix or None):
                 names += [entry["path"][len(prefix) + 1 if prefix else 0 :] for entry in page]
@@ -142,8 +136,6 @@ class ObjectStore:
             return
 
         def delete(client: clients.Client) -> None:
-            import obstore
-
             obstore.delete(client.pool, self._path(name))
 
         try:
@@ -175,33 +167,28 @@ class ObjectStore:
     def _read_from(self, name: str, begin: int, end: int | None, version: str | None) -> ObjectBytes:
         """Read [begin, end of the object), or nothing at all: both need its size, hence one more request."""
         info = self.info(name)
-        _check_version(self._operation("read", name, begin=begin, end=end, version=version), info)
-        if begin > info.size:
-            raise StoreFaultError(f"{self.url}/{name}: bytes from {begin} on requested, the object has {info.size}")
+        check_version(f"{self.url}/{name}", info.version, version)
+        range_end(f"{self.url}/{name}", begin, None, info.size)
         if begin in (end, info.size):
             return ObjectBytes(data=b"", info=info)
         return self.read(name, begin, info.size, version=version or info.version)
 
     def _ask(self, operation: Operation, act: Callable[[clients.Client], T]) -> T:
         """Return what `act` returns; make the request again if only the region was wrong."""
-        client = clients.client_of(self._address, self.timeout)
-        try:
-            return act(client)
-        except StoreError:
-            raise
-        except Exception as error:
-            if not wants_other_region(error):
-                raise _explain(error, operation, client) from None
-            trouble = error
-        if not clients.move(self._address, self.timeout, client):
-            raise _explain(trouble, operation, client) from None
-        client = clients.client_of(self._address, self.timeout)
-        try:
-            return act(client)
-        except StoreError:
-            raise
-        except Exception as error:
-            raise _explain(error, operation, client) from None
+        moved = False
+        while True:
+            client = clients.client_of(self._address, self.timeout)
+            try:
+                return act(client)
+            except StoreError:
+                raise
+            except Exception as error:
+                if moved or not wants_other_region(error):
+                    raise _explain(error, operation, client) from None
+                trouble = error
+            moved = clients.move(self._address, self.timeout, client)
+            if not moved:
+                raise _explain(trouble, operation, client) from None
 
 
 def _explain(error: Exception, operation: Operation, client: clients.Client) -> StoreError:
@@ -218,18 +205,14 @@ def _info(meta: Any) -> ObjectInfo:
     return ObjectInfo(size=meta["size"], version=version)
 
 
-def _check_answer(operation: Operation, info: ObjectInfo, got: tuple[int, int], length: int, meta: Any) -> None:
+def _check_answer(operation: Operation, info: ObjectInfo, got: tuple[int, int], length: int) -> None:
     """Check an answer against the request."""
     begin, end = operation.begin, info.size if operation.end is None else operation.end
     if info.size == 0 and info.version is None and length == 0:
         raise StoreFaultError(
             f"{operation.place}: the answer is empty and describes no object (no ETag, no date): it is not from a store"
         )
-    if end > info.size:
-        raise StoreFaultError(
-            f"{operation.place}: bytes {begin} to {end} requested, the object has {info.size}: it is truncated, or "
-            "belongs to another index; upload it again from its origin"
-        )
+    range_end(operation.place, begin, end, info.size)
     if got != (begin, end):
         raise StoreFaultError(f"{operation.place}: bytes {begin} to {end} requested, {got[0]} to {got[1]} received")
     if length != end - begin:
@@ -237,12 +220,4 @@ def _check_answer(operation: Operation, info: ObjectInfo, got: tuple[int, int], 
             f"{operation.place}: bytes {begin} to {end} requested, that is {end - begin}, and a body of {length} "
             "received; a proxy or cache between here and the store may alter it"
         )
-    _check_version(operation, info)
-
-
-def _check_version(operation: Operation, info: ObjectInfo) -> None:
-    if operation.version is not None and info.version != operation.version:
-        raise StoreChangedError(
-            f"{operation.place}: the object was replaced (version {info.version}, was {operation.version}): "
-            "parts read so far cannot be used; do not replace objects of a dataset that is being read"
-        )
+    check_version(operation.place, info.version, operation.version)

@@ -184,7 +184,8 @@ def test_without_waiting_nothing_is_waited_for(tmp_path):
     files = world.files()
     first = threading.Thread(target=world.read, args=(files, 0))
     first.start()
-    while not (world.local / f".{world.name(0)}.partial").exists():
+    partial = world.local / f".{world.name(0)}.partial"
+    while not (partial.exists() and partial.stat().st_size):  # it is created before it is locked
         pass
     assert not world.read(files, 0, wait=False)
     first.join()
