@@ -3,7 +3,7 @@
 What lives here: checking that a destination is empty or clearing it, and writing one whole file there, tried again
 where that may help. What must not: which files there are, and when (`writer.py`). Rules: a file is there whole or not
 at all; a destination that holds anything is refused unchanged, or loses its index before it loses anything else; a
-file is never given up without an error. `file://` and paths are directories; every other URL is a store.
+file that cannot be written is always an error. `file://` and paths are directories; every other URL is a store.
 """
 
 import os
@@ -32,8 +32,8 @@ class DirectoryDestination:
     """A directory of local disk, created if it does not exist.
 
     Args:
-        directory: which one.
-        attempts: how often a file is tried before its OSError is final.
+        directory: that files are written to.
+        attempts: how often a write is tried before its OSError is raised.
     """
 
     directory: Path
@@ -78,8 +78,8 @@ class StoreDestination:
     """A directory of an object store.
 
     Args:
-        store: which one.
-        retry: how often a request is made before its error is final.
+        store: that files are written to.
+        retry: how often a request is made before its error is raised.
     """
 
     store: Store
@@ -180,7 +180,7 @@ def check_writable(url: str) -> None:
     if url.lower().startswith(("http://", "https://")):
         raise ConfigError(
             f"{redact(url)!r} cannot be written to: plain http has no way to list or to write files; give the store "
-            "behind it (s3://, gs://, az://; S3_ENDPOINT_URL says where one of your own is), or a directory"
+            "behind it (s3://, gs://, az://; S3_ENDPOINT_URL is for a server of your own), or a directory"
         )
 
 

@@ -98,9 +98,9 @@ def _whole(store: Store, where: str, retry: Retry) -> bytes:
             if last:
                 raise
             last = True
-            continue
-        assert data is not None
-        return data
+        else:
+            assert data is not None
+            return data
 
 
 def _size(store: Store) -> int:

@@ -70,7 +70,7 @@ def read_object(
         ShardCorruptError: the object has another size than `size`.
         StoreError: what the last attempt raised, with a note.
         OSError: writing to `into` failed.
-        WaitTimeoutError: a request did not keep to its own timeout.
+        WaitTimeoutError: a request exceeded its own timeout.
     """
     whole, begun = size is None, 0
     while True:
@@ -112,7 +112,7 @@ class _PartLimit:
     """How many parts may be in memory at once: fewer after faults, more again while all goes well.
 
     One part more per success, half of them per failure, as TCP does. So a line on which 16 parts do not arrive in time
-    carries fewer at once, and still delivers.
+    carries fewer at once, and they do arrive.
     """
 
     def __init__(self, most: int) -> None:
@@ -201,7 +201,7 @@ class _Reading:
                 self._stop.set()  # under the lock: from here on no thread begins to write
                 self._change.wait_for(lambda: not self._writing, timeout=_SLACK)
             self._received.clear()
-            self._error = None  # its traceback refers to us
+            self._error = None  # its traceback refers to this object
 
     def _wait(self) -> None:
         """Wait until all parts are there or one has failed, as long as requests of this process end."""

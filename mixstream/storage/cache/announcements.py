@@ -26,7 +26,7 @@ _decode = msgspec.json.Decoder(dict[str, float]).decode
 
 @dataclass(frozen=True, slots=True)
 class _Announced:
-    """What stands in the file `name` below `directory`, which this process has locked."""
+    """The content of the file `name` below `directory`, which this process has locked."""
 
     directory: Path
     name: str

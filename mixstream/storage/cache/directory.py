@@ -261,7 +261,7 @@ def _identity(found: os.stat_result) -> _Identity:
 
 def _unreadable(error: OSError, path: Path) -> StoreAccessError:
     made = StoreAccessError(
-        f"{path} is there and cannot be read ({os.strerror(error.errno or 0)}): the file belongs to another user: ask "
+        f"{path} is there and cannot be read ({os.strerror(error.errno or 0)}): it may belong to another user: ask "
         "them to run chmod -R a+rX on the directory, or pass another `local` directory"
     )
     made.errno = error.errno

@@ -5,7 +5,7 @@ taken by giving the partials their full size; so the files of all members togeth
 processes fill them. Nothing is evicted that is needed sooner than the shard that takes its place, by this process or
 by another that announced it. The exception is a shard that a reader waits for when no partial is left that could free
 room: then shards needed at once are evicted too (a thread that has one open or mapped keeps it). So every waiting
-reader gets on, even where the limit is hardly one shard. Without a limit, the same makes room on a full disk.
+reader makes progress, even where the limit is hardly one shard. Without a limit, the same makes room on a full disk.
 
 Members are directories that can be filled again. The lock and the announcements lie in the first of them: processes
 whose first member is the same share one limit and see each other's announcements; others keep a limit each.

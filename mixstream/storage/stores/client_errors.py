@@ -171,9 +171,7 @@ def explain(error: BaseException, operation: Operation) -> StoreError:
     if status or code:
         return refusal(status, code, operation, pays=_PAYS.search(_ADDRESS.sub("", text)) is not None)
     if isinstance(error, (ValueError, TypeError)) or kind == "InvalidPathError":
-        return StoreError(
-            f"{failed}: {' '.join(redact(text).split())[:200]}"
-        )  # about our arguments: it has no part of an answer
+        return StoreError(f"{failed}: {' '.join(redact(text).split())[:200]}")  # about our arguments, not an answer
     return StoreFaultError(f"{failed}: {_cause(text + dump)}")
 
 
@@ -188,7 +186,7 @@ def refusal(status: int, code: str, operation: Operation, *, pays: bool = False)
     """
     rules = (rule for rule in _RULES if code in rule[0] or status in rule[1])
     _, _, kind, words = next(rules, ((), (), StoreError, _OTHER))
-    refused = "the store does not accept the credentials, or they may not do this"
+    refused = "the store does not accept the credentials, or they do not permit this"
     if not operation.signed:
         refused = "no credentials were found, so the request was not signed, and the object is not public"
     said = " ".join(str(part) for part in (status, code) if part)

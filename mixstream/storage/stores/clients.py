@@ -28,7 +28,14 @@ from mixstream.storage.url import redact, scheme_of
 if TYPE_CHECKING:
     from mixstream.storage.stores.s3 import Bucket
 
-_KINDS = {"gcs": "gs", "azure": "az", "azure-dl": "az", "abfs": "az", "abfss": "az", "https": "http"}  # besides itself
+_KINDS = {
+    "gcs": "gs",
+    "azure": "az",
+    "azure-dl": "az",
+    "abfs": "az",
+    "abfss": "az",
+    "https": "http",
+}  # others: their own name
 _ACCESS = {
     "gs": (
         "credentials are given by `gcloud auth application-default login`, by GOOGLE_APPLICATION_CREDENTIALS, or by "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -107,10 +108,8 @@ class FsspecStore:
         """Remove a file; it is no error if there is none."""
 
         def delete(files: Any, path: str) -> None:
-            try:
+            with suppress(FileNotFoundError):
                 files.rm_file(path)
-            except FileNotFoundError:
-                return
 
         self._ask("remove", name, delete)
 

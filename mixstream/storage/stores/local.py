@@ -57,11 +57,8 @@ class LocalStore:
     def write(self, name: str, data: bytes | Path) -> None:
         """Write a file aside and rename it, so that it is there whole or not at all."""
         path = self._path(name)
-        if isinstance(data, Path):
-            with data.open("rb") as source:
-                _write_aside(path, source)
-        else:
-            _write_aside(path, io.BytesIO(data))
+        with data.open("rb") if isinstance(data, Path) else io.BytesIO(data) as source:
+            _write_aside(path, source)
 
     def names(self, *, limit: int | None = None) -> list[str]:
         """Return the names of all files below the directory, sorted, without those that are being written."""

@@ -86,11 +86,8 @@ class ObjectStore:
         """Return the size and the version of an object."""
         if (proxy := self._proxy()) is not None:
             return proxy.info(name)
-
-        def head(client: clients.Client) -> ObjectInfo:
-            return _info(obstore.head(client.pool, self._path(name)))
-
-        return self._ask(self._operation("look at", name), head)
+        operation = self._operation("look at", name)
+        return self._ask(operation, lambda client: _info(obstore.head(client.pool, self._path(name))))
 
     def write(self, name: str, data: bytes | Path) -> None:
         """Write an object, from memory or from a file, whole or not at all; large ones in parts."""
@@ -134,12 +131,9 @@ class ObjectStore:
         if (proxy := self._proxy()) is not None:
             proxy.remove(name)
             return
-
-        def delete(client: clients.Client) -> None:
-            obstore.delete(client.pool, self._path(name))
-
+        operation = self._operation("remove", name)
         try:
-            self._ask(self._operation("remove", name), delete)
+            self._ask(operation, lambda client: obstore.delete(client.pool, self._path(name)))
         except StoreNotFoundError as error:
             if "no such object" not in str(error):
                 raise

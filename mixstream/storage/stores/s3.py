@@ -101,14 +101,12 @@ class Bucket:
             "virtual_hosted_style_request": self.virtual,
             "request_payer": self.pays,
             "disable_bulk_delete": True,  # not every server supports it
+            "skip_signature": self.credentials is None,
         }
         if "AWS_ENDPOINT_URL_S3" in os.environ:  # obstore prefers the variable to `endpoint`
             config["aws_endpoint_url_s3"] = endpoint
         if self.credentials is not None:
             config["credential_provider"] = self.credentials
-            config["skip_signature"] = False
-        else:
-            config["skip_signature"] = True
         return config
 
     def find_region(self) -> str | None:
