@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from mixstream.errors import ShardCorruptError, ShardNotFoundError, StoreNotFoundError
 from mixstream.storage.cache.contents import remove
@@ -23,8 +20,6 @@ from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX, CompressedSpec, ShardSpec, wrong_size
 from mixstream.storage.store import Store
 from mixstream.storage.transfer import read_object
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +72,7 @@ class ShardSource:
         """
         try:
             if spec.compressed is None or not self._unpack(spec, spec.compressed, file, kept):
-                self._download(spec, file)
+                self._fetch(spec, spec, file)
         except StoreNotFoundError as error:
             raise self.missing(spec) from error
 
@@ -101,7 +96,8 @@ class ShardSource:
                 with opened(path) as found:
                     if (size := os.fstat(found.fileno()).st_size) != compressed.size:
                         raise wrong_size(path, size, compressed.size)
-                    return self._checked(spec, compressed, found.read(compressed.size + 1))
+                    data = found.read(compressed.size + 1)
+                    return data, spec.unpack(data, self.directory)
             except FileNotFoundError:
                 continue
             except ShardCorruptError as error:
@@ -110,37 +106,32 @@ class ShardSource:
                     raise
                 if path.parent.is_relative_to(self.directory):  # otherwise it would be tried again and again
                     remove(self.directory, compressed.name)
-        return self._fetched(spec, compressed, partial(self._checked, spec, compressed), file)
+        fetched = self._fetch(spec, compressed, file)
+        assert fetched is not None
+        return fetched
 
-    def _download(self, spec: ShardSpec, file: Partial) -> None:
-        def check(_: bytes | None) -> None:
-            with os.fdopen(file.number, "rb", closefd=False) as written:
-                spec.verify(written)
+    def _fetch(self, spec: ShardSpec, part: ShardSpec | CompressedSpec, file: Partial) -> tuple[bytes, bytes] | None:
+        """Read one file of a shard from the store, and verify it: the raw one straight into `file`.
 
-        self._fetched(spec, spec, check, file, into=file.number)
-        file.filled = True
-
-    def _fetched(
-        self,
-        spec: ShardSpec,
-        part: ShardSpec | CompressedSpec,
-        check: Callable[[bytes | None], T],
-        file: Partial,
-        into: int | None = None,
-    ) -> T:
-        """Read one file of a shard from the store, and return what `check` makes of it.
-
-        While `check` finds wrong bytes, it is read again, as often as a request is tried, but at least once.
+        Of the compressed one, the bytes are returned, compressed and raw. While wrong bytes come, the file is read
+        again, as often as a request is tried, but at least once.
         """
         if (store := self.store) is None:
             raise self.missing(spec)
+        into = file.number if part is spec else None
         left = max(self.retry.attempts, 2)
         while True:
             left -= 1
             try:
-                return check(
-                    read_object(store, part.name, size=part.size, retry=self.retry, into=into, heartbeat=file.heartbeat)
+                data = read_object(
+                    store, part.name, size=part.size, retry=self.retry, into=into, heartbeat=file.heartbeat
                 )
+                if data is not None:
+                    return data, spec.unpack(data, self.directory)
+                with os.fdopen(file.number, "rb", closefd=False) as written:
+                    spec.verify(written)
+                file.filled = True
+                return None
             except ShardCorruptError as error:
                 if not left:
                     error.add_note(
@@ -157,14 +148,3 @@ class ShardSource:
             return []
         places = (self.directory, self.origin) if self.origin is not None else (self.directory,)
         return [path for place in places if (path := place / spec.compressed.name).is_file()]
-
-    def _checked(self, spec: ShardSpec, compressed: CompressedSpec, data: bytes | None) -> tuple[bytes, bytes]:
-        assert data is not None
-        if compressed.check is not None:
-            compressed.check(data)
-        raw = compressed.unpack(data)
-        if len(raw) != spec.size:
-            raise wrong_size(self.directory / spec.name, len(raw), spec.size)
-        if spec.check is not None:
-            spec.check(raw)
-        return data, raw

@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from mixstream.errors import IndexCorruptError, ShardCorruptError
@@ -69,6 +70,18 @@ class ShardSpec:
             raise wrong_size(file.name, found.st_size, self.size)
         if self.check is not None:
             self.check(map_file(file).data)
+
+    def unpack(self, data: bytes, directory: Path) -> bytes:
+        """Return the raw bytes of compressed ones; both are verified. `directory` is named in the error."""
+        assert self.compressed is not None
+        if self.compressed.check is not None:
+            self.compressed.check(data)
+        raw = self.compressed.unpack(data)
+        if len(raw) != self.size:
+            raise wrong_size(directory / self.name, len(raw), self.size)
+        if self.check is not None:
+            self.check(raw)
+        return raw
 
 
 def check_name(name: str) -> None:

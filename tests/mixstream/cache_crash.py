@@ -1,6 +1,6 @@
 """A job on a cache that is killed before everything that it does to the disk, and at random instants.
 
-Started by `storage/test_cache_crash.py` as a process of one thread, so that it can fork: `cache_crash.py ROOT KIND`.
+Started by `storage/cache/test_crash.py` as a process of one thread, so that it can fork: `cache_crash.py ROOT KIND`.
 Every life is a forked child that dies by SIGKILL; after each, what is on disk is looked at as the next start would.
 """
 
