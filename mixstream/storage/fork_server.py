@@ -58,8 +58,8 @@ def carry_out(request: Request, data: bytearray) -> tuple[Answer, Buffer]:
     store = open_store(request.url, timeout=request.timeout)
     match request.method:
         case "read":
-            piece = store.read(name, request.begin, request.end, version=request.version)
-            return Answer(number=number, size=piece.info.size, version=piece.info.version), piece.data
+            part = store.read(name, request.begin, request.end, version=request.version)
+            return Answer(number=number, size=part.info.size, version=part.info.version), part.data
         case "info":
             info = store.info(name)
             return Answer(number=number, size=info.size, version=info.version), b""
