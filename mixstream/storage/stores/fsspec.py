@@ -1,6 +1,6 @@
 """Every other URL: a directory of a file system that fsspec knows (`hf://`, `sftp://`, `memory://`, ...).
 
-Rules: fsspec is an optional package, and so is the one behind each of its schemes; the error for a missing package
+Rules: fsspec is optional, and so is the package behind each of its schemes; the error for a missing package
 names the command that installs it. Lengths are checked here, since a file system may return less than was requested.
 Most file systems have no timeout, so each request runs on its own thread, which is abandoned after the timeout.
 """
@@ -154,7 +154,7 @@ class FsspecStore:
         except ImportError:
             raise ConfigError(
                 f"{self.url}: {scheme}:// is read through fsspec, which is not installed: "
-                "pip install 'mixstream[fsspec]', and the package that fsspec needs for it"
+                "pip install fsspec, and the package that fsspec needs for it"
             ) from None
         if scheme not in fsspec.available_protocols():
             raise ConfigError(

@@ -311,7 +311,7 @@ def test_urls_that_cannot_be(url: str, word: str) -> None:
 
 def test_without_fsspec_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec", None)
-    with pytest.raises(ConfigError, match=r"pip install 'mixstream\[fsspec\]'"):
+    with pytest.raises(ConfigError, match=r"pip install fsspec"):
         open_store("memory://dir")
 
 
