@@ -5,7 +5,7 @@
 A real S3 server (SeaweedFS, loopback, warm) holds 24 shards of 16 MiB, raw, and the same rows again in zstd. In a turn
 each contender fills an empty directory of the same disk with the same raw shards, by as many threads: a bare obstore
 `get` written to a file, boto3 in its two ways, and mixstream, whose bytes are asked for in parts, checked and published
-under a budget. All take turns in one process, in an order that changes from turn to turn; the ratio is that within a
+under a limit. All take turns in one process, in an order that changes from turn to turn; the ratio is that within a
 turn. `Loader` is timed over an epoch from a cold cache, shuffled in blocks of four shards, every row gathered as it is
 stored; its first batch waits for the shards of a block. CPU is this process's own; the server takes the rest of the
 machine, which it shares with us. Disk is counted in blocks, evicted files that are still mapped included.
@@ -164,7 +164,7 @@ class Bench:
         (domain,) = self.dataset(directory).domains
 
         def fetch(number: int) -> None:
-            file = domain.files.open(domain.want(number))
+            file = domain.files.open(domain.spec(number))
             assert file is not None
             file.close()
 

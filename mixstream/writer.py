@@ -31,7 +31,7 @@ from mixstream.formats.hashing import hash_hex, hash_names, is_hash
 from mixstream.formats.mds.encodings import get_mds_encoded_size, get_mds_encodings, is_mds_encoding
 from mixstream.formats.mds.index import MAX_OFFSET, FileInfo, Index, ShardInfo, dump_index
 from mixstream.formats.mds.shard import encode_config, encode_sample, encode_shard
-from mixstream.storage.destination import INDEX, find_targets, prepare
+from mixstream.storage import INDEX, find_destinations, prepare_destinations
 from mixstream.units import parse_bytes
 
 
@@ -97,8 +97,8 @@ class MDSWriter:
 
         retry = _at_least("retry", retry, 0)
         self._workers = _at_least("max_workers", min(4, os.cpu_count() or 1) if max_workers is None else max_workers, 1)
-        self.local, self.remote, self._targets = find_targets(out, keep_local=keep_local, retry=retry)
-        prepare(self._targets, exist_ok=exist_ok)
+        self.local, self.remote, self._destinations = find_destinations(out, keep_local=keep_local, retry=retry)
+        prepare_destinations(self._destinations, exist_ok=exist_ok)
 
         self._lock = threading.Lock()
         self._stored_shards = self._stored_bytes = 0
@@ -158,8 +158,8 @@ class MDSWriter:
         self.flush_shard()
         self._collect(waiting=0)
         index = _dump(self.metadata, self._shards)
-        for target in self._targets:
-            target.write(INDEX, index)
+        for destination in self._destinations:
+            destination.write(INDEX, index)
         self._close("finished")
 
     def flush_shard(self) -> None:
@@ -230,8 +230,8 @@ class MDSWriter:
         if self.compression:
             basename, data = f"{basename}.{extension(self.compression)}", compress(self.compression, data)
             zipped = self._describe(basename, data)
-        for target in self._targets:
-            target.write(basename, data)
+        for destination in self._destinations:
+            destination.write(basename, data)
         with self._lock:
             self._stored_shards, self._stored_bytes = self._stored_shards + 1, self._stored_bytes + len(data)
             for task in self._bar.task_ids:
@@ -246,8 +246,8 @@ class MDSWriter:
         self._closed = state
         self._reset()
         if state == "cancelled":
-            for target in self._targets:
-                target.stop()
+            for destination in self._destinations:
+                destination.stop()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._storing.clear()

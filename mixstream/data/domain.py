@@ -19,7 +19,7 @@ from mixstream.errors import ConfigError, IndexCorruptError, ShardCorruptError, 
 from mixstream.formats import MDS, Container, FileInfo, ShardEntry, decompress, hash_hex
 from mixstream.formats import is_mds_encoding_safe as is_safe
 from mixstream.plan.addressing import View, WholeShards
-from mixstream.storage import Budget, CompressedSpec, DatasetFiles, ShardSpec, map_file
+from mixstream.storage import CacheLimit, CompressedSpec, DatasetFiles, ShardSpec, map_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ class Domain:
 
     def present(self, number: int) -> bool:
         """Tell whether `map` finds shard `number` on local disk."""
-        return self.files.present(self.want(number))
+        return self.files.present(self.spec(number))
 
     def fetch(self, number: int, need: float) -> bool:
         """Bring shard `number` to local disk, ahead of `map`.
@@ -140,22 +140,22 @@ class Domain:
             number: the shard.
             need: steps until the plan needs it.
         """
-        if (file := self.files.open(self.want(number), need=need, wait=False)) is None:
+        if (file := self.files.open(self.spec(number), need=need, wait=False)) is None:
             return False
         file.close()
         return True
 
     def renew(self, number: int) -> bool:
         """Make shard `number` anew, whatever is on local disk; False where there is nothing to make it from."""
-        if (file := self.files.renewed(self.want(number))) is None:
+        if (file := self.files.renewed(self.spec(number))) is None:
             return False
         file.close()
         return True
 
-    def within(self, budget: Budget) -> Domain:
-        """Return the domain with its cache directory under `budget`."""
+    def within(self, limit: CacheLimit) -> Domain:
+        """Return the domain with its cache directory under `limit`."""
         names = {shard.raw.basename: shard.zip.basename if shard.zip else None for shard in self.shards}
-        return replace(self, files=self.files.within(budget, names))
+        return replace(self, files=self.files.within(limit, names))
 
     def record(self, number: int, row: int, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the stored bytes of one sample of shard `number`, whose bytes are `data`."""
@@ -175,12 +175,12 @@ class Domain:
             error.add_note(f"domain {self.name!r}, shard {info.raw.basename} in {self.files.describe()}, sample {row}")
             raise
 
-    def want(self, number: int) -> ShardSpec:
+    def spec(self, number: int) -> ShardSpec:
         """Return what storage has to know of shard `number`."""
         info = self.shards[number]
-        packed = None
+        compressed = None
         if info.zip is not None and info.compression is not None:
-            packed = CompressedSpec(
+            compressed = CompressedSpec(
                 name=info.zip.basename,
                 size=info.zip.bytes,
                 check=self._check(info.zip),
@@ -188,17 +188,19 @@ class Domain:
                     decompress, info.compression, raw_bytes=info.raw.bytes, where=self._place(info.zip.basename)
                 ),
             )
-        return ShardSpec(name=info.raw.basename, size=info.raw.bytes, check=self._check(info.raw), packed=packed)
+        return ShardSpec(
+            name=info.raw.basename, size=info.raw.bytes, check=self._check(info.raw), compressed=compressed
+        )
 
     def _map(self, number: int) -> NDArray[np.uint8]:
-        want = self.want(number)
-        file = self.files.open(want)
+        spec = self.spec(number)
+        file = self.files.open(spec)
         assert file is not None, "who waits is given a file"
         try:
             with file:
                 return self._validated(file, number)
         except ShardCorruptError:
-            if (file := self.files.renewed(want)) is None:
+            if (file := self.files.renewed(spec)) is None:
                 raise
         with file:
             return self._validated(file, number)

@@ -1,7 +1,7 @@
 """Shards on local disk before their rows are read, and what makes room for them last.
 
 It joins three that do not know each other: the forecast (what the plan will need), the fetcher (threads that get it)
-and the budget (what may stay on disk). It changes how long a reader waits, never what it reads.
+and the cache limit (what may stay on disk). It changes how long a reader waits, never what it reads.
 
 Shape suffixes: K domains, N shards of all domains.
 """
@@ -24,7 +24,7 @@ from mixstream.data.downloader import Downloader
 from mixstream.errors import ConfigError
 from mixstream.plan.forecast import Forecast
 from mixstream.plan.run_plan import RunPlan
-from mixstream.storage import Budget
+from mixstream.storage import CacheLimit
 from mixstream.threads import weak_callback
 from mixstream.types import Cursor, Float64, Weights
 
@@ -45,8 +45,8 @@ def limited(domains: Domains, limit: int | None) -> Domains:
                 f"streams {other.name!r} and {domain.name!r} have the same `local` {domain.files.directory}, where the "
                 "one's shards could be taken for the other's: give each its own"
             )
-    budget = Budget(limit=limit)
-    domains = replace(domains, domains=tuple(domain.within(budget) for domain in domains))
+    cache = CacheLimit(limit=limit)
+    domains = replace(domains, domains=tuple(domain.within(cache) for domain in domains))
     if limit is None or not any(domain.files.fetches for domain in domains):
         return domains
     largest = max(shard.raw.bytes for domain in domains if domain.files.fetches for shard in domain.shards)
@@ -60,7 +60,7 @@ def limited(domains: Domains, limit: int | None) -> Domains:
 
 def _cached_bytes(domain: Domain) -> int:
     """Return what all shards of a domain take in its cache."""
-    packed = domain.files.keep_packed
+    packed = domain.files.keep_compressed
     shards = domain.shards if domain.files.fetches else ()
     return sum(shard.raw.bytes + (shard.zip.bytes if packed and shard.zip else 0) for shard in shards)
 
@@ -126,9 +126,9 @@ class Predownloader:
             self._forecast, self._fetcher = Forecast(run_plan), Downloader(fetch=weak_callback(self._fetch, True))
             if domains.unmap_after_read:
                 self._numbers = _numbers_of(domains)
-                self._withdraw = weakref.finalize(self, self._budget.close)  # others believe it as long as we live
-                asked = weak_callback(self._next_use, None)  # the budget outlives us
-                self._budget.next_use = lambda paths: asked(paths) or [inf] * len(paths)
+                self._withdraw = weakref.finalize(self, self._cache_limit.close)  # others believe it as long as we live
+                asked = weak_callback(self._next_use, None)  # the limit outlives us
+                self._cache_limit.next_use = lambda paths: asked(paths) or [inf] * len(paths)
 
     def look_ahead(self, cursor: Cursor, weights: Weights | None) -> None:
         """Have the shards fetched that the steps from `cursor` on need. To be called at every step; cheap.
@@ -144,7 +144,7 @@ class Predownloader:
         self._looked, self._cursor = cursor.step, cursor
         number_N, steps_N = self._forecast.upcoming(cursor, self._share_K, self._rows)
         if self._domains.unmap_after_read:
-            self._budget.announce([self._path(number) for number in number_N.tolist()], steps_N.tolist())
+            self._cache_limit.announce([self._path(number) for number in number_N.tolist()], steps_N.tolist())
         missing_N = ~self._there_N[number_N]
         self._fetcher.follow(number_N[missing_N], steps_N[missing_N])
 
@@ -155,8 +155,8 @@ class Predownloader:
         return done
 
     @property
-    def _budget(self) -> Budget:
-        return self._domains[0].files.budget  # all of them have the one
+    def _cache_limit(self) -> CacheLimit:
+        return self._domains[0].files.cache_limit  # all of them have the one
 
     def _path(self, number: int) -> Path:
         domain, shard = self._domains.home(number)

@@ -85,9 +85,9 @@ def _storage(run: Run) -> list[str]:
     fetched = [domain.files for domain in run.domains if domain.files.fetches]
     if not fetched:
         return []
-    budget = fetched[0].budget
-    limit = "no limit" if budget.limit is None else f"limit {budget.limit / 1e6:,.1f} MB"
-    return [f"cache    {budget.usage() / 1e6:,.1f} MB of {len(fetched)} domain(s) on local disk, {limit}"]
+    cache = fetched[0].cache_limit
+    limit = "no limit" if cache.limit is None else f"limit {cache.limit / 1e6:,.1f} MB"
+    return [f"cache    {cache.usage() / 1e6:,.1f} MB of {len(fetched)} domain(s) on local disk, {limit}"]
 
 
 def _work(cursor: Cursor, counters: Counters) -> list[str]:

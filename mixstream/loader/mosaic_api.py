@@ -172,4 +172,4 @@ class ShardTables:
     @property
     def cache_usage(self) -> int:
         """Bytes that the shards of all domains take in their caches now."""
-        return self.domains[0].files.budget.usage()
+        return self.domains[0].files.cache_limit.usage()

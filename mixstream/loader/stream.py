@@ -94,7 +94,7 @@ class Stream:
         return Domain.open(
             name=self.name or self.location,
             files=DatasetFiles.locate(
-                remote=self.remote, local=self.local, split=self.split, retry=retry, keep_packed=bool(self.keep_zip)
+                remote=self.remote, local=self.local, split=self.split, retry=retry, keep_compressed=bool(self.keep_zip)
             ),
             validate_hash=self.validate_hash,
             allow_unsafe_types=allow_unsafe_types,

@@ -1,28 +1,34 @@
 """Where shards come from: object stores, and the cache of shards on local disk.
 
-Importing this costs nothing: obstore, boto3 and fsspec are imported when a URL asks for them. From the top down:
+Importing this is cheap: obstore, boto3 and fsspec are imported when a URL needs them. From the top down:
 
-    dataset_files   a dataset's files, the face to the rest     index_file, materialize
-    cache/          files that appear whole or not at all       directory, limit, contents, locks, announcements, owner
-    transfer        whole objects, by ranges side by side       retry
-    open            a URL becomes a store                       url
-    store           one directory of objects, one attempt       stores/, one kind a file
+    dataset_files   a dataset's files: its index, and every shard on local disk    index_file
+    materialize     fills a shard: downloads it, or unpacks its compressed file    memory
+    cache/          files that appear whole or not at all                          directory, limit, owner; fill, ...
+    transfer        whole objects, in parallel ranges                              retry
+    open            turns a URL into a store                                       url
+    store           one directory of objects, one attempt a call                   stores/, one kind a file
+    spec            what the index says of a shard                                 mapping
     destination     where a dataset is written
-    fork_server     makes the requests of forked processes      stores/fork_proxy, forks
+    fork_server     makes the requests of forked processes                         stores/fork_proxy, forks
+
+Other packages and tools import from here only.
 """
 
-from mixstream.storage.cache.limit import Budget
+from mixstream.storage.cache.limit import CacheLimit
 from mixstream.storage.dataset_files import DatasetFiles
+from mixstream.storage.destination import check_writable, find_destinations, prepare_destinations
 from mixstream.storage.mapping import map_file
-from mixstream.storage.materialize import CompressedSpec, ShardSpec
 from mixstream.storage.open import open_store
 from mixstream.storage.retry import Retry
+from mixstream.storage.spec import INDEX, CompressedSpec, ShardSpec
 from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
 from mixstream.storage.transfer import read_object
 from mixstream.storage.url import is_local, join, local_path, redact
 
 __all__ = [
-    "Budget",
+    "INDEX",
+    "CacheLimit",
     "CompressedSpec",
     "DatasetFiles",
     "ObjectBytes",
@@ -30,11 +36,14 @@ __all__ = [
     "Retry",
     "ShardSpec",
     "Store",
+    "check_writable",
+    "find_destinations",
     "is_local",
     "join",
     "local_path",
     "map_file",
     "open_store",
+    "prepare_destinations",
     "read_object",
     "redact",
 ]

@@ -1,9 +1,9 @@
-"""Where the files of a dataset that is being written go: directories, and stores.
+"""Where a dataset is written: directories, and stores.
 
-What lives here: finding a place empty or clearing it, and putting one whole file there, tried again where that may
-help. What must not: which files there are, and when (`writer.py`). Rules: a file is there whole or not at all; a place
-that holds anything is refused unchanged, or loses its index before it loses anything else; a file is never given up
-without an error. `file://` and paths are directories; every other URL is a store.
+What lives here: checking that a destination is empty or clearing it, and writing one whole file there, tried again
+where that may help. What must not: which files there are, and when (`writer.py`). Rules: a file is there whole or not
+at all; a destination that holds anything is refused unchanged, or loses its index before it loses anything else; a
+file that cannot be written is always an error. `file://` and paths are directories; every other URL is a store.
 """
 
 import os
@@ -14,45 +14,26 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mixstream.errors import ConfigError, OutputExistsError
-from mixstream.storage import Store, is_local, local_path, open_store, redact
+from mixstream.storage.open import open_store
 from mixstream.storage.retry import Retry
-
-INDEX = "index.json"
+from mixstream.storage.spec import INDEX
+from mixstream.storage.store import Store
+from mixstream.storage.url import is_local, local_path, redact
 
 _OWN_FILE = re.compile(r"index\.json(\.tmp)?|\.mixstream-origin|shard\.\d{5,}\.mds(\.\w+)*", re.ASCII)
 _REMOVERS = 8  # removals at a time: each is a short request that mostly waits
 
 
-class Target(Protocol):
-    """One place that gets every file."""
-
-    def check(self) -> None:
-        """Raise OutputExistsError if the place holds anything."""
-        ...
-
-    def clear(self) -> None:
-        """Remove the dataset that the place holds, its index first; other files stay."""
-        ...
-
-    def write(self, name: str, data: bytes) -> None:
-        """Put a file there, whole; raises the error of the last attempt."""
-        ...
-
-    def stop(self) -> None:
-        """Try nothing again from now on: what is under way ends with its present attempt."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
-class DirectoryTarget:
-    """A directory of local disk, made if need be.
+class DirectoryDestination:
+    """A directory of local disk, created if it does not exist.
 
     Args:
-        directory: which one.
-        attempts: how often a file is tried before its OSError is final.
+        directory: that files are written to.
+        attempts: how often a write is tried before its OSError is raised.
     """
 
     directory: Path
@@ -60,12 +41,12 @@ class DirectoryTarget:
     _stopped: threading.Event = field(default_factory=threading.Event, init=False)
 
     def check(self) -> None:
-        """See `Target.check`."""
+        """Raise OutputExistsError if the directory holds anything."""
         if self.directory.exists() and (found := sorted(path.name for path in self.directory.iterdir())):
             raise _not_empty(f"Directory is not empty: {self.directory} holds {found[0]!r}", "directory")
 
     def clear(self) -> None:
-        """See `Target.clear`."""
+        """Remove the dataset that it holds, its index first; other files stay."""
         self.directory.mkdir(parents=True, exist_ok=True)
         # "index.json" sorts before "shard.…": a half-cleared dataset has no index.
         for name in sorted(path.name for path in self.directory.iterdir()):
@@ -73,7 +54,7 @@ class DirectoryTarget:
                 (self.directory / name).unlink()
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file aside, then rename it over its name."""
+        """Write a file aside, then rename it to its name; raises the error of the last attempt."""
         path = self.directory / name
         for attempt in range(1, self.attempts + 1):
             try:
@@ -88,17 +69,17 @@ class DirectoryTarget:
                 time.sleep(0.1 * 2**attempt)
 
     def stop(self) -> None:
-        """See `Target.stop`."""
+        """Retry nothing from now on: a write in progress ends with its present attempt."""
         self._stopped.set()
 
 
 @dataclass(frozen=True, slots=True)
-class StoreTarget:
+class StoreDestination:
     """A directory of an object store.
 
     Args:
-        store: which one.
-        retry: how often a request is made before its error is final.
+        store: that files are written to.
+        retry: how often a request is made before its error is raised.
     """
 
     store: Store
@@ -106,12 +87,12 @@ class StoreTarget:
     _stopped: threading.Event = field(default_factory=threading.Event, init=False)
 
     def check(self) -> None:
-        """See `Target.check`; asks for one name, which is the cheapest listing there is."""
+        """Raise OutputExistsError if it holds anything; one name is requested, the cheapest listing there is."""
         if found := self._names(limit=1):
             raise _not_empty(f"Remote is not empty: {self.store.url} holds {found[0]!r}", "URL")
 
     def clear(self) -> None:
-        """See `Target.clear`."""
+        """Remove the dataset that it holds, its index first; other files stay."""
         own = [name for name in self._names() if _OWN_FILE.fullmatch(name)]
         if INDEX in own:
             self._remove(INDEX)
@@ -120,11 +101,11 @@ class StoreTarget:
                 pass
 
     def write(self, name: str, data: bytes) -> None:
-        """See `Target.write`."""
+        """Write a file, whole; raises the error of the last attempt."""
         self._call("writing", name, lambda: self.store.write(name, data))
 
     def stop(self) -> None:
-        """See `Target.stop`."""
+        """Retry nothing from now on: a write in progress ends with its present attempt."""
         self._stopped.set()
 
     def _names(self, *, limit: int | None = None) -> list[str]:
@@ -139,8 +120,13 @@ class StoreTarget:
         )
 
 
-def find_targets(out: Any, *, keep_local: bool, retry: int) -> tuple[str | None, str | None, tuple[Target, ...]]:
-    """Return `local`, `remote` and the targets that `out` of a writer names; no request is made and no file touched.
+Destination = DirectoryDestination | StoreDestination
+
+
+def find_destinations(
+    out: Any, *, keep_local: bool, retry: int
+) -> tuple[str | None, str | None, tuple[Destination, ...]]:
+    """Return `local`, `remote` and the destinations that `out` of a writer names; no request is made, no file touched.
 
     Args:
         out: directory or URL, or a tuple (directory, directory or URL).
@@ -151,8 +137,8 @@ def find_targets(out: Any, *, keep_local: bool, retry: int) -> tuple[str | None,
         ConfigError: it is neither, or a URL that cannot be written to.
     """
     if isinstance(out, str | os.PathLike):
-        place, target = _find(out, retry)
-        return (place, None, (target,)) if isinstance(target, DirectoryTarget) else (None, place, (target,))
+        place, found = _find(out, retry)
+        return (place, None, (found,)) if isinstance(found, DirectoryDestination) else (None, place, (found,))
     if not isinstance(out, tuple | list) or len(out) != 2:
         raise ConfigError(
             f"out is {_shown(out)}; give a directory, a URL, or a tuple (local, remote) of directory and URL"
@@ -163,30 +149,30 @@ def find_targets(out: Any, *, keep_local: bool, retry: int) -> tuple[str | None,
     return local, remote, (first, second) if keep_local else (second,)
 
 
-def prepare(targets: Iterable[Target], *, exist_ok: bool) -> None:
-    """Find all targets empty, or clear them; nothing is touched if one of them is refused.
+def prepare_destinations(destinations: Iterable[Destination], *, exist_ok: bool) -> None:
+    """Check that all destinations are empty, or clear them; nothing is touched if one of them is refused.
 
     Raises:
         OutputExistsError: one of them holds something, and not `exist_ok`.
         StoreError: a store cannot be listed.
     """
-    targets = tuple(targets)
+    destinations = tuple(destinations)
     if not exist_ok:
-        for target in targets:
-            target.check()
-    for target in targets:
-        if exist_ok or isinstance(target, DirectoryTarget):
-            target.clear()
+        for destination in destinations:
+            destination.check()
+    for destination in destinations:
+        if exist_ok or isinstance(destination, DirectoryDestination):
+            destination.clear()
 
 
-def _find(place: object, retry: int) -> tuple[str, Target]:
+def _find(place: object, retry: int) -> tuple[str, Destination]:
     if not isinstance(place, str | os.PathLike) or not (text := os.fspath(place)) or isinstance(text, bytes):
         raise ConfigError(f"out is {place!r}; give a directory, a URL such as s3://bucket/prefix, or both as a tuple")
     if is_local(text):
         directory = local_path(text).expanduser() if "://" not in text else local_path(text)
-        return str(directory), DirectoryTarget(directory, retry + 1)
+        return str(directory), DirectoryDestination(directory, retry + 1)
     check_writable(text)
-    return text, StoreTarget(open_store(text), Retry(attempts=retry + 1, knobs=("retry", "")))
+    return text, StoreDestination(open_store(text), Retry(attempts=retry + 1, knobs=("retry", "")))
 
 
 def check_writable(url: str) -> None:
@@ -194,7 +180,7 @@ def check_writable(url: str) -> None:
     if url.lower().startswith(("http://", "https://")):
         raise ConfigError(
             f"{redact(url)!r} cannot be written to: plain http has no way to list or to write files; give the store "
-            "behind it (s3://, gs://, az://; S3_ENDPOINT_URL says where one of your own is), or a directory"
+            "behind it (s3://, gs://, az://; S3_ENDPOINT_URL is for a server of your own), or a directory"
         )
 
 

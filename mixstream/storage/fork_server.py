@@ -1,6 +1,6 @@
-"""The other end of `stores/fork_proxy`: the process that carries out requests of a forked process.
+"""The other end of `stores/fork_proxy`: the process that makes the requests of a forked process.
 
-The server ends when its input does, whatever is under way.
+The server exits when its input ends, even if requests are in progress.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 
 def serve() -> NoReturn:
-    """Be the helper: answer requests from standard input until it ends."""
+    """Answer requests from standard input until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, answers = os.dup(0), os.dup(1)
     with open(os.devnull) as nothing:  # noqa: PTH123 - a name, not a path
         os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)  # what a library prints must not stand between frames
+    os.dup2(2, 1)  # what a library prints must not come between frames
     sending = threading.Lock()
     while (frame := read_frame(requests)) is not None:
         task = (msgspec.msgpack.decode(frame[0], type=Request), frame[1], answers, sending)
-        # A thread of its own for each: one that is used again would remember a client (`clients.drop`) that is not the
-        # refused one, and so keep the one that is.
+        # A new thread for each request: a reused one may remember a client (`clients.drop`) other than the refused one,
+        # and would then keep the refused one.
         threading.Thread(target=_serve_one, args=task, daemon=True).start()
         del frame, task
-    os._exit(0)  # nobody wants what is still under way
+    os._exit(0)  # the owner no longer waits for requests in progress
 
 
 def _serve_one(request: Request, data: bytearray, answers: int, sending: threading.Lock) -> None:
@@ -48,7 +48,7 @@ def _serve_one(request: Request, data: bytearray, answers: int, sending: threadi
     try:
         with sending:
             write_frame(answers, msgspec.msgpack.encode(answer), body)
-    except BaseException:  # the owner is gone, or cannot understand us any more
+    except BaseException:  # the owner is gone, or cannot read the frames any more
         os._exit(1)
 
 
@@ -58,8 +58,8 @@ def carry_out(request: Request, data: bytearray) -> tuple[Answer, Buffer]:
     store = open_store(request.url, timeout=request.timeout)
     match request.method:
         case "read":
-            piece = store.read(name, request.begin, request.end, version=request.version)
-            return Answer(number=number, size=piece.info.size, version=piece.info.version), piece.data
+            part = store.read(name, request.begin, request.end, version=request.version)
+            return Answer(number=number, size=part.info.size, version=part.info.version), part.data
         case "info":
             info = store.info(name)
             return Answer(number=number, size=info.size, version=info.version), b""
@@ -76,7 +76,7 @@ def carry_out(request: Request, data: bytearray) -> tuple[Answer, Buffer]:
 
 
 def _adopt(environment: dict[bytes, bytes]) -> None:
-    """Make this the environment; only what differs is touched, since other threads are reading it."""
+    """Set the environment of this process; only what differs is changed, since other threads are reading it."""
     for name in os.environb.keys() - environment.keys():
         os.environb.pop(name, None)
     for name, value in environment.items():

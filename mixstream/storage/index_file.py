@@ -1,4 +1,4 @@
-"""Reading `index.json`: from the originals, or, while a store is away, the copy that was kept of it."""
+"""Reading `index.json`: from the originals, or, while a store cannot be reached, from the copy that was kept of it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mixstream.errors import (
     StoreFaultError,
     StoreNotFoundError,
 )
-from mixstream.storage.cache.contents import INDEX
 from mixstream.storage.cache.owner import kept_index
 from mixstream.storage.retry import Retry
+from mixstream.storage.spec import INDEX
 from mixstream.storage.store import Store
 from mixstream.storage.transfer import read_object
 
@@ -51,12 +51,12 @@ def read_remote_index(store: Store, *, home: Path | None, retry: Retry) -> tuple
 
     Args:
         store: the dataset's directory.
-        home: the directory that the user gave for its shards, if he did.
+        home: the directory that the user gave for its shards; None if none was given.
         retry: attempts and timeout.
 
     Raises:
         IndexNotFoundError: the store has none.
-        IndexCorruptError: it is larger than any index that could be of use.
+        IndexCorruptError: it is larger than any index that can be used.
         StoreError: the store refuses, or cannot be reached and no copy was kept.
     """
     where = f"{store.url}/{INDEX}"
@@ -65,7 +65,7 @@ def read_remote_index(store: Store, *, home: Path | None, retry: Retry) -> tuple
     except StoreNotFoundError as error:
         hint = ""
         if (kept := kept_index(home, store.url)) is not None:
-            hint = f"; what was read of it before is kept: pass remote=None, local={str(kept[1].parent)!r} to read that"
+            hint = f"; the index read before is kept: pass remote=None, local={str(kept[1].parent)!r} to read that"
         raise IndexNotFoundError(
             f"no {INDEX} in {store.url}: not an MDS dataset, or an unfinished one; check `remote` and `split`"
             f"{_below(store)}{hint}"
@@ -83,28 +83,28 @@ def read_remote_index(store: Store, *, home: Path | None, retry: Retry) -> tuple
 
 
 def _whole(store: Store, where: str, retry: Retry) -> bytes:
-    """Read the index, whose size is asked for first: a body may be as large as the server likes."""
+    """Read the index; its size is requested first, since the server chooses how large a body is."""
     last = False
     while True:
         size = retry.call(f"asking for the size of {where}", lambda: _size(store), renew=store.renew)
         if size > _LARGEST:
             raise IndexCorruptError(
-                f"{where}: {size} bytes, more than the {_LARGEST} that are read of an index (millions of shards); "
-                "nothing of it was used; write larger shards, or divide the dataset into several streams"
+                f"{where}: {size} bytes, more than the {_LARGEST} that an index may have (millions of shards); it "
+                "was not used; write larger shards, or divide the dataset into several streams"
             )
         try:
             data = read_object(store, INDEX, size=size, retry=retry)
-        except ShardCorruptError:  # somebody wrote it anew in between
+        except ShardCorruptError:  # it was rewritten in between
             if last:
                 raise
             last = True
-            continue
-        assert data is not None
-        return data
+        else:
+            assert data is not None
+            return data
 
 
 def _size(store: Store) -> int:
-    """Return the size of the index. By reading of it, where that can be: a refusal to that says why."""
+    """Return the size of the index, by reading one byte where ranges can be read: a refusal of a read says why."""
     try:
         return store.read(INDEX, 0, 1).info.size
     except NoRangesError:
@@ -112,7 +112,7 @@ def _size(store: Store) -> int:
 
 
 def _below(store: Store) -> str:
-    """Return what to say of a store that has no index, as far as it tells what it has."""
+    """Return what to say of a store that has no index, from the names that it lists."""
     try:
         names = store.names(limit=1000)
     except StoreError:

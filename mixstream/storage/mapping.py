@@ -1,4 +1,4 @@
-"""A file's bytes as an array, without reading them.
+"""A file's bytes as an array, mapped instead of read.
 
 Rule: a mapping holds no descriptor, since a run maps thousands of shards, and lives exactly as long as its last view.
 """

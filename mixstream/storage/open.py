@@ -1,12 +1,12 @@
-"""A URL or path becomes a store. It is on top of all kinds of stores, which know nothing of it.
+"""Turning a URL or path into a store. This imports all kinds of stores; they do not import it.
 
-Nothing heavy is imported before a URL asks for it: obstore, boto3 and fsspec cost time, and obstore may not be used in
-a forked child whose parent used it (DESIGN.md section 5, Fork), so there `stores/fork_proxy` does its work.
+Nothing heavy is imported before a URL needs it: obstore, boto3 and fsspec take time to import, and obstore may not be
+used in a forked child whose parent used it (DESIGN.md section 5, Fork), where `stores/fork_proxy` replaces it.
 """
 
 from __future__ import annotations
 
-from mixstream.storage.forks import must_go_elsewhere, unforked
+from mixstream.storage.forks import must_use_proxy, unforked
 from mixstream.storage.store import Store
 from mixstream.storage.url import OBJECT_SCHEMES, is_local, local_path, scheme_of
 
@@ -22,25 +22,20 @@ def open_store(url: str, *, timeout: float = 60.0) -> Store:
     Raises:
         ConfigError: the URL names no bucket, or no installed package knows its scheme.
     """
-    with unforked():  # a child that is forked in mid-import can never import the same
-        return _open(url, timeout)
+    with unforked():  # a child forked in mid-import could never import that module
+        if is_local(url):
+            from mixstream.storage.stores.local import LocalStore
 
+            return LocalStore(local_path(url))
+        if scheme_of(url) in OBJECT_SCHEMES:
+            from mixstream.storage.stores.fork_proxy import ProcessStore
 
-def _open(url: str, timeout: float) -> Store:
-    if is_local(url):
-        from mixstream.storage.stores.local import LocalStore
+            if must_use_proxy():
+                return ProcessStore(url, timeout, open_store)
+            # Loads obstore now, not at the first request: `must_use_proxy` looks for it in children forked later.
+            from mixstream.storage.stores.obstore import ObjectStore
 
-        return LocalStore(local_path(url))
-    if scheme_of(url) in OBJECT_SCHEMES:
-        from mixstream.storage.stores.fork_proxy import ProcessStore
+            return ObjectStore(url, timeout)
+        from mixstream.storage.stores.fsspec import FsspecStore
 
-        if must_go_elsewhere():
-            return ProcessStore(url, timeout, open_store)
-        import obstore  # noqa: F401 - now, not at the first request: children forked from here on know by it
-
-        from mixstream.storage.stores.obstore import ObjectStore
-
-        return ObjectStore(url, timeout)
-    from mixstream.storage.stores.fsspec import FsspecStore
-
-    return FsspecStore(url, timeout)
+        return FsspecStore(url, timeout)

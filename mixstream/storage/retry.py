@@ -1,10 +1,10 @@
-"""When a request to a store is made again, and what its error says when it is not.
+"""Retrying requests to a store, and the note on the error when they fail.
 
-What lives here: attempts, waits, and the notes on the error that comes out; no threads, no bytes, no stores. Rules: an
-attempt is one request (one part of a shard, not the shard), so a large shard does not get fewer chances than a small
-one. Only what may pass is tried again: a fault uses up attempts; a store that asks to slow down uses up time instead;
-refused credentials are read anew once. Everything else is final at once. The error that comes out is the original one,
-with a note. No wait is unbounded.
+What lives here: attempts, waits, and the notes on the error that is raised; no threads, no bytes, no stores. Rules: an
+attempt is one request (one part of a shard, not the shard), so a large shard does not get fewer attempts than a small
+one. Only transient errors are retried: a fault uses up attempts; a store that asks to slow down uses up time instead;
+after a refusal, credentials are read again once. Every other error is raised at once. The error that is raised is the
+original one, with a note. No wait is unbounded.
 """
 
 from __future__ import annotations
@@ -27,14 +27,21 @@ _LONGEST_PAUSE = 32  # in units of back-off, as its first five doublings reach
 class Retry:
     """How often, and for how long, a request is tried.
 
+    With three attempts, the third request succeeds after two faults:
+
+    >>> from unittest.mock import Mock
+    >>> read = Mock(side_effect=[StoreFaultError("reset"), StoreFaultError("reset"), b"0123"])
+    >>> Retry(attempts=3, unit=0.001).call("reading s3://bucket/web/shard.00000.mds", read)
+    b'0123'
+
     Args:
-        attempts: `download_retry`, requests in all before a fault is final; 0 counts as 1.
+        attempts: `download_retry`, requests in all before a fault is raised; 0 counts as 1.
         timeout: `download_timeout`, seconds that one request may take, and seconds for which a store may ask to wait.
         unit: seconds of the first pause; the i-th lasts unit · (2^i + U(0, 0.5)).
-        knobs: what the user calls `attempts` and `timeout`, for errors; "" where he cannot set it.
+        knobs: the user's names of `attempts` and `timeout`, for errors; "" where the user cannot set it.
 
     Raises:
-        ConfigError: a value that cannot be.
+        ConfigError: a value is out of range.
     """
 
     attempts: int = 2
@@ -50,7 +57,7 @@ class Retry:
 
     @property
     def longest(self) -> float:
-        """Seconds that one `call` may take, if every request keeps to its timeout."""
+        """Seconds that one `call` may take, if no request exceeds its timeout."""
         return (max(1, self.attempts) + 1) * (2 * self.timeout + (_LONGEST_PAUSE + 0.5) * self.unit)
 
     def pause(self, number: int) -> float:
@@ -67,14 +74,14 @@ class Retry:
     ) -> T:
         """Return what `act` returns, in the first attempt that succeeds.
 
-        `StoreChangedError` is final here: the same request would get the same answer. Who asks for a version has to
-        begin anew without it, as `transfer.read_object` does.
+        `StoreChangedError` is raised at once: the same request would get the same answer. A caller that requests a
+        version has to start again without it, as `transfer.read_object` does.
 
         Args:
-            what: what is being done to which object; stands in the error's note, so without credentials.
+            what: the action and its object, for the error's note, so without credentials.
             act: makes one attempt.
-            renew: reads credentials anew, after which a refused request is made once more.
-            stop: when set, nothing is tried again and no pause goes on.
+            renew: reads credentials again, after which a refused request is made once more.
+            stop: when set, nothing is retried and a pause ends.
 
         Raises:
             StoreError: what the last attempt raised, with a note.
@@ -106,11 +113,11 @@ class Retry:
 
 
 def _renewed(renew: Callable[[], None], refused: StoreAccessError) -> bool:
-    """Read credentials anew; if that cannot be done, it is the refusal that counts."""
+    """Read credentials again; if that fails, the refusal is what is raised."""
     try:
         renew()
     except StoreError as error:
-        refused.add_note(f"reading the credentials anew failed: {error}")
+        refused.add_note(f"reading the credentials again failed: {error}")
         return False
     return True
 

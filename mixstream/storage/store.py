@@ -1,8 +1,8 @@
-"""What a store is: one directory of an object store, or of a disk, whose objects are read and written by name.
+"""The contract of a store: one directory of an object store, or of a disk, whose objects are read and written by name.
 
-What lives here: the protocol, and the records that it speaks in. Rules: a method makes one attempt and raises an error
-of `mixstream.errors` (trying again is the caller's); nothing that a server says about a status, a range or a length is
-believed unchecked; what people get to read carries no credentials. `open` turns a URL into a store.
+What lives here: the protocol, its records, and the checks that all kinds of stores make. Rules: a method makes one
+attempt and raises an error of `mixstream.errors` (the caller retries); no status, range or length that a server sends
+is believed unchecked; texts for users contain no credentials. `open` turns a URL into a store.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from mixstream.errors import StoreChangedError, StoreFaultError
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # collections.abc has it from Python 3.12 on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectInfo:
-    """What a store says of an object.
+    """What a store reports of an object.
 
     Args:
         size: bytes.
-        version: ETag or the like, another one whenever the object is; None where the store has none.
+        version: ETag or the like, which changes whenever the object does; None where the store has none.
     """
 
     size: int
@@ -33,7 +35,7 @@ class ObjectBytes:
     """Bytes of an object.
 
     Args:
-        data: exactly as many bytes as were asked for.
+        data: exactly as many bytes as were requested.
         info: of the whole object.
     """
 
@@ -49,23 +51,34 @@ class Store(Protocol):
     Raises, all of them:
         StoreNotFoundError: no such object, bucket or directory.
         StoreAccessError: no credentials, expired ones, or not enough rights.
-        StoreBusyError: asked to slow down.
-        StoreFaultError: refused, reset, stalled, or not what was asked for.
-        StoreError: anything else, which trying again would not mend.
+        StoreBusyError: the store asks to slow down.
+        StoreFaultError: refused, reset, stalled, or not what was requested.
+        StoreError: anything else, which a retry would not fix.
     """
 
     @property
     def url(self) -> str:
-        """The directory as people may see it: without credentials."""
+        """The directory, without credentials."""
         ...
 
     def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         """Return the bytes [begin, end) of an object, by default all of it.
 
+        Three bytes of an object of ten:
+
+        >>> import tempfile
+        >>> from mixstream.storage import open_store
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     store = open_store(directory)
+        ...     store.write("shard.00000.mds", b"0123456789")
+        ...     part = store.read("shard.00000.mds", 2, 5)
+        >>> bytes(part.data), part.info.size
+        (b'234', 10)
+
         Raises:
             StoreChangedError: the object's version is not `version`.
-            StoreFaultError: the object ends before `end`, or the answer is not what was asked for.
-            NoRangesError: only all of it can be had, by `read(name)`.
+            StoreFaultError: the object ends before `end`, or the answer is not what was requested.
+            NoRangesError: the server has no ranges; `read(name)` returns the whole object.
         """
         ...
 
@@ -74,21 +87,38 @@ class Store(Protocol):
         ...
 
     def write(self, name: str, data: bytes | Path) -> None:
-        """Write an object, from memory or from a file, whole or not at all; what has its name is replaced.
+        """Write an object, from memory or from a file, whole or not at all; an object of that name is replaced.
 
         Raises:
-            OSError: the file to be written cannot be read; that is no StoreError.
+            OSError: the file to be written cannot be read; this is no StoreError.
         """
-        ...
 
     def names(self, *, limit: int | None = None) -> list[str]:
         """Return the names of all objects below the directory, sorted; with `limit`, of no more than that many."""
         ...
 
     def remove(self, name: str) -> None:
-        """Remove an object; none of that name is no error."""
-        ...
+        """Remove an object; it is no error if there is none."""
 
     def renew(self) -> None:
-        """Forget clients and credentials: the next request reads them anew."""
-        ...
+        """Forget clients and credentials: the next request reads them again."""
+
+
+def check_version(place: str, found: str | None, expected: str | None) -> None:
+    """Raise StoreChangedError if a version is expected and another one was found."""
+    if expected is not None and found != expected:
+        raise StoreChangedError(
+            f"{place}: it was replaced (version {found}, was {expected}): parts read so far cannot be used; do not "
+            "replace files of a dataset that is being read"
+        )
+
+
+def range_end(place: str, begin: int, end: int | None, size: int) -> int:
+    """Return the end of a requested range; raise StoreFaultError if an object of `size` bytes does not have it."""
+    stop = size if end is None else end
+    if not 0 <= begin <= stop <= size:
+        raise StoreFaultError(
+            f"{place}: bytes {begin} to {stop} requested, it has {size}: it is truncated, or belongs to another index; "
+            "copy or upload it again from its origin"
+        )
+    return stop

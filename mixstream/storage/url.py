@@ -1,6 +1,6 @@
-"""Places as text: URLs and paths, told apart, joined, and made fit to be shown.
+"""URLs and paths as text: parsed, joined, and stripped of credentials.
 
-Nothing here opens anything. What people get to read carries no credentials (`redact`).
+Nothing here opens anything. Texts for users contain no credentials (`redact`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mixstream.errors import ConfigError
 OBJECT_SCHEMES = frozenset({"s3", "gs", "gcs", "az", "azure", "azure-dl", "abfs", "abfss", "http", "https"})
 
 _HOST = re.compile(r"[^:\[\]]*(:\d*)?|\[[^\[\]]*\](:\d*)?")
-# In these, what stands before the @ is a container, not a user.
+# In these, the part before the @ is a container, not a user.
 _CONTAINER_SCHEMES = ("az", "azure", "azure-dl", "abfs", "abfss", "wasb", "wasbs")
 _URL = re.compile(
     r"""(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<host>[^\s"'<>`/?#]*)(?P<path>[^\s"'<>`?#]*)[^\s"'<>`]*"""
@@ -46,7 +46,7 @@ def local_path(url: str) -> Path:
         return Path(url)
     if scheme != "file":
         raise ConfigError(
-            f"{redact(url)!r} is no place on local disk, which is needed here: "
+            f"{redact(url)!r} is not on local disk, which is needed here: "
             "pass a path, a file:// URL, or nothing if it may be left out"
         )
     parts = urlsplit(url)
@@ -59,7 +59,7 @@ def local_path(url: str) -> Path:
 
 
 def redact(text: str) -> str:
-    """Return `text` without user info, query and fragment of the URLs in it: that is where credentials stand."""
+    """Return `text` without user info, query and fragment of the URLs in it, which may hold credentials."""
     return _URL.sub(_bare, text)
 
 
@@ -67,7 +67,7 @@ def _bare(found: re.Match[str]) -> str:
     scheme, host, path = found["scheme"], found["host"], found["path"]
     if "@" in host and (scheme.lower() not in _CONTAINER_SCHEMES or ":" in host.rpartition("@")[0]):
         host = host.rpartition("@")[2]
-    if not _HOST.fullmatch(host):  # a password with a slash, a question mark or a hash in it, so it ends further on
+    if not _HOST.fullmatch(host):  # a password with a slash, a question mark or a hash in it, so it ends later
         before, cut, after = path.rpartition("@")
         host, path = ("", after) if cut and before else ("***", "")
     return f"{scheme}://{host}{path}"

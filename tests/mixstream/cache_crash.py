@@ -1,6 +1,6 @@
 """A job on a cache that is killed before everything that it does to the disk, and at random instants.
 
-Started by `storage/test_cache_crash.py` as a process of one thread, so that it can fork: `cache_crash.py ROOT KIND`.
+Started by `storage/cache/test_crash.py` as a process of one thread, so that it can fork: `cache_crash.py ROOT KIND`.
 Every life is a forked child that dies by SIGKILL; after each, what is on disk is looked at as the next start would.
 """
 
@@ -27,13 +27,13 @@ CALLS = ("open", "mkdir", "rename", "unlink", "ftruncate", "posix_fallocate", "p
 
 def files_of(world: World) -> DatasetFiles:
     limit = LIMIT_SHARDS * (world.size + (world.packed_size if world.packed else 0)) + 17
-    return world.files(limit=limit, keep_packed=world.packed)
+    return world.files(limit=limit, keep_compressed=world.packed)
 
 
 def live(world: World) -> None:
     """Fetch, unpack, evict and renew, as a job does."""
     files = files_of(world)
-    files.budget.announce([files.path(world.name(1))], [1.0])
+    files.cache_limit.announce([files.path(world.name(1))], [1.0])
     for number in (0, 1, 2):
         assert world.read(files, number)
     damaged = world.local / world.name(2)
@@ -91,7 +91,7 @@ def look(world: World, when: str) -> None:
     assert not left, f"{when}: {left} left"
     for number in range(world.shards):
         assert world.read(files, number), when
-    assert files.budget.usage() <= (files.budget.limit or 0), when
+    assert files.cache_limit.usage() <= (files.cache_limit.limit or 0), when
     known = {*world.names, *(f"{name}.z" for name in world.names)}
     assert world.on_disk() <= known, f"{when}: {world.on_disk() - known}"
     needs = world.local / ".mixstream-needs"

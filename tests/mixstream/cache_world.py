@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mixstream.errors import ShardCorruptError
-from mixstream.storage import Budget, CompressedSpec, DatasetFiles, ObjectBytes, ObjectInfo, Retry, ShardSpec
+from mixstream.storage import CacheLimit, CompressedSpec, DatasetFiles, ObjectBytes, ObjectInfo, Retry, ShardSpec
 from mixstream.storage.stores.local import LocalStore
 
 QUICK = Retry(attempts=2, timeout=5.0, unit=0.01)
@@ -140,12 +140,12 @@ class World:
 
     def want(self, number: int) -> ShardSpec:
         name = self.name(number)
-        packed = None
+        compressed = None
         if self.packed:
             check = Checked(number, self.size, packed=True) if self.check else None
-            packed = CompressedSpec(name=f"{name}.z", size=self.packed_size, check=check, unpack=zlib.decompress)
+            compressed = CompressedSpec(name=f"{name}.z", size=self.packed_size, check=check, unpack=zlib.decompress)
         return ShardSpec(
-            name=name, size=self.size, check=Checked(number, self.size) if self.check else None, packed=packed
+            name=name, size=self.size, check=Checked(number, self.size) if self.check else None, compressed=compressed
         )
 
     @property
@@ -157,11 +157,11 @@ class World:
         names = [self.name(number) for number in range(self.shards)]
         return {name: f"{name}.z" if self.packed else None for name in names}
 
-    def files(self, *, limit: int | None = None, budget: Budget | None = None, **kw: Any) -> DatasetFiles:
+    def files(self, *, limit: int | None = None, cache_limit: CacheLimit | None = None, **kw: Any) -> DatasetFiles:
         """Return the dataset's files, as another process would find them."""
         files = DatasetFiles(**{"home": self.local, "store": self.store, "retry": QUICK, **kw})
         files.read_index()
-        return files.within(budget or Budget(limit=limit), self.names)
+        return files.within(cache_limit or CacheLimit(limit=limit), self.names)
 
     def read(self, files: DatasetFiles, number: int, **kw: Any) -> bool:
         """Open a shard and see that it is whole; False if it could not be had without waiting."""
@@ -221,21 +221,21 @@ def sampled(directory: Path) -> Iterator[list[int]]:
 def main(orders: dict[str, Any]) -> None:
     """Read shards in the order that is given, round and round if need be; print how many were right."""
     world = World(Path(orders["root"]), **orders["world"])
-    files = world.files(limit=orders.get("limit"), keep_packed=orders.get("keep_packed", False))
+    files = world.files(limit=orders.get("limit"), keep_compressed=orders.get("keep_compressed", False))
     until = time.monotonic() + orders.get("seconds", 0)
     sequence, ahead, done = orders["sequence"], orders.get("ahead", 0), 0
     with ThreadPoolExecutor(1) as pool:
         while not done or time.monotonic() < until:
             for at, number in enumerate(sequence):
                 coming = sequence[at + 1 : at + 1 + ahead]
-                files.budget.announce(
+                files.cache_limit.announce(
                     [files.path(world.name(n)) for n in (number, *coming)], [float(i) for i in range(len(coming) + 1)]
                 )
                 fetched = pool.submit(prefetch, world, files, coming)
                 assert world.read(files, number)
                 fetched.result()
                 done += 1
-    files.budget.close()
+    files.cache_limit.close()
     sys.stdout.write(f"{done}\n")
 
 

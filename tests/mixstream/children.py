@@ -63,11 +63,11 @@ def _tell(function: Callable[..., Any], args: tuple[Any, ...], pipe: Any) -> Non
 
 
 def reads(url: str, body: bytes) -> tuple[bool, bool]:
-    """Read "object" through a store; return whether it is `body`, and whether this process has to go elsewhere."""
-    from mixstream.storage.forks import must_go_elsewhere
+    """Read "object" through a store; return whether it is `body`, and whether this process must use the fork proxy."""
+    from mixstream.storage.forks import must_use_proxy
     from mixstream.storage.open import open_store
 
-    return bytes(open_store(url, timeout=10).read("object").data) == body, must_go_elsewhere()
+    return bytes(open_store(url, timeout=10).read("object").data) == body, must_use_proxy()
 
 
 def status_of(child: int) -> int:

@@ -11,8 +11,7 @@ import servers  # pyright: ignore[reportMissingImports]
 from servers import S3  # pyright: ignore[reportMissingImports]
 
 from mixstream.data.domain import Domain
-from mixstream.storage import Budget, DatasetFiles
-from mixstream.storage.retry import Retry
+from mixstream.storage import CacheLimit, DatasetFiles, Retry
 
 SHARDS = "*/shard.*"
 SECOND = "*/shard.00001.*"
@@ -23,7 +22,7 @@ def start(url: str, local: Path, *, attempts: int = 6, timeout: float = 1.0, val
     retry = Retry(attempts=attempts, timeout=timeout, unit=0.02)
     files = DatasetFiles.locate(remote=url, local=str(local), split=None, retry=retry)
     domain = Domain.open(name="web", files=files, validate_hash="xxh64" if validate else None)
-    return domain.within(Budget(limit=None))
+    return domain.within(CacheLimit(limit=None))
 
 
 def shards(domain: Domain) -> list[bytes]:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from mixstream.errors import ConfigError
-from mixstream.storage import is_local, local_path, open_store, redact
-from mixstream.storage.destination import check_writable
+from mixstream.storage import check_writable, is_local, local_path, open_store, redact
 
 from ..shared.console import Console, show_bytes, show_seconds, table
 from .job import default_workers, run_conversion

@@ -1,42 +1,55 @@
-"""What other processes need soon: each tells it in a file, so that nobody evicts what a neighbour is about to read.
+"""What other processes need soon: each announces it in a file, so that no process evicts what another is about to read.
 
-Rules: a file of needs holds while its writer lives, since he holds its lock; those of the dead are removed when met. It
-is replaced whole, never changed. What it says is advice: what cannot be read is taken as no need.
+Rules: an announcement holds while the process that wrote it lives, since that process locks the file; those of dead
+processes are removed when they are read. It is replaced whole, never changed. It is advice: an announcement that cannot
+be read counts as none.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import msgspec
 
-from mixstream.storage.cache.locks import FORBIDDEN, FULL, PREFIX, parent_of, release, remove_if_dead, try_lock
+from mixstream.storage.cache.locks import FORBIDDEN, FULL, parent_of, release, remove_if_dead, try_lock
+from mixstream.storage.forks import ProcessLocal
+from mixstream.storage.spec import PREFIX
 
 _PLACE = f"{PREFIX}needs"
 _decode = msgspec.json.Decoder(dict[str, float]).decode
 
 
+@dataclass(frozen=True, slots=True)
+class _Announced:
+    """The content of the file `name` below `directory`, which this process has locked."""
+
+    directory: Path
+    name: str
+    data: bytes
+    lock: int
+
+
 class Announcement:
-    """This process's needs, in a directory that the others look into."""
+    """What this process needs soon, in a directory that the other processes read."""
 
     def __init__(self) -> None:
-        self._lock, self._pid, self._name = -1, 0, ""
-        self._directory: Path | None = None
-        self._data = b""
+        self._now: ProcessLocal[_Announced | None] = ProcessLocal(lambda: None)
 
     @property
     def name(self) -> str:
-        """Its file, below the directory; empty if nothing was announced. A forked child has announced nothing yet."""
-        return self._name if self._directory is not None and self._pid == os.getpid() else ""
+        """Its file, below the directory; empty if this process announces nothing."""
+        return self._now.value.name if self._now.value is not None else ""
 
     def put(self, directory: Path, needs: Mapping[str, float]) -> None:
-        """Say which raw files are needed, path -> steps from now; replaces what was said before."""
+        """Announce which raw files are needed, path -> steps from now; replaces what was announced before."""
         data = msgspec.json.encode(needs)
-        if self.name and directory == self._directory and data == self._data:
+        before = self._now.value
+        if before is not None and (directory, data) == (before.directory, before.data):
             return
         name = f"{_PLACE}/{os.getpid()}.{uuid4().hex[:8]}"
         try:
@@ -47,28 +60,26 @@ class Announcement:
             return  # it is advice
         self.withdraw()
         if lock is not None:
-            self._lock, self._name, self._directory, self._data, self._pid = lock, name, directory, data, os.getpid()
+            self._now.value = _Announced(directory, name, data, lock)
 
     def withdraw(self) -> None:
-        """Take it back."""
-        if not self.name or self._directory is None:
+        """Remove the announcement."""
+        if (before := self._now.value) is None:
             return
         try:
-            with parent_of(self._directory, self.name) as (parent, leaf):
+            with suppress(FileNotFoundError), parent_of(before.directory, before.name) as (parent, leaf):
                 os.unlink(leaf, dir_fd=parent)
-        except FileNotFoundError:
-            pass
         finally:
-            release(self._lock)
-            self._directory = None
+            release(before.lock)
+            self._now.value = None
 
 
 def announced(directory: Path, *, besides: str) -> dict[str, float]:
-    """Return what is announced in a directory: path -> the fewest steps; remove what dead processes said.
+    """Return what is announced in a directory: path -> the fewest steps; remove announcements of dead processes.
 
     Args:
-        directory: where announcements stand.
-        besides: name of the one that does not count.
+        directory: that announcements are written to.
+        besides: name of the announcement that does not count.
     """
     soonest: dict[str, float] = {}
     with ExitStack() as stack:
@@ -84,7 +95,7 @@ def announced(directory: Path, *, besides: str) -> dict[str, float]:
 
 
 def _write(directory: Path, name: str, data: bytes) -> int | None:
-    """Write a file and keep it locked; None if a reader was quicker, and took it for a dead one's."""
+    """Write a file and keep it locked; None if a reader was quicker, and took it for that of a dead process."""
     with parent_of(directory, name, create=True) as (parent, leaf):
         lock = try_lock(parent, leaf)
         if lock is None:

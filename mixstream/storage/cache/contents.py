@@ -1,8 +1,8 @@
-"""What lies in a cache directory: the shards that are there, and what killed processes left.
+"""What a cache directory contains: the shards that are there, and files that killed processes left.
 
-Rules: the directory is the truth, and no ledger is kept beside it. Only names that the dataset's index has are seen;
-all else belongs to somebody else and is neither counted nor touched. So are symbolic links, and what is behind them.
-A partial is a file that is being written, `.{name}.partial`; it is dead when nobody holds its lock.
+Rules: the directory is the only record of what it contains. Only names in the dataset's index are looked at; other
+files, symbolic links and what they point to are neither counted nor touched. A partial is a file that is being
+written, `.{name}.partial`; it is dead when it is not locked.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixstream.storage.cache.locks import FORBIDDEN, parent_of, remove_if_dead
+from mixstream.storage.spec import INDEX
 
-INDEX = "index.json"
 _NOT_THERE = (None, errno.ENOENT, errno.ENOTDIR, *FORBIDDEN)  # None: behind a symbolic link (`parent_of`)
 
 
@@ -27,168 +27,132 @@ def partial_name(leaf: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class File:
-    """A file of a shard: its name below the directory, the raw shard it belongs to, its inode, bytes, and last use.
+class CachedFile:
+    """A file of a shard: its name below the directory, its inode, bytes, and last use.
 
-    The last use is that of when it was first met, in nanoseconds since 1970 (`Listing.used` looks again).
+    The last use is in nanoseconds since 1970, of when the file was first seen (`CachedShard.used` looks again).
     """
 
     name: str
-    raw: str
     inode: int
     size: int
     used: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
-    """A shard in a cache directory: its raw file, its packed file, or both.
+@dataclass(frozen=True, slots=True)
+class CachedShard:
+    """A shard in a cache directory: the path of its raw file, and those files that are there, raw and compressed."""
 
-    Args:
-        listing: of the directory that it is in.
-        path: of the raw file, whether or not it is there.
-        files: those that are there.
-    """
-
-    listing: Listing
+    directory: Path
     path: Path
-    files: tuple[File, ...]
+    files: list[CachedFile] = field(default_factory=list)
 
     @property
     def size(self) -> int:
         """Bytes of its files."""
         return sum(file.size for file in self.files)
 
+    def used(self) -> int:
+        """Return when a file of it was last opened or written, in nanoseconds since 1970."""
+        used = 0
+        for file in self.files:
+            with suppress(FileNotFoundError):
+                used = max(used, _last_use((self.directory / file.name).lstat()))
+        return used
+
     def remove(self) -> int:
         """Remove its files; return the bytes that are gone."""
-        return sum(file.size for file in self.files if self.listing.remove(file.name))
+        return sum(file.size for file in self.files if remove(self.directory, file.name))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
-    """What a directory holds.
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a directory contained when it was scanned.
 
     Args:
-        listing: of the directory.
-        files: of shards.
+        shards: of which a file is there.
         fixed: bytes of other files that count.
-        partials: what is being written: (bytes, inode, time of the last write).
+        partials: files being written: (bytes, inode, time of the last write).
     """
 
-    listing: Listing
-    files: list[File]
+    shards: list[CachedShard]
     fixed: int
     partials: list[tuple[int, int, int]]
 
     @property
     def bytes(self) -> int:
         """Bytes of everything."""
-        return self.fixed + sum(file.size for file in self.files) + sum(size for size, *_ in self.partials)
-
-    def shards(self) -> list[Shard]:
-        """Return the shards of which a file is there."""
-        groups: dict[str, list[File]] = {}
-        for file in self.files:
-            groups.setdefault(file.raw, []).append(file)
-        at = self.listing
-        return [Shard(listing=at, path=at.path(raw), files=tuple(files)) for raw, files in groups.items()]
+        return self.fixed + sum(shard.size for shard in self.shards) + sum(size for size, *_ in self.partials)
 
 
-class Listing:
-    """One cache directory and the names that its dataset has.
+class CacheContents:
+    """One cache directory, and the names that its dataset has.
 
     Args:
-        directory: the directory; without symbolic links in its path, so that all processes call it the same.
-        names: raw shard -> its packed form, or None; both relative to the directory.
+        directory: without symbolic links in its path, so that all processes use the same path.
+        names: raw file -> compressed file, or None; both relative to the directory.
     """
 
     def __init__(self, directory: Path, names: Mapping[str, str | None]) -> None:
         self.directory, self.names = directory, names
         # Sub-directory -> name of a file in it -> raw shard that it belongs to; itself empty for the index.
         self._raw_of: dict[str, dict[str, str]] = {"": {INDEX: ""}}
-        for raw, packed in names.items():
-            for name in (raw, packed) if packed is not None else (raw,):
+        for raw, compressed in names.items():
+            for name in (raw, compressed) if compressed is not None else (raw,):
                 below, _, leaf = name.rpartition("/")
                 self._raw_of.setdefault(below, {})[leaf] = raw
-        # Files by sub-directory and name. A file that has its name never changes its size, and another one has another
-        # inode; asking for 20,000 sizes anew takes five times as long as listing the names.
-        self._met: dict[str, dict[str, File]] = {below: {} for below in self._raw_of}
-        self._paths: dict[str, Path] = {}  # of shards that were met: making one costs as much as a system call
+        # Files by sub-directory and name. A published file never changes its size, and its replacement has another
+        # inode; asking for 20,000 sizes again takes five times as long as listing the names.
+        self._seen: dict[str, dict[str, CachedFile]] = {below: {} for below in self._raw_of}
+        self._paths: dict[str, Path] = {}  # of shards that were seen: making one costs as much as a system call
 
-    def path(self, raw: str) -> Path:
-        """Return the path of a raw shard."""
+    def scan(self) -> Scan:
+        """Return what is there now; dead partials are removed on the way."""
+        # A file that is renamed while the directory is read may be listed under neither name. So partials are listed
+        # first: each is seen then, or under its final name afterwards.
+        before = self.sweep()
+        shards: dict[str, CachedShard] = {}
+        partials, inodes, fixed = [], set(), 0
+        for below, known, _, entries in self._walk():
+            for entry in entries:
+                raw = known.get(entry.name)
+                if raw and (file := self._file(below, entry)) is not None:
+                    inodes.add(file.inode)
+                    if raw not in shards:
+                        shards[raw] = CachedShard(self.directory, self._path(raw))
+                    shards[raw].files.append(file)
+                elif raw == "" and (found := _stat(entry)) is not None:
+                    fixed += found.st_size
+                elif _is_partial(entry.name, known):
+                    partials += _partial(entry)
+        inodes.update(inode for _, inode, _ in partials)
+        partials += [partial for partial in before if partial[1] not in inodes]
+        return Scan(list(shards.values()), fixed, partials)
+
+    def _file(self, below: str, entry: os.DirEntry[str]) -> CachedFile | None:
+        """Return a file of a shard, from an earlier scan if it is the same; None if it is gone, or not a file."""
+        seen = self._seen[below]
+        if (file := seen.get(entry.name)) is not None and file.inode == entry.inode():
+            return file
+        if (found := _stat(entry)) is None:
+            return None
+        name = f"{below}/{entry.name}" if below else entry.name
+        file = seen[entry.name] = CachedFile(name, found.st_ino, found.st_size, _last_use(found))
+        return file
+
+    def _path(self, raw: str) -> Path:
         if (path := self._paths.get(raw)) is None:
             path = self._paths[raw] = self.directory / raw
         return path
 
-    def scan(self) -> Contents:
-        """Return what is there now; dead partials are removed on the way."""
-        # What is renamed while a directory is read may show under neither name. So partials are looked for first: each
-        # is seen then, or under its own name afterwards.
-        before = self._partials()
-        files, partials, fixed = [], [], 0
-        for below, known, number, entries in self._walk():
-            met = self._met[below]
-            for entry in entries:
-                name = entry.name
-                raw = known.get(name)
-                if raw and (file := met.get(name)) is not None and file.inode == entry.inode():
-                    files.append(file)
-                    continue
-                if raw is None and (not _is_partial(name, known) or remove_if_dead(number, name)):
-                    continue
-                try:
-                    found = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                if not stat.S_ISREG(found.st_mode):
-                    continue
-                if raw is None:
-                    partials.append((found.st_size, found.st_ino, found.st_mtime_ns))
-                elif raw:
-                    path = f"{below}/{name}" if below else name
-                    met[name] = File(path, raw, found.st_ino, found.st_size, _used(found))
-                    files.append(met[name])
-                else:
-                    fixed += found.st_size
-        seen = {file.inode for file in files}.union(inode for _, inode, _ in partials)
-        partials.extend(partial for partial in before if partial[1] not in seen)
-        return Contents(listing=self, files=files, fixed=fixed, partials=partials)
-
-    def _partials(self) -> list[tuple[int, int, int]]:
+    def sweep(self) -> list[tuple[int, int, int]]:
+        """Remove dead partials, and return the others as in `Scan`."""
         partials = []
-        for _, known, _, entries in self._walk():
-            for entry in entries:
-                if _is_partial(entry.name, known):
-                    with suppress(FileNotFoundError):
-                        found = entry.stat(follow_symlinks=False)
-                        partials.append((found.st_size, found.st_ino, found.st_mtime_ns))
-        return partials
-
-    def used(self, file: File) -> int:
-        """Return when a file was last opened or written, in nanoseconds since 1970."""
-        try:
-            return _used((self.directory / file.name).lstat())
-        except FileNotFoundError:
-            return 0
-
-    def sweep(self) -> None:
-        """Remove dead partials."""
         for _, known, number, entries in self._walk():
             for entry in entries:
-                if entry.name not in known and _is_partial(entry.name, known):
-                    remove_if_dead(number, entry.name)
-
-    def remove(self, name: str) -> bool:
-        """Remove a file; return whether it is gone."""
-        try:
-            with parent_of(self.directory, name) as (number, leaf):
-                os.unlink(leaf, dir_fd=number)
-        except OSError as error:
-            if error.errno not in (*FORBIDDEN, errno.ENOENT):
-                raise
-            return error.errno == errno.ENOENT
-        return True
+                if _is_partial(entry.name, known) and not remove_if_dead(number, entry.name):
+                    partials += _partial(entry)
+        return partials
 
     def _walk(self) -> Iterator[tuple[str, dict[str, str], int, Iterable[os.DirEntry[str]]]]:
         """Yield each sub-directory that names lead to, what is known of it, its descriptor, and its entries."""
@@ -198,15 +162,39 @@ class Listing:
                     number, _ = stack.enter_context(parent_of(self.directory, f"{below}/." if below else "."))
                     entries = stack.enter_context(os.scandir(number))
                 except OSError as error:
-                    if error.errno not in _NOT_THERE:  # out of descriptors, say: what is there would not be counted
+                    if error.errno not in _NOT_THERE:  # such as out of descriptors: its files would not be counted
                         raise
                     continue
                 yield below, known, number, entries
 
 
+def remove(directory: Path, name: str) -> bool:
+    """Remove the file `name` of a cache directory; return whether it is gone."""
+    try:
+        with parent_of(directory, name) as (number, leaf):
+            os.unlink(leaf, dir_fd=number)
+    except OSError as error:
+        if error.errno not in (*FORBIDDEN, errno.ENOENT):
+            raise
+        return error.errno == errno.ENOENT
+    return True
+
+
+def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Return the status of a regular file; None if it is gone, or not one."""
+    with suppress(FileNotFoundError):
+        found = entry.stat(follow_symlinks=False)
+        return found if stat.S_ISREG(found.st_mode) else None
+    return None
+
+
+def _partial(entry: os.DirEntry[str]) -> list[tuple[int, int, int]]:
+    return [(found.st_size, found.st_ino, found.st_mtime_ns)] if (found := _stat(entry)) is not None else []
+
+
 def _is_partial(name: str, known: Mapping[str, str]) -> bool:
-    return name.startswith(".") and name.endswith(".partial") and name[1:-8] in known
+    return name.startswith(".") and name.endswith(".partial") and name[1:-8] in known and name not in known
 
 
-def _used(found: os.stat_result) -> int:
+def _last_use(found: os.stat_result) -> int:
     return max(found.st_atime_ns, found.st_mtime_ns)

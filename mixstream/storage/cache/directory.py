@@ -1,303 +1,275 @@
-"""One cache directory: files that appear whole or not at all, each made once however many want it.
+"""One cache directory: files that appear whole or not at all, each filled once however many readers want it.
 
-Rules: a file is written as `.{name}.partial` by whoever holds that partial's lock, and renamed over its name while the
-lock is held; so what stands under a name is whole, and what a killed process leaves is known by its free lock and
-written over, or removed (`Listing`). A partial takes its full size before its first byte is asked for: that is its
-place in the budget and on the disk. Whoever waits for another's partial waits as long as it is being written to.
-A file is handed out open: what is evicted afterwards stays readable for those who have it.
+Rules: a file on disk is verified once per process, when it is first opened; what is wrong is filled again before it is
+an error. A thread that waits for another's partial waits as long as that is being written. A file is returned open: it
+stays readable after it was evicted.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import io
 import os
 import stat
-import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO, Protocol
 
-from mixstream.errors import MixstreamError, StoreAccessError, StoreError
+from mixstream.errors import MixstreamError, ShardCorruptError, ShardNotFoundError, StoreAccessError, StoreError
 from mixstream.storage.cache.contents import partial_name
-from mixstream.storage.cache.limit import Budget, Claim, disk_full
-from mixstream.storage.cache.locks import FORBIDDEN, FULL, Patience, forbidden, parent_of, release, same_file, try_lock
+from mixstream.storage.cache.fill import CacheFill, Partial, opened
+from mixstream.storage.cache.limit import CacheLimit, disk_full
+from mixstream.storage.cache.locks import FORBIDDEN, FULL, StallTimeout, forbidden, parent_of, try_lock
+from mixstream.storage.cache.owner import CacheOwner
+from mixstream.storage.spec import CompressedSpec, ShardSpec
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer  # collections.abc has it from Python 3.12 on
-
-_CHUNK = 64 << 20  # bytes; one write takes 2 GiB at most, and others see by it that something moves
-_LIBC = ctypes.CDLL(None, use_errno=True)
 _TRIES = 3  # when the disk turns out to be full, or the directory is cleared, while a file is written
+_Identity = tuple[int, int, int, int]  # device, inode, bytes, time of the last write
 
 
-class Partial:
-    """A file that is being written; its lock is held. Made by `Cache`.
+class Source(Protocol):
+    """What a cache directory is filled from."""
 
-    Attributes:
-        number: descriptor of the file, at its full size once `reserve` was called.
-        filled: whether its content was written.
+    def original(self, spec: ShardSpec) -> Path | None:
+        """Return where the raw file may be on local disk, to be read in place; None if it is nowhere else."""
+        ...
+
+    def can_fill(self, spec: ShardSpec) -> bool:
+        """Return whether there is anything to fill the raw file from."""
+        ...
+
+    def missing(self, spec: ShardSpec) -> ShardNotFoundError:
+        """Return the error for a shard of which no file is anywhere."""
+        ...
+
+    def kept(self, spec: ShardSpec) -> CompressedSpec | None:
+        """Return the compressed file that `fill` can write beside the raw one; None if it is not to be kept."""
+        ...
+
+    def fill(self, spec: ShardSpec, file: Partial, kept: Partial | None = None) -> None:
+        """Write the raw file, verified, and its compressed file to `kept` if there is one at hand."""
+
+
+class Cache:
+    """A directory that is filled by any number of threads and processes.
+
+    A shard of four bytes from a source that always has it; the second call finds the file:
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from unittest.mock import Mock
+    >>> spec = ShardSpec(name="shard.00000.mds", size=4, check=None, compressed=None)
+    >>> source = Mock(original=lambda spec: None, kept=lambda spec: None)
+    >>> source.fill.side_effect = lambda spec, file: file.write(b"1111")
+    >>> with TemporaryDirectory() as place:
+    ...     owner = CacheOwner(directory=Path(place), origin="s3://bucket/web", digest="0f")
+    ...     cache = Cache(owner=owner, limit=CacheLimit(), timeout=60)
+    ...     for _ in range(2):
+    ...         with cache.open_or_fill(spec, source) as file:
+    ...             print(file.read(), "filled:", source.fill.call_count)
+    b'1111' filled: 1
+    b'1111' filled: 1
+
+    Args:
+        owner: its directory, which is created when something is written, and the dataset that it is filled from.
+        limit: says whether there is room.
+        timeout: seconds without progress after which a wait for other threads and processes gives up.
     """
 
-    def __init__(self, parent: int, leaf: str, lock: int) -> None:
-        self.number, self.filled = lock, False
-        self._parent, self._leaf = parent, leaf
-        self._open = threading.Lock()
-        self._closed = False
-        os.ftruncate(lock, 0)  # what a killed process left
+    def __init__(self, *, owner: CacheOwner, limit: CacheLimit, timeout: float) -> None:
+        self.owner, self.directory = owner, owner.directory
+        self._limit, self._timeout = limit, timeout
+        # By the shard's name: files that were verified, and the one that was returned last.
+        self._good: dict[str, _Identity] = {}
+        self._bad: dict[str, _Identity] = {}
+        self._returned: dict[str, _Identity] = {}
 
-    def reserve(self, size: int) -> None:
-        """Give the file its full size, on the disk as far as the file system can.
+    def open_or_fill(self, spec: ShardSpec, source: Source, *, need: float = 0.0, wait: bool = True) -> BinaryIO | None:
+        """Return a shard's raw file, open: the one in the directory, the source's own, or one that is filled now.
 
-        Raises:
-            OSError: ENOSPC, there is no room; the file is empty again.
+        None, without `wait`: another thread or process is filling it, or there is no room now. Arguments and errors
+        are those of `DatasetFiles.open`; ConfigError also where the file system has no `flock`.
         """
-        os.ftruncate(self.number, size)
+        file = self._open(spec, source) or self._open_original(spec, source) or self._fill(spec, source, need, wait)
+        if file is not None:
+            self._returned[spec.name] = _identity(os.fstat(file.fileno()))
+        return file
+
+    def has(self, spec: ShardSpec, source: Source) -> bool:
+        """Return whether a raw file of the right size is on local disk; its bytes are not looked at."""
+        for path in (self.directory / spec.name, source.original(spec)):
+            with suppress(OSError):
+                found = path.stat() if path is not None else None
+                if found and found.st_size == spec.size and self._bad.get(spec.name) != _identity(found):
+                    return True
+        return False
+
+    def reject(self, name: str) -> None:
+        """Make `open_or_fill` fill a shard again: the file that it returned last, or would return, is bad."""
+        if name not in self._returned and (file := self._find(name)) is not None:
+            with file:
+                self._returned[name] = _identity(os.fstat(file.fileno()))
+        if name in self._returned:
+            self._bad[name] = self._returned[name]
+
+    def _open(self, spec: ShardSpec, source: Source) -> BinaryIO | None:
+        """Return the file of the directory, if it is there and good."""
+        file = self._find(spec.name)
+        return self._verified(spec, file, source) if file is not None else None
+
+    def _open_original(self, spec: ShardSpec, source: Source) -> BinaryIO | None:
+        """Return the source's own raw file, if there is one on local disk."""
         try:
-            _set_aside(self.number, size)
-        except OSError as error:
-            if error.errno in FULL:
-                os.ftruncate(self.number, 0)
-                raise
-            # The file system cannot: then a full disk shows while writing.
-
-    def write(self, data: Buffer) -> None:
-        """Write the whole content."""
-        rest, done = memoryview(data).cast("B"), 0
-        while done < len(rest):
-            done += os.pwrite(self.number, rest[done : done + _CHUNK], done)
-        self.filled = True
-
-    def beat(self) -> None:
-        """Show whoever waits that something moves. Any thread may call it, even when the file is done."""
-        with self._open:
-            if not self._closed:
-                os.utime(self.number)
-
-    def publish(self, path: Path) -> BinaryIO | None:
-        """Give the file its name, which is that of `path`; return it open, or None if somebody has removed it."""
-        name = partial_name(self._leaf)
-        try:
-            file = opened(path, lambda *_: os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._parent))
-            if same_file(os.fstat(self.number), self._parent, name):
-                os.rename(name, self._leaf, src_dir_fd=self._parent, dst_dir_fd=self._parent)
-                return file
+            file = opened(path) if (path := source.original(spec)) is not None else None
         except FileNotFoundError:
             return None
-        file.close()
-        return None
+        return self._verified(spec, file, None) if file is not None else None
 
-    def close(self) -> None:
-        """Give up the lock; what has no name yet is removed."""
-        with self._open:
-            self._closed = True
-        name = partial_name(self._leaf)
-        try:
-            if same_file(os.fstat(self.number), self._parent, name):
-                os.unlink(name, dir_fd=self._parent)
-        finally:
-            release(self.number)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Errand:
-    """A file to be made.
-
-    Args:
-        name: below the cache directory.
-        size: bytes.
-        beside: further files that the same act makes: name -> bytes.
-        there: returns the file, open, if it is there by now and good; None otherwise.
-        produce: fills the first partial, and in their order those of `beside`; what of these it leaves is dropped.
-        need: steps until the plan needs it; 0 if somebody waits.
-        wait: whether to wait for others and for room.
-    """
-
-    name: str
-    size: int
-    beside: tuple[tuple[str, int], ...] = ()
-    there: Callable[[], BinaryIO | None]
-    produce: Callable[[list[Partial]], None]
-    need: float = 0.0
-    wait: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cache:
-    """A directory that is filled, by any number of threads and processes.
-
-    Args:
-        directory: created when something is written; without symbolic links in its path.
-        budget: says whether there is room.
-        patience: seconds of standstill after which a wait for others gives up.
-    """
-
-    directory: Path
-    budget: Budget
-    patience: float
-
-    def find(self, name: str) -> BinaryIO | None:
+    def _find(self, name: str) -> BinaryIO | None:
         """Return the file of that name, open, and note that it is used; None if there is none."""
+        path = self.directory / name
         try:
-            file = opened(self.directory / name)
+            file = opened(path)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE):
                 return None
             if error.errno in FORBIDDEN:
-                raise _unreadable(error, self.directory / name) from error
+                raise _unreadable(error, path) from error
             if error.errno == errno.EISDIR:
                 raise StoreError(
-                    f"{self.directory / name} is a directory where a shard belongs; remove it, or pass another `local` "
-                    "directory"
+                    f"{path} is a directory where a shard belongs; remove it, or pass another `local` directory"
                 ) from error
             raise
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             file.close()
             return None
-        if self.directory in self.budget:
-            with suppress(OSError):  # somebody else's file
+        if self.directory in self._limit:
+            with suppress(OSError):  # another user's file
                 os.utime(file.fileno(), ns=(time.time_ns(), found.st_mtime_ns))
         return file
 
-    def make(self, errand: Errand) -> BinaryIO | None:
-        """Return the file of an errand, open, made by this thread or by another.
+    def _verified(self, spec: ShardSpec, file: BinaryIO, source: Source | None) -> BinaryIO | None:
+        """Return a file if it is good; close it if not. `source` is None for an original, which is never replaced."""
+        good = False
+        try:
+            if source is not None and self.owner.origin is not None:
+                self.owner.bind()
+            good = self._is_good(spec, file, source)
+        finally:
+            if not good:
+                file.close()
+        return file if good else None
 
-        None, without `errand.wait`: somebody else is at it, or there is no room now.
+    def _is_good(self, spec: ShardSpec, file: BinaryIO, source: Source | None) -> bool:
+        """Return whether a file is what the index says; each is verified once.
 
         Raises:
-            CacheFullError: the limit or the disk is too small.
-            StoreAccessError: the directory may not be written.
-            ConfigError: its file system has no `flock`.
-            WaitTimeoutError: whoever else makes it stands still.
-            Exception: what `errand.produce` raises.
+            ShardCorruptError: it is not, and there is no source to fill it again from.
         """
-        scarce = False
+        identity = _identity(os.fstat(file.fileno()))
+        if self._bad.get(spec.name) == identity:
+            return False
+        if self._good.get(spec.name) == identity:
+            return True
+        try:
+            spec.verify(file)
+        except ShardCorruptError as error:
+            if source is None or not source.can_fill(spec):
+                error.add_note(f"file {file.name}")
+                raise
+            self._bad[spec.name] = identity
+            return False
+        self._good[spec.name] = identity
+        return True
+
+    def _fill(self, spec: ShardSpec, source: Source, need: float, wait: bool) -> BinaryIO | None:
+        """Fill the file, or wait for another thread or process that does."""
+        if not source.can_fill(spec):
+            raise source.missing(spec)
+        self.owner.bind()
+        kept, scarce = source.kept(spec), False
         for _ in range(_TRIES):
+            fill = CacheFill(
+                spec=spec,
+                kept=kept,
+                directory=self.directory,
+                need=need,
+                wait=wait,
+                timeout=self._timeout,
+                scarce=scarce,
+            )
             try:
-                return self._make(errand, scarce=scarce)
-            except _RemovedError:
-                continue
+                return self._fill_once(fill, source)
             except OSError as error:
                 if isinstance(error, MixstreamError):
                     raise
                 if error.errno == errno.ENOENT:
-                    continue  # the directory is being removed
+                    continue  # the file was removed, or the directory is being removed
                 if error.errno in FORBIDDEN:
-                    raise forbidden(error, self.directory, f"fetch {errand.name}") from error
+                    raise forbidden(error, self.directory, f"fetch {spec.name}") from error
                 if error.errno not in FULL:
                     raise
                 if scarce:
-                    raise disk_full(errand.name, self.directory, errand.size) from error
+                    raise disk_full(fill) from error
                 scarce = True
         raise StoreError(
-            f"{self.directory / errand.name} was removed {_TRIES} times while it was written; end what deletes files "
-            "in that directory, or pass another `local`"
+            f"{self.directory / spec.name} was removed {_TRIES} times while it was written; end the program that "
+            "deletes files in that directory, or pass another `local`"
         )
 
-    def _make(self, errand: Errand, *, scarce: bool) -> BinaryIO | None:
+    def _fill_once(self, fill: CacheFill, source: Source) -> BinaryIO | None:
+        spec, kept = fill.spec, fill.kept
         with ExitStack() as stack:
-            main = self._begin(errand, errand.name, stack)
-            if not isinstance(main, Partial):
-                return main
-            if (file := errand.there()) is not None:
+            begun = self._begin(fill, spec.name, source, stack)
+            if not isinstance(begun, Partial):
+                return begun
+            if (file := self._open(spec, source)) is not None:
                 return file
-            partials = [main]
-            for name, _ in errand.beside:
-                partial = self._begin(errand, name, stack)
-                if not isinstance(partial, Partial):
-                    return partial
-                partials.append(partial)
-            sizes = [errand.size, *(size for _, size in errand.beside)]
-            claim = Claim(
-                name=errand.name,
-                directory=self.directory,
-                size=sum(sizes),
-                take=lambda: _reserve(partials, sizes),
-                need=errand.need,
-                wait=errand.wait,
-                patience=self.patience,
-                beat=main.beat,
-                scarce=scarce,
-            )
-            if not self.budget.claim(claim):
+            if kept is not None and not isinstance(begun := self._begin(fill, kept.name, source, stack), Partial):
+                return begun
+            if not self._limit.make_room(fill):
                 return None
-            errand.produce(partials)
-            for partial, (name, _) in zip(partials[1:], errand.beside):
-                if partial.filled:
-                    self._publish(partial, name).close()
-            return self._publish(main, errand.name)
+            source.fill(spec, *fill.partials)
+            for partial in fill.partials[1:]:
+                if kept is not None and partial.filled:
+                    partial.publish(self.directory / kept.name).close()
+            file = fill.partials[0].publish(self.directory / spec.name)
+            self._good[spec.name] = _identity(os.fstat(file.fileno()))  # its bytes were verified when they arrived
+            return file
 
-    def _begin(self, errand: Errand, name: str, stack: ExitStack) -> Partial | BinaryIO | None:
-        """Return the partial of a file, locked; or, if somebody else has it, what he makes or None."""
+    def _begin(self, fill: CacheFill, name: str, source: Source, stack: ExitStack) -> Partial | BinaryIO | None:
+        """Return the partial of a file, locked; while another thread or process has it, wait for the shard it fills."""
         parent, leaf = stack.enter_context(parent_of(self.directory, name, create=True))
-        patience = Patience(
-            self.patience,
+        stall = StallTimeout(
+            self._timeout,
             f"{self.directory / name}, which another thread or process is fetching; it hangs: end it, and another will "
             "take its place",
         )
         while (lock := try_lock(parent, partial_name(leaf))) is None:
-            if (file := errand.there()) is not None or not errand.wait:
+            if (file := self._open(fill.spec, source)) is not None or not fill.wait:
                 return file
-            patience.pause(_mark(parent, partial_name(leaf)))
+            stall.pause(_progress(parent, partial_name(leaf)))
         partial = Partial(parent, leaf, lock)
         stack.callback(partial.close)
+        fill.partials.append(partial)
         return partial
 
-    def _publish(self, partial: Partial, name: str) -> BinaryIO:
-        file = partial.publish(self.directory / name)
-        if file is None:
-            raise _RemovedError
-        return file
 
-
-class _RemovedError(Exception):
-    """Somebody removed what was being written."""
-
-
-def opened(path: Path, opener: Callable[[str, int], int] | None = None) -> BinaryIO:
-    """Return a file open for reading, under its path as its name; a pipe does not block."""
-    opener = opener or (lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
-    return io.BufferedReader(io.FileIO(str(path), "rb", opener=opener))
+def _identity(found: os.stat_result) -> _Identity:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _unreadable(error: OSError, path: Path) -> StoreAccessError:
     made = StoreAccessError(
-        f"{path} is there and cannot be read ({os.strerror(error.errno or 0)}): another user may have put it there for "
-        "himself alone; let him open it to others (chmod -R a+rX), or pass another `local` directory"
+        f"{path} is there and cannot be read ({os.strerror(error.errno or 0)}): it may belong to another user: ask "
+        "them to run chmod -R a+rX on the directory, or pass another `local` directory"
     )
     made.errno = error.errno
     return made
 
 
-def _set_aside(number: int, size: int) -> None:
-    """Take the blocks of a file on the disk; OSError where that cannot be done.
-
-    `os.posix_fallocate` will not do: where the file system cannot (NFS 3), it writes into every block, one by one.
-    """
-    fallocate = getattr(_LIBC, "fallocate", None)  # Linux
-    if fallocate is None or not size:
-        return
-    while fallocate(number, 0, ctypes.c_int64(0), ctypes.c_int64(size)):
-        if (why := ctypes.get_errno()) != errno.EINTR:
-            raise OSError(why, os.strerror(why))
-
-
-def _reserve(partials: list[Partial], sizes: list[int]) -> None:
-    try:
-        for partial, size in zip(partials, sizes):
-            partial.reserve(size)
-    except OSError:
-        for partial in partials:
-            partial.reserve(0)
-        raise
-
-
-def _mark(parent: int, name: str) -> tuple[int, int, int] | None:
+def _progress(parent: int, name: str) -> tuple[int, int, int] | None:
+    """Return what changes while a file is written."""
     try:
         found = os.stat(name, dir_fd=parent, follow_symlinks=False)
     except FileNotFoundError:

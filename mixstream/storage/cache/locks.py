@@ -1,9 +1,9 @@
-"""Files that exclude: threads and processes of a machine take turns by `flock`, and a killed one leaves nothing behind.
+"""Lock files: threads and processes of a machine take turns by `flock`, and a killed process leaves no lock behind.
 
 Rules: a lock is on an open file description, so threads exclude each other as processes do, and the system releases it
-with its owner's life. A lock counts only while its name still leads to the locked inode. Nothing below a cache
-directory is reached through a symbolic link that stands in it, and nothing is written through one. Locks do not pass to
-a forked child: it could keep them alive after its parent. No wait is unbounded.
+when the process exits. A lock counts only while its name still leads to the locked inode. Nothing below a cache
+directory is reached or written through a symbolic link in it. A forked child does not keep its parent's locks, which
+would otherwise outlive the parent. No wait is unbounded.
 """
 
 from __future__ import annotations
@@ -18,15 +18,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mixstream.errors import ConfigError, StoreAccessError, StoreError, WaitTimeoutError
-from mixstream.storage.forks import unforked
+from mixstream.storage.forks import ProcessLocal, unforked
 
-PREFIX = ".mixstream-"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
-_held: set[int] = set()
+
+def _close_inherited(numbers: set[int]) -> None:
+    for number in numbers:
+        os.close(number)
+
+
+_held: ProcessLocal[set[int]] = ProcessLocal(set, _close_inherited)  # descriptors
 
 
 @contextmanager
@@ -36,11 +41,11 @@ def parent_of(directory: Path, name: str, *, create: bool = False) -> Iterator[t
     Args:
         directory: reached as the system does, symbolic links included.
         name: relative; no part of it is followed if it is a symbolic link.
-        create: make the directories that are not there.
+        create: create the directories that do not exist.
 
     Raises:
-        FileNotFoundError: a directory is not there.
-        StoreAccessError: a part of the name is a symbolic link, or no directory.
+        FileNotFoundError: a directory does not exist.
+        StoreAccessError: a part of the name is a symbolic link, or not a directory.
     """
     *parts, leaf = name.split("/")
     if create:
@@ -60,10 +65,10 @@ def parent_of(directory: Path, name: str, *, create: bool = False) -> Iterator[t
 
 
 def try_lock(parent: int, name: str) -> int | None:
-    """Return a descriptor of the file `name` in the directory `parent`, locked; None if another one holds it.
+    """Return a descriptor of the file `name` in the directory `parent`, locked; None if it is locked already.
 
-    The file is made if it is not there. What stands under its name and is no file of its own (a link of either kind, a
-    pipe) is removed, never written through.
+    The file is created if it does not exist. A link of either kind or a pipe under that name is removed, never written
+    through.
 
     Raises:
         ConfigError: the file system has no `flock`.
@@ -86,12 +91,13 @@ def try_lock(parent: int, name: str) -> int | None:
             os.unlink(name, dir_fd=parent)
         release(number)
     raise StoreError(
-        f"{name}: removed by others a thousand times in a row; end what deletes files in the cache directory"
+        f"{name}: removed by others a thousand times in a row; end the program that deletes files in the cache "
+        "directory"
     )
 
 
 def try_existing(parent: int, name: str) -> int | None:
-    """Return a descriptor of a file that is there, locked; None if another one holds it, or it is no file, or gone."""
+    """Return a descriptor of an existing file, locked; None if it is locked already, is not a file, or is gone."""
     try:
         number = _open_to_lock(name, 0, parent)
     except OSError:
@@ -103,15 +109,15 @@ def try_existing(parent: int, name: str) -> int | None:
 
 
 def release(number: int) -> None:
-    """Close a descriptor, and with it give up its lock."""
-    if number in _held:  # not in a forked child, where it is closed already
-        fcntl.flock(number, fcntl.LOCK_UN)  # closing is not enough where a child was forked within the last lines
-        _held.discard(number)
+    """Close a descriptor, and so release its lock."""
+    if number in _held.value:  # not in a forked child, where it is closed already
+        fcntl.flock(number, fcntl.LOCK_UN)  # closing is not enough if a child was forked a moment ago
+        _held.value.discard(number)
         os.close(number)
 
 
 def remove_if_dead(parent: int, name: str) -> bool:
-    """Remove a file whose lock nobody holds: what a killed process left. Return whether it is gone."""
+    """Remove a file that is not locked: its process was killed. Return whether it is gone."""
     number = try_existing(parent, name)
     if number is None:
         return False
@@ -135,12 +141,12 @@ def same_file(mine: os.stat_result, parent: int, name: str) -> bool:
     return (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino)
 
 
-class Patience:
-    """A wait that goes on as long as what it waits for moves, and gives up when it has stood still for too long.
+class StallTimeout:
+    """A wait that goes on while what it waits for makes progress, and gives up when that has stalled for too long.
 
     Args:
-        seconds: of standstill after which it gives up.
-        what: what is waited for, who might hold it, and what to do: the text of the error.
+        seconds: without progress, after which it gives up.
+        what: what is waited for, what may hold it, and what to do: the text of the error.
     """
 
     def __init__(self, seconds: float, what: str) -> None:
@@ -153,21 +159,19 @@ class Patience:
         """Sleep a little; `mark` is anything that changes when there is progress.
 
         Raises:
-            WaitTimeoutError: it has not changed for too long.
+            WaitTimeoutError: `mark` has not changed for `seconds`.
         """
         now = time.monotonic()
         if mark != self._mark:
             self._mark, self._since = mark, now
         if now - self._since > self._seconds:
-            raise WaitTimeoutError(
-                f"gave up after {self._seconds:.0f} s in which nothing moved, waiting for {self._what}"
-            )
+            raise WaitTimeoutError(f"gave up after {self._seconds:.0f} s without progress, waiting for {self._what}")
         time.sleep(self._nap)
         self._nap = min(self._nap * 1.5, 0.03)
 
 
 def forbidden(error: OSError, directory: Path, what: str) -> StoreAccessError:
-    """Return the error for a directory that may not be written: read-only, or somebody else's."""
+    """Return the error for a directory that may not be written: it is read-only, or another user's."""
     made = StoreAccessError(
         f"{directory} cannot be written ({os.strerror(error.errno or 0)}), which is needed to {what}; "
         "pass a `local` directory that this user may write, or fill this one beforehand"
@@ -178,9 +182,9 @@ def forbidden(error: OSError, directory: Path, what: str) -> StoreAccessError:
 
 def _open_to_lock(name: str, flags: int, parent: int) -> int:
     flags |= os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with unforked():  # a child that does not know of it would keep it open, and the lock with it
+    with unforked():  # a child forked in between would keep the descriptor open, and the lock with it
         number = os.open(name, flags, 0o666, dir_fd=parent)
-        _held.add(number)
+        _held.value.add(number)
         return number
 
 
@@ -206,15 +210,6 @@ def _open_part(parent: int, part: str, directory: Path, name: str) -> int:
         if error.errno not in (errno.ELOOP, errno.ENOTDIR):
             raise
         raise StoreAccessError(
-            f"{directory / name}: {part!r} in it is a symbolic link or no directory, and nothing is written through "
+            f"{directory / name}: {part!r} in it is a symbolic link or not a directory, and nothing is written through "
             f"one; remove it, or pass another `local` than {directory}"
         ) from error
-
-
-def _forget_in_child() -> None:
-    for number in tuple(_held):
-        _held.discard(number)
-        os.close(number)
-
-
-os.register_at_fork(after_in_child=_forget_in_child)

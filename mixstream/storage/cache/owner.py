@@ -1,7 +1,8 @@
-"""Which dataset a cache directory belongs to, and where caches lie that nobody gave a place.
+"""Which dataset a cache directory belongs to, and the default directory, used when `local` is not given.
 
-Rules: the first to fill a directory writes down what with, in `.mixstream-origin`, and nobody fills it with anything
-else: shards of two datasets could be taken for each other. A directory below the temp dir is this user's alone.
+Rules: the first process to fill a directory writes down from what, in `.mixstream-origin`, and no process fills it from
+anything else: shards of two datasets could be mistaken for each other. A directory below the temp dir is private to
+this user.
 """
 
 from __future__ import annotations
@@ -9,17 +10,124 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, field
 from hashlib import blake2s
 from pathlib import Path
 
 from mixstream.errors import ConfigError
-from mixstream.storage.cache.contents import INDEX, partial_name
-from mixstream.storage.cache.directory import Partial
-from mixstream.storage.cache.locks import FORBIDDEN, FULL, PREFIX, Patience, forbidden, parent_of, release, try_lock
+from mixstream.storage.cache.contents import partial_name
+from mixstream.storage.cache.fill import Partial
+from mixstream.storage.cache.locks import FORBIDDEN, FULL, StallTimeout, forbidden, parent_of, release, try_lock
+from mixstream.storage.spec import INDEX, PREFIX
 
 _NOTE = f"{PREFIX}origin"
 _LATEST = "latest"
-_PATIENCE = 60.0  # seconds; whoever binds a directory holds its note for some milliseconds
+_TIMEOUT = 60.0  # seconds; a process that binds a directory locks its note for some milliseconds
+
+
+@dataclass(kw_only=True, eq=False)
+class CacheOwner:
+    """The dataset that a cache directory is filled from.
+
+    Args:
+        directory: of raw shards.
+        origin: where the dataset is, without credentials; None if it is in this very directory.
+        digest: of its index.
+        index: to be kept in the directory, so that it can be read without its origin; None if it is not to be kept.
+        private: what the directory is needed for ("read s3://bucket/web"), if it is a `private_directory`; else "".
+    """
+
+    directory: Path
+    origin: str | None
+    digest: str
+    index: bytes | None = field(default=None, repr=False)
+    private: str = ""
+    _bound: bool = field(default=False, init=False)
+
+    def bind(self) -> None:
+        """Bind the directory to the dataset, or check that it is bound to it already; once per process.
+
+        The directory is created if it does not exist. One that may not be written is left as it is.
+
+        Raises:
+            ConfigError: it is bound to another dataset, or to another version of this one.
+        """
+        if self._bound:
+            return
+        self.make_private()
+        index = self.index
+        try:
+            self._bind(index)
+        except OSError as error:
+            if error.errno not in (*FORBIDDEN, *FULL):  # on a full disk, filling makes room, or raises
+                raise
+            self._compare(_read(self.directory / _NOTE) or b"")
+        latest = self.directory.parent / _LATEST  # the version of the dataset that was read last
+        if self.private and index is not None and _read(latest) != self.digest.encode():
+            _put(latest.parent, _LATEST, self.digest.encode())
+        self._bound, self.index = True, None
+
+    def make_private(self) -> None:
+        """Create the parent of a `private_directory`, and check that it is this user's alone.
+
+        Raises:
+            ConfigError: another user or program has put something in its place.
+            StoreAccessError: it may not be written.
+        """
+        if not self.private:
+            return
+        directory = self.directory.parent
+        base = directory.parent
+        try:
+            base.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = base.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+                raise ConfigError(
+                    f"{base}: not a directory of this user's alone, and others could change shards in it; remove it, "
+                    "or pass `local`"
+                )
+            directory.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            if error.errno not in FORBIDDEN:
+                raise
+            raise forbidden(error, directory, self.private) from error
+
+    def _bind(self, index: bytes | None) -> None:
+        with parent_of(self.directory, _NOTE, create=True) as (parent, leaf):
+            what = f"{self.directory / _NOTE}; end the process that holds it (`fuser` names it)"
+            stall = StallTimeout(_TIMEOUT, what)
+            while (lock := try_lock(parent, leaf)) is None:
+                stall.pause(None)
+            try:
+                self._note(lock)
+                if index is not None and _read(self.directory / INDEX) != index:
+                    _put(self.directory, INDEX, index)
+            finally:
+                release(lock)
+
+    def _note(self, note: int) -> None:
+        text = os.pread(note, 1 << 16, 0)
+        if text:
+            self._compare(text)
+            return
+        before = _read(self.directory / INDEX)
+        if before is not None and digest_of(before) != self.digest:
+            raise self._reused(f"another index ({self.directory / INDEX})")
+        os.pwrite(note, f"{self.origin or self.directory} {self.digest}".encode(), 0)
+
+    def _compare(self, text: bytes) -> None:
+        """Compare with the text of the note; where a dataset is read without its origin, its index alone decides."""
+        place, _, noted = text.decode(errors="replace").rpartition(" ")
+        if text and (noted != self.digest or (self.origin is not None and place != self.origin)):
+            raise self._reused(place)
+
+    def _reused(self, found: str) -> ConfigError:
+        wanted = self.origin or str(self.directory)
+        fact = f"{self.directory} holds shards of {found} vs {wanted}"
+        if found == wanted:
+            fact = f"{self.directory} holds shards of an earlier version of {wanted}, which has been written anew since"
+        return ConfigError(f"Reused local directory: {fact}. Provide a different one, or remove it")
 
 
 def digest_of(index: bytes) -> str:
@@ -33,75 +141,11 @@ def private_directory(origin: str) -> Path:
     return base / digest_of(origin.encode())
 
 
-def make_private(directory: Path, *, what: str) -> None:
-    """Create a `private_directory`, and see that it is nobody else's.
-
-    Args:
-        directory: from `private_directory`.
-        what: it is needed for, as in "read s3://bucket/web".
-
-    Raises:
-        ConfigError: somebody else has put something in its place.
-        StoreAccessError: it may not be written.
-    """
-    base = directory.parent
-    try:
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = base.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-            raise ConfigError(
-                f"{base}: not a directory of this user's alone, and others could change shards in it; remove it, or "
-                "pass `local`"
-            )
-        directory.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        if error.errno not in FORBIDDEN:
-            raise
-        raise forbidden(error, directory, what) from error
-
-
-def bind(directory: Path, *, origin: str | None, digest: str, index: bytes | None = None) -> None:
-    """Bind a directory to the dataset that it is filled from, or see that it is bound to it already.
-
-    A directory that may not be written is left as it is.
-
-    Args:
-        directory: of raw shards; created if need be.
-        origin: where the dataset is, as people may see it; None if it is in this very directory.
-        digest: of its index.
-        index: to be kept there, so that the directory can be read without its origin.
-
-    Raises:
-        ConfigError: it is bound to another dataset, or to another version of this one.
-    """
-    try:
-        with parent_of(directory, _NOTE, create=True) as (parent, leaf):
-            patience = Patience(_PATIENCE, f"{directory / _NOTE}; end the process that holds it (`fuser` names it)")
-            while (lock := try_lock(parent, leaf)) is None:
-                patience.pause(None)
-            try:
-                _bind(directory, lock, origin, digest)
-                if index is not None and _read(directory / INDEX) != index:
-                    _put(directory, INDEX, index)
-            finally:
-                release(lock)
-    except OSError as error:
-        if error.errno not in (*FORBIDDEN, *FULL):  # on a full disk, it is the shard that makes room, or says so
-            raise
-        _compare(directory, _read(directory / _NOTE) or b"", origin, digest)
-
-
-def remember(directory: Path, digest: str) -> None:
-    """Note which version of the dataset of a `private_directory` was read last."""
-    if _read(directory / _LATEST) != digest.encode():
-        _put(directory, _LATEST, digest.encode())
-
-
 def kept_index(home: Path | None, origin: str) -> tuple[bytes, Path] | None:
     """Return the index that was kept when a dataset could be read last, and its path; None if none was.
 
     Args:
-        home: the directory that the user gave for shards, if he did.
+        home: the directory that the user gave for shards; None if none was given.
         origin: where the dataset is.
     """
     if home is not None:
@@ -115,44 +159,17 @@ def kept_index(home: Path | None, origin: str) -> tuple[bytes, Path] | None:
     return (data, path) if data is not None and digest_of(data) == digest else None
 
 
-def _bind(directory: Path, note: int, origin: str | None, digest: str) -> None:
-    text = os.pread(note, 1 << 16, 0)
-    if text:
-        _compare(directory, text, origin, digest)
-        return
-    before = _read(directory / INDEX)
-    if before is not None and digest_of(before) != digest:
-        raise _reused(directory, f"another index ({directory / INDEX})", origin or str(directory))
-    os.pwrite(note, f"{origin or directory} {digest}".encode(), 0)
-
-
-def _compare(directory: Path, text: bytes, origin: str | None, digest: str) -> None:
-    """Compare with what the note says; where a dataset is read without its origin, its index alone decides."""
-    place, _, noted = text.decode(errors="replace").rpartition(" ")
-    if text and (noted != digest or (origin is not None and place != origin)):
-        raise _reused(directory, place, origin or str(directory))
-
-
-def _reused(directory: Path, found: str, wanted: str) -> ConfigError:
-    if found == wanted:
-        fact = f"{directory} holds shards of an earlier version of {wanted}, which has been written anew since"
-    else:
-        fact = f"{directory} holds shards of {found} vs {wanted}"
-    return ConfigError(f"Reused local directory: {fact}. Provide a different one, or remove it")
-
-
 def _put(directory: Path, name: str, data: bytes) -> None:
-    """Write a small file whole. A full or read-only disk goes without it: what is in it only helps offline."""
+    """Write a small file whole. On a full or read-only disk it is left out: it only helps while the store is away."""
     with parent_of(directory, name) as (parent, leaf):
         lock = try_lock(parent, partial_name(leaf))
         if lock is None:
-            return  # somebody else writes the same
+            return  # another thread or process writes the same
         partial = Partial(parent, leaf, lock)
         try:
             partial.write(data)
-            file = partial.publish(directory / name)
-            if file is not None:
-                file.close()
+            with suppress(FileNotFoundError):
+                partial.publish(directory / name).close()
         except OSError as error:
             if error.errno not in (*FORBIDDEN, *FULL):
                 raise

@@ -1,9 +1,9 @@
-"""What a store's client says when a request fails, told as an error of our tree.
+"""Exceptions of store clients, turned into errors of `mixstream.errors`.
 
-What lives here: the reading of texts and status codes, no requests. Rules: the words of an error that leaves here are
-our own; of the store's they hold the status and the code (`SlowDown`, `ExpiredToken`), never its prose, a header, or
-the client's dump of the request, for those can carry signatures and credentials. obstore tells the status of a refusal
-in its text only, hence the patterns.
+What lives here: the reading of texts and status codes, no requests. Rules: an error's text is written here; of the
+store's answer it holds the status and the code (`SlowDown`, `ExpiredToken`), never its prose, a header, or the client's
+dump of the request, since those may contain signatures and credentials. obstore gives the status of a refusal in its
+text only, hence the patterns.
 
 Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html,
 https://cloud.google.com/storage/docs/xml-api/reference-status,
@@ -40,7 +40,7 @@ _CODE = re.compile(
 _REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect")
 _FAULTS = (408, *(status for status in range(500, 600) if status not in (501, 503, 505)))
 
-# The codes and the statuses of a refusal, what it is to us, and what to say; the first that fits holds.
+# The codes and the statuses of a refusal, our error for it, and its text; the first rule that matches applies.
 _RULES: tuple[tuple[tuple[str, ...], tuple[int, ...], type[StoreError], str], ...] = (
     (
         ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"),
@@ -66,17 +66,12 @@ _RULES: tuple[tuple[tuple[str, ...], tuple[int, ...], type[StoreError], str], ..
         StoreNotFoundError,
         "there is no such bucket or container: check the URL's spelling",
     ),
-    (
-        (),
-        (404,),
-        StoreNotFoundError,
-        "there is no such object: check `remote` and `split`, or upload it again",
-    ),
+    ((), (404,), StoreNotFoundError, "there is no such object: check `remote` and `split`, or upload it again"),
     (
         (),
         (412,),
         StoreChangedError,
-        "the object is another one than before (it was {version}): do not replace objects while they are read",
+        "the object was replaced (its version was {version}): do not replace objects while they are read",
     ),
     (
         (
@@ -108,7 +103,7 @@ _RULES: tuple[tuple[tuple[str, ...], tuple[int, ...], type[StoreError], str], ..
 )
 _OTHER = "which another try would not change; look the code up in the store's documentation"
 
-# Words of obstore's dump of what failed below HTTP, and ours for them; {server} is where the request went.
+# Words in obstore's dump of a failure below HTTP, and our text for it; {server} is where the request went.
 _CAUSES = (
     ("timedout", "{server} did not answer in time"),
     ("kind: timeout", "{server} did not answer in time"),
@@ -121,29 +116,29 @@ _CAUSES = (
     ("incompletemessage", "the connection was closed before the answer"),
     ("incompletebody", "the connection was closed before the end of the body"),
     ("unexpectedeof", "the connection was closed before the end of the body"),
-    ("content-length header missing", "the answer does not say how long it is"),
-    ("content-range", "the answer does not say which range it is"),
-    ("received non-partial response", "it sent the whole object when a range was asked for"),
-    ("requested ", "it sent another range than was asked for"),
-    ("invalid last modified", "the answer has a date that is none"),
+    ("content-length header missing", "the answer has no length"),
+    ("content-range", "the answer does not name its range"),
+    ("received non-partial response", "it sent the whole object when a range was requested"),
+    ("requested ", "it sent another range than was requested"),
+    ("invalid last modified", "the answer has an invalid date"),
     ("kind: connect,", "no connection to {server} could be made"),
-    ("parse(", "what answered at {server} does not speak HTTP"),
-    ("builder error", "the client does not accept the URL, or what a proxy variable says"),
+    ("parse(", "the server at {server} does not speak HTTP"),
+    ("builder error", "the client does not accept the URL, or the value of a proxy variable"),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What was asked, for the words of an error.
+class Operation:
+    """What was requested of a store, for the text of an error.
 
     Args:
         act: "read", "look at", "write", "list", "remove".
         place: URL of the object or directory, without credentials.
-        begin: first byte of the range that was asked for.
+        begin: first byte of the requested range.
         end: its end, None for the end of the object.
         signed: whether credentials were found to sign it with.
-        access: how this kind of store is given credentials, in words to type.
-        version: of the object, if it had to be that one.
+        access: how to give credentials to this kind of store, in words to type.
+        version: that the object had to have; None for any.
     """
 
     act: str
@@ -155,18 +150,18 @@ class Request:
     version: str | None = None
 
 
-def explain(error: BaseException, request: Request) -> StoreError:
-    """Return what an exception of obstore means; the caller raises it `from None`."""
+def explain(error: BaseException, operation: Operation) -> StoreError:
+    """Return the error for an exception of obstore; the caller raises it `from None`."""
     text, _, dump = str(error).partition(_DUMP)
     kind = type(error).__name__
     status = int(found[1]) if (found := _STATUS.search(text)) else _STATUS_OF.get(kind, 0)
     code = _code_in(text)
-    failed = _failed(request)
+    failed = _failed(operation)
     refused = "400 and no reason, as where credentials have expired" if _MUTE.search(text) else ""
     if "token request" in text and status not in (429, *_FAULTS, 503):
         refused = "no credentials were found"
     if refused:
-        return StoreAccessError(f"{failed}: {refused}; {request.access}")
+        return StoreAccessError(f"{failed}: {refused}; {operation.access}")
     if kind in ("NotSupportedError", "NotImplementedError"):
         if "Range request" in text:
             return NoRangesError(f"{failed}: the server sends whole objects only, no ranges")
@@ -174,35 +169,35 @@ def explain(error: BaseException, request: Request) -> StoreError:
     if "redirect without LOCATION" in text:
         status, code = 301, _REGION[0]
     if status or code:
-        return refusal(status, code, request, pays=_PAYS.search(_ADDRESS.sub("", text)) is not None)
+        return refusal(status, code, operation, pays=_PAYS.search(_ADDRESS.sub("", text)) is not None)
     if isinstance(error, (ValueError, TypeError)) or kind == "InvalidPathError":
-        return StoreError(f"{failed}: {' '.join(redact(text).split())[:200]}")  # about our arguments: no answer in it
+        return StoreError(f"{failed}: {' '.join(redact(text).split())[:200]}")  # about our arguments, not an answer
     return StoreFaultError(f"{failed}: {_cause(text + dump)}")
 
 
-def refusal(status: int, code: str, request: Request, *, pays: bool = False) -> StoreError:
+def refusal(status: int, code: str, operation: Operation, *, pays: bool = False) -> StoreError:
     """Return the error for an answer of the store.
 
     Args:
         status: of HTTP.
         code: the store's own, "" if it gave none.
-        request: what was asked.
-        pays: whether the store speaks of the requester who pays.
+        operation: what was requested.
+        pays: whether the answer mentions that the requester pays.
     """
     rules = (rule for rule in _RULES if code in rule[0] or status in rule[1])
     _, _, kind, words = next(rules, ((), (), StoreError, _OTHER))
-    refused = "the store does not accept the credentials, or they may not do this"
-    if not request.signed:
-        refused = "no credentials were found, so it was asked for without, and it is not public"
+    refused = "the store does not accept the credentials, or they do not permit this"
+    if not operation.signed:
+        refused = "no credentials were found, so the request was not signed, and the object is not public"
     said = " ".join(str(part) for part in (status, code) if part)
-    meant = words.format(access=request.access, refused=refused, version=request.version)
-    if pays and kind is StoreAccessError and request.place.startswith("s3://"):
+    meant = words.format(access=operation.access, refused=refused, version=operation.version)
+    if pays and kind is StoreAccessError and operation.place.startswith("s3://"):
         meant += "; if the requester pays for this bucket, name it in MOSAICML_STREAMING_AWS_REQUESTER_PAYS"
-    return kind(f"{_failed(request)}: {said}, {meant}")
+    return kind(f"{_failed(operation)}: {said}, {meant}")
 
 
 def wants_other_region(error: BaseException) -> bool:
-    """Return whether an exception of obstore says, or may mean, that the bucket is in another region."""
+    """Return whether an exception of obstore means, or may mean, that the bucket is in another region."""
     text = str(error).partition(_DUMP)[0]
     return "redirect without LOCATION" in text or _code_in(text) in _REGION or _MUTE.search(text) is not None
 
@@ -217,15 +212,15 @@ def _code_in(text: str) -> str:
     return next(filter(None, found.groups()), "") if (found := _CODE.search(text)) else ""
 
 
-def _failed(request: Request) -> str:
-    end = "the end" if request.end is None else request.end
-    part = f" (bytes {request.begin} to {end})" if request.begin or request.end is not None else ""
-    return f"{request.place}{part}: could not {request.act} it"
+def _failed(operation: Operation) -> str:
+    end = "the end" if operation.end is None else operation.end
+    part = f" (bytes {operation.begin} to {end})" if operation.begin or operation.end is not None else ""
+    return f"{operation.place}{part}: could not {operation.act} it"
 
 
 def _cause(text: str) -> str:
-    low = _ADDRESS.sub("", text).lower()  # names of hosts and objects are no words of the client's
+    low = _ADDRESS.sub("", text).lower()  # without the names of hosts and objects
     words = next((ours for theirs, ours in _CAUSES if theirs in low), "the request failed before {server} answered")
-    # No more of the address than the host: the rest may be signed.
+    # Only the host of the address: the rest may be signed.
     server = f"{found[1]}{found[2]}" if (found := _ENDPOINT.search(text)) else "the store"
     return words.format(server=server)

@@ -1,10 +1,10 @@
-"""Clients of object stores: which bucket a URL means, and the one client of it that this process shares.
+"""Clients of object stores: the bucket of a URL, and the one client of it that all stores of this process share.
 
 Rules: one client, hence one pool of connections, per bucket, timeout and environment, however many stores there are; a
-client is made by the first request, never by opening a store, and stays until `renew`. obstore's own retries are off:
-a caller that counts attempts must see each. Nothing here may run in a forked child of a process that used obstore.
+client is made by the first request, never by opening a store, and is kept until `renew`. obstore's own retries are
+off: a caller that counts attempts must see each. Nothing here may run in a forked child of a process that used obstore.
 
-How buckets are written: s3://bucket/dir; gs://bucket/dir; az://container/dir, abfs(s)://container@account.host/dir and
+How to write buckets: s3://bucket/dir; gs://bucket/dir; az://container/dir, abfs(s)://container@account.host/dir and
 azure://account.host/container/dir (as in mosaicml-streaming); http(s)://any/dir.
 """
 
@@ -18,16 +18,24 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from obstore.exceptions import BaseError
+from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
+
 from mixstream.errors import ConfigError, StoreAccessError
+from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.url import redact, scheme_of
 
 if TYPE_CHECKING:
     from mixstream.storage.stores.s3 import Bucket
 
 _KINDS = {
-    "s3": "s3", "gs": "gs", "gcs": "gs", "az": "az", "azure": "az", "azure-dl": "az", "abfs": "az", "abfss": "az",
-    "http": "http", "https": "http",
-}  # fmt: skip
+    "gcs": "gs",
+    "azure": "az",
+    "azure-dl": "az",
+    "abfs": "az",
+    "abfss": "az",
+    "https": "http",
+}  # others: their own name
 _ACCESS = {
     "gs": (
         "credentials are given by `gcloud auth application-default login`, by GOOGLE_APPLICATION_CREDENTIALS, or by "
@@ -44,12 +52,12 @@ _ACCESS = {
 }
 _SETTINGS = ("AWS_", "S3_", "GCS_", "GOOGLE_", "AZURE_", "MOSAICML_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_")
 _NO_RETRIES: Any = {"max_retries": 0}
-_CONNECT = 20.0  # seconds: no network is slower, and a host that is gone should not cost a whole timeout
+_CONNECT = 20.0  # seconds: no network is slower, and a host that is down should not use up a whole timeout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """The directory that a URL means.
+    """The directory that a URL names.
 
     Args:
         kind: "s3", "gs", "az" or "http".
@@ -65,13 +73,13 @@ class Address:
 
 
 def address_of(url: str) -> Address:
-    """Return the directory that a URL means.
+    """Return the directory that a URL names.
 
     Raises:
         ConfigError: it names no bucket.
     """
     scheme = scheme_of(url)
-    kind = _KINDS[scheme]
+    kind = _KINDS.get(scheme, scheme)
     if kind == "http":
         parts = urlsplit(url)
         if not parts.hostname:
@@ -106,8 +114,8 @@ class Client:
         kind: as of `Address`.
         pool: obstore's store, which holds the connections.
         signed: whether there are credentials to sign requests with.
-        access: how credentials are given, in words to type.
-        bucket: for S3, what boto3 resolved.
+        access: how to give credentials, in words to type.
+        bucket: for S3, its settings as boto3 resolved them.
     """
 
     kind: str
@@ -117,7 +125,7 @@ class Client:
     bucket: Bucket | None = None
 
     def unreadable(self) -> StoreAccessError | None:
-        """Return why configured credentials could not be refreshed, if they could not: obstore does not tell."""
+        """Return why configured credentials could not be refreshed; None if they could. obstore does not report it."""
         credentials = self.bucket.credentials if self.bucket is not None else None
         failure = credentials.failure if credentials is not None else None
         return StoreAccessError(str(failure)) if failure is not None else None
@@ -125,44 +133,52 @@ class Client:
 
 _Key = tuple[Address, float, int]
 _clients: dict[_Key, Client] = {}
-_regions: dict[_Key, str] = {}  # of S3 buckets that turned out to be elsewhere
-_lock = threading.Lock()
-_last = threading.local()
-os.register_at_fork(after_in_child=_lock._at_fork_reinit)  # pyright: ignore - as the standard library does it
+_regions: dict[_Key, str] = {}  # of S3 buckets in another region than configured
+_lock = ProcessLocal(threading.Lock)
+
+
+class _Used(threading.local):
+    """The clients that a thread has used."""
+
+    def __init__(self) -> None:
+        self.clients: dict[_Key, Client] = {}
+
+
+_used = _Used()
 
 
 def client_of(address: Address, timeout: float) -> Client:
-    """Return the client of a bucket, made if there is none yet.
+    """Return the client of a bucket; it is made if there is none yet.
 
     Raises:
         StoreAccessError: configured credentials cannot be read.
-        ConfigError: the settings make no client.
+        ConfigError: no client can be made with the settings.
     """
     key = _key(address, timeout)
     client = _clients.get(key)
     if client is None:
-        with _lock:
+        with _lock.value:
             client = _clients.get(key)
             if client is None:
                 client = _clients[key] = _make(key[0], timeout, _regions.get(key))
-    _used()[key] = client
+    _used.clients[key] = client
     return client
 
 
 def drop(address: Address, timeout: float) -> None:
-    """Forget the client of a bucket: the next request reads credentials anew.
+    """Forget the client of a bucket: the next request reads credentials again.
 
-    Of many threads whose requests one client was refused, the first drops it; the others keep its successor.
+    When requests of many threads through one client are refused, the first thread drops it; the others use the next.
     """
     key = _key(address, timeout)
-    mine = _used().pop(key, None)
-    with _lock:
+    mine = _used.clients.pop(key, None)
+    with _lock.value:
         if mine is None or _clients.get(key) is mine:
             _clients.pop(key, None)
 
 
 def move(address: Address, timeout: float, client: Client) -> bool:
-    """Find out where a bucket is, and have a client made for that region; return whether it is another one."""
+    """Find the region of a bucket, and let the next request make a client for it; return whether it is another one."""
     if client.bucket is None:
         return False
     key = _key(address, timeout)
@@ -171,18 +187,11 @@ def move(address: Address, timeout: float, client: Client) -> bool:
         region = client.bucket.find_region()
     if region in (None, client.bucket.region):
         return False
-    with _lock:
+    with _lock.value:
         _regions[key] = region
         if _clients.get(key) is client:
             del _clients[key]
     return True
-
-
-def _used() -> dict[_Key, Client]:
-    """Return the clients that this thread has used, by bucket."""
-    if not hasattr(_last, "clients"):
-        _last.clients = {}
-    return _last.clients
 
 
 def _key(address: Address, timeout: float) -> _Key:
@@ -191,8 +200,6 @@ def _key(address: Address, timeout: float) -> _Key:
 
 
 def _make(address: Address, timeout: float, region: str | None) -> Client:
-    import obstore.exceptions
-
     options: Any = {
         "timeout": timedelta(seconds=timeout),  # obstore's covers the body
         "connect_timeout": timedelta(seconds=min(timeout, _CONNECT)),
@@ -201,7 +208,7 @@ def _make(address: Address, timeout: float, region: str | None) -> Client:
         if address.kind == "s3":
             return _make_s3(address, timeout, region, options)
         return {"gs": _make_gcs, "az": _make_azure, "http": _make_http}[address.kind](address, options)
-    except (obstore.exceptions.BaseError, ValueError, TypeError) as error:
+    except (BaseError, ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
         words = redact(str(error).partition("\n\nDebug source:")[0])[:200]
@@ -213,8 +220,6 @@ def _make(address: Address, timeout: float, region: str | None) -> Client:
 
 
 def _make_s3(address: Address, timeout: float, region: str | None, options: Any) -> Client:
-    from obstore.store import S3Store
-
     from mixstream.storage.stores.s3 import ACCESS, find_bucket
 
     bucket = find_bucket(address.bucket, timeout=timeout, region=region)
@@ -226,8 +231,6 @@ def _make_s3(address: Address, timeout: float, region: str | None, options: Any)
 
 
 def _make_gcs(address: Address, options: Any) -> Client:
-    from obstore.store import GCSStore, S3Store
-
     base = os.environ.get("GOOGLE_BASE_URL", "")
     options["allow_http"] = base.startswith("http://") or "gcs_base_url" in os.environ.get(
         "GOOGLE_SERVICE_ACCOUNT_KEY", ""
@@ -258,8 +261,6 @@ def _make_gcs(address: Address, options: Any) -> Client:
 
 
 def _make_azure(address: Address, options: Any) -> Client:
-    from obstore.store import AzureStore
-
     settings: dict[str, Any] = {}
     if account := address.account or os.environ.get("AZURE_ACCOUNT_NAME"):
         settings["account_name"] = account
@@ -281,11 +282,9 @@ def _make_azure(address: Address, options: Any) -> Client:
 
 
 def _make_http(address: Address, options: Any) -> Client:
-    from obstore.store import HTTPStore
-
     parts = urlsplit(address.bucket)
     user, found, host = parts.netloc.rpartition("@")
-    if found:  # obstore does not send what stands there
+    if found:  # obstore does not send it
         secret = base64.b64encode(unquote(user if ":" in user else f"{user}:").encode()).decode()
         options["default_headers"] = {"authorization": f"Basic {secret}"}
     options["allow_http"] = parts.scheme == "http"

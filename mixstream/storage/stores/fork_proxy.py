@@ -1,15 +1,15 @@
-"""Object stores for forked processes: a fresh process does the work, and this one asks it.
+"""Object stores for forked processes: a server process makes the requests, and this process sends them to it.
 
 obstore runs on threads of Rust. A fork copies none of them, and a client that the parent has used, or any other in the
 same copy of the library, then waits for ever (DESIGN.md section 5, Fork). So a process that was forked from one with
-obstore in it never touches obstore: `ProcessStore` sends each request to a helper, a new Python started on first use.
+obstore loaded never uses obstore: `ProcessStore` sends each request to a server, a new Python started on first use.
 
-Rules: one helper per process, shared by its threads, never by processes: what a fork inherits of one is closed at once,
-so the helper sees the end of its input, and ends, when its owner does, `kill -9` included. The owner reaps it. A helper
-that dies, or does not answer, costs the requests in flight a `StoreFaultError`; the next request starts another. URLs
-and environments, which may hold credentials, travel by pipe alone.
+Rules: one server per process, shared by its threads, never by processes: a forked child closes its parent's pipes at
+once, so the server sees the end of its input, and exits, when its owner does, `kill -9` included. The owner reaps it.
+If a server dies or does not answer, the requests in flight raise `StoreFaultError`, and the next request starts
+another. URLs and environments, which may hold credentials, travel by pipe alone.
 
-The other end is `helper.py`.
+The other end is `mixstream.storage.fork_server`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import msgspec
 
 from mixstream import errors
 from mixstream.errors import StoreError, StoreFaultError
-from mixstream.storage.forks import must_go_elsewhere, unforked
+from mixstream.storage.forks import ProcessLocal, unforked
 from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
 from mixstream.storage.stores.frames import Answer, Request, read_frame, write_frame
 from mixstream.storage.url import redact
@@ -42,23 +42,20 @@ from mixstream.storage.url import redact
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["ProcessStore", "must_go_elsewhere"]
-
-_SLACK = 30.0  # seconds beyond a request's own timeout in which a helper that lives has answered
-_MANY = 3600.0  # seconds for what may be many requests: a listing, an upload
+_SLACK = 30.0  # seconds beyond a request's own timeout in which a live server has answered
+_MANY_REQUESTS = 3600.0  # seconds for calls that may take many requests: a listing, an upload
 _START = "import sys; sys.path[:] = sys.argv[1:]; from mixstream.storage.fork_server import serve; serve()"
-
 
 _Reply = tuple[Answer, bytearray]
 
 
 class ProcessStore:
-    """A store whose requests another process makes. As `Store`; picklable, and opened anew where it is unpickled.
+    """A store whose requests another process makes. As `Store`; picklable, and opened again where it is unpickled.
 
     Args:
         url: as `open_store` takes it.
         timeout: seconds per request, its body included.
-        reopen: what opens the store anew where it is unpickled: (url, timeout) -> store.
+        reopen: opens the store again where it is unpickled: (url, timeout) -> store.
     """
 
     def __init__(self, url: str, timeout: float, reopen: Callable[..., Store]) -> None:
@@ -72,7 +69,7 @@ class ProcessStore:
 
     @property
     def url(self) -> str:
-        """The directory as people may see it: without credentials."""
+        """The directory, without credentials."""
         return redact(self._url)
 
     def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
@@ -88,61 +85,44 @@ class ProcessStore:
     def write(self, name: str, data: bytes | Path) -> None:
         """Write an object, from memory or from a file, whole or not at all."""
         if isinstance(data, Path):
-            self._ask("write", patience=_MANY, name=name, path=os.fsencode(data.absolute()))
+            self._ask("write", timeout=_MANY_REQUESTS, name=name, path=os.fsencode(data.absolute()))
         else:
-            self._ask("write", data, patience=_MANY, name=name)
+            self._ask("write", data, timeout=_MANY_REQUESTS, name=name)
 
     def names(self, *, limit: int | None = None) -> list[str]:
         """Return the names of all objects below the directory, sorted; with `limit`, of no more than that many."""
-        return self._ask("names", patience=_MANY, limit=limit)[0].names
+        return self._ask("names", timeout=_MANY_REQUESTS, limit=limit)[0].names
 
     def remove(self, name: str) -> None:
-        """Remove an object; none of that name is no error."""
+        """Remove an object; it is no error if there is none."""
         self._ask("remove", name=name)
 
     def renew(self) -> None:
-        """Forget clients and credentials: the next request reads them anew, from this process's environment too."""
+        """Forget clients and credentials: the next request reads them again, from this process's environment too."""
         self._ask("renew", environment=dict(os.environb))
 
-    def _ask(self, method: str, data: Buffer = b"", *, patience: float = 0.0, **what: Any) -> _Reply:
-        patience = max(patience, self._timeout + _SLACK)
-        helper = _running()
-        request = Request(number=helper.number(), method=method, url=self._url, timeout=self._timeout, **what)
-        answer, body = helper.ask(request, data, patience)
+    def _ask(self, method: str, data: Buffer = b"", *, timeout: float = 0.0, **what: Any) -> _Reply:
+        server = _running()
+        request = Request(number=next(server.numbers), method=method, url=self._url, timeout=self._timeout, **what)
+        answer, body = server.ask(request, data, max(timeout, self._timeout + _SLACK))
         if answer.error:
             _raise(answer)
         return answer, body
 
 
-class _Mine:
-    """The helper of this process, if it has one."""
-
-    helper: _Helper | None = None
-
-    def leave(self) -> None:
-        """Let go of what a fork inherited."""
-        if self.helper is not None:
-            self.helper.disown()
-            self.helper = None
+def _running() -> _Server:
+    """Return the server of this process, started if there is none alive."""
+    with unforked():  # a child that inherits a half-started server would keep its input open
+        if (server := _server.value) is None or server.over:
+            server = _server.value = _Server()
+        return server
 
 
-_mine = _Mine()
-os.register_at_fork(after_in_child=_mine.leave)
-
-
-def _running() -> _Helper:
-    """Return the helper of this process, started if there is none that lives."""
-    with unforked():  # a child that inherits half a helper would keep its input open
-        if _mine.helper is None or _mine.helper.over:
-            _mine.helper = _Helper()
-        return _mine.helper
-
-
-class _Helper:
-    """The owner's side of a helper."""
+class _Server:
+    """The owner's side of a server."""
 
     def __init__(self) -> None:
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the listener; a pipe would want a reader
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the listener; a pipe would need a reader
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
                 [sys.executable, "-c", _START, *(place for place in sys.path if isinstance(place, str))],
@@ -164,29 +144,25 @@ class _Helper:
         os.set_blocking(self._requests.fileno(), False)
         self._sending = threading.Lock()
         self._lock = threading.Lock()
-        self._numbers = itertools.count()
+        self.numbers = itertools.count()
         self._waiting: dict[int, Future[_Reply]] = {}
         self._ending: str | None = None  # why: set before the end, if we are the reason
         self.ended = False
         self._at_exit = util.Finalize(None, self._leave, exitpriority=-100)  # also in children of multiprocessing
-        threading.Thread(target=self._listen, name="mixstream-elsewhere", daemon=True).start()
+        threading.Thread(target=self._listen, name="mixstream-fork-proxy", daemon=True).start()
 
     @property
     def over(self) -> bool:
-        """Whether it has ended, or was told to."""
+        """Whether it has ended, or was killed."""
         return self.ended or self._ending is not None
 
-    def number(self) -> int:
-        """Return a number for a request."""
-        return next(self._numbers)
-
-    def ask(self, request: Request, data: Buffer, patience: float) -> _Reply:
+    def ask(self, request: Request, data: Buffer, timeout: float) -> _Reply:
         """Send a request and return its answer.
 
         Raises:
-            StoreFaultError: the helper died, or said nothing for `patience` seconds.
+            StoreFaultError: the server died, or did not answer for `timeout` seconds.
         """
-        until = time.monotonic() + patience
+        until = time.monotonic() + timeout
         head = msgspec.msgpack.encode(request)
         future: Future[_Reply] = Future()
         with self._lock:
@@ -197,7 +173,7 @@ class _Helper:
             self._send(head, data, until)
             return future.result(timeout=max(0.0, until - time.monotonic()))
         except TimeoutError:
-            self._kill(f"did not answer in {patience:g} s and was ended")
+            self._kill(f"did not answer in {timeout:g} s and was ended")
             raise self._lost() from None
         finally:
             with self._lock:
@@ -210,21 +186,21 @@ class _Helper:
             if not self.ended:
                 write_frame(self._requests.fileno(), head, data, until)
         except BrokenPipeError:
-            pass  # the listener tells whoever waits why
-        except BaseException as error:  # half a frame is out: nothing that follows would be understood
+            pass  # the listener raises the reason in all waiting threads
+        except BaseException as error:  # half a frame was sent: the server could not read what follows
             self._kill(f"was ended, since a request could not be sent: {error!r}")
             raise
         finally:
             self._sending.release()
 
     def _listen(self) -> None:
-        """Hand out answers until there are no more; then reap the helper and tell all who wait."""
+        """Hand out answers until there are no more; then reap the server and fail all waiting requests."""
         try:
             while (frame := read_frame(self._answers.fileno())) is not None:
                 answer = msgspec.msgpack.decode(frame[0], type=Answer)
                 with self._lock:
                     future = self._waiting.pop(answer.number, None)
-                if future is not None:  # else nobody waits any more
+                if future is not None:  # otherwise its thread no longer waits
                     future.set_result((answer, frame[1]))
         except Exception as error:
             self._kill(f"was ended, since its answer could not be read: {error!r}")
@@ -252,7 +228,7 @@ class _Helper:
     def _lost(self) -> StoreFaultError:
         return StoreFaultError(
             f"process {self._process.pid}, which reads object stores for this forked process, "
-            f"{self._ending or 'ended'}; what it was asked for is lost, and the next request starts another process"
+            f"{self._ending or 'ended'}; its requests in flight are lost, and the next request starts another process"
         )
 
     def _kill(self, why: str) -> None:
@@ -261,13 +237,13 @@ class _Helper:
             self._process.kill()
 
     def _leave(self) -> None:
-        """End the helper and reap it: its owner ends."""
+        """End the server and reap it: its owner exits."""
         self._kill("was ended with its owner")
         self._process.wait()
 
     def disown(self) -> None:
-        """Let go of it in a forked process, which is not its owner."""
-        self._process.returncode = 0  # not ours to wait for
+        """Close its files in a forked child, which is not its owner."""
+        self._process.returncode = 0  # it is no child of this process
         self._close()
 
     def _close(self) -> None:
@@ -275,12 +251,15 @@ class _Helper:
             file.close()
 
 
+_server: ProcessLocal[_Server | None] = ProcessLocal(lambda: None, lambda server: server and server.disown())
+
+
 def _how(status: int) -> str:
     return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
 def _raise(answer: Answer) -> NoReturn:
-    """Raise the error of an answer; as StoreError what is none of ours."""
+    """Raise the error of an answer; one that is not of `mixstream.errors` as StoreError."""
     kind = getattr(errors, answer.error, None)
     if isinstance(kind, type) and issubclass(kind, errors.MixstreamError):
         error = kind(answer.text)

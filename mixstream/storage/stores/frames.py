@@ -1,9 +1,9 @@
-"""What a fork proxy and its server say to each other: requests, answers, and the frames that carry them.
+"""The protocol of a fork proxy and its server: requests, answers, and the frames that carry them.
 
 A frame is two lengths, a head in msgpack and the bytes of an object as they are. Requests carry numbers, and answers
 come in any order.
 
-Rule: both ends import this; neither torch nor the loader may come along, since a server has to start fast.
+Rule: both ends import this; it must not import torch or the loader, since a server has to start fast.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Answer(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     size: int = 0
     version: str | None = None
     names: list[str] = []
-    error: str = ""  # name of its class; empty: it went well
+    error: str = ""  # name of its class; empty: no error
     text: str = ""
     notes: list[str] = []
 

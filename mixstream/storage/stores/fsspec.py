@@ -1,8 +1,8 @@
 """Every other URL: a directory of a file system that fsspec knows (`hf://`, `sftp://`, `memory://`, ...).
 
-Rules: fsspec is optional, and so is the package behind each of its schemes; what is missing is named with the command
-that installs it. Lengths are checked here, since a file system may return less than it was asked for. Most file systems
-know no timeout, so each request runs on a thread of its own, which is left to itself when its time is up.
+Rules: fsspec is optional, and so is the package behind each of its schemes; the error for a missing package
+names the command that installs it. Lengths are checked here, since a file system may return less than was requested.
+Most file systems have no timeout, so each request runs on its own thread, which is abandoned after the timeout.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,17 +19,16 @@ from mixstream.errors import (
     ConfigError,
     StoreAccessError,
     StoreBusyError,
-    StoreChangedError,
     StoreError,
     StoreFaultError,
     StoreNotFoundError,
 )
-from mixstream.storage.store import ObjectBytes, ObjectInfo
+from mixstream.storage.store import ObjectBytes, ObjectInfo, check_version, range_end
 from mixstream.storage.url import redact, scheme_of
 
 T = TypeVar("T")
 
-_MANY = 3600.0  # seconds for what may be many requests: a listing, an upload
+_MANY_REQUESTS = 3600.0  # seconds for calls that may take many requests: a listing, an upload
 _VERSIONS = ("ETag", "etag", "xet_hash", "blob_id", "checksum", "md5", "mtime", "created", "last_modified", "modified")
 _BUSY, _REFUSED = (429, 503), (401, 403)
 _LEAST_FAULT = 500
@@ -43,8 +43,8 @@ class FsspecStore:
         timeout: seconds per request, its body included; an upload or a listing may take an hour.
 
     Raises:
-        ConfigError: fsspec, or its package for this scheme, is not installed; or it does not know the scheme. Where
-            only the file system can tell that it does not accept the URL, the first request raises it.
+        ConfigError: fsspec, or its package for this scheme, is not installed; or fsspec does not know the scheme.
+            If only the file system can refuse the URL, the first request raises this.
     """
 
     location: str
@@ -58,25 +58,21 @@ class FsspecStore:
 
     @property
     def url(self) -> str:
-        """The directory as people may see it: without credentials."""
+        """The directory, without credentials."""
         return redact(self.location).rstrip("/")
 
     def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         """Return the bytes [begin, end) of a file, by default all of it."""
+        place = f"{self.url}/{name}"
 
         def fetch(files: Any, path: str) -> ObjectBytes:
             info = _info(files.info(path))
-            self._check_version(name, info, version)
-            stop = info.size if end is None else end
-            if not 0 <= begin <= stop <= info.size:
-                raise StoreFaultError(
-                    f"{self.url}/{name}: bytes {begin} to {stop} asked for, the file has {info.size}: it is "
-                    "truncated, or belongs to another index; upload it again from its origin"
-                )
+            check_version(place, info.version, version)
+            stop = range_end(place, begin, end, info.size)
             data = files.cat_file(path, start=begin, end=stop) if stop > begin else b""
             if len(data) != stop - begin:
-                raise StoreFaultError(f"{self.url}/{name}: bytes {begin} to {stop} asked for, {len(data)} bytes came")
-            self._check_version(name, _info(files.info(path)), info.version)  # it may have been replaced in between
+                raise StoreFaultError(f"{place}: bytes {begin} to {stop} requested, {len(data)} bytes received")
+            check_version(place, _info(files.info(path)).version, info.version)  # it may have been replaced meanwhile
             return ObjectBytes(data=data, info=info)
 
         return self._ask("read", name, fetch)
@@ -88,7 +84,7 @@ class FsspecStore:
     def write(self, name: str, data: bytes | Path) -> None:
         """Write a file. Whether it is there whole or not at all depends on the file system."""
         if isinstance(data, Path):
-            data.stat()  # what is wrong with it is not the file system's fault
+            data.stat()  # an error with the file is an OSError, not a StoreError
 
         def put(files: Any, path: str) -> None:
             files.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -97,7 +93,7 @@ class FsspecStore:
             else:
                 files.pipe_file(path, bytes(data))
 
-        self._ask("write", name, put, patience=_MANY)
+        self._ask("write", name, put, timeout=_MANY_REQUESTS)
 
     def names(self, *, limit: int | None = None) -> list[str]:
         """Return the names of all files below the directory, sorted; with `limit`, of no more than that many."""
@@ -106,27 +102,25 @@ class FsspecStore:
             below = path.rstrip("/") + "/"
             return sorted(name.removeprefix(below) for name in files.find(path) if name.startswith(below))[:limit]
 
-        return self._ask("list", "", collect, patience=_MANY)
+        return self._ask("list", "", collect, timeout=_MANY_REQUESTS)
 
     def remove(self, name: str) -> None:
-        """Remove a file; none of that name is no error."""
+        """Remove a file; it is no error if there is none."""
 
         def delete(files: Any, path: str) -> None:
-            try:
+            with suppress(FileNotFoundError):
                 files.rm_file(path)
-            except FileNotFoundError:
-                return
 
         self._ask("remove", name, delete)
 
     def renew(self) -> None:
-        """Forget the file system: the next request makes another, which reads credentials anew."""
+        """Forget the file system: the next request makes another, which reads credentials again."""
         self._require_packages().clear_instance_cache()
 
-    def _ask(self, act: str, name: str, call: Callable[[Any, str], T], *, patience: float = 0.0) -> T:
-        """Return what `call` makes of the file system and of the file's path in its words, in time.
+    def _ask(self, act: str, name: str, call: Callable[[Any, str], T], *, timeout: float = 0.0) -> T:
+        """Return what `call` returns for the file system and the file's path in it, within the timeout.
 
-        What a file system raises becomes an error of the tree; the cause may hold URLs with signatures, so none.
+        Exceptions of a file system become errors of `mixstream.errors`, without the cause, which may hold signed URLs.
         """
         if ".." in name.split("/"):
             raise StoreError(f"{name!r} is no name of a file below {self.url}: names are without '..'")
@@ -136,21 +130,14 @@ class FsspecStore:
             return call(files, f"{directory.rstrip('/')}/{name}" if name else directory)
 
         try:
-            return _in_time(run, max(patience, self.timeout))
+            return _in_time(run, max(timeout, self.timeout))
         except (StoreError, ConfigError):
             raise
         except Exception as error:
             raise _explain(error, f"{self.url}/{name}" if name else self.url, act) from None
 
-    def _check_version(self, name: str, info: ObjectInfo, version: str | None) -> None:
-        if version is not None and info.version != version:
-            raise StoreChangedError(
-                f"{self.url}/{name}: the file is another one than before (version {info.version}, was {version}): "
-                "parts read so far are of no use; do not replace files of a dataset that is being read"
-            )
-
     def _opened(self) -> tuple[Any, str]:
-        """Return the file system, which fsspec keeps for all URLs of its kind, and the directory in its words."""
+        """Return the file system, which fsspec caches for all URLs of its kind, and the directory as its path."""
         from fsspec.core import url_to_fs
 
         try:
@@ -159,7 +146,7 @@ class FsspecStore:
             raise ConfigError(f"{self.url}: fsspec does not accept it: {redact(str(error))[:200]}") from None
 
     def _require_packages(self) -> Any:
-        """Return the kind of file system, once it is sure that it can be had; no connection is made."""
+        """Return the class of the file system, or raise ConfigError if it is not installed; no connection is made."""
         scheme = scheme_of(self.location)
         try:
             import fsspec
@@ -224,6 +211,6 @@ def _info(found: dict[str, Any]) -> ObjectInfo:
         raise IsADirectoryError(found["name"])
     size = found.get("size")
     if not isinstance(size, int):
-        raise StoreError(f"{redact(str(found['name']))}: the file system does not say how large it is")
+        raise StoreError(f"{redact(str(found['name']))}: the file system does not report its size")
     version = next((f"{key} {found[key]}" for key in _VERSIONS if found.get(key) is not None), None)
     return ObjectInfo(size=size, version=version)

@@ -1,7 +1,7 @@
 """A directory of local disk as a store: what `file://` and plain paths name.
 
-Rules: an object that is there is whole (written aside, then renamed); nothing outside the directory is read or
-written, whatever the name; a file's version is its inode, size and time, so a file that is replaced has another one.
+Rules: objects are whole (written aside, then renamed); nothing outside the directory is read or written, whatever the
+name; a file's version is its inode, size and time, so it changes when the file is replaced.
 """
 
 from __future__ import annotations
@@ -10,23 +10,17 @@ import errno
 import io
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_hex
 from typing import BinaryIO
 
-from mixstream.errors import (
-    StoreAccessError,
-    StoreChangedError,
-    StoreError,
-    StoreFaultError,
-    StoreNotFoundError,
-)
-from mixstream.storage.store import ObjectBytes, ObjectInfo
+from mixstream.errors import StoreAccessError, StoreError, StoreFaultError, StoreNotFoundError
+from mixstream.storage.store import ObjectBytes, ObjectInfo, check_version, range_end
 
-_SUFFIX = ".partial"  # with a dot in front: what is being written, and no object
+_SUFFIX = ".partial"  # with a dot in front: a file that is being written, no object yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +39,8 @@ class LocalStore:
         path = self._path(name)
         with _explained(path, "read"), path.open("rb", buffering=0) as file:
             info = _info(os.fstat(file.fileno()))
-            if version is not None and info.version != version:
-                raise StoreChangedError(
-                    f"{path}: the file is another one than before (version {info.version}, was {version}): "
-                    "parts read so far are of no use; do not replace files of a dataset that is being read"
-                )
-            stop = info.size if end is None else end
-            if not 0 <= begin <= stop <= info.size:
-                raise StoreFaultError(
-                    f"{path}: bytes {begin} to {stop} asked for, the file has {info.size}: it is truncated, or "
-                    "belongs to another index; copy it again from its origin"
-                )
+            check_version(str(path), info.version, version)
+            stop = range_end(str(path), begin, end, info.size)
             data = _read_exactly(file.fileno(), begin, stop)
         if len(data) != stop - begin:
             raise StoreFaultError(f"{path}: it was cut to {begin + len(data)} bytes while it was read; was {info.size}")
@@ -72,11 +57,8 @@ class LocalStore:
     def write(self, name: str, data: bytes | Path) -> None:
         """Write a file aside and rename it, so that it is there whole or not at all."""
         path = self._path(name)
-        if isinstance(data, Path):
-            with data.open("rb") as source:
-                _write_aside(path, source)
-        else:
-            _write_aside(path, io.BytesIO(data))
+        with data.open("rb") if isinstance(data, Path) else io.BytesIO(data) as source:
+            _write_aside(path, source)
 
     def names(self, *, limit: int | None = None) -> list[str]:
         """Return the names of all files below the directory, sorted, without those that are being written."""
@@ -86,13 +68,13 @@ class LocalStore:
             return sorted(self._walk())[:limit]
 
     def remove(self, name: str) -> None:
-        """Remove a file; none of that name is no error."""
+        """Remove a file; it is no error if there is none."""
         path = self._path(name)
         with _explained(path, "remove"):
             path.unlink(missing_ok=True)
 
     def renew(self) -> None:
-        """Do nothing: a disk asks for no credentials."""
+        """Do nothing: a disk needs no credentials."""
 
     def _path(self, name: str) -> Path:
         if not name or name.startswith("/") or "\0" in name or ".." in name.split("/"):
@@ -128,32 +110,20 @@ def _read_exactly(number: int, begin: int, end: int) -> bytes | bytearray:
 def _write_aside(path: Path, source: BinaryIO) -> None:
     with _explained(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        number, aside = tempfile.mkstemp(prefix=f".{path.name[:128]}.", suffix=_SUFFIX, dir=path.parent)
+        aside = path.with_name(f".{path.name[:128]}.{token_hex(4)}{_SUFFIX}")
+        file = aside.open("xb")
         try:
-            with os.fdopen(number, "wb") as file:
-                os.fchmod(file.fileno(), 0o666 & ~_umask())
+            with file:
                 shutil.copyfileobj(source, file, 1 << 20)
-            Path(aside).replace(path)
+            aside.replace(path)
         except BaseException:
-            Path(aside).unlink(missing_ok=True)
+            aside.unlink(missing_ok=True)
             raise
-
-
-def _umask() -> int:
-    """Return the mask that an ordinary `open` would apply; `mkstemp` applies a stricter one."""
-    # os.umask can only be asked by setting it, for all threads at once; Linux shows it without.
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    except OSError:
-        pass
-    return 0o022
 
 
 @contextmanager
 def _explained(path: Path, act: str) -> Iterator[None]:
-    """Turn what the operating system says into errors of the tree, keeping its number."""
+    """Turn an OSError into an error of `mixstream.errors`, with its number."""
     try:
         yield
     except StoreError:
@@ -170,7 +140,7 @@ def _explain(error: OSError, path: Path, act: str) -> StoreError:
         kind, remedy = StoreAccessError, f"run as a user who may {act} it, or change its owner or mode (chown, chmod)"
     elif error.errno in (errno.ENOSPC, errno.EDQUOT):
         kind, remedy = StoreError, "make room on that disk, or choose another"
-    else:  # EIO, ESTALE, ETIMEDOUT: what network disks say while their server is away
+    else:  # EIO, ESTALE, ETIMEDOUT: a network disk whose server is away
         kind, remedy = StoreFaultError, "look at the disk and its mount (dmesg, mount)"
     made = kind(
         f"{path}: could not {act} it: {reason} ({errno.errorcode.get(error.errno or 0, 'no number')}); {remedy}"

@@ -1,13 +1,13 @@
 """Object stores that obstore speaks to: S3, Google Cloud Storage, Azure Blob Storage, WebDAV and plain HTTP.
 
-Rules: one request per call, whose answer is held against the question: range, total size, length of the body and
-version. Of exceptions only our own leave here, without the cause, whose text would hold URLs with signatures. A store
-that a process inherited by a fork sends its requests through `elsewhere`.
+Rules: one request per call, whose answer is checked against the request: range, total size, length of the body and
+version. Only errors of `mixstream.errors` are raised, without their cause, whose text may hold signed URLs. A store
+that a process inherited by a fork sends its requests through `fork_proxy`.
 
-What obstore 0.12 leaves to us, measured: a body that is shorter or longer than the range it claims to be; a range that
-ends early because the object does; a 200 without body where an object should be (204); If-Match that a server ignores.
-It sees by itself: another range than asked for, no Content-Length, a connection closed in mid-body. It follows
-redirects, and leaves a body with Content-Encoding as it is: stored bytes come as they are stored.
+What obstore 0.12 does not check, measured: a body that is shorter or longer than its range says; a range that ends
+early because the object does; a 200 without body where an object should be (204); If-Match that a server ignores.
+It checks by itself: another range than requested, no Content-Length, a connection closed in mid-body. It follows
+redirects, and leaves a body with Content-Encoding as it is: bytes arrive as they are stored.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mixstream.errors import StoreChangedError, StoreError, StoreFaultError, StoreNotFoundError
-from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
+import obstore
+
+from mixstream.errors import StoreError, StoreFaultError, StoreNotFoundError
+from mixstream.storage.forks import must_use_proxy
+from mixstream.storage.store import ObjectBytes, ObjectInfo, Store, check_version, range_end
 from mixstream.storage.stores import clients
-from mixstream.storage.stores.client_errors import Request, explain, wants_other_region
-from mixstream.storage.stores.fork_proxy import ProcessStore, must_go_elsewhere
+from mixstream.storage.stores.client_errors import Operation, explain, wants_other_region
+from mixstream.storage.stores.fork_proxy import ProcessStore
 from mixstream.storage.url import redact
 
 T = TypeVar("T")
@@ -45,7 +48,7 @@ class ObjectStore:
     timeout: float = 60.0
 
     def __post_init__(self) -> None:
-        _ = self._address  # a URL that names nothing is refused here, not at the first request
+        _ = self._address  # a URL that names no bucket is refused here, not at the first request
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.location, self.timeout)
@@ -55,76 +58,65 @@ class ObjectStore:
 
     @property
     def url(self) -> str:
-        """The directory as people may see it: without credentials."""
+        """The directory, without credentials."""
         return redact(self.location).rstrip("/")
 
     def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         """Return the bytes [begin, end) of an object, by default all of it."""
-        if (elsewhere := self._elsewhere()) is not None:
-            return elsewhere.read(name, begin, end, version=version)
+        if (proxy := self._proxy()) is not None:
+            return proxy.read(name, begin, end, version=version)
         if begin < 0 or (end is not None and end < begin):
             raise StoreError(f"{self.url}/{name}: no bytes lie between {begin} and {end}; pass 0 <= begin <= end")
         if begin == end or (end is None and begin > 0):  # HTTP has no empty range
             return self._read_from(name, begin, end, version)
-        request = self._request("read", name, begin=begin, end=end, version=version)
+        operation = self._operation("read", name, begin=begin, end=end, version=version)
         options: Any = {} if end is None else {"range": (begin, end)}
         if version is not None and version.startswith('"'):  # If-Match knows strong ETags only
             options["if_match"] = version
 
         def get(client: clients.Client) -> ObjectBytes:
-            import obstore
-
             answer = obstore.get(client.pool, self._path(name), options=options)
             found, data = _info(answer.meta), answer.bytes()
-            _check_answer(request, found, answer.range, len(data), answer.meta)
+            _check_answer(operation, found, answer.range, len(data))
             return ObjectBytes(data=data, info=found)
 
-        return self._ask(request, get)
+        return self._ask(operation, get)
 
     def info(self, name: str) -> ObjectInfo:
         """Return the size and the version of an object."""
-        if (elsewhere := self._elsewhere()) is not None:
-            return elsewhere.info(name)
-
-        def head(client: clients.Client) -> ObjectInfo:
-            import obstore
-
-            return _info(obstore.head(client.pool, self._path(name)))
-
-        return self._ask(self._request("look at", name), head)
+        if (proxy := self._proxy()) is not None:
+            return proxy.info(name)
+        operation = self._operation("look at", name)
+        return self._ask(operation, lambda client: _info(obstore.head(client.pool, self._path(name))))
 
     def write(self, name: str, data: bytes | Path) -> None:
         """Write an object, from memory or from a file, whole or not at all; large ones in parts."""
-        if (elsewhere := self._elsewhere()) is not None:
-            elsewhere.write(name, data)
+        if (proxy := self._proxy()) is not None:
+            proxy.write(name, data)
             return
         if isinstance(data, Path):
-            data.stat()  # what is wrong with it is not the store's fault
-        request = self._request("write", name)
+            data.stat()  # an error with the file is an OSError, not a StoreError
+        operation = self._operation("write", name)
 
         def put(client: clients.Client) -> None:
-            import obstore
-
             acl = os.environ.get("S3_CANNED_ACL")
             if acl and client.bucket is not None:
-                client.bucket.put_with_acl(self._path(name), data, acl, request)
+                client.bucket.put_with_acl(self._path(name), data, acl, operation)
                 return
             parts: dict[str, Any] = {"chunk_size": _CHUNK, "max_concurrency": _UPLOADS}
-            if client.kind == "http":  # knows no uploads in parts
+            if client.kind == "http":  # has no multipart uploads
                 parts = {"use_multipart": False}
             obstore.put(client.pool, self._path(name), data, **parts)
 
-        self._ask(request, put)
+        self._ask(operation, put)
 
     def names(self, *, limit: int | None = None) -> list[str]:
         """Return the names of all objects below the directory, sorted; with `limit`, of no more than that many."""
-        if (elsewhere := self._elsewhere()) is not None:
-            return elsewhere.names(limit=limit)
+        if (proxy := self._proxy()) is not None:
+            return proxy.names(limit=limit)
         prefix = self._address.prefix
 
         def collect(client: clients.Client) -> list[str]:
-            import obstore
-
             names: list[str] = []
             for page in obstore.list(client.pool, prefix or None):
                 names += [entry["path"][len(prefix) + 1 if prefix else 0 :] for entry in page]
@@ -132,29 +124,24 @@ class ObjectStore:
                     break
             return sorted(names)[:limit]
 
-        return self._ask(self._request("list", ""), collect)
+        return self._ask(self._operation("list", ""), collect)
 
     def remove(self, name: str) -> None:
-        """Remove an object; none of that name is no error."""
-        if (elsewhere := self._elsewhere()) is not None:
-            elsewhere.remove(name)
+        """Remove an object; it is no error if there is none."""
+        if (proxy := self._proxy()) is not None:
+            proxy.remove(name)
             return
-
-        def delete(client: clients.Client) -> None:
-            import obstore
-
-            obstore.delete(client.pool, self._path(name))
-
+        operation = self._operation("remove", name)
         try:
-            self._ask(self._request("remove", name), delete)
+            self._ask(operation, lambda client: obstore.delete(client.pool, self._path(name)))
         except StoreNotFoundError as error:
             if "no such object" not in str(error):
                 raise
 
     def renew(self) -> None:
-        """Forget the client and the credentials: the next request reads them anew."""
-        if (elsewhere := self._elsewhere()) is not None:
-            elsewhere.renew()
+        """Forget the client and the credentials: the next request reads them again."""
+        if (proxy := self._proxy()) is not None:
+            proxy.renew()
         else:
             clients.drop(self._address, self.timeout)
 
@@ -162,86 +149,69 @@ class ObjectStore:
     def _address(self) -> clients.Address:
         return clients.address_of(self.location)
 
-    def _elsewhere(self) -> Store | None:
-        return ProcessStore(self.location, self.timeout, ObjectStore) if must_go_elsewhere() else None
+    def _proxy(self) -> Store | None:
+        return ProcessStore(self.location, self.timeout, ObjectStore) if must_use_proxy() else None
 
     def _path(self, name: str) -> str:
         return f"{self._address.prefix}/{name}" if self._address.prefix else name
 
-    def _request(self, act: str, name: str, **what: Any) -> Request:
-        return Request(act=act, place=f"{self.url}/{name}" if name else self.url, **what)
+    def _operation(self, act: str, name: str, **what: Any) -> Operation:
+        return Operation(act=act, place=f"{self.url}/{name}" if name else self.url, **what)
 
     def _read_from(self, name: str, begin: int, end: int | None, version: str | None) -> ObjectBytes:
-        """Read [begin, end of the object), or nothing at all: both need its size, hence a request more."""
+        """Read [begin, end of the object), or nothing at all: both need its size, hence one more request."""
         info = self.info(name)
-        _check_version(self._request("read", name, begin=begin, end=end, version=version), info)
-        if begin > info.size:
-            raise StoreFaultError(f"{self.url}/{name}: bytes from {begin} on asked for, the object has {info.size}")
+        check_version(f"{self.url}/{name}", info.version, version)
+        range_end(f"{self.url}/{name}", begin, None, info.size)
         if begin in (end, info.size):
             return ObjectBytes(data=b"", info=info)
         return self.read(name, begin, info.size, version=version or info.version)
 
-    def _ask(self, request: Request, act: Callable[[clients.Client], T]) -> T:
-        """Return what `act` returns; make the request again if all that is wrong is the region it was sent to."""
-        client = clients.client_of(self._address, self.timeout)
-        try:
-            return act(client)
-        except StoreError:
-            raise
-        except Exception as error:
-            if not wants_other_region(error):
-                raise _explain(error, request, client) from None
-            trouble = error
-        if not clients.move(self._address, self.timeout, client):
-            raise _explain(trouble, request, client) from None
-        client = clients.client_of(self._address, self.timeout)
-        try:
-            return act(client)
-        except StoreError:
-            raise
-        except Exception as error:
-            raise _explain(error, request, client) from None
+    def _ask(self, operation: Operation, act: Callable[[clients.Client], T]) -> T:
+        """Return what `act` returns; make the request again if only the region was wrong."""
+        moved = False
+        while True:
+            client = clients.client_of(self._address, self.timeout)
+            try:
+                return act(client)
+            except StoreError:
+                raise
+            except Exception as error:
+                if moved or not wants_other_region(error):
+                    raise _explain(error, operation, client) from None
+                trouble = error
+            moved = clients.move(self._address, self.timeout, client)
+            if not moved:
+                raise _explain(trouble, operation, client) from None
 
 
-def _explain(error: Exception, request: Request, client: clients.Client) -> StoreError:
+def _explain(error: Exception, operation: Operation, client: clients.Client) -> StoreError:
     if "credential provider" in str(error) and (failure := client.unreadable()) is not None:
         return failure
-    return explain(error, replace(request, signed=client.signed, access=client.access))
+    return explain(error, replace(operation, signed=client.signed, access=client.access))
 
 
 def _info(meta: Any) -> ObjectInfo:
-    """Return size and version of an object; a server without ETags may have dates."""
+    """Return size and version of an object; for a server without ETags, the date is the version."""
     version = meta["e_tag"]
     if version is None and meta["last_modified"].timestamp() != 0:
         version = f"date {meta['last_modified'].isoformat()} size {meta['size']}"
     return ObjectInfo(size=meta["size"], version=version)
 
 
-def _check_answer(request: Request, info: ObjectInfo, got: tuple[int, int], length: int, meta: Any) -> None:
-    """Hold an answer against the question."""
-    begin, end = request.begin, info.size if request.end is None else request.end
+def _check_answer(operation: Operation, info: ObjectInfo, got: tuple[int, int], length: int) -> None:
+    """Check an answer against the request."""
+    begin, end = operation.begin, info.size if operation.end is None else operation.end
     if info.size == 0 and info.version is None and length == 0:
         raise StoreFaultError(
-            f"{request.place}: the answer is empty and says nothing of an object (no ETag, no date): no store's answer"
+            f"{operation.place}: the answer is empty and describes no object (no ETag, no date): it is not from a store"
         )
-    if end > info.size:
-        raise StoreFaultError(
-            f"{request.place}: bytes {begin} to {end} asked for, the object has {info.size}: it is truncated, or "
-            "belongs to another index; upload it again from its origin"
-        )
+    range_end(operation.place, begin, end, info.size)
     if got != (begin, end):
-        raise StoreFaultError(f"{request.place}: bytes {begin} to {end} asked for, {got[0]} to {got[1]} came")
+        raise StoreFaultError(f"{operation.place}: bytes {begin} to {end} requested, {got[0]} to {got[1]} received")
     if length != end - begin:
         raise StoreFaultError(
-            f"{request.place}: bytes {begin} to {end} asked for, that is {end - begin}, and a body of {length} came; "
-            "what stands between here and the store (a proxy, a cache) may alter it"
+            f"{operation.place}: bytes {begin} to {end} requested, that is {end - begin}, and a body of {length} "
+            "received; a proxy or cache between here and the store may alter it"
         )
-    _check_version(request, info)
-
-
-def _check_version(request: Request, info: ObjectInfo) -> None:
-    if request.version is not None and info.version != request.version:
-        raise StoreChangedError(
-            f"{request.place}: the object is another one than before (version {info.version}, was {request.version}): "
-            "parts read so far are of no use; do not replace objects of a dataset that is being read"
-        )
+    check_version(operation.place, info.version, operation.version)

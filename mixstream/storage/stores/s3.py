@@ -1,10 +1,10 @@
-"""Amazon S3, and what speaks its protocol, set up as boto3 would set it up.
+"""Amazon S3 and stores with its protocol, configured as boto3 would configure them.
 
 What lives here: credentials, region and endpoint of one bucket, taken from a `boto3.Session`, and the two requests
-that obstore cannot make (an upload with a canned ACL; the question where a bucket is). Rules: profiles, SSO, assumed
-roles, `credential_process` and instance metadata are botocore's to resolve and to refresh, so a run sees what
-`aws s3 ls` sees; the endpoint is the one that a boto3 client gets, with S3_ENDPOINT_URL before it, as in
-mosaicml-streaming. Without any credentials, requests go unsigned, as there. Imported for `s3://` only.
+that obstore cannot make (an upload with a canned ACL; the region of a bucket). Rules: botocore resolves and refreshes
+profiles, SSO, assumed roles, `credential_process` and instance metadata, so a run can read what `aws s3 ls` can read;
+the endpoint is the one that a boto3 client gets, but S3_ENDPOINT_URL takes precedence, as in mosaicml-streaming.
+Without any credentials, requests are not signed, as there. Imported for `s3://` only.
 
 https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html
 """
@@ -24,7 +24,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mixstream.errors import ConfigError, StoreAccessError, StoreError, StoreFaultError
-from mixstream.storage.stores.client_errors import Request, refusal
+from mixstream.storage.stores.client_errors import Operation, refusal
 from mixstream.storage.url import redact
 
 ACCESS = (
@@ -32,7 +32,7 @@ ACCESS = (
     "AWS_SECRET_ACCESS_KEY)"
 )
 
-# obstore keeps credentials to the very second that it is told. Requests take time, and clocks differ.
+# obstore uses credentials up to the very second of their expiry. Requests take time, and clocks differ.
 _MARGIN = timedelta(seconds=60)
 _ENDPOINTS = ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # the first that is set is used
 _INVALID = "Invalid endpoint: "  # botocore's words before an endpoint that is no URL
@@ -40,25 +40,25 @@ _INVALID = "Invalid endpoint: "  # botocore's words before an endpoint that is n
 
 @dataclass
 class Credentials:
-    """What obstore asks for credentials, whenever those it has have expired.
+    """Called by obstore for credentials, whenever those that it has have expired.
 
     Args:
         source: credentials of botocore, which refreshes them by itself.
-        failure: what the last refresh met, since obstore does not pass exceptions on.
+        failure: the error of the last refresh, since obstore does not pass exceptions on.
     """
 
     source: Any
     failure: StoreAccessError | None = None
 
     def __call__(self) -> dict[str, Any]:
-        """Return credentials, and the instant from which on obstore has to ask again (None: never)."""
+        """Return credentials, and the time after which obstore has to call again (None: never)."""
         try:
             frozen = self.source.get_frozen_credentials()
         except (BotoCoreError, ClientError) as error:
             self.failure = unreadable(error)
             raise self.failure from None
         self.failure = None
-        expiry: datetime | None = getattr(self.source, "_expiry_time", None)  # botocore says it nowhere else
+        expiry: datetime | None = getattr(self.source, "_expiry_time", None)  # botocore has no public attribute for it
         return {
             "access_key_id": frozen.access_key,
             "secret_access_key": frozen.secret_key,
@@ -69,7 +69,7 @@ class Credentials:
 
 @dataclass(frozen=True, kw_only=True)
 class Bucket:
-    """One bucket as boto3 would speak to it.
+    """One bucket, with the settings that boto3 would use.
 
     Args:
         name: of the bucket.
@@ -79,7 +79,7 @@ class Bucket:
         credentials: None to send requests unsigned.
         authorities: certificates to trust besides the system's, PEM.
         pays: whether the requester pays.
-        client: boto3's, for what obstore cannot do.
+        client: boto3's, for requests that obstore cannot make.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Bucket:
     client: Any = field(repr=False)
 
     def config(self) -> dict[str, Any]:
-        """Return what `obstore.store.S3Store` takes; all of it, since it would ask the environment for the rest."""
+        """Return the arguments of `obstore.store.S3Store`; all of them, since it takes others from the environment."""
         parts = urlsplit(self.endpoint)
         endpoint = parts._replace(netloc=f"{self.name}.{parts.netloc}").geturl() if self.virtual else self.endpoint
         config: dict[str, Any] = {
@@ -100,30 +100,28 @@ class Bucket:
             "endpoint": endpoint,
             "virtual_hosted_style_request": self.virtual,
             "request_payer": self.pays,
-            "disable_bulk_delete": True,  # not every server has it
+            "disable_bulk_delete": True,  # not every server supports it
+            "skip_signature": self.credentials is None,
         }
         if "AWS_ENDPOINT_URL_S3" in os.environ:  # obstore prefers the variable to `endpoint`
             config["aws_endpoint_url_s3"] = endpoint
         if self.credentials is not None:
             config["credential_provider"] = self.credentials
-            config["skip_signature"] = False
-        else:
-            config["skip_signature"] = True
         return config
 
     def find_region(self) -> str | None:
-        """Return the region where the bucket is, as the service says; None if it does not."""
+        """Return the region of the bucket, as the service reports it; None if it does not."""
         try:
             answer = self.client.head_bucket(Bucket=self.name)
         except ClientError as error:
             answer = error.response
         except BotoCoreError as error:
             raise StoreFaultError(
-                f"s3://{self.name}: could not find out its region: {type(error).__name__}; set AWS_REGION to it"
+                f"s3://{self.name}: could not find its region: {type(error).__name__}; set AWS_REGION to it"
             ) from None
         return answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
 
-    def put_with_acl(self, key: str, data: bytes | Path, acl: str, request: Request) -> None:
+    def put_with_acl(self, key: str, data: bytes | Path, acl: str, operation: Operation) -> None:
         """Write an object with a canned ACL (obstore has no such option), by one request."""
         try:
             if isinstance(data, Path):
@@ -132,16 +130,16 @@ class Bucket:
             else:
                 self.client.put_object(Bucket=self.name, Key=key, Body=data, ACL=acl)
         except (ClientError, BotoCoreError) as error:
-            raise explain(error, request, endpoint=self.endpoint) from None
+            raise explain(error, operation, endpoint=self.endpoint) from None
 
 
 def find_bucket(name: str, *, timeout: float, region: str | None = None) -> Bucket:
-    """Return how to speak to a bucket, from the environment and the configuration files as they are now.
+    """Return the settings of a bucket, from the environment and the configuration files as they are now.
 
     Args:
         name: of the bucket.
-        timeout: seconds per request, for those that boto3 makes.
-        region: of the bucket, if it is known to be another than the configured one.
+        timeout: seconds per request of boto3.
+        region: of the bucket, if it is known to differ from the configured one.
 
     Raises:
         StoreAccessError: a profile or a configuration file cannot be read.
@@ -161,7 +159,7 @@ def find_bucket(name: str, *, timeout: float, region: str | None = None) -> Buck
                 signature_version=botocore.UNSIGNED if source is None else None,
             ),
         )
-        settings = session._session.get_scoped_config().get("s3", {})  # boto3 has no way to ask
+        settings = session._session.get_scoped_config().get("s3", {})  # boto3 has no public way to get it
         bundle = session._session.get_config_variable("ca_bundle")
     except BotoCoreError as error:
         raise unreadable(error) from None
@@ -184,17 +182,17 @@ def find_bucket(name: str, *, timeout: float, region: str | None = None) -> Buck
     )
 
 
-def explain(error: BotoCoreError | ClientError, request: Request, *, endpoint: str) -> StoreError:
-    """Return what an exception of botocore means, for a request that was sent to `endpoint`."""
+def explain(error: BotoCoreError | ClientError, operation: Operation, *, endpoint: str) -> StoreError:
+    """Return the error for an exception of botocore, for an operation on `endpoint`."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return refusal(status, str(error.response.get("Error", {}).get("Code", "")), request)
+        return refusal(status, str(error.response.get("Error", {}).get("Code", "")), operation)
     place = redact(endpoint)
-    return StoreFaultError(f"{request.place}: could not {request.act} it: {type(error).__name__}, at {place}")
+    return StoreFaultError(f"{operation.place}: could not {operation.act} it: {type(error).__name__}, at {place}")
 
 
 def unreadable(error: BotoCoreError | ClientError) -> StoreAccessError:
-    """Return the error for credentials that are configured and cannot be had."""
+    """Return the error for credentials that are configured and cannot be read."""
     words = type(error).__name__
     if isinstance(error, BotoCoreError):
         words = " ".join(redact(str(error)).split())[:300]
@@ -205,7 +203,7 @@ def _no_endpoint(value: str) -> ConfigError:
     """Return the error for an endpoint that requests cannot be sent to."""
     name = next((name for name in _ENDPOINTS if os.environ.get(name, "").strip() == value.strip()), "endpoint_url")
     scheme, _, rest = value.strip().rpartition("://")
-    shown = rest.rpartition("@")[2].partition("?")[0]  # without a scheme, `redact` does not see what is secret
+    shown = rest.rpartition("@")[2].partition("?")[0]  # without a scheme, `redact` does not find the secret
     if scheme.lower() in ("http", "https"):
         return ConfigError(f"{name}={scheme}://{shown} names no host; write {name}={scheme}://HOST:PORT")
     before = f"{scheme}://" if scheme else ""

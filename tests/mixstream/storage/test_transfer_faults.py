@@ -10,10 +10,7 @@ import pytest
 from servers import PUBLIC, S3  # pyright: ignore[reportMissingImports]
 
 from mixstream.errors import ShardCorruptError, StoreNotFoundError
-from mixstream.storage import transfer
-from mixstream.storage.open import open_store
-from mixstream.storage.retry import Retry
-from mixstream.storage.transfer import read_object
+from mixstream.storage import Retry, open_store, read_object, transfer
 
 PART = 1 << 17
 

@@ -16,7 +16,7 @@ import pytest
 from cache_world import World, sampled
 
 from mixstream.errors import CacheFullError, ConfigError
-from mixstream.storage import Budget, DatasetFiles
+from mixstream.storage import CacheLimit, DatasetFiles
 
 SIZE = 40_000
 INDEX = 17  # bytes of the world's index.json
@@ -29,7 +29,7 @@ def shards_on_disk(world: World) -> set[int]:
 def planned(files: DatasetFiles, world: World, **need: float) -> None:
     """Let the plan need shard `s{number}` in so many steps, and the others never."""
     steps = {files.path(world.name(int(name[1:]))): value for name, value in need.items()}
-    files.budget.next_use = lambda paths: [steps.get(path, inf) for path in paths]
+    files.cache_limit.next_use = lambda paths: [steps.get(path, inf) for path in paths]
 
 
 def test_what_is_needed_last_goes_first(tmp_path):
@@ -39,7 +39,7 @@ def test_what_is_needed_last_goes_first(tmp_path):
     for number in (0, 1, 2, 3):
         assert world.read(files, number)
     assert shards_on_disk(world) == {0, 2, 3}
-    assert files.budget.usage() == 3 * SIZE + INDEX
+    assert files.cache_limit.usage() == 3 * SIZE + INDEX
 
 
 def test_without_a_plan_the_one_opened_longest_ago_goes(tmp_path):
@@ -67,11 +67,11 @@ def test_what_another_process_announced_is_spared_while_it_lives(tmp_path):
     world = World(tmp_path).build()
     files, others = (world.files(limit=2 * SIZE + INDEX) for _ in range(2))
     planned(files, world, s1=50)
-    others.budget.announce([others.path(world.name(0))], [3.0])
+    others.cache_limit.announce([others.path(world.name(0))], [3.0])
     for number in (0, 1, 2):
         assert world.read(files, number)
     assert shards_on_disk(world) == {0, 2}
-    others.budget.close()
+    others.cache_limit.close()
     assert world.read(files, 3)
     assert shards_on_disk(world) == {2, 3} or shards_on_disk(world) == {0, 3}
     assert list((world.local / ".mixstream-needs").iterdir()) == []
@@ -87,7 +87,7 @@ def test_a_cache_that_cannot_be_listed_is_not_taken_for_empty(tmp_path, monkeypa
 
     monkeypatch.setattr("mixstream.storage.cache.contents.os.scandir", no_descriptors)
     with pytest.raises(OSError, match="Too many open files"):
-        files.budget.usage()
+        files.cache_limit.usage()
 
 
 def test_who_waits_gets_room_even_from_what_is_needed_now(tmp_path):
@@ -114,17 +114,17 @@ def test_a_limit_below_one_shard_is_refused_with_the_number_to_type(tmp_path):
         world.read(world.files(limit=SIZE), 0)
     assert world.read(world.files(limit=SIZE + INDEX), 0)
     with pytest.raises(ConfigError, match="`cache_limit` must be above 0"):
-        Budget(limit=0)
+        CacheLimit(limit=0)
 
 
 def test_packed_files_count_and_go_with_their_shards(tmp_path):
     world = World(tmp_path, packed=True).build()
-    files = world.files(limit=2 * (SIZE + world.packed_size) + INDEX, keep_packed=True)
+    files = world.files(limit=2 * (SIZE + world.packed_size) + INDEX, keep_compressed=True)
     planned(files, world, s0=9, s1=1)
     for number in (0, 1, 2):
         assert world.read(files, number)
     assert world.on_disk() == {world.name(n) + end for n in (1, 2) for end in ("", ".z")}
-    assert files.budget.usage() <= files.budget.limit
+    assert files.cache_limit.usage() <= files.cache_limit.limit
 
 
 def test_only_files_that_the_index_names_are_evicted(tmp_path):
@@ -147,9 +147,9 @@ def test_what_cannot_be_fetched_again_is_never_evicted(tmp_path, where):
     original = world.store.directory
     remote = None if where == "no store" else f"file://{original}"
     mine = DatasetFiles.locate(remote=remote, local=str(original), split=None)
-    budget = Budget(limit=SIZE + INDEX)
-    mine = mine.within(budget, world.names)
-    cached = world.files(budget=budget)
+    limit = CacheLimit(limit=SIZE + INDEX)
+    mine = mine.within(limit, world.names)
+    cached = world.files(cache_limit=limit)
     for number in range(6):
         assert world.read(cached, number)
         assert world.read(mine, number)
@@ -159,14 +159,14 @@ def test_what_cannot_be_fetched_again_is_never_evicted(tmp_path, where):
 
 def test_a_budget_spans_directories(tmp_path):
     worlds = [World(tmp_path / name).build() for name in "ab"]
-    budget = Budget(limit=3 * SIZE + 2 * INDEX)
-    files = [world.files(budget=budget) for world in worlds]
+    limit = CacheLimit(limit=3 * SIZE + 2 * INDEX)
+    files = [world.files(cache_limit=limit) for world in worlds]
     for number in range(4):
         for world, at in zip(worlds, files):
             assert world.read(at, number)
     assert sum(len(shards_on_disk(world)) for world in worlds) == 3
-    copy = pickle.loads(pickle.dumps(files[0])).budget
-    assert (copy.limit, copy.usage()) == (budget.limit, budget.usage())
+    copy = pickle.loads(pickle.dumps(files[0])).cache_limit
+    assert (copy.limit, copy.usage()) == (limit.limit, limit.usage())
 
 
 @pytest.mark.parametrize("room", [1, 4], ids=["one", "four"])

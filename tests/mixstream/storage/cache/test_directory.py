@@ -10,7 +10,6 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -29,9 +28,11 @@ from mixstream.errors import (
     StoreFaultError,
     WaitTimeoutError,
 )
-from mixstream.storage import Budget, DatasetFiles, ObjectBytes
-from mixstream.storage.cache.directory import Cache, Errand, Partial
+from mixstream.storage import CacheLimit, DatasetFiles, ObjectBytes, ShardSpec
+from mixstream.storage.cache.directory import Cache
+from mixstream.storage.cache.fill import Partial
 from mixstream.storage.cache.locks import release, try_lock
+from mixstream.storage.cache.owner import CacheOwner
 
 
 @pytest.fixture(params=[False, True], ids=["raw", "packed"])
@@ -129,9 +130,9 @@ def test_two_jobs_that_start_on_an_empty_cache_fetch_each_shard_once(tmp_path):
     assert world.on_disk() == set(world.names)
 
 
-def test_keep_packed_keeps_both(tmp_path):
+def test_keep_compressed_keeps_both(tmp_path):
     world = World(tmp_path, packed=True).build()
-    files = world.files(keep_packed=True)
+    files = world.files(keep_compressed=True)
     assert world.read(files, 1)
     assert world.on_disk() == {world.name(1), world.name(1) + ".z"}
     (world.local / world.name(1)).unlink()
@@ -149,7 +150,7 @@ def test_what_is_wrong_on_disk_is_fetched_anew(world, damage):
 
 
 def test_what_comes_wrong_is_fetched_once_more_and_then_refused(world):
-    name = world.want(0).packed.name if world.packed else world.name(0)
+    name = world.want(0).compressed.name if world.packed else world.name(0)
     path = world.store.directory / name
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(ShardCorruptError, match="Checksum failure") as caught:
@@ -172,7 +173,7 @@ def test_a_shard_that_its_reader_refuses_is_made_anew(tmp_path):
 
 
 def test_a_shard_that_nobody_has_names_the_places(world):
-    (world.store.directory / (world.want(3).packed.name if world.packed else world.name(3))).unlink()
+    (world.store.directory / (world.want(3).compressed.name if world.packed else world.name(3))).unlink()
     with pytest.raises(ShardNotFoundError, match=r"fake://bucket/data/shard\.00003\.mds"):
         world.read(world.files(), 3)
     assert world.on_disk() == set()
@@ -183,7 +184,8 @@ def test_without_waiting_nothing_is_waited_for(tmp_path):
     files = world.files()
     first = threading.Thread(target=world.read, args=(files, 0))
     first.start()
-    while not (world.local / f".{world.name(0)}.partial").exists():
+    partial = world.local / f".{world.name(0)}.partial"
+    while not (partial.exists() and partial.stat().st_size):  # it is created before it is locked
         pass
     assert not world.read(files, 0, wait=False)
     first.join()
@@ -222,7 +224,7 @@ def test_a_directory_that_is_a_link_is_refused(tmp_path):
 def test_names_that_lead_out_are_refused(tmp_path, name):
     world = World(tmp_path).build()
     with pytest.raises(ValueError, match="is no name for a shard"):
-        world.files().within(world.files().budget, {name: None})
+        world.files().within(world.files().cache_limit, {name: None})
 
 
 @pytest.fixture
@@ -254,28 +256,39 @@ def test_a_directory_is_filled_from_one_dataset(tmp_path):
 
 
 def test_who_hangs_is_waited_for_only_so_long_and_who_works_longer(tmp_path):
-    budget = Budget()
-    cache = Cache(directory=tmp_path, budget=budget, patience=0.3)
+    owner = CacheOwner(directory=tmp_path, origin="s3://bucket", digest="0")
+    cache = Cache(owner=owner, limit=CacheLimit(), timeout=0.3)
+    spec = ShardSpec(name="shard", size=3, check=None, compressed=None)
     holding, let_go = threading.Event(), threading.Event()
 
-    def slowly(partials: list[Partial]) -> None:
-        holding.set()
-        while not let_go.wait(0.05):
-            if working:
-                partials[0].beat()
-        partials[0].write(b"abc")
+    class Slowly:
+        def original(self, spec: ShardSpec) -> None:
+            return None
 
-    def errand(produce: Callable[[list[Partial]], None]) -> Errand:
-        return Errand(name="shard", size=3, there=lambda: cache.find("shard"), produce=produce)
+        def can_fill(self, spec: ShardSpec) -> bool:
+            return True
+
+        def missing(self, spec: ShardSpec) -> ShardNotFoundError:
+            return ShardNotFoundError(spec.name)
+
+        def kept(self, spec: ShardSpec) -> None:
+            return None
+
+        def fill(self, spec: ShardSpec, file: Partial, kept: Partial | None = None) -> None:
+            holding.set()
+            while not let_go.wait(0.05):
+                if working:
+                    file.heartbeat()
+            file.write(b"abc")
 
     for working in (True, False):
         holding.clear()
         let_go.clear()
         (tmp_path / "shard").unlink(missing_ok=True)
         with ThreadPoolExecutor(2) as pool:
-            first = pool.submit(cache.make, errand(slowly))
+            first = pool.submit(cache.open_or_fill, spec, Slowly())
             assert holding.wait(10)
-            second = pool.submit(cache.make, errand(slowly))
+            second = pool.submit(cache.open_or_fill, spec, Slowly())
             try:
                 if working:
                     time.sleep(1.0)

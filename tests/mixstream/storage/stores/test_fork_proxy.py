@@ -32,9 +32,7 @@ from fault_proxy import FaultProxy  # pyright: ignore[reportMissingImports]
 from servers import S3  # pyright: ignore[reportMissingImports]
 
 from mixstream.errors import StoreFaultError, StoreNotFoundError
-from mixstream.storage import Retry
-from mixstream.storage import fork_server as helper
-from mixstream.storage.open import open_store
+from mixstream.storage import Retry, fork_server, open_store
 from mixstream.storage.stores.fork_proxy import ProcessStore
 
 BODY = bytes(range(256)) * 400
@@ -241,7 +239,7 @@ def test_every_rotation_of_a_credentials_file_is_seen(tmp_path: Path, monkeypatc
 
 
 def test_a_renewal_takes_nothing_away_that_other_threads_are_reading() -> None:
-    here = helper.Request(number=0, method="renew", url="s3://bucket", timeout=1.0, environment=dict(os.environb))
+    here = fork_server.Request(number=0, method="renew", url="s3://bucket", timeout=1.0, environment=dict(os.environb))
     done, seen = threading.Event(), set()
 
     def look() -> None:
@@ -254,7 +252,7 @@ def test_a_renewal_takes_nothing_away_that_other_threads_are_reading() -> None:
         with ThreadPoolExecutor(2) as pool:
             looking = [pool.submit(look) for _ in range(2)]
             for _ in range(100):
-                helper.carry_out(here, bytearray())
+                fork_server.carry_out(here, bytearray())
             done.set()
             for each in looking:
                 each.result()

@@ -24,15 +24,15 @@ def test_a_missing_index_names_the_place_and_what_to_check(tmp_path):
 def test_of_many_threads_one_unpacks(tmp_path):
     at = ms.StreamingDataset(remote=str(write_tokens(tmp_path / "packed", range(12), compression="zstd")))
     at = at.domains[0]
-    want, unpacked = at.want(0), []
-    assert want.packed is not None
-    unpack = want.packed.unpack
+    want, unpacked = at.spec(0), []
+    assert want.compressed is not None
+    unpack = want.compressed.unpack
 
     def count(data: bytes) -> bytes:
         unpacked.append(1)
         return unpack(data)
 
-    want = replace(want, packed=replace(want.packed, unpack=count))
+    want = replace(want, compressed=replace(want.compressed, unpack=count))
 
     def read() -> None:
         file = at.files.open(want)

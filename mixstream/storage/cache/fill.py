@@ -1,0 +1,166 @@
+"""One shard on its way into a cache directory: the files being written, and how urgent the shard is.
+
+Rules: a file is written as `.{name}.partial` by the thread that holds the lock of that partial, and renamed to its name
+while the lock is held; so a file under its name is whole, and what a killed process leaves is known by its free lock. A
+partial takes its full size before its first byte is requested: that reserves its room below the limit and on the disk.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import io
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from mixstream.storage.cache.contents import partial_name
+from mixstream.storage.cache.locks import FULL, release, same_file
+from mixstream.storage.spec import CompressedSpec, ShardSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer  # collections.abc has it from Python 3.12 on
+
+_CHUNK = 64 << 20  # bytes; one write takes 2 GiB at most, and other processes see progress by it
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class Partial:
+    """A file that is being written; its lock is held. Made by `Cache`.
+
+    Attributes:
+        number: descriptor of the file, at its full size once `reserve` was called.
+        filled: whether its content was written.
+    """
+
+    def __init__(self, parent: int, leaf: str, lock: int) -> None:
+        self.number, self.filled = lock, False
+        self._parent, self._leaf = parent, leaf
+        self._open = threading.Lock()
+        self._closed = False
+        os.ftruncate(lock, 0)  # what a killed process left
+
+    def reserve(self, size: int) -> None:
+        """Give the file its full size, on the disk as far as the file system can.
+
+        Raises:
+            OSError: ENOSPC, there is no room; the file is empty again.
+        """
+        os.ftruncate(self.number, size)
+        try:
+            _reserve_blocks(self.number, size)
+        except OSError as error:
+            if error.errno in FULL:
+                os.ftruncate(self.number, 0)
+                raise
+            # The file system cannot reserve blocks: then a full disk shows while writing.
+
+    def write(self, data: Buffer) -> None:
+        """Write the whole content."""
+        rest, done = memoryview(data).cast("B"), 0
+        while done < len(rest):
+            done += os.pwrite(self.number, rest[done : done + _CHUNK], done)
+        self.filled = True
+
+    def heartbeat(self) -> None:
+        """Show waiting threads and processes that there is progress. For any thread, even when the file is done."""
+        with self._open:
+            if not self._closed:
+                os.utime(self.number)
+
+    def publish(self, path: Path) -> BinaryIO:
+        """Rename the file to its name, which is that of `path`, and return it open.
+
+        Raises:
+            FileNotFoundError: it was removed while it was written.
+        """
+        name = partial_name(self._leaf)
+        file = opened(path, lambda *_: os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._parent))
+        try:
+            if not same_file(os.fstat(self.number), self._parent, name):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+            os.rename(name, self._leaf, src_dir_fd=self._parent, dst_dir_fd=self._parent)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def close(self) -> None:
+        """Release the lock; a file that was not published is removed."""
+        with self._open:
+            self._closed = True
+        name = partial_name(self._leaf)
+        try:
+            if same_file(os.fstat(self.number), self._parent, name):
+                os.unlink(name, dir_fd=self._parent)
+        finally:
+            release(self.number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheFill:
+    """One attempt to put a shard into a cache directory.
+
+    Args:
+        spec: of the shard.
+        kept: its compressed file, if that is to be kept beside the raw one.
+        directory: of the cache.
+        need: steps until the plan needs the shard; 0 if a reader waits for it.
+        wait: whether to wait for other threads and processes, and for room.
+        timeout: seconds without progress after which a wait gives up.
+        scarce: the disk was found to be full while this shard was written: its size has to be evicted in any case.
+        partials: the files being written: the raw one, then the compressed one.
+    """
+
+    spec: ShardSpec
+    kept: CompressedSpec | None
+    directory: Path
+    need: float
+    wait: bool
+    timeout: float
+    scarce: bool = False
+    partials: list[Partial] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return self.spec.size + (self.kept.size if self.kept is not None else 0)
+
+    def heartbeat(self) -> None:
+        """Show threads and processes that wait for this shard that there is progress."""
+        self.partials[0].heartbeat()
+
+    def reserve(self) -> bool:
+        """Give the files their full sizes; False if the disk has no room for them."""
+        try:
+            for partial, spec in zip(self.partials, (self.spec, self.kept)):
+                partial.reserve(spec.size if spec is not None else 0)
+        except OSError as error:
+            for partial in self.partials:
+                partial.reserve(0)
+            if error.errno not in FULL:
+                raise
+            return False
+        return True
+
+
+def opened(path: Path, opener: Callable[[str, int], int] | None = None) -> BinaryIO:
+    """Return a file open for reading, with `path` as its name; a pipe does not block."""
+    opener = opener or (lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    return io.BufferedReader(io.FileIO(str(path), "rb", opener=opener))
+
+
+def _reserve_blocks(number: int, size: int) -> None:
+    """Reserve the blocks of a file on the disk; OSError where that cannot be done.
+
+    `os.posix_fallocate` will not do: where the file system cannot (NFS 3), it writes into every block, one by one.
+    """
+    fallocate = getattr(_LIBC, "fallocate", None)  # Linux
+    if fallocate is None or not size:
+        return
+    while fallocate(number, 0, ctypes.c_int64(0), ctypes.c_int64(size)):
+        if (why := ctypes.get_errno()) != errno.EINTR:
+            raise OSError(why, os.strerror(why))

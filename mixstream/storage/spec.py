@@ -1,0 +1,107 @@
+"""What storage knows of a shard from the index: the names, sizes and checks of its raw and its compressed file.
+
+Rule: a name never leads out of the dataset's directory, and is never one that a cache directory uses itself.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from mixstream.errors import IndexCorruptError, ShardCorruptError
+from mixstream.storage.mapping import map_file
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer  # collections.abc has it from Python 3.12 on
+
+INDEX = "index.json"
+PREFIX = ".mixstream-"  # of the files that a cache directory holds beside the shards
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressedSpec:
+    """The compressed file of a shard.
+
+    Args:
+        name: below the dataset's directory.
+        size: bytes.
+        check: raises ShardCorruptError for wrong bytes; None if they are not to be checked.
+        unpack: compressed bytes -> raw bytes; raises ShardCorruptError.
+    """
+
+    name: str
+    size: int
+    check: Callable[[Buffer], None] | None
+    unpack: Callable[[bytes], bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardSpec:
+    """One shard as storage sees it: its raw file, and its compressed file if it has one.
+
+    Args:
+        name: of the raw file, below the dataset's directory.
+        size: bytes of the raw file.
+        check: raises ShardCorruptError for wrong raw bytes; None if they are not to be checked.
+        compressed: the compressed file; None if the dataset has raw files only.
+
+    Raises:
+        IndexCorruptError: a name leads out of the directory, or is one that the cache uses itself.
+    """
+
+    name: str
+    size: int
+    check: Callable[[Buffer], None] | None
+    compressed: CompressedSpec | None
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.compressed is not None:
+            check_name(self.compressed.name)
+
+    def verify(self, file: BinaryIO) -> None:
+        """Raise ShardCorruptError if `file` is not this shard's raw file: its kind, its size, its bytes."""
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_size != self.size:
+            raise wrong_size(file.name, found.st_size, self.size)
+        if self.check is not None:
+            self.check(map_file(file).data)
+
+    def unpack(self, data: bytes, directory: Path) -> bytes:
+        """Return the raw bytes of compressed ones; both are verified. `directory` is named in the error."""
+        assert self.compressed is not None
+        if self.compressed.check is not None:
+            self.compressed.check(data)
+        raw = self.compressed.unpack(data)
+        if len(raw) != self.size:
+            raise wrong_size(directory / self.name, len(raw), self.size)
+        if self.check is not None:
+            self.check(raw)
+        return raw
+
+
+def check_name(name: str) -> None:
+    """Refuse what `formats` should have refused: nothing is written outside the directory, whatever the index says.
+
+    Raises:
+        IndexCorruptError: the name leads out of the directory, or is one that the cache uses itself.
+    """
+    parts = name.split("/")
+    own = parts[-1].startswith(PREFIX) or (parts[-1].startswith(".") and parts[-1].endswith(".partial"))
+    if not name or "\0" in name or own or name == INDEX or any(part in ("", ".", "..") for part in parts):
+        raise IndexCorruptError(
+            f"{name!r} is no name for a shard: it leads out of the dataset's directory, or is one that the cache uses "
+            "itself; fetch the index again, or write the dataset again"
+        )
+
+
+def wrong_size(path: object, found: int, expected: int) -> ShardCorruptError:
+    """Return the error for a file of another size than its index says."""
+    return ShardCorruptError(
+        f"{path}: {found} bytes, the index says {expected}; the shard is truncated or belongs to another index: "
+        "copy it again from its origin, or convert it again"
+    )
