@@ -27,8 +27,8 @@ CENTRAL = [
     "plan.walk:Walk",
     "plan.weights:quantise",
     "storage.store:Store.read",
-    "types:Feedback",
-    "world:World",
+    "types:Feedback.loss_K",
+    "world:World.replicated",
     "writer:MDSWriter",
 ]
 PENDING = {"data.batch:Batch.split", "feedback.log:MixingLog", "storage.store:Store.read"}

@@ -204,7 +204,7 @@ class Plan:
     def _fresh_credit(self, weight_K: Int64 | None) -> tuple[Int64, Int64]:
         if self.quota_LK is None:
             if weight_K is None:
-                raise ConfigError("this plan takes weights step by step: pass weight_K, the weights of the first step")
+                raise ConfigError("this plan takes its weights by step: pass weight_K, those of the first step")
             return stagger(weight_K, self.lanes), np.full(self.lanes, WEIGHT_UNIT, dtype=np.int64)
         credit_LK = np.stack([stagger(quota_K, self.lanes)[lane] for lane, quota_K in enumerate(self.quota_LK)])
         return credit_LK, self.quota_LK.sum(axis=1)
