@@ -11,10 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-UInt8 = NDArray[np.uint8]
+from mixstream.types import UInt8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +27,7 @@ class FileInfo:
 class OffsetTable:
     """Rows of any length: a table of u32 in the shard holds where each row begins, and where the last one ends.
 
+    >>> import numpy as np
     >>> shard = np.array([2, 16, 19, 24], dtype="<u4").view(np.uint8)  # two samples: bytes 16 to 19, and 19 to 24
     >>> OffsetTable(begins=4).span(shard, row=1)
     (19, 24)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.types import Int64
+
 try:
     import numba
 except ImportError:  # no wheel for this platform: the references run instead
@@ -51,13 +53,13 @@ def compile_loop(loop: Callable[..., Any]) -> Callable[..., Any]:
 # --- permute: a keyed bijection of [0, size), one index at a time, in no memory ---------------------------------------
 
 
-def _mix_reference(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _mix_reference(x: Any) -> Any:  # one number or an array; compiled as `_mix`
     x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
     return x ^ (x >> np.uint64(31))
 
 
-def permute_reference(index_B: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
+def permute_reference(index_B: Int64, size: int, key: int) -> Int64:
     """Return the images of `index_B` under the permutation of [0, size) that the 64-bit `key` selects; int64 [B].
 
     An unbalanced Feistel network of eight rounds (splitmix64's finaliser as round function) over the next power of two,
@@ -82,12 +84,6 @@ def permute_reference(index_B: NDArray[np.int64], size: int, key: int) -> NDArra
     return out.astype(np.int64)
 
 
-def _mix_scalar(x: Any) -> Any:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
-    return x ^ (x >> np.uint64(31))
-
-
 def _permute_scalar(index: Any, size: Any, key: Any) -> Any:
     bits = _MIN_BITS
     while (size - 1) >> bits:
@@ -107,10 +103,10 @@ def _permute_scalar(index: Any, size: Any, key: Any) -> Any:
 
 
 if numba is not None:
-    _mix = compile_loop(_mix_scalar)
+    _mix = compile_loop(_mix_reference)
     _permute_one = compile_loop(_permute_scalar)
 else:
-    _mix, _permute_one = _mix_scalar, _permute_scalar
+    _mix, _permute_one = _mix_reference, _permute_scalar
 
 
 @compiled(lambda index_B, size, key: permute_reference(index_B, size, int(key)))
@@ -121,7 +117,7 @@ def _permute(index_B: Any, size: int, key: Any) -> Any:
     return out
 
 
-def permute(index_B: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
+def permute(index_B: Int64, size: int, key: int) -> Int64:
     """Compiled `permute_reference`."""
     return _permute(index_B, size, np.uint64(key))
 
@@ -130,14 +126,14 @@ def permute(index_B: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64
 
 
 def locate_reference(
-    position_B: NDArray[np.int64],
-    window_start_W: NDArray[np.int64],
+    position_B: Int64,
+    window_start_W: Int64,
     window_key_W: NDArray[np.uint64],
-    piece_start_P: NDArray[np.int64],
-    piece_shard_P: NDArray[np.int64],
-    piece_row_P: NDArray[np.int64],
+    piece_start_P: Int64,
+    piece_shard_P: Int64,
+    piece_row_P: Int64,
     shuffle: bool,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[Int64, Int64]:
     """Return (shard_B, row_B), int64 [B], of the samples at `position_B` of one lane's epoch.
 
     A piece is a run of rows of one shard. With `shuffle`, the positions inside a window are permuted under its key.
@@ -184,14 +180,14 @@ def locate(
 
 
 def deal_rows_reference(
-    weight_K: NDArray[np.int64],
-    credit_K: NDArray[np.int64],
-    drawn_K: NDArray[np.int64],
-    limit_K: NDArray[np.int64],
-    last_K: NDArray[np.int64],
+    weight_K: Int64,
+    credit_K: Int64,
+    drawn_K: Int64,
+    limit_K: Int64,
+    last_K: Int64,
     in_order: bool,
     domain_B: NDArray[np.int32],
-    draw_B: NDArray[np.int64],
+    draw_B: Int64,
 ) -> int:
     """Fill a lane's rows with (domain, draw), in place; return how many were filled.
 

@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from mixstream.errors import ConfigError
 from mixstream.plan import kernels
 from mixstream.plan.weights import WEIGHT_UNIT, deal, rescale, stagger
-from mixstream.types import Cursor, Rows
+from mixstream.types import Cursor, Int64, Rows
 
-Int64 = NDArray[np.int64]
 _NEVER = np.int64(1) << 62
 
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from mixstream.errors import ConfigError
 from mixstream.plan import kernels
 from mixstream.plan.rng import derive_key
+from mixstream.types import Int64
 
-Int64 = NDArray[np.int64]
 _KEPT_LAYOUTS = 4
 
 _SHARD, _DOMAIN = 1, 1 << 62

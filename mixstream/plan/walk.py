@@ -7,13 +7,12 @@ agree on them.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from mixstream.plan.plan import Plan
-from mixstream.types import Cursor, Int64, Rows
+from mixstream.types import Cursor, Rows, Weights
 
 
 @dataclass(kw_only=True)
@@ -38,7 +37,7 @@ class Walk:
 
     plan: Plan
     cursor: Cursor
-    weights: Callable[[int], Int64 | None] | None = None
+    weights: Weights | None = None
 
     def __post_init__(self) -> None:
         self.cursor = self.plan.settle(self.cursor)

@@ -16,15 +16,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from mixstream.errors import ConfigError
+from mixstream.types import Float64, Int64
 
 WEIGHT_UNIT = 1 << 32
 """Mixers return weights as floats; the plan takes them as whole parts of this unit."""
-
-Int64 = NDArray[np.int64]
-Float64 = NDArray[np.float64]
 
 
 def normalise(weights_K: ArrayLike, *, what: str = "weights") -> Float64:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mixstream.formats.container import OffsetTable, UInt8
+from mixstream.formats.container import OffsetTable
 from mixstream.formats.mds.index import Index, ShardInfo, check_index_hash, parse_index
 from mixstream.formats.mds.shard import decode_sample, read_offsets
+from mixstream.types import UInt8
 
 _OFFSETS = OffsetTable(begins=4)
 
