@@ -200,8 +200,8 @@ def deal_rows_reference(
 
     Ties go to the lowest index. This is earliest deadline first on the windows [i W / w_k, (i + 1) W / w_k): under
     constant weights no domain is ever a whole row off its ideal (Liu and Layland 1973; as the "chairman assignment",
-    Tijdeman 1980). A domain with n_k = `limit_K[k]` is not drawn. If no other domain has credit, the argmin is taken
-    over all those below their limit. With `in_order` the first domain below its limit is drawn instead.
+    Tijdeman 1980). A domain with n_k = `limit_K[k]` is not drawn. If no domain below its limit has credit, the argmin
+    is taken over all domains below their limit. With `in_order`, the first domain below its limit is drawn.
 
     Filling stops after a row that brings a domain to its `last_K` (its final draw: the caller renormalises the
     weights), and when every domain of positive weight is at its limit.

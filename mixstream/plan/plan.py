@@ -4,7 +4,7 @@ Rule 1: what affects the next row is in `Plan` (constant over a run), in `Cursor
 weights. World size, workers, prefetching and files have no influence: a rank slices the rows last.
 Rule 2: the rows are exact. A lane fills B / L rows a step, under weights (`weight_K`, whole parts) or, with static
 mixing, under its quota of what an epoch takes from each domain. An epoch then draws exactly that quota.
-Rule 3: `advance` is pure. It returns a new cursor, so a plan can be asked about any step without running anything.
+Rule 3: `advance` is pure. It returns a new cursor, so future steps can be planned without reading any data.
 
 Domains are numbered as in `Plan.names`: sorted, unless they are read in order. The order in which a user lists streams
 therefore changes no batch.
@@ -35,7 +35,9 @@ class Plan:
     Each lane deals its B / L rows by credit (the recurrence of `kernels.deal_rows_reference`) and carries the credit
     c_k into the next step, in `Cursor.credit_LK`. After n rows of a lane under weights w_k with sum W, it has drawn
 
-        n_k = (n w_k + c_k(0) - c_k(n)) / W    rows of domain k, where |c_k| < W: never a whole row more or less.
+        n_k = (n w_k + c_k(0) - c_k(n)) / W    rows of domain k, where |c_k| < W,
+
+    less than two rows from n w_k / W, and less than one where c_k(0) = 0 (`weights.stagger`).
 
     Two domains under weights of 0.3 and 0.7, and four rows a step, of which domain "code" is owed 1.2 on average:
 

@@ -86,12 +86,12 @@ def deal(counts_K: ArrayLike, lanes: int) -> Int64:
 def stagger(weight_K: Int64, lanes: int) -> Int64:
     """Return the initial credits of the lanes, int64 [L, K], by which the rows of a rare domain interleave over them.
 
-    Lane `l` begins as if each domain were `l / lanes` of the way to its next row. The domain with the largest weight is
-    moved by what makes the credits a whole number of rows. These rows then count as served, to the domains that were
-    due first. From this state no domain is ever a whole row late or early (Hall's condition holds for the rows'
-    windows). The credits of a lane sum to zero.
+    Lane `l` begins as if each domain were `l / lanes` of the way to its next row. The credit of the domain with the
+    largest weight is chosen so that all credits sum to whole rows. These rows count as served: the domains that are due
+    first lose one each. From this state no domain is ever a whole row late or early (Hall's condition holds for the
+    rows' windows). The credits of a lane sum to zero.
 
-    >>> stagger(np.array([3, 1]), lanes=4).tolist()  # lane 1 draws domain 1 a quarter of a turn earlier than lane 0
+    >>> stagger(np.array([3, 1]), lanes=4).tolist()  # each lane draws domain 1 one row earlier than the lane before
     [[0, 0], [-1, 1], [-2, 2], [-3, 3]]
     """
     total = int(weight_K.sum())

@@ -260,8 +260,8 @@ class _Checker:
         if not least <= raw.bytes <= MAX_OFFSET:
             self._fail(
                 position,
-                f"says raw_data takes {raw.bytes} bytes; {entry.samples} samples of its columns take {least} at least, "
-                f"and a shard {MAX_OFFSET} at most",
+                f"says raw_data takes {raw.bytes} bytes; {entry.samples} samples of its columns take at least {least}, "
+                f"and a shard at most {MAX_OFFSET}",
             )
         self._check_compression(position, entry)
         return ShardInfo(
@@ -300,7 +300,7 @@ class _Checker:
         if not len(names) == len(encodings) == len(sizes):
             self._fail(position, f"has {len(names)} column names, {len(encodings)} encodings and {len(sizes)} sizes")
         if list(names) != sorted(set(names)):
-            self._fail(position, f"has columns {list(names)}; names are sorted and each stands once")
+            self._fail(position, f"has columns {list(names)}; names must be sorted and unique")
         for name, encoding, size in zip(*key):
             if not is_mds_encoding(encoding):
                 self._fail(
@@ -323,7 +323,7 @@ class _Checker:
             self._compressions[compression] = True
         if (compression is None) != (zip_data is None):
             has = "no zip_data" if zip_data is None else "zip_data"
-            self._fail(position, f"has compression {compression!r} and {has}; they come together or not at all")
+            self._fail(position, f"has compression {compression!r} and {has}; an entry has both or neither")
         # No codec expands incompressible bytes by more than about a sixth.
         if zip_data is not None and not 0 < zip_data.bytes <= 2 * entry.raw_data.bytes + 4096:
             self._fail(
