@@ -248,13 +248,8 @@ class _Queue:
         )
 
     def copy(self) -> _Queue:
-        return replace(
-            self,
-            number_P=self.number_P.copy(),
-            begin_P=self.begin_P.copy(),
-            since_K=self.since_K.copy(),
-            until_K=self.until_K.copy(),
-        )
+        changing = ("number_P", "begin_P", "since_K", "until_K")
+        return replace(self, **{name: getattr(self, name).copy() for name in changing})
 
 
 def _machine(rank: int, world: World) -> int:

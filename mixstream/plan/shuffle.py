@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,9 +45,8 @@ def window_size(algorithm: str, block_size: int | None, lanes: int) -> int:
     return ALGORITHMS[algorithm] or block_size or max(4_000_000 // lanes, 1 << 18)
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """The order of one (epoch, lane): arguments of `kernels.locate`."""
+class _Layout(NamedTuple):
+    """The order of one (epoch, lane): the arguments of `kernels.locate`, in its order."""
 
     window_start_W: Int64  # one more than windows
     window_key_W: NDArray[np.uint64]
@@ -121,16 +121,7 @@ class Order:
         return epoch_B, shard_B, row_B
 
     def _locate(self, lane: int, epoch: int, position_B: Int64) -> tuple[Int64, Int64]:
-        at = self._layout(lane, epoch)
-        return kernels.locate(
-            position_B,
-            at.window_start_W,
-            at.window_key_W,
-            at.piece_start_P,
-            at.piece_shard_P,
-            at.piece_row_P,
-            self.shuffle,
-        )
+        return kernels.locate(position_B, *self._layout(lane, epoch), self.shuffle)
 
     def _run_length(self, lane: int) -> int:
         return max(int(self.owned_L[lane]), 1)

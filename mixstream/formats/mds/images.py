@@ -27,24 +27,10 @@ if TYPE_CHECKING:
 
 # Bytes of a pixel in `Image.tobytes()`; mode "1" packs eight pixels into a byte, row by row.
 _PIXEL_BYTES = {
-    "L": 1,
-    "P": 1,
-    "I;16": 2,
-    "I;16B": 2,
-    "I;16L": 2,
-    "LA": 2,
-    "La": 2,
-    "PA": 2,
-    "HSV": 3,
-    "LAB": 3,
-    "RGB": 3,
-    "YCbCr": 3,
-    "CMYK": 4,
-    "F": 4,
-    "I": 4,
-    "RGBA": 4,
-    "RGBX": 4,
-    "RGBa": 4,
+    **dict.fromkeys(("L", "P"), 1),
+    **dict.fromkeys(("I;16", "I;16B", "I;16L", "LA", "La", "PA"), 2),
+    **dict.fromkeys(("HSV", "LAB", "RGB", "YCbCr"), 3),
+    **dict.fromkeys(("CMYK", "F", "I", "RGBA", "RGBX", "RGBa"), 4),
 }
 
 # A column of files may hold other formats than its encoding says, since files can be written as they are. Some of

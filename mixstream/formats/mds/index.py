@@ -153,7 +153,7 @@ def dump_index(index: Index, *, hashes: Iterable[str] | None = None) -> bytes:
 
     Raises:
         ValueError, TypeError: JSON cannot hold a value in `extra`, or a key in it belongs to the format.
-        ConfigError: there is no hash of a name.
+        ConfigError: a name of a hash is unknown.
     """
     taken = {"shards", "version", INDEX_HASHES} & index.extra.keys()
     if taken:

@@ -1,4 +1,4 @@
-"""An index from somebody who means harm: one of our errors, or an index of which every word can be believed."""
+"""An index from an attacker: one of our errors, or an index that is valid throughout."""
 
 from __future__ import annotations
 
