@@ -1,62 +1,62 @@
-"""Every exception that mixstream raises on purpose.
+"""The exceptions that mixstream raises.
 
 Rule: a message states the fact with its values, the consequence, and the remedy with the word or number to type.
 Context (domain, shard, sample) is added with `add_note`, never by wrapping text. Each class also has the builtin
 parent that a user would catch.
 
     MixstreamError
-    ├── ConfigError(ValueError)                an argument that cannot be
-    │   └── OutputExistsError(FileExistsError)   the directory to write to already holds something
-    ├── EncodingError(TypeError)               a column encoding that is unknown, or a value that it cannot hold
-    │   └── MissingColumnError(KeyError)         a sample lacks a column that the dataset has
-    ├── UnsafeEncodingError(ValueError)        pickle in a shard, without permission
-    ├── IndexCorruptError(ValueError)          index.json says what cannot be
+    ├── ConfigError(ValueError)                an invalid argument
+    │   └── OutputExistsError(FileExistsError)   the output directory is not empty
+    ├── EncodingError(TypeError)               an unknown column encoding, or a value that it cannot hold
+    │   └── MissingColumnError(KeyError)         a sample lacks a column of the dataset
+    ├── UnsafeEncodingError(ValueError)        a pickle column, without permission
+    ├── IndexCorruptError(ValueError)          the content of index.json is invalid
     ├── IndexNotFoundError(FileNotFoundError)
-    ├── ShardCorruptError(ValueError)          a shard is not what its index says
+    ├── ShardCorruptError(ValueError)          a shard does not match its index
     ├── ShardNotFoundError(FileNotFoundError)
-    ├── StoreError(OSError)                    an object store, or a disk, did not do what was asked
+    ├── StoreError(OSError)                    an object store or a disk failed
     │   ├── StoreNotFoundError(FileNotFoundError)
     │   ├── StoreAccessError(PermissionError)    401, 403, expired credentials
-    │   ├── StoreBusyError                       429, 503: asked to slow down
-    │   ├── StoreFaultError(ConnectionError)     refused, reset, stalled, 5xx, or not what was asked for
+    │   ├── StoreBusyError                       429, 503: the store asks to slow down
+    │   ├── StoreFaultError(ConnectionError)     refused, reset, stalled, 5xx, or an invalid answer
     │   ├── StoreChangedError                    an object was replaced between two requests for its parts
     │   └── NoRangesError                        a server sends whole objects only
     ├── CacheFullError(OSError)                no room for a shard, on disk or below `cache_limit`
     ├── StateError(ValueError)                 a saved state that does not fit this run
-    ├── FeedbackError(RuntimeError)            a step's losses are missing, or cannot be those of the step
+    ├── FeedbackError(RuntimeError)            losses of a step are missing, or do not fit the step
     ├── RanksDisagreeError(RuntimeError)       ranks of one run have different settings, states or reports
     ├── ExhaustedError(RuntimeError)           no domain is left to draw from
-    └── WaitTimeoutError(TimeoutError)         a wait gave up; the message names what it waited for
+    └── WaitTimeoutError(TimeoutError)         a wait timed out; the message names what it waited for
 """
 
 
 class MixstreamError(Exception):
-    """Parent of every exception that mixstream raises on purpose.
+    """Parent of the exceptions that mixstream raises.
 
     Attributes:
-        bad: what of the data it is about, where it is about that: (shard, row), with row None for the whole shard.
-            Shards are counted over all domains. It is what `on_bad_sample` may set aside.
+        bad: the unreadable sample, as (shard, row), or the whole shard, with row None; shards are counted over all
+            domains. `on_bad_sample` decides what happens to it. None if the error is about something else.
     """
 
     bad: tuple[int, int | None] | None = None
 
 
 class ConfigError(MixstreamError, ValueError):
-    """An argument, or a combination of arguments, that cannot be."""
+    """An invalid argument, or an invalid combination of arguments."""
 
 
 class OutputExistsError(ConfigError, FileExistsError):
-    """The directory to write to already holds something."""
+    """The output directory is not empty."""
 
 
 class EncodingError(MixstreamError, TypeError):
-    """A column encoding that is unknown, or a value that it cannot hold."""
+    """An unknown column encoding, or a value that it cannot hold."""
 
 
 class MissingColumnError(EncodingError, KeyError):
-    """A sample lacks a column that the dataset has."""
+    """A sample lacks a column of the dataset."""
 
-    __str__ = Exception.__str__  # KeyError's would show the message in quotes
+    __str__ = Exception.__str__  # KeyError's would put the message in quotes
 
 
 class UnsafeEncodingError(MixstreamError, ValueError):
@@ -64,7 +64,7 @@ class UnsafeEncodingError(MixstreamError, ValueError):
 
 
 class IndexCorruptError(MixstreamError, ValueError):
-    """An `index.json` that says what cannot be; nothing of it is used."""
+    """The content of an `index.json` is invalid; no part of it is used."""
 
 
 class IndexNotFoundError(MixstreamError, FileNotFoundError):
@@ -72,15 +72,15 @@ class IndexNotFoundError(MixstreamError, FileNotFoundError):
 
 
 class ShardCorruptError(MixstreamError, ValueError):
-    """A shard whose bytes are not what its index says."""
+    """The bytes of a shard do not match its index."""
 
 
 class ShardNotFoundError(MixstreamError, FileNotFoundError):
-    """A shard that the index lists and the storage does not have."""
+    """The storage lacks a shard that the index lists."""
 
 
 class StoreError(MixstreamError, OSError):
-    """An object store, or a disk in its place, did not do what was asked; trying again as it is would not help."""
+    """An object store, or a disk, failed. Repeating the same request would not help, unless a subclass says so."""
 
 
 class StoreNotFoundError(StoreError, FileNotFoundError):
@@ -92,11 +92,11 @@ class StoreAccessError(StoreError, PermissionError):
 
 
 class StoreBusyError(StoreError):
-    """The store asks to slow down (429, 503); it is worth waiting."""
+    """The store asks to slow down (429, 503). Repeating the request after a pause may succeed."""
 
 
 class StoreFaultError(StoreError, ConnectionError):
-    """A request did not get its answer: refused, reset, stalled, 5xx, or not what was asked for. Worth another try."""
+    """A request was refused, reset, stalled or answered by 5xx or wrong content. Repeating it may succeed."""
 
 
 class StoreChangedError(StoreError):
@@ -104,7 +104,7 @@ class StoreChangedError(StoreError):
 
 
 class NoRangesError(StoreError):
-    """The server cannot send part of an object (plain HTTP without Range): read it whole, by one request."""
+    """The server cannot send part of an object (plain HTTP without Range): read it whole, in one request."""
 
 
 class CacheFullError(MixstreamError, OSError):
@@ -116,7 +116,7 @@ class StateError(MixstreamError, ValueError):
 
 
 class FeedbackError(MixstreamError, RuntimeError):
-    """Losses of a step are missing, or cannot be those of the step."""
+    """Losses of a step are missing, or do not fit the step."""
 
 
 class RanksDisagreeError(MixstreamError, RuntimeError):
@@ -128,4 +128,4 @@ class ExhaustedError(MixstreamError, RuntimeError):
 
 
 class WaitTimeoutError(MixstreamError, TimeoutError):
-    """A bounded wait gave up; the message names what it waited for."""
+    """A bounded wait timed out; the message names what it waited for."""

@@ -1,6 +1,6 @@
-"""An unlinked file that worker processes inherit: what a process tells its DataLoader workers, and they each other.
+"""An unlinked file that worker processes inherit: memory that a process shares with its DataLoader workers.
 
-A process that dies takes nothing with it and leaves nothing behind, and file locks are released by the kernel.
+A process that dies leaves nothing behind: the file has no name, and the kernel releases file locks.
 """
 
 from __future__ import annotations
@@ -16,10 +16,19 @@ from typing import Any
 
 
 class InheritedFile:
-    """An unlinked temporary file that goes along to worker processes; any other copy is a new file with its content.
+    """An unlinked temporary file that is shared with worker processes; used as a context manager, it is locked.
+
+    Pickled for a worker process that multiprocessing starts, it is the same file there. Any other copy is a new file
+    with the same content.
+
+    >>> file = InheritedFile(8)
+    >>> with file:  # excludes other processes, not other threads
+    ...     file.write(b"step", at=2)
+    >>> file.read(6, at=0)
+    b'\\x00\\x00step'
 
     Args:
-        size: bytes, all zero at first.
+        size: size in bytes; all are zero at first.
     """
 
     def __init__(self, size: int) -> None:
@@ -41,7 +50,7 @@ class InheritedFile:
         os.pwrite(self._descriptor, data, at)
 
     def __enter__(self) -> None:
-        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)  # by process, so inherited descriptors exclude each other too
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)  # held by a process, so inherited descriptors exclude each other
 
     def __exit__(self, *exception: object) -> None:
         fcntl.lockf(self._descriptor, fcntl.LOCK_UN)

@@ -1,8 +1,8 @@
-"""Background threads that end: with their owner, or with the interpreter, and never in a forked child.
+"""Background threads that end with their owner or, at the latest, with the interpreter.
 
-A daemon thread that is inside torch or a client when its interpreter goes aborts the process, so the interpreter's exit
-gives the threads a bounded time to end. A forked child has none of its parent's threads, and may have inherited locks
-that they held, so nothing here touches a thread of another process.
+A daemon thread that runs torch or a client while the interpreter shuts down aborts the process. The threads are
+therefore given a bounded time to end at exit. A forked child has none of its parent's threads and may have inherited
+locks that they held, so nothing here touches the threads of another process.
 """
 
 from __future__ import annotations
@@ -17,13 +17,21 @@ from typing import Any
 
 
 class BackgroundThreads:
-    """Daemon threads of this process, running from now on.
+    """Daemon threads of this process. The constructor starts them.
+
+    >>> stop = threading.Event()
+    >>> workers = BackgroundThreads(stop.wait, name="worker", at_exit=stop.set, count=2)
+    >>> workers.alive
+    True
+    >>> stop.set()
+    >>> workers.join(timeout=10.0)
+    True
 
     Args:
-        target: what each thread runs.
-        name: name of a single thread; of several, what their names begin with.
-        count: how many.
-        at_exit: called when the interpreter exits while they run; asks them to end and joins them.
+        target: the function that each thread runs.
+        name: the name of a single thread; the prefix of the names of several.
+        count: the number of threads.
+        at_exit: called if the interpreter exits before `release` or `join`; it asks the threads to end and joins them.
     """
 
     def __init__(self, target: Callable[[], None], *, name: str, at_exit: Callable[[], None], count: int = 1) -> None:
@@ -36,21 +44,21 @@ class BackgroundThreads:
 
     @property
     def ours(self) -> bool:
-        """Whether they are threads of this process; False in a forked child."""
+        """Whether this process started the threads; False in a forked child."""
         return os.getpid() == self._owner
 
     @property
     def alive(self) -> bool:
-        """Whether any of them runs."""
+        """Whether any thread runs."""
         return any(thread.is_alive() for thread in self._threads)
 
     def release(self) -> None:
-        """Let the interpreter's exit not wait for them any more: they were asked to end."""
+        """Stop calling `at_exit` when the interpreter exits: the threads were asked to end."""
         atexit.unregister(self._leave)
         self._at_exit = _nothing  # which keeps their owner alive
 
     def join(self, timeout: float) -> bool:
-        """Wait for them, `timeout` seconds in all at most; return whether they have ended.
+        """Wait up to `timeout` seconds in total for all threads; return whether they have ended.
 
         A thread that calls this does not wait for itself.
         """
@@ -71,9 +79,20 @@ def _nothing() -> None:
 
 
 def weak_callback(method: Callable[..., Any], otherwise: Any) -> Callable[..., Any]:
-    """Return `method` as a callback that does not keep its object alive.
+    """Return a callback that calls the bound `method` without keeping its object alive.
 
-    Once the object is gone, a call returns `otherwise`, or raises it if it is an exception.
+    Once the object is collected, a call returns `otherwise`, or raises it if it is an exception.
+
+    >>> class Names:
+    ...     def count(self) -> int:
+    ...         return 2
+    >>> names = Names()
+    >>> count = weak_callback(names.count, otherwise=0)
+    >>> count()
+    2
+    >>> del names
+    >>> count()
+    0
     """
     reference = weakref.WeakMethod(method)
 

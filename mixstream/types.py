@@ -1,8 +1,9 @@
-"""The frozen records that layers hand to each other. Plain values: no I/O, no torch, no behaviour beyond checks.
+"""The frozen records that layers pass to each other. Plain values: no I/O and no torch.
 
-Domains have one numbering, the plan's: sorted by name, or, where domains are read one after the other, as `streams`
-lists them. Shards have one numbering: those of domain 0, then those of domain 1, and so on. The order of `streams` is
-seen at three doors only: `Batch.domain`, what `Loader.report` takes, and the sample numbers of the mosaic interface.
+Domains have one numbering, the plan's order: sorted by name or, if domains are read one after the other, as in
+`streams`. Shards have one numbering: those of domain 0, then those of domain 1, and so on ("counted over all domains").
+Only three interfaces number domains as in `streams`: `Batch.domain`, the arguments of `Loader.report`, and the sample
+numbers of the mosaic interface.
 
 Shape suffixes: B rows of the global batch, K domains, L lanes, V validation groups.
 """
@@ -25,20 +26,20 @@ Weights = Callable[[int], Int64 | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feedback:
-    """What one optimiser step told, over all ranks.
+    """The losses of one optimiser step, summed over all ranks.
 
     Attributes:
-        step: the step whose losses these are, counted from 0. The step before a run's first, -1, brings a
-            `validation_V` that was measured before any training, and nothing else.
-        effective: the first step that weights computed from this will shape (`step + 1 + lag`).
-        rows_K: float64 [K], rows of the step's global batch that each domain had.
-        weights_K: float64 [K], the weights that the step was drawn by.
+        step: the step of these losses, from 0. Step -1, before the first, has a `validation_V` that was measured before
+            any training, and nothing else.
+        effective: the first step whose weights may depend on this feedback (`step + 1 + lag`).
+        rows_K: float64 [K], rows of each domain in the step's global batch.
+        weights_K: float64 [K], the weights under which the step was drawn.
         loss_sum_K: float64 [K], summed training loss per domain, in nats.
-        count_K: float64 [K], tokens (or rows) that the sums are over; 0 where a domain was not in the batch.
-        validation_V: float64 [V], mean validation losses of the model after this step and before the next, one per
-            group (usually the domains, in their order); None where none was due.
-        matrix_VK: float64 [V, K], what the trainer measured of how training on domain k helps group v, positive where
-            it does (`mixers.LMO`); None where it measured nothing.
+        count_K: float64 [K], the number of tokens (or rows) in each sum; 0 if the domain was not in the batch.
+        validation_V: float64 [V], mean validation losses in nats of the model after this step and before the next, one
+            per group (usually the domains, in their order); None if none were due.
+        matrix_VK: float64 [V, K], how much training on domain k helps group v, as measured by the trainer: positive if
+            it lowers the loss (`mixers.LMO`); None if it was not measured.
     """
 
     step: int
@@ -52,20 +53,33 @@ class Feedback:
 
     @property
     def loss_K(self) -> Float64:
-        """Mean loss per term, float64 [K]; NaN where the domain was not in the batch or its loss is not finite."""
+        """Mean loss per token (or row), float64 [K], in nats; NaN if there is none or it is not finite.
+
+        >>> one_K = np.ones(3)
+        >>> feedback = Feedback(
+        ...     step=7, effective=12, rows_K=one_K, weights_K=one_K / 3,
+        ...     loss_sum_K=np.array([300.0, 0.0, np.inf]), count_K=np.array([100.0, 0.0, 100.0]),
+        ... )
+        >>> feedback.loss_K.tolist()
+        [3.0, nan, nan]
+        """
         known_K = (self.count_K > 0) & np.isfinite(self.loss_sum_K)
         return np.where(known_K, self.loss_sum_K, np.nan) / np.where(known_K, self.count_K, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """The rows of one global batch, as addresses: integers only.
+    """The rows of one global batch, as (domain, draw).
+
+    Lanes are contiguous, B / L rows each. With 2 lanes, B = 4, `domain_B` = [1, 0, 1, 1] and `draw_B` = [6, 2, 5, 6],
+    rows 0 and 1 are lane 0: draw 6 of domain 1 and draw 2 of domain 0. Rows 2 and 3 are draws 5 and 6 of domain 1 in
+    lane 1; lanes own different samples, so rows 0 and 3 differ.
 
     Attributes:
-        step: the step they are for.
-        domain_B: int32 [B], each row's domain, in the plan's order.
-        draw_B: int64 [B], which draw of that domain in that row's lane. Lanes stand side by side, B / L rows each.
-        repeats: how many rows at the end only fill up the epoch's last batch.
+        step: the step of the batch.
+        domain_B: int32 [B], the domain of each row, in the plan's order.
+        draw_B: int64 [B], the number of the draw from this domain in the row's lane.
+        repeats: rows at the end that only fill up the epoch's last batch.
     """
 
     step: int
@@ -81,7 +95,7 @@ class Addresses:
     Attributes:
         domain_B: the domain, in the plan's order.
         shard_B: the shard, counted over all domains.
-        row_B: the row as the shard stores it.
+        row_B: the stored row of the shard, from 0.
     """
 
     domain_B: Int64
@@ -97,16 +111,16 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
-    """A run's position in its plan; with the plan, it determines every later row under given weights.
+    """A run's position in its plan. Plan, cursor and weights determine all later rows (example: `plan.Plan`).
 
     Attributes:
         step: steps planned so far, over all epochs.
         epoch: epochs completed.
-        step_in_epoch: steps of the running epoch.
-        drawn_LK: int64 [L, K], draws so far.
-        base_LK: int64 [L, K], draws when the epoch began.
-        credit_LK: int64 [L, K], the rounding carry, in units of 1 / total row (`mixstream.plan.weights`).
-        total_L: int64 [L], that total.
+        step_in_epoch: steps planned of the running epoch.
+        drawn_LK: int64 [L, K], draws so far; the next draw has this number.
+        base_LK: int64 [L, K], draws at the start of the epoch.
+        credit_LK: int64 [L, K], the rounding carry, in units of 1 / `total_L` row (`mixstream.plan.weights`).
+        total_L: int64 [L], the sum of the weights in these units.
         repeats: rows so far that only filled up an epoch's last batch.
     """
 

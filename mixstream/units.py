@@ -1,4 +1,4 @@
-"""Sizes as people write them: "64mb", "1.5gb", "100k"."""
+"""Sizes as text: "64mb", "1.5gb", "100k"."""
 
 from __future__ import annotations
 
@@ -11,12 +11,26 @@ _COUNTS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
 
 def parse_bytes(size: float | str) -> int:
-    """Return a number of bytes: an int, or text such as "64mb" (units of 1024; floats may be used)."""
+    """Return a number of bytes from a number, or from text in units of 1024.
+
+    >>> parse_bytes("64mb"), parse_bytes("1.5kb"), parse_bytes(100)
+    (67108864, 1536, 100)
+
+    Raises:
+        ConfigError: the text is not a number with a known unit.
+    """
     return _parse(size, _BYTES, "bytes", "100kb, 64mb or 1.5gb")
 
 
 def parse_count(count: float | str) -> int:
-    """Return a number of samples: an int, or text such as "100k", "64M" or "77b" (units of 1000)."""
+    """Return a number of samples from a number, or from text in units of 1000.
+
+    >>> parse_count("100k"), parse_count("64M"), parse_count("77b")
+    (100000, 64000000, 77000000000)
+
+    Raises:
+        ConfigError: the text is not a number with a known unit.
+    """
     return _parse(count, _COUNTS, "samples", "100k, 64m, 77b or 1t")
 
 

@@ -1,4 +1,4 @@
-"""Ranks and nodes as numbers. Pure arithmetic: `distributed.detect_world` asks torch and the environment."""
+"""Ranks and nodes as numbers. Pure arithmetic; `distributed.detect_world` reads them from torch or the environment."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ class World:
     """This process among the run's processes.
 
     Attributes:
-        rank: this process, counted from 0.
-        size: how many there are.
-        nodes: machines that they run on.
+        rank: the number of this process, from 0.
+        size: the number of processes.
+        nodes: the number of machines on which they run.
+
+    Raises:
+        ConfigError: `rank` is not below `size`, or negative.
     """
 
     rank: int = 0
@@ -23,10 +26,17 @@ class World:
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.size:
-            raise ConfigError(f"rank {self.rank} of world size {self.size} cannot be; ranks count from 0")
+            raise ConfigError(f"rank {self.rank} of world size {self.size} is out of range; ranks are 0 to size - 1")
 
     def replicated(self, times: int) -> World:
-        """Return the world in which every `times` consecutive ranks are one, and see the same samples."""
+        """Return the world in which every `times` consecutive ranks count as one and see the same samples.
+
+        >>> World(rank=5, size=8, nodes=2).replicated(2)  # ranks 4 and 5 are rank 2 of 4
+        World(rank=2, size=4, nodes=2)
+
+        Raises:
+            ConfigError: `times` does not divide the world size.
+        """
         if times < 1 or self.size % times:
             raise ConfigError(f"replication={times} must be at least 1 and divide the world size {self.size}")
         return World(rank=self.rank // times, size=self.size // times, nodes=self.nodes)

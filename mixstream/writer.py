@@ -1,17 +1,21 @@
 """Writes a dataset: samples in, shards and `index.json` out (`specs/mds.md`, `specs/streaming_api.md` section 1.9).
 
-The shell around `mixstream.formats`, which encodes, and `storage.destination`, which stores. It owns the threads
-between them. For the same input it writes what MDSWriter of mosaicml-streaming writes, byte for byte. Its own laws:
+`mixstream.formats` encodes, `storage.destination` stores, and this file owns the threads between them. For the same
+input it writes the same bytes as MDSWriter of mosaicml-streaming. Its rules:
 
-- Every file appears whole, the index last. What has an index is complete; after an exception, or `kill -9` at any
-  instant, there is none. Shards written by then stay, for a look or a rescue.
-- A shard never passes 2**32 - 1 bytes, which its offsets cannot address, and is never empty.
-- Compressing, hashing and writing (or uploading) run on threads; how many shards wait for them, in memory, is bounded.
-  What goes wrong there is raised by the next call, as it was.
+- Every file appears whole, the index last, so a dataset with an index is complete. After an exception, or `kill -9` at
+  any instant, there is no index. The shards written until then stay.
+- A shard is never empty and never larger than 2**32 - 1 bytes, the limit of its offsets.
+- Threads compress, hash and write (or upload). The number of shards that wait for them in memory is bounded. The next
+  call raises their errors, unchanged.
 
-Differences from that package: what a column cannot hold is refused (300 or 3.7 in a `uint8`, 1e6 in a `float16`), not
-stored as another number; a gzip header holds no time of day; an upload takes its bytes from memory, so with
-`(local, remote)` nothing is written to `local` unless `keep_local`; a remote that holds anything is refused too.
+Differences from mosaicml-streaming:
+
+- A value that a column cannot hold (300 or 3.7 in a `uint8`, 1e6 in a `float16`) raises an error. mosaicml-streaming
+  stores another number.
+- A gzip header contains no time of day.
+- Uploads take their bytes from memory. With `(local, remote)`, nothing is written to `local` unless `keep_local`.
+- A remote that is not empty is refused too.
 """
 
 import os
@@ -38,32 +42,39 @@ from mixstream.units import parse_bytes
 class MDSWriter:
     """Writes samples into MDS shards and, at the end, their index.
 
-    Use it as a context manager: leaving the block normally finishes the dataset, leaving it by an exception does not,
-    and then there is no `index.json`.
+    Use it as a context manager. Leaving the block normally writes `index.json`; leaving it by an exception does not.
+
+    >>> import numpy as np
+    >>> with MDSWriter(out="corpus", columns={"tokens": "ndarray:uint16:3"}, size_limit="1kb") as writer:
+    ...     for i in range(100):  # a sample takes 4 + 6 bytes, and a header about 200
+    ...         writer.write({"tokens": np.array([i, i + 1, i + 2], dtype=np.uint16)})
+    >>> sorted(os.listdir("corpus"))
+    ['index.json', 'shard.00000.mds', 'shard.00001.mds']
 
     Args:
-        columns: encoding of each column, by name. A sample's further keys are ignored.
-        out: where to: a directory (path or `file://` URL, made if need be), the URL of a directory of an object store
-            (`s3://`, `gs://`, `az://`, or one that fsspec knows), or `(local, remote)`, a directory and either.
-        keep_local: with `(local, remote)`: write to both. Otherwise to `remote` alone.
-        compression: `zstd[:1-22]`, `gz[:0-9]`, `bz2[:1-9]`, `br[:0-11]`, `snappy` or None; then only that is stored.
-        hashes: names of hashes to note for each file, sorted (`mixstream.formats.hash_names`).
-        size_limit: largest size of a shard file in bytes, as a number or a text (`"64mb"`, of 1024s); None for the
-            largest that the format can address. A sample that alone is larger gets a shard to itself.
-        progress_bar: show on the terminal how many shards and bytes are written, at a remote: uploaded.
-        max_workers: threads that compress, hash and write; as many finished shards at most wait for them, in memory.
-            None for four, or the number of cores if that is smaller.
-        retry: how often writing a file is tried again after an OSError, with a growing pause; at a store only after
-            what may pass (no answer, 5xx), while 429 and 503 are waited out and refused rights are final.
-        exist_ok: remove the index and then the shards that the place holds, and start anew; other files stay. Without
-            it, a place that holds anything is refused.
-        metadata: further top-level keys for `index.json`, values as JSON holds them (token counts, provenance).
-            Can be changed until `finish`, as the attribute `metadata`. Readers that do not know a key ignore it.
+        columns: encoding of each column, by name. Further keys of a sample are ignored.
+        out: the output: a directory (path or `file://` URL, created if missing), the URL of a directory in an object
+            store (`s3://`, `gs://`, `az://`, or one of fsspec's), or a pair `(local, remote)` of both.
+        keep_local: with `(local, remote)`: True writes to both, False to `remote` only.
+        compression: `zstd[:1-22]`, `gz[:0-9]`, `bz2[:1-9]`, `br[:0-11]`, `snappy` or None. With one, only compressed
+            files are stored.
+        hashes: names of hashes to store for each file, sorted (`mixstream.formats.hash_names`).
+        size_limit: largest size of a shard file in bytes, as a number or a text (`"64mb"`, units of 1024); None for the
+            limit of the format. A single sample that is larger gets a shard of its own.
+        progress_bar: show the number of written (or uploaded) shards and bytes on the terminal.
+        max_workers: threads that compress, hash and write, and the largest number of finished shards that wait for them
+            in memory. None for four, or the number of cores if that is smaller.
+        retry: how often writing a file is repeated after an OSError, with growing pauses. For a store, only transient
+            errors (no answer, 5xx) count; 429 and 503 are waited out, and missing rights are final.
+        exist_ok: True removes the index, and then the shards, in the output before writing; other files stay. False
+            refuses an output that is not empty.
+        metadata: further top-level keys for `index.json`, with values that JSON can hold (token counts, provenance).
+            The attribute `metadata` can be changed until `finish`. Readers ignore unknown keys.
 
     Raises:
-        ConfigError: an argument that cannot be.
-        EncodingError: a column's encoding is not known.
-        OutputExistsError: the place is not empty (also a FileExistsError).
+        ConfigError: an argument is invalid.
+        EncodingError: the encoding of a column is unknown.
+        OutputExistsError: the output is not empty (also a FileExistsError).
         StoreError: the remote cannot be listed (also an OSError).
     """
 
@@ -126,11 +137,11 @@ class MDSWriter:
         self._reset()
 
     def write(self, sample: Mapping[str, Any]) -> None:
-        """Add one sample. It may complete a shard, and then waits if `max_workers` shards are still being stored.
+        """Add one sample. If it completes a shard while `max_workers` shards are being stored, wait for one of them.
 
         Raises:
             MissingColumnError: the sample lacks a column (also a KeyError).
-            EncodingError: a value that its column cannot hold, or a sample too large for any shard.
+            EncodingError: a column cannot hold its value, or the sample is too large for any shard.
             OSError: an earlier shard could not be written.
         """
         self._require_open()
@@ -146,11 +157,11 @@ class MDSWriter:
         self._new_bytes += cost
 
     def finish(self) -> None:
-        """Store what is left and write the index. The second call does nothing.
+        """Store the last shard and write the index. A second call does nothing.
 
         Raises:
             OSError: a file could not be written.
-            ConfigError: `metadata` holds what JSON cannot; correct it and call again.
+            ConfigError: JSON cannot hold `metadata`; correct it and call again.
         """
         if self._closed == "finished":
             return
@@ -163,7 +174,7 @@ class MDSWriter:
         self._close("finished")
 
     def flush_shard(self) -> None:
-        """Complete the current shard, if it holds a sample, and hand it to the threads that store it."""
+        """Complete the current shard, if it holds a sample, and pass it to the threads that store it."""
         self._require_open()
         if not self._new_samples:
             return
@@ -177,20 +188,20 @@ class MDSWriter:
         self._reset()
 
     def cancel_future_jobs(self) -> None:
-        """Give up: no further shard is stored and no index written. What the exception path of `with` does."""
+        """Stop: no further shard is stored and no index is written. An exception inside `with` does the same."""
         if not self._closed:
             self._close("cancelled")
 
     def encode_sample(self, sample: Mapping[str, Any]) -> bytes:
-        """Encode one sample as it will stand in a shard."""
+        """Return one sample as the bytes in a shard."""
         return encode_sample(sample, names=self.column_names, encodings=self.column_encodings, sizes=self.column_sizes)
 
     def encode_joint_shard(self) -> bytes:
-        """Encode the samples of the current shard as the file's bytes."""
+        """Return the bytes of the current shard."""
         return encode_shard(self._new_samples, self.get_config())
 
     def get_config(self) -> dict[str, Any]:
-        """Return what every shard of this dataset says of itself."""
+        """Return the config that every shard of this dataset contains."""
         return self._template.config()
 
     def __enter__(self) -> Self:
@@ -212,12 +223,12 @@ class MDSWriter:
             raise ConfigError(f"this writer is {self._closed}; open a new one to write more")
 
     def _collect(self, *, waiting: int) -> None:
-        """Take the entries of stored shards, in order, until at most `waiting` are left behind."""
+        """Take the entries of stored shards, in order, until at most `waiting` shards are being stored."""
         try:
             while len(self._storing) > waiting or self._failed is not None:
                 self._shards.append((self._failed or self._storing.popleft()).result())
         except BaseException:
-            self.cancel_future_jobs()  # a dataset that lacks a shard must get no index
+            self.cancel_future_jobs()  # a dataset that lacks a shard gets no index
             raise
 
     def _note_failure(self, future: Future[ShardInfo]) -> None:
@@ -225,7 +236,7 @@ class MDSWriter:
             self._failed = self._failed or future
 
     def _store(self, basename: str, data: bytes, samples: int) -> ShardInfo:
-        """Compress, hash and write one shard; runs on a thread and touches nothing that another one does."""
+        """Compress, hash and write one shard; runs on a thread."""
         raw, zipped = self._describe(basename, data), None
         if self.compression:
             basename, data = f"{basename}.{extension(self.compression)}", compress(self.compression, data)
@@ -235,8 +246,8 @@ class MDSWriter:
         with self._lock:
             self._stored_shards, self._stored_bytes = self._stored_shards + 1, self._stored_bytes + len(data)
             for task in self._bar.task_ids:
-                told = f"{self._stored_shards} shards, {self._stored_bytes / 1e6:.1f} MB"
-                self._bar.update(task, description=told)
+                text = f"{self._stored_shards} shards, {self._stored_bytes / 1e6:.1f} MB"
+                self._bar.update(task, description=text)
         return replace(self._template, samples=samples, raw=raw, zip=zipped)
 
     def _describe(self, basename: str, data: bytes) -> FileInfo:
@@ -261,7 +272,7 @@ def _check_columns(columns: Mapping[str, str]) -> dict[str, str]:
     for name, encoding in columns.items():
         if not is_mds_encoding(encoding):
             raise EncodingError(
-                f"MDSWriter passed column {name!r} with encoding {encoding!r} is unsupported. "
+                f"column {name!r} with encoding {encoding!r} is unsupported. "
                 f"Supported encodings are {', '.join(sorted(get_mds_encodings()))}, also ndarray:DTYPE[:DIM,DIM,...]"
             )
     return {name: columns[name] for name in sorted(columns)}
@@ -269,7 +280,7 @@ def _check_columns(columns: Mapping[str, str]) -> dict[str, str]:
 
 def _check_compression(compression: str | None) -> str | None:
     if compression:
-        compress(compression, b"")  # an unknown name or a missing package shows now, not after hours
+        compress(compression, b"")  # raises for an unknown name or a missing package
     return compression or None
 
 
@@ -299,4 +310,4 @@ def _dump(metadata: Mapping[str, object], shards: Sequence[ShardInfo]) -> bytes:
     try:
         return dump_index(Index(shards=tuple(shards), extra=metadata))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"metadata cannot stand in index.json: {error}") from error
+        raise ConfigError(f"metadata cannot be stored in index.json: {error}") from error

@@ -1,7 +1,15 @@
-"""Formats: bytes in, arrays and values out. No file is opened, no thread started, no torch imported.
+"""Formats: bytes in, arrays and values out. Other packages import from here only.
 
-The one format is MDS version 2 (`mds/`), as mosaicml-streaming writes and reads it; `compression` and `hashing` are
-what its shards are wrapped in. What other layers need is re-exported here.
+Nothing in this package opens a file, starts a thread or imports torch; callers read the bytes. (One exception: a JPEG
+column stores the file of an image that Pillow opened from a JPEG file.) Bytes are untrusted: sizes are checked before
+they are used, and every error names the file, the fact and the remedy. In the order of the flow:
+
+    compression  a shard file <-> its compressed stream
+    hashing      digests of files, by name
+    container    the protocol of a format: its shards, where a row's bytes lie, what they decode to
+    mds/         MDS version 2, as mosaicml-streaming writes and reads it
+
+A further format is a folder beside `mds/` that implements `Container`.
 """
 
 from mixstream.formats.compression import compress, decompress, extension, is_compression

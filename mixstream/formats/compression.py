@@ -1,12 +1,14 @@
 """Whole-shard compression by name: `zstd`, `zstd:7`, `gz`, `bz2:9`, `br:5`, `snappy`.
 
-Only pure functions of bytes live here. A compressed shard is one stream with nothing behind it. What comes out is
-bounded by what the index promised: `decompress` never lets a stream go beyond `raw_bytes + 1` bytes (brotli, which
-rounds up, 32 KiB more), so a small file cannot swell into all memory, and it takes no memory on the word of the index
-or of a header that the stream is too short to keep. While the pieces of a gz, bz2 or br stream are joined, they and the
-whole are there at once: twice `raw_bytes`. A zstd frame that does not say its size may take 128 MiB more, for its
-window; one with a larger window is refused. Names, levels and defaults are those of an MDS index (`specs/mds.md`
-section 2).
+Only pure functions of bytes live here. A compressed shard is one stream with nothing behind it. Memory is bounded:
+
+- `decompress` stops a stream at `raw_bytes + 1` bytes (brotli, which rounds up, at 32 KiB more). A small file therefore
+  cannot fill the memory.
+- It does not allocate a size that the index or the stream's header declares if the stream is too short for it.
+- Joining the pieces of a gz, bz2 or br stream takes twice `raw_bytes` for a moment.
+- A zstd frame without a content size may take 128 MiB more, for its window. A frame with a larger window is refused.
+
+Names, levels and defaults are those of an MDS index (`specs/mds.md` section 2).
 """
 
 import bz2
@@ -21,18 +23,18 @@ import zstandard
 
 from mixstream.errors import ConfigError, ShardCorruptError
 
-# The most that a byte of a stream can become. zstd: a block takes four bytes at least (RLE) and gives 128 KiB at most.
-# snappy: a copy of more than eleven bytes takes three at least and gives 64 at most.
+# The most output bytes for a byte of a stream. zstd: a block takes at least four bytes (RLE) and gives at most 128 KiB.
+# snappy: a copy of more than eleven bytes takes at least three and gives at most 64.
 _ZSTD_SWELL = 1 << 15
 _SNAPPY_SWELL = 22
 _ZSTD_WINDOW = 1 << 27
 
-_REMEDY = "fetch the file again; if it stays so, write the dataset again"
+_REMEDY = "fetch the file again; if that does not help, write the dataset again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Codec:
-    """One family: its levels (empty when it has none), its default, and its two directions."""
+    """One family: its levels (empty if it has none), its default level, and both directions."""
 
     levels: range
     default: int
@@ -41,7 +43,7 @@ class _Codec:
 
 
 def is_compression(text: str) -> bool:
-    """Tell whether `text` names a compression: a family, or `family:level`."""
+    """Return whether `text` names a compression: a family, or `family:level`."""
     return _parse(text) is not None
 
 
@@ -49,7 +51,7 @@ def extension(text: str) -> str:
     """Return the file extension of a compression, without dot or level: `"zstd:7"` gives `"zstd"`.
 
     Raises:
-        ConfigError: no such compression.
+        ConfigError: there is no such compression.
     """
     _require(text)
     return text.partition(":")[0]
@@ -58,21 +60,25 @@ def extension(text: str) -> str:
 def compress(text: str, data: bytes) -> bytes:
     """Compress a whole shard into one stream.
 
+    >>> stream = compress("zstd:7", b"tokens " * 1000)
+    >>> len(decompress("zstd:7", stream, raw_bytes=7000, where="shard.00000.mds.zstd"))
+    7000
+
     Raises:
-        ConfigError: no such compression, or its package is not installed.
+        ConfigError: there is no such compression, or its package is not installed.
     """
     codec, level = _require(text)
     return codec.compress(data, level)
 
 
 def decompress(text: str, data: bytes, *, raw_bytes: int, where: str) -> bytes:
-    """Decompress a whole shard that must come out as exactly `raw_bytes` bytes.
+    """Decompress a whole shard of exactly `raw_bytes` bytes.
 
-    Memory is bounded by `raw_bytes`, whatever the stream declares. `where` names the file in errors.
+    `raw_bytes` bounds the memory, whatever the stream declares. `where` names the file in errors.
 
     Raises:
         ShardCorruptError: the stream is damaged, cut short, followed by other bytes, or of another length.
-        ConfigError: no such compression, or its package is not installed.
+        ConfigError: there is no such compression, or its package is not installed.
     """
     codec, _ = _require(text)
     try:
@@ -121,7 +127,7 @@ def _import_extra(module: str, package: str) -> ModuleType:
 
 
 def _stop_at_end(*, ended: bool, produced: int, limit: int, left: bytes) -> None:
-    """Refuse a stream that is cut short or followed by other bytes, unless it has already overrun its limit."""
+    """Raise ValueError if a stream is cut short or followed by other bytes; one beyond its limit is left to callers."""
     if produced > limit:
         return
     if not ended:
@@ -131,8 +137,8 @@ def _stop_at_end(*, ended: bool, produced: int, limit: int, left: bytes) -> None
 
 
 def _compress_gzip(data: bytes, level: int) -> bytes:
-    # Written by hand, so that the bytes depend neither on the clock nor on the Python version: `gzip.compress` puts the
-    # time into bytes 4 to 8 and has changed its header between releases. All other bytes are those of CPython 3.11.
+    # `gzip.compress` puts the time into bytes 4 to 8 and has changed its header between releases. These bytes depend on
+    # neither the clock nor the Python version, and are otherwise those of CPython 3.11.
     extra_flags = {9: 2, 1: 4}.get(level, 0)
     deflate = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
     header = struct.pack("<BBBBIBB", 0x1F, 0x8B, 8, 0, 0, extra_flags, 255)
@@ -159,7 +165,7 @@ def _compress_zstd(data: bytes, level: int) -> bytes:
 
 
 def _decompress_zstd(data: bytes, limit: int) -> bytes:
-    # The one-shot call allocates what the frame declares, or else all of `max_output_size`: both are bounded first.
+    # The one-shot call allocates what the frame declares, or else `max_output_size`, so both are bounded first.
     declared, possible = zstandard.frame_content_size(data), _ZSTD_SWELL * len(data)
     if declared > min(limit, possible):
         raise ValueError(f"its header declares {declared} bytes")
@@ -194,7 +200,7 @@ def _compress_snappy(data: bytes, _level: int) -> bytes:
 
 
 def _decompress_snappy(data: bytes, limit: int) -> bytes:
-    # The raw block opens with its length as a varint, and the decoder allocates what that says: read it first.
+    # The raw block begins with its length as a varint, and the decoder allocates that many bytes: check it first.
     declared = 0
     for place, byte in enumerate(data[:5]):
         declared |= (byte & 0x7F) << (7 * place)

@@ -1,7 +1,7 @@
-"""Shard hashes by name: one-shot digests of bytes.
+"""Shard hashes by name: digests of bytes.
 
-Only pure functions of bytes live here; which hash is asked for, and what a mismatch means, is decided above. The names
-are those of an MDS index: hashlib's fixed-length digests and the xxhash family (`specs/mds.md` section 2).
+Only pure functions live here; callers choose the hash and handle mismatches. The names are those of an MDS index:
+hashlib's fixed-length digests and the xxhash family (`specs/mds.md` section 2).
 """
 
 import hashlib
@@ -18,26 +18,29 @@ _XXHASH: dict[str, Callable[..., str]] = {
     "xxh3_64": xxhash.xxh3_64_hexdigest,
     "xxh3_128": xxhash.xxh3_128_hexdigest,
 }
-# SHAKE has no digest length of its own, so it cannot stand in an index; a name without a constructor in hashlib
-# (`ripemd160`, `sm3`) depends on how OpenSSL was built.
+# SHAKE has no fixed digest length, so an index cannot hold it. Names without a constructor in hashlib (`ripemd160`,
+# `sm3`) depend on how OpenSSL was built.
 _HASHLIB = frozenset(n for n in hashlib.algorithms_available if hasattr(hashlib, n) and not n.startswith("shake_"))
 
 
 def hash_names() -> list[str]:
-    """List the hashes that a shard can carry, sorted by name."""
+    """Return the names of all hashes, sorted."""
     return sorted(_HASHLIB | _XXHASH.keys())
 
 
 def is_hash(name: str) -> bool:
-    """Tell whether `name` is one of `hash_names()`."""
+    """Return whether `name` is one of `hash_names()`."""
     return name in _XXHASH or name in _HASHLIB
 
 
 def hash_hex(name: str, data: bytes | bytearray | memoryview) -> str:
-    """Digest `data` with the hash called `name`, as lower-case hexadecimal.
+    """Return the digest of `data` under the hash `name`, in lower-case hexadecimal.
+
+    >>> hash_hex("xxh3_64", b"abc"), hash_hex("sha1", b"abc")
+    ('78af5f94892f3950', 'a9993e364706816aba3e25717850c26c9cd0d89d')
 
     Raises:
-        ConfigError: no hash of this name.
+        ConfigError: there is no hash of this name.
     """
     if name in _XXHASH:
         return _XXHASH[name](data)

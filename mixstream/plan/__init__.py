@@ -1,1 +1,17 @@
-"""plan."""
+"""The plan: from weights to the addresses of a batch's rows. Integers only.
+
+Nothing in this package opens a file, starts a thread or imports torch. Functions are pure and records are frozen, apart
+from `Walk`, which moves, and `Forecast`, which caches. A step's rows depend on the domains, the seed, the global batch
+size, the lanes and the weights up to that step, and on nothing else. In the order of the flow:
+
+    rng         a name -> the key of one use of randomness
+    weights     float weights -> whole rows, without losing one
+    kernels     the compiled loops, each beside its numpy reference
+    plan        step -> the rows of the global batch, as (domain, draw)
+    shuffle     draw -> (epoch, shard, sample): the order in which a lane reads a domain
+    addressing  (domain, draw) -> (shard, stored row)
+    run_plan    all of these for one run: what every rank must agree on
+    walk        a cursor that moves along a plan, step by step
+    forecast    which shards a run needs next, and in how many steps
+    state       a cursor as a JSON document, and back
+"""

@@ -1,7 +1,7 @@
 """(domain, draw) -> (shard, row): where the rows of a batch lie. Integers only; nothing here knows a file.
 
-Two things stand between a draw and a stored row: the domain's `Order`, which says that draw n takes sample k of shard
-s, and its `View`, which says which stored row the k-th sample of a shard is.
+A draw becomes a stored row in two steps: the domain's `Order` maps draw n to sample k of shard s, and the domain's
+`View` maps sample k of this shard to a stored row.
 
 Shape suffixes: B rows, K domains, L lanes, S shards of one domain.
 """
@@ -19,9 +19,9 @@ from mixstream.types import Addresses, Int64, Rows
 
 
 class View(Protocol):
-    """Which samples of a domain's shards count. `Order` deals these out; nothing else addresses a stored row.
+    """Which samples of a domain's shards count. Only a view addresses stored rows.
 
-    Whatever leaves out, repeats or cuts samples without rewriting shards (a selection, a packing) is a view.
+    A view can leave out, repeat or cut samples without rewriting shards; selections and packings are views.
     """
 
     @property
@@ -30,20 +30,20 @@ class View(Protocol):
         ...
 
     def rows(self, shard_B: Int64, sample_B: Int64) -> Int64:
-        """Return the stored row of sample `sample_B` (0, 1, …, below `samples_S`) of shard `shard_B`, int64 [B].
+        """Return the stored rows of the samples `sample_B` of the shards `shard_B`, int64 [B].
 
-        Shards are counted within the domain.
+        Samples are counted from 0 within their shard, shards from 0 within the domain.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class WholeShards:
-    """The view in which every stored row is a sample, in the order in which it is stored.
+    """The view in which every stored row is a sample, in stored order.
 
     >>> view = WholeShards(samples_S=np.array([3, 2]))
-    >>> view.rows(np.array([1, 0]), np.array([1, 2]))
-    array([1, 2])
+    >>> view.rows(np.array([1, 0]), np.array([1, 2])).tolist()
+    [1, 2]
 
     Args:
         samples_S: int64 [S], rows of each shard.
@@ -61,10 +61,24 @@ class WholeShards:
 class Addressing:
     """Draws to addresses, for all domains of a plan.
 
+    Domain 0 has shards of 3 and 2 samples, domain 1 one shard of 4. A batch takes draw 3 of the first and draw 0 of the
+    second. Without shuffling, draw 3 of domain 0 is the first row of its second shard:
+
+    >>> views = WholeShards(samples_S=np.array([3, 2])), WholeShards(samples_S=np.array([4]))
+    >>> orders = tuple(
+    ...     Order(name=name, seed=0, samples_S=view.samples_S, owned_L=owned_L, shuffle=False, block_size=8)
+    ...     for name, view, owned_L in zip(["code", "web"], views, [np.array([5]), np.array([4])])
+    ... )
+    >>> addressing = Addressing(orders=orders, views=views, shard_offset_K=np.array([0, 2, 3]), lanes=1)
+    >>> rows = Rows(step=0, domain_B=np.array([0, 1], dtype=np.int32), draw_B=np.array([3, 0]))
+    >>> (at,) = addressing.locate([rows], slice(0, 2))
+    >>> at.shard_B.tolist(), at.row_B.tolist()
+    ([1, 2], [0, 0])
+
     Args:
         orders: one per domain, in the plan's order.
-        views: likewise.
-        shard_offset_K: int64 [K + 1], number of each domain's first shard when all are counted through.
+        views: one per domain, in the plan's order.
+        shard_offset_K: int64 [K + 1], the number of each domain's first shard when shards are counted over all domains.
         lanes: lanes of the plan.
     """
 
@@ -76,7 +90,7 @@ class Addressing:
     def locate(self, batches: Sequence[Rows], part: slice) -> list[Addresses]:
         """Return the addresses of the rows `part` of each global batch.
 
-        Batches are taken together, so that the cost per domain is shared by all of them.
+        Passing several batches at once is cheaper than one by one: the cost per domain is paid once.
         """
         domain_B = np.concatenate([rows.domain_B[part] for rows in batches]).astype(np.int64)
         draw_B = np.concatenate([rows.draw_B[part] for rows in batches])
@@ -94,11 +108,11 @@ class Addressing:
         return [found[i * size : (i + 1) * size] for i in range(len(batches))]
 
     def of_draws(self, *, domain: int, lane: int, draw_B: Int64) -> Addresses:
-        """Return the addresses of draws of one domain in one lane."""
+        """Return the addresses of the draws `draw_B`, int64 [B], of one domain in one lane."""
         shard_B, row_B = self._find(domain, lane, draw_B)
         return Addresses(domain_B=np.full(len(draw_B), domain, dtype=np.int64), shard_B=shard_B, row_B=row_B)
 
     def _find(self, domain: int, lane: int, draw_B: Int64) -> tuple[Int64, Int64]:
-        """Return (shard, counted over all domains; row) of draws."""
+        """Return (shard_B, row_B), int64 [B], of draws; shards are counted over all domains."""
         _, shard_B, sample_B = self.orders[domain].locate(lane=lane, draw_B=draw_B)
         return shard_B + self.shard_offset_K[domain], self.views[domain].rows(shard_B, sample_B)

@@ -1,15 +1,14 @@
 """Which shards the plan will need, in which order, and in how many steps: what to fetch first and what to evict first.
 
-Rules. Nothing here moves a position or knows a file: both questions are answered from a cursor, any number of times.
-The near future (`upcoming`) is not estimated: the plan itself is asked for its next rows, as if the weights given held,
-many steps at once. The far future (`distance`) is: every domain is read at the pace of its share, window after window
-(`Order.next_windows`), and a window is needed when it begins. Weights are all that may turn out otherwise; they alter
-how fast each domain's own queue is consumed, not its order.
+Rules. Nothing here moves a cursor or knows a file. The near future (`upcoming`) is exact under the given weights: it
+takes the plan's next rows, many steps at once. The far future (`distance`) is an estimate: a domain is read at the pace
+of its weight, window after window (`Order.next_windows`), and a window's shards are needed when it begins. Only the
+weights can turn out different. They change how fast the shards of a domain are needed, not the order of these shards.
 
-A rank fetches for the lanes that its rows lie in. Ranks of one machine share its disk, so what is far away is asked
-about the lanes of all of them.
+A rank fetches for the lanes in which its rows lie. The ranks of one machine share its disk, so `distance` covers the
+lanes of all of them.
 
-Shape suffixes: B rows of the global batch, K domains, L lanes, N shards asked about, P pieces (the part of a shard that
+Shape suffixes: B rows of the global batch, K domains, L lanes, N shards in question, P pieces (the part of a shard that
 a lane owns, over all domains), R rows of a lane, S shards of all domains.
 """
 
@@ -28,14 +27,30 @@ from mixstream.world import World
 class Forecast:
     """What a run will read, seen from any cursor. Memory is O(shards + rows looked ahead).
 
-    May be asked by several threads at once.
+    Safe to call from several threads at once.
+
+    Domain "code" has shards 0 and 1, of 3 and 2 samples; "web" has shards 2 and 3, of 6 and 9. A step draws one row of
+    "code" and three of "web", so shard 3 is first needed in step 2 and shard 1 in step 3:
+
+    >>> from mixstream.plan.addressing import WholeShards
+    >>> from mixstream.plan.run_plan import PlannedDomain
+    >>> size_S = {"code": np.array([3, 2]), "web": np.array([6, 9])}
+    >>> run_plan = RunPlan(
+    ...     domains=tuple(PlannedDomain(name=n, fingerprint="", view=WholeShards(samples_S=size_S[n])) for n in size_S),
+    ...     choose_K=np.array([5, 15]), epoch_size=20, max_epochs_K=(None, None), by_step=False, in_order=False,
+    ...     shuffle=False, shuffle_seed=17, block_size=4, drop_last=False, mixer="static", lag=None, world=World(),
+    ...     batch_size=4, lanes=1,
+    ... )
+    >>> shard_N, step_N = Forecast(run_plan).upcoming(run_plan.plan.start(), None, rows=20)
+    >>> shard_N.tolist(), step_N.tolist()
+    ([2, 0, 3, 1], [0.0, 0.0, 2.0, 3.0])
 
     Args:
-        run_plan: what is drawn; its `world` says which rows are this rank's, and which ranks share a machine.
+        run_plan: what is drawn. Its `world` says which rows are this rank's, and which ranks share a machine.
 
     Attributes:
-        lanes: the lanes that this rank's rows lie in.
-        machine_lanes: the lanes that the rows of any rank on this machine lie in.
+        lanes: the lanes in which this rank's rows lie.
+        machine_lanes: the lanes in which the rows of any rank on this machine lie.
     """
 
     def __init__(self, run_plan: RunPlan) -> None:
@@ -53,27 +68,27 @@ class Forecast:
         return range(begin // self._lane_rows, -(-end // self._lane_rows))
 
     def upcoming(self, cursor: Cursor, share_K: Float64 | None, rows: int) -> tuple[Int64, Float64]:
-        """Return the shards that `lanes` read next, in the order in which they need them first.
+        """Return the shards that `lanes` read next, in the order of first need.
 
-        They are exactly those of a walk from `cursor` under the weights `share_K`, epochs that end and domains that
-        leave on the way included. Under other weights each domain's shards are still in the order in which a lane comes
-        to them.
+        They are exactly those of a walk from `cursor` under the weights `share_K`, across ends of epochs and domains
+        that leave the mix. Under other weights, the shards of each domain are still in the order in which a lane reads
+        them.
 
         Args:
             cursor: the position to look ahead from.
-            share_K: weights in the plan's order, float64 [K], that are taken to hold; None for those of static mixing,
-                which has no others, or of the streams themselves.
-            rows: how far, in rows of this rank; whole steps are looked at.
+            share_K: the weights to assume, in the plan's order, float64 [K]; None for those of the streams. Static
+                mixing ignores it.
+            rows: how far to look, in rows of this rank, rounded up to whole steps.
 
         Returns:
-            Numbers of shards, counted over all domains, int64 [N] without repeats; and steps
-            until each is needed, float64 [N], 0 for the step that comes next, ascending.
+            The shards, counted over all domains, int64 [N] without repeats; and the steps until each is needed,
+            float64 [N], ascending, 0 for the next step.
         """
         plan = self._plan.plan
         weight_K = None if plan.choose_K is not None else quantise(self._plan.prior_K if share_K is None else share_K)
         cursor, steps = plan.settle(cursor), -(-rows // self._plan.batch_size)
         numbers: list[Int64] = []
-        places: list[Int64] = []  # of each one's first row among all rows of these lanes, in the order of time
+        places: list[Int64] = []  # where each shard's first row is among all rows of these lanes, in the order of time
         done, step_rows = 0, len(self.lanes) * self._lane_rows
         while done < steps:
             count = min(steps - done, plan.steps_per_epoch - cursor.step_in_epoch)
@@ -83,7 +98,7 @@ class Forecast:
             per_lane = count * self._lane_rows
             part = slice(self.lanes.start * per_lane, self.lanes.stop * per_lane)
             (at,) = self._plan.addressing.locate([coming], part)
-            # Lanes lie side by side; row after row of all of them is the order of time.
+            # Lanes lie side by side in a batch; in time, row r of all lanes comes before row r + 1 of any.
             number_RL = at.shard_B.reshape(-1, per_lane).T
             found, first = np.unique(number_RL, return_index=True)
             numbers.append(found)
@@ -98,10 +113,10 @@ class Forecast:
         return number_N[first], (place_N[first] // step_rows).astype(np.float64)
 
     def _advance(self, cursor: Cursor, weight_K: Int64 | None, steps: int) -> tuple[Cursor, Rows, int] | None:
-        """Return the cursor after `steps` steps of one epoch, their rows as one wide batch, and how many they are.
+        """Return the cursor after `steps` steps of one epoch, their rows as one wide batch, and the number of steps.
 
-        Fewer where the run ends before; None where it has ended. A lane is filled row by row without regard to where a
-        step ends, so a plan with a wider batch draws the same.
+        The number is smaller if the run ends before; the result is None if it has ended. A lane is filled row by row
+        across the ends of steps, so a plan with a wider batch draws the same rows.
         """
         plan = self._plan.plan
         while steps:
@@ -114,18 +129,19 @@ class Forecast:
         return None
 
     def distance(self, cursor: Cursor, share_K: Float64 | None, numbers: Int64) -> Float64:
-        """Return the steps until lanes of this machine need each of the shards `numbers`, float64 [N].
+        """Return the steps until lanes of this machine need each of the shards `numbers`, float64 [N]: an estimate.
 
-        An estimate: 0 for the shards of windows that are being read; for the others, when their next window begins, if
-        domains are read at the pace of their shares. inf for shards that no lane of this machine reads, of domains
-        without weight, and beyond `max_epochs`. With static mixing, or weights that hold, no shard is needed more than
-        two rows of its domain and a step for each epoch that ends earlier than this says, unless domains leave before.
+        It is 0 for shards of the windows that are being read. For other shards it is the step in which their next
+        window begins, if domains are read at the pace of their weights. It is inf for shards that no lane of this
+        machine reads, for domains without weight, and beyond `max_epochs`. With static mixing or constant weights, and
+        while no domain leaves, a shard is needed at most two rows of its domain, and one step per end of an epoch,
+        earlier than this.
 
         Args:
             cursor: the position to look ahead from.
-            share_K: as for `upcoming`. For one cursor and one array of weights all shards are looked at once; then
-                further calls only look up.
-            numbers: shards counted over all domains, int64 [N].
+            share_K: as for `upcoming`. The first call with a cursor and an array of weights computes all shards;
+                further calls with the same two objects look them up.
+            numbers: shards, counted over all domains, int64 [N].
         """
         known = self._known
         if known is None or known[0] is not cursor or known[1] is not share_K:
@@ -151,7 +167,7 @@ class Forecast:
         return steps_S
 
     def _shares(self, lane: int, cursor: Cursor, share_K: Float64 | None) -> Float64:
-        """Return each domain's share of a lane's rows, float64 [K], without those that have left it."""
+        """Return each domain's share of a lane's rows, float64 [K]; 0 for domains that have left the lane."""
         plan = self._plan.plan
         left_K = cursor.drawn_LK[lane] >= plan.last_LK[lane]
         if plan.choose_K is None:
@@ -159,17 +175,17 @@ class Forecast:
         else:
             assert plan.quota_LK is not None
             quota_K = plan.quota_LK[lane]
-            part_K = plan.choose_K if (left_K & (quota_K > 0)).any() else quota_K  # as `Plan` goes on without it
+            part_K = plan.choose_K if (left_K & (quota_K > 0)).any() else quota_K  # as in `Plan._fill_lane`
         part_K = np.where(left_K, 0, part_K).astype(np.float64)
         return part_K / max(part_K.sum(), np.finfo(np.float64).tiny)
 
     def _rows_in_order(self, lane: int, cursor: Cursor, domain_P: Int64, draw_P: Int64) -> Float64:
-        """Return the rows of a lane until it comes to `draw_P`, domains being read one after the other; float64 [P]."""
+        """Return the rows of a lane until it draws `draw_P`, float64 [P], if domains are read one after the other."""
         plan = self._plan.plan
         assert plan.quota_LK is not None
         left_K = cursor.drawn_LK[lane] >= plan.last_LK[lane]
         part_K = np.where(left_K, 0, plan.quota_LK[lane])
-        if not part_K.any() and plan.choose_K is not None:  # as `Plan` goes on when nothing of the lane's own is left
+        if not part_K.any() and plan.choose_K is not None:  # as in `Plan._fill_lane`
             part_K = np.where(left_K, 0, plan.choose_K)
         before_K, whole = np.cumsum(part_K) - part_K, int(part_K.sum())
         read = int((cursor.drawn_LK[lane] - cursor.base_LK[lane])[~left_K].sum())
@@ -178,7 +194,7 @@ class Forecast:
         return np.where(part_K[domain_P] > 0, rows_P, np.inf)
 
     def _queue(self, lane: int, drawn_K: Int64) -> _Queue:
-        """Return the next windows of all domains in `lane`, of which only those that have moved on are looked up."""
+        """Return the next windows of all domains in `lane`; only domains that left their window are updated."""
         known = self._queues.get(lane)
         if known is None:
             moved = range(len(drawn_K))
@@ -201,15 +217,15 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Queue:
-    """The next window of every shard of one lane; domains lie one after the other.
+    """The next window of every shard of one lane; the pieces of a domain are contiguous.
 
     Attributes:
-        number_P: int64 [P], shards counted over all domains.
-        domain_P: int64 [P], the plan's domain of each.
-        begin_P: int64 [P], the draw with which its next window begins.
-        bound_K: int64 [K + 1], where each domain's part begins.
-        since_K: int64 [K], the first draw for which a domain's part holds.
-        until_K: int64 [K], the first one for which it does not.
+        number_P: int64 [P], shards, counted over all domains.
+        domain_P: int64 [P], the domain of each shard.
+        begin_P: int64 [P], the first draw of its next window.
+        bound_K: int64 [K + 1], where the pieces of each domain begin.
+        since_K: int64 [K], the first draw for which the pieces of a domain are valid.
+        until_K: int64 [K], the first later draw for which they are outdated.
     """
 
     number_P: Int64
@@ -232,15 +248,10 @@ class _Queue:
         )
 
     def copy(self) -> _Queue:
-        return replace(
-            self,
-            number_P=self.number_P.copy(),
-            begin_P=self.begin_P.copy(),
-            since_K=self.since_K.copy(),
-            until_K=self.until_K.copy(),
-        )
+        changing = ("number_P", "begin_P", "since_K", "until_K")
+        return replace(self, **{name: getattr(self, name).copy() for name in changing})
 
 
 def _machine(rank: int, world: World) -> int:
-    """Return which machine a rank runs on: ranks of one machine are neighbours."""
+    """Return the machine on which a rank runs; the ranks of one machine are consecutive."""
     return rank * world.nodes // world.size

@@ -1,7 +1,7 @@
 """The compiled loops (numba), each beside the numpy reference that it must equal.
 
-Rule: a kernel holds no state and takes arrays (or, for bytes, addresses that its caller keeps mapped). References are
-named `*_reference`; they run where numba has no wheel, and tests hold the two equal. Nothing here allocates per row.
+Rule: a kernel holds no state and takes arrays. References are named `*_reference`. They run on platforms for which
+numba has no wheel, and tests assert that both give equal results. Nothing here allocates per row.
 
 Shape suffixes: B rows, K domains, P pieces, W windows.
 """
@@ -14,23 +14,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.types import Int64
+
 try:
     import numba
-except ImportError:  # no wheel for this platform: the references serve
+except ImportError:  # no wheel for this platform: the references run instead
     numba = None
 
 COMPILED = numba is not None
-"""Whether the compiled loops are in use; False means the numpy references are."""
+"""True if the compiled loops run, False if their numpy references do."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 _ROUNDS = 8
-_MIN_BITS = 6  # a Feistel network over fewer bits reaches too few of the permutations; small sizes walk more instead
+_MIN_BITS = 6  # fewer bits reach too few of the permutations; small sizes walk more often instead
 
 
 def compiled(reference: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Compile the decorated loop without the GIL; where numba is missing, stand its numpy reference in."""
+    """Compile the decorated loop without the GIL, or use its numpy reference where numba is missing."""
 
     def decorate(loop: Callable[..., Any]) -> Callable[..., Any]:
         return compile_loop(loop) if numba is not None else reference
@@ -39,30 +41,33 @@ def compiled(reference: Callable[..., Any]) -> Callable[[Callable[..., Any]], Ca
 
 
 def compile_loop(loop: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile `loop` with numba: no GIL, IEEE arithmetic, cached on disk where a cache directory can be written."""
+    """Compile `loop` with numba: no GIL, IEEE arithmetic, cached on disk if a cache directory is writable."""
     assert numba is not None
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False}
     try:
         return numba.njit(cache=True, **options)(loop)
-    except RuntimeError:  # numba found no directory that it may write its cache to
+    except RuntimeError:  # numba found no writable directory for its cache
         return numba.njit(**options)(loop)
 
 
 # --- permute: a keyed bijection of [0, size), one index at a time, in no memory ---------------------------------------
 
 
-def _mix_reference(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _mix_reference(x: Any) -> Any:  # one number or an array; compiled as `_mix`
     x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
     return x ^ (x >> np.uint64(31))
 
 
-def permute_reference(index_B: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
-    """Return where the permutation of [0, size) under the 64-bit `key` sends `index_B`; int64 [B].
+def permute_reference(index_B: Int64, size: int, key: int) -> Int64:
+    """Return the images of `index_B` under the permutation of [0, size) that the 64-bit `key` selects; int64 [B].
 
     An unbalanced Feistel network of eight rounds (splitmix64's finaliser as round function) over the next power of two,
-    walked on until it falls inside [0, size). Bijective because each round is; source: Black and Rogaway, "Ciphers with
-    arbitrary finite domains" (2002), cycle walking. Not a secure cipher, and it need not be one.
+    applied again until the value lies in [0, size). It is a bijection because each round is one. It is not a secure
+    cipher. Source: Black and Rogaway, "Ciphers with arbitrary finite domains" (2002), cycle walking.
+
+    >>> permute_reference(np.arange(8), size=8, key=5).tolist()
+    [0, 3, 2, 1, 5, 7, 6, 4]
     """
     bits = max(int(size - 1).bit_length(), _MIN_BITS)
     low_bits = np.uint64(bits - bits // 2)
@@ -77,12 +82,6 @@ def permute_reference(index_B: NDArray[np.int64], size: int, key: int) -> NDArra
         out[walking] = (high << low_bits) | low
         walking = walking[out[walking] >= np.uint64(size)]
     return out.astype(np.int64)
-
-
-def _mix_scalar(x: Any) -> Any:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
-    return x ^ (x >> np.uint64(31))
 
 
 def _permute_scalar(index: Any, size: Any, key: Any) -> Any:
@@ -104,10 +103,10 @@ def _permute_scalar(index: Any, size: Any, key: Any) -> Any:
 
 
 if numba is not None:
-    _mix = compile_loop(_mix_scalar)
+    _mix = compile_loop(_mix_reference)
     _permute_one = compile_loop(_permute_scalar)
 else:
-    _mix, _permute_one = _mix_scalar, _permute_scalar
+    _mix, _permute_one = _mix_reference, _permute_scalar
 
 
 @compiled(lambda index_B, size, key: permute_reference(index_B, size, int(key)))
@@ -118,7 +117,7 @@ def _permute(index_B: Any, size: int, key: Any) -> Any:
     return out
 
 
-def permute(index_B: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
+def permute(index_B: Int64, size: int, key: int) -> Int64:
     """Compiled `permute_reference`."""
     return _permute(index_B, size, np.uint64(key))
 
@@ -127,18 +126,18 @@ def permute(index_B: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64
 
 
 def locate_reference(
-    position_B: NDArray[np.int64],
-    window_start_W: NDArray[np.int64],
+    position_B: Int64,
+    window_start_W: Int64,
     window_key_W: NDArray[np.uint64],
-    piece_start_P: NDArray[np.int64],
-    piece_shard_P: NDArray[np.int64],
-    piece_row_P: NDArray[np.int64],
+    piece_start_P: Int64,
+    piece_shard_P: Int64,
+    piece_row_P: Int64,
     shuffle: bool,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return (shard_B, row_B), int64, of the samples at `position_B` of one lane's epoch.
+) -> tuple[Int64, Int64]:
+    """Return (shard_B, row_B), int64 [B], of the samples at `position_B` of one lane's epoch.
 
-    `window_start_W` and `piece_start_P` hold one entry more than there are windows and pieces: the end. Inside a window
-    positions are permuted under its key; a piece is a run of rows of one shard.
+    A piece is a run of rows of one shard. With `shuffle`, the positions inside a window are permuted under its key.
+    `window_start_W` and `piece_start_P` have one entry more than there are windows and pieces: the end.
     """
     position_B = np.asarray(position_B, dtype=np.int64).copy()
     if shuffle:
@@ -181,25 +180,38 @@ def locate(
 
 
 def deal_rows_reference(
-    weight_K: NDArray[np.int64],
-    credit_K: NDArray[np.int64],
-    drawn_K: NDArray[np.int64],
-    limit_K: NDArray[np.int64],
-    last_K: NDArray[np.int64],
+    weight_K: Int64,
+    credit_K: Int64,
+    drawn_K: Int64,
+    limit_K: Int64,
+    last_K: Int64,
     in_order: bool,
     domain_B: NDArray[np.int32],
-    draw_B: NDArray[np.int64],
+    draw_B: Int64,
 ) -> int:
     """Fill a lane's rows with (domain, draw), in place; return how many were filled.
 
-    Each row goes to the domain whose next row is due first, among those that are owed a part of it. That is earliest
-    deadline first on windows [i / w, (i + 1) / w): for weights that hold, no domain is ever a whole row off its ideal
-    (Liu and Layland 1973; for this use, the "chairman assignment" of Tijdeman 1980). `credit_K` (units of
-    1 / sum(weight_K) row) and `drawn_K` are updated. A domain at its `limit_K` waits; where nobody is owed anything,
-    the one due first is served early. With `in_order` the first domain below its limit is served.
+    With weights w_k (`weight_K`), their sum W, credits c_k (`credit_K`, in units of 1/W row) and draws n_k (`drawn_K`),
+    the recurrence for each row is
 
-    Stops short after a row that takes a domain to its `last_K` (its final draw: the caller renormalises the weights),
-    or when every domain of positive weight is at its limit.
+        c_k <- c_k + w_k                               for every k
+        d    = argmin_k (W - c_k) / w_k                the rows until k's next row is due; over k with c_k > 0
+        row  = (d, n_d);  c_d <- c_d - W;  n_d <- n_d + 1
+
+    Ties go to the lowest index. This is earliest deadline first on the windows [i W / w_k, (i + 1) W / w_k): under
+    constant weights no domain is ever a whole row off its ideal (Liu and Layland 1973; as the "chairman assignment",
+    Tijdeman 1980). A domain with n_k = `limit_K[k]` is not drawn. If no domain below its limit has credit, the argmin
+    is taken over all domains below their limit. With `in_order`, the first domain below its limit is drawn.
+
+    Filling stops after a row that brings a domain to its `last_K` (its final draw: the caller renormalises the
+    weights), and when every domain of positive weight is at its limit.
+
+    >>> credit_K, drawn_K, never_K = np.zeros(2, np.int64), np.zeros(2, np.int64), np.full(2, 99)
+    >>> domain_B, draw_B = np.zeros(6, np.int32), np.zeros(6, np.int64)
+    >>> deal_rows_reference(np.array([3, 1]), credit_K, drawn_K, never_K, never_K, False, domain_B, draw_B)
+    6
+    >>> domain_B.tolist(), draw_B.tolist(), credit_K.tolist()  # 4.5 and 1.5 rows were owed, 5 and 1 drawn
+    ([0, 0, 0, 1, 0, 0], [0, 1, 2, 0, 3, 4], [-2, 2])
     """
     total = int(weight_K.sum())
     for i in range(len(domain_B)):

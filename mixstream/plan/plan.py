@@ -1,13 +1,13 @@
 """step -> the rows of the global batch, as (domain, draw).
 
-Rule 1: everything that affects which row comes next is in `Plan` (constant over a run), in `Cursor` (the position) or
-in the step's weights. World size, workers, prefetching and files are not: a rank takes its slice of the rows last.
-Rule 2: the rows are exact. A lane serves B / L rows a step, under weights (`weight_K`, whole parts) or, for static
-mixing, under its share of what an epoch takes from each domain; then an epoch draws exactly that (`kernels.deal_rows`).
-Rule 3: pure. `advance` returns a new cursor; a plan can be asked about any step without running anything.
+Rule 1: what affects the next row is in `Plan` (constant over a run), in `Cursor` (the position) or in the step's
+weights. World size, workers, prefetching and files have no influence: a rank slices the rows last.
+Rule 2: the rows are exact. A lane fills B / L rows a step, under weights (`weight_K`, whole parts) or, with static
+mixing, under its quota of what an epoch takes from each domain. An epoch then draws exactly that quota.
+Rule 3: `advance` is pure. It returns a new cursor, so future steps can be planned without reading any data.
 
-Domains stand in the canonical order of `Plan.names` (sorted, unless rows come in order), so that the order in which a
-user lists streams changes no batch.
+Domains are numbered as in `Plan.names`: sorted, unless they are read in order. The order in which a user lists streams
+therefore changes no batch.
 
 Shape suffixes: B rows of the global batch, K domains, L lanes.
 """
@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from mixstream.errors import ConfigError
 from mixstream.plan import kernels
 from mixstream.plan.weights import WEIGHT_UNIT, deal, rescale, stagger
-from mixstream.types import Cursor, Rows
+from mixstream.types import Cursor, Int64, Rows
 
-Int64 = NDArray[np.int64]
 _NEVER = np.int64(1) << 62
 
 
@@ -33,17 +32,41 @@ _NEVER = np.int64(1) << 62
 class Plan:
     """What a run draws, step by step.
 
+    Each lane deals its B / L rows by credit (the recurrence of `kernels.deal_rows_reference`) and carries the credit
+    c_k into the next step, in `Cursor.credit_LK`. After n rows of a lane under weights w_k with sum W, it has drawn
+
+        n_k = (n w_k + c_k(0) - c_k(n)) / W    rows of domain k, where |c_k| < W,
+
+    less than two rows from n w_k / W, and less than one where c_k(0) = 0 (`weights.stagger`).
+
+    Two domains under weights of 0.3 and 0.7, and four rows a step, of which domain "code" is owed 1.2 on average:
+
+    >>> plan = Plan(names=("code", "web"), samples_K=np.array([50, 90]), choose_K=None, epoch_size=140,
+    ...             global_batch_size=4)
+    >>> weight_K = np.array([3 * WEIGHT_UNIT // 10, WEIGHT_UNIT - 3 * WEIGHT_UNIT // 10])
+    >>> cursor = plan.start(weight_K)
+    >>> for _ in range(3):
+    ...     cursor, rows = plan.advance(cursor, weight_K)
+    ...     drawn = [f"{plan.names[k]}:{n}" for k, n in zip(rows.domain_B.tolist(), rows.draw_B.tolist())]
+    ...     print(rows.step, *drawn, (cursor.credit_LK / WEIGHT_UNIT).round(1).tolist())
+    0 web:0 web:1 code:0 web:2 [[0.2, -0.2]]
+    1 web:3 code:1 web:4 web:5 [[0.4, -0.4]]
+    2 web:6 code:2 web:7 web:8 [[0.6, -0.6]]
+
     Args:
-        names: domains, in canonical order.
+        names: domains, in the plan's order.
         samples_K: int64 [K], selected samples per domain.
-        choose_K: int64 [K], rows that an epoch takes from each domain (static mixing); None when weights arrive by
-            step, as parts of `weights.WEIGHT_UNIT`.
+        choose_K: int64 [K], rows that an epoch takes from each domain (static mixing); None if weights are given step
+            by step, in parts of `weights.WEIGHT_UNIT`.
         epoch_size: rows of an epoch.
         global_batch_size: rows of a step over all ranks, B.
         lanes: independent paths through the shards, L; divides B.
-        drop_last: whether rows that do not fill an epoch's last batch are dropped; else it is filled with repeats.
-        in_order: whether domains are read one after the other instead of mixed.
+        drop_last: True drops the rows that do not fill an epoch's last batch; False fills this batch with repeats.
+        in_order: True reads domains one after the other instead of mixing them.
         max_epochs_K: passes over each domain after which it leaves the mix; None for no limit.
+
+    Raises:
+        ConfigError: `lanes` does not divide B, or an epoch is too small for the lanes or for one batch.
     """
 
     names: tuple[str, ...]
@@ -87,12 +110,12 @@ class Plan:
 
     @cached_property
     def quota_LK(self) -> Int64 | None:
-        """Rows that an epoch takes from each domain in each lane (static mixing), int64 [L, K]."""
+        """Rows that an epoch takes from each domain in each lane, int64 [L, K]; None unless mixing is static."""
         return None if self.choose_K is None else deal(self.choose_K, self.lanes)
 
     @cached_property
     def last_LK(self) -> Int64:
-        """Draws with which a domain has used up its `max_epochs` in a lane, int64 [L, K]."""
+        """Draws after which a domain has used up its `max_epochs` in a lane, int64 [L, K]."""
         last_LK = np.full((self.lanes, len(self.names)), _NEVER, dtype=np.int64)
         for k, epochs in enumerate(self.max_epochs_K or ()):
             if epochs is not None:
@@ -100,7 +123,7 @@ class Plan:
         return last_LK
 
     def start(self, weight_K: Int64 | None = None) -> Cursor:
-        """Return the cursor of step 0; `weight_K` are that step's weights where they arrive by step."""
+        """Return the cursor of step 0; `weight_K` are the weights of this step, None with static mixing."""
         shape = (self.lanes, len(self.names))
         credit_LK, total_L = self._fresh_credit(weight_K)
         zero = np.zeros(shape, dtype=np.int64)
@@ -109,7 +132,11 @@ class Plan:
         )
 
     def advance(self, cursor: Cursor, weight_K: Int64 | None = None) -> tuple[Cursor, Rows] | None:
-        """Return the next step's rows and the cursor after it, or None when too few domains are left to fill it."""
+        """Return the cursor after the next step and the step's rows; None if the remaining domains cannot fill it.
+
+        Raises:
+            ConfigError: `weight_K` does not have one weight per domain.
+        """
         if weight_K is not None and weight_K.shape != (len(self.names),):  # compiled loops would write beyond the end
             raise ConfigError(f"weights have shape {weight_K.shape} for {len(self.names)} domains: give one for each")
         cursor = self.settle(cursor)
@@ -138,13 +165,13 @@ class Plan:
         return after, Rows(step=cursor.step, domain_B=domain_B, draw_B=draw_B, repeats=repeats)
 
     def settle(self, cursor: Cursor) -> Cursor:
-        """Return `cursor` with a finished epoch counted: "after the last step" becomes "before the next epoch"."""
+        """Return `cursor`, moved from the end of an epoch to the start of the next one if it is there."""
         if cursor.step_in_epoch < self.steps_per_epoch:
             return cursor
         return self._begin(cursor, cursor.epoch + 1, step=cursor.step)
 
     def at_epoch(self, cursor: Cursor, epoch: int) -> Cursor:
-        """Return the cursor at the start of `epoch`; where weights arrive by step, steps and draws just go on."""
+        """Return the cursor at the start of `epoch`. If weights are given step by step, steps and draws continue."""
         skipped = (epoch - cursor.epoch) * self.steps_per_epoch - cursor.step_in_epoch
         return self._begin(cursor, epoch, step=cursor.step + (0 if self.quota_LK is None else skipped))
 
@@ -157,8 +184,8 @@ class Plan:
         cursor = replace(cursor, epoch=epoch, step_in_epoch=0, step=step)
         if self.quota_LK is None:
             return cursor
-        # An epoch begins where the last one was to end, whether its last batch was dropped or filled with repeats;
-        # once a domain has left a lane there are no exact epochs in it any more, and it just goes on.
+        # An epoch begins where the quota of the last one ends, whether its last batch was dropped or filled with
+        # repeats. Once a domain has left a lane, epochs are no longer exact there, and draws continue.
         whole_L = np.asarray(~self._short_of(cursor.drawn_LK).any(axis=1))
         base_LK = np.where(whole_L[:, None], cursor.base_LK + passed * self.quota_LK, cursor.drawn_LK)
         credit_LK, total_L = self._fresh_credit(None)
@@ -171,14 +198,14 @@ class Plan:
         )
 
     def _short_of(self, drawn_LK: Int64) -> NDArray[np.bool_]:
-        """Return which domains an epoch counts on and can no longer draw, bool [L, K]."""
+        """Return which domains of an epoch's quota can no longer be drawn, bool [L, K]."""
         quota_LK = self.last_LK * 0 if self.quota_LK is None else self.quota_LK
         return np.asarray((drawn_LK >= self.last_LK) & (quota_LK > 0))
 
     def _fresh_credit(self, weight_K: Int64 | None) -> tuple[Int64, Int64]:
         if self.quota_LK is None:
             if weight_K is None:
-                raise ConfigError("this plan takes its weights by step; give the first step's")
+                raise ConfigError("this plan takes its weights by step: pass weight_K, those of the first step")
             return stagger(weight_K, self.lanes), np.full(self.lanes, WEIGHT_UNIT, dtype=np.int64)
         credit_LK = np.stack([stagger(quota_K, self.lanes)[lane] for lane, quota_K in enumerate(self.quota_LK)])
         return credit_LK, self.quota_LK.sum(axis=1)
@@ -186,7 +213,11 @@ class Plan:
     def _fill_lane(
         self, lane: int, at: _LaneCursor, weight_K: Int64 | None, domain_B: NDArray[np.int32], draw_B: Int64
     ) -> int | None:
-        """Fill one lane's rows and move its cursor; return how many are repeats, None if domains ran out."""
+        """Fill one lane's rows and move its cursor; return how many are repeats, None if no domain is left.
+
+        With static mixing, `part_K` is the lane's quota and `limit_K` where it ends. A lane that has drawn its whole
+        quota before its last batch is full begins the next one: these rows are repeats.
+        """
         last_K, quota_K = self.last_LK[lane], None if self.quota_LK is None else self.quota_LK[lane]
         filled, repeats, owed = 0, 0, False
         while filled < len(domain_B):
@@ -195,14 +226,14 @@ class Plan:
             if self.max_epochs_K is not None:
                 left_K = at.drawn_K >= last_K
                 if self.choose_K is not None and (left_K & (part_K > 0)).any():
-                    # No exact epochs any more: the lane goes on by the domains' shares as a whole, since its own quota
-                    # may hold nothing of those that are left.
+                    # Epochs are no longer exact. The lane continues by the shares of the whole epoch, since its own
+                    # quota may be zero for all domains that are left.
                     own = self.in_order and (part_K > 0)[~left_K].any()
                     part_K, exact = part_K if own else self.choose_K, False
                 part_K, owed = np.where(left_K, 0, part_K), bool(at.credit_K[left_K].any())
             if not (total := int(part_K.sum())):
                 return None
-            if total != at.total or owed:  # domains came or went
+            if total != at.total or owed:  # a domain has left the mix, or returned to it
                 at.credit_K[:] = rescale(at.credit_K, at.total, part_K)
                 at.total = total
             bounded = exact or self.in_order
@@ -214,7 +245,6 @@ class Plan:
                 )
             )
             if bounded and filled < len(domain_B) and (at.drawn_K >= limit_K).all():
-                # The lane has drawn its whole epoch: what is missing from the last batch are repeats.
                 repeats = repeats or (len(domain_B) - filled if exact else 0)
                 at.base_K += part_K
                 at.credit_K[:] = stagger(part_K, self.lanes)[lane]
@@ -223,7 +253,7 @@ class Plan:
 
 @dataclass(slots=True)
 class _LaneCursor:
-    """One lane's part of a cursor while its rows are dealt; the arrays are views that are written to."""
+    """One lane's part of a cursor while its rows are dealt; the arrays are written to."""
 
     base_K: Int64
     drawn_K: Int64

@@ -1,8 +1,8 @@
-"""Every random number of mixstream comes from a key, and every key comes from here.
+"""The keys from which all random numbers of mixstream derive.
 
-Rule: a key is derived by *name* (what it is for, which domain, which epoch), never by adding numbers to a seed. So no
-two uses share a key, reordering or adding domains changes nothing for the others, and no generator state exists that
-a resume would have to restore.
+Rule: a key is derived by *name* (its use, domain and epoch), never by adding numbers to a seed. Every use then has a
+key of its own, adding or reordering domains leaves the keys of the others as they are, and a resume has no generator
+state to restore.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from hashlib import blake2b
 def derive_key(seed: int, *path: str | int) -> int:
     """Return the 64-bit key of one use of randomness, as an int in [0, 2**64).
 
-    `path` names the use, for example `derive_key(seed, "order", "web", epoch, lane)`. Parts are hashed with their type
-    and length, so `("a", "bc")` and `("ab", "c")`, or `1` and `"1"`, give unrelated keys.
+    `path` names the use. Its parts are hashed with their type and length, so `("a", "bc")` and `("ab", "c")`, or `1`
+    and `"1"`, give unrelated keys.
+
+    >>> derive_key(17, "order", "web", 0, 0)  # the order of domain "web" in epoch 0 and lane 0, under seed 17
+    7728913670826792899
     """
     digest = blake2b(digest_size=8, person=b"mixstream-key-v1")
     for part in (seed, *path):

@@ -1,7 +1,7 @@
 """What a run draws, for all ranks, and which part of it is this rank's. Integers only: no file, no store, no mixer.
 
-A `RunPlan` is what every rank must agree on. Domains stand in the plan's order, and shards are counted through in that
-order; so what forecasts, addresses and states say of either means the same everywhere.
+A `RunPlan` is what every rank must agree on. It numbers the domains in the plan's order and the shards over all domains
+in that order; forecasts, addresses and states use these numbers.
 
 Shape suffixes: K domains.
 """
@@ -31,7 +31,7 @@ class PlannedDomain:
 
     Args:
         name: the domain's name; part of every random key.
-        fingerprint: identity of its content.
+        fingerprint: a hash of its content.
         view: which samples of its shards count.
     """
 
@@ -42,24 +42,48 @@ class PlannedDomain:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """What a run draws, and what of each global batch is this rank's.
+    """What a run draws, and which rows of each global batch are this rank's.
+
+    Two domains of two shards each, two ranks of two rows a step; seen from rank 1:
+
+    >>> from mixstream.plan.addressing import WholeShards
+    >>> run_plan = RunPlan(
+    ...     domains=(
+    ...         PlannedDomain(name="code", fingerprint="c0de", view=WholeShards(samples_S=np.array([3, 2]))),
+    ...         PlannedDomain(name="web", fingerprint="3eb0", view=WholeShards(samples_S=np.array([6, 9]))),
+    ...     ),
+    ...     choose_K=np.array([5, 15]), epoch_size=20, max_epochs_K=(None, None), by_step=False, in_order=False,
+    ...     shuffle=False, shuffle_seed=17, block_size=4, drop_last=False, mixer="static", lag=None,
+    ...     world=World(rank=1, size=2), batch_size=2, lanes=1,
+    ... )
+    >>> run_plan.plan.steps_per_epoch, run_plan.shards, run_plan.part, run_plan.prior_K.tolist()
+    (5, 4, slice(2, 4, None), [0.25, 0.75])
+    >>> cursor, rows = run_plan.plan.advance(run_plan.plan.start())
+    >>> rows.domain_B.tolist(), rows.draw_B.tolist()
+    ([1, 1, 0, 1], [0, 1, 0, 2])
+    >>> (mine,) = run_plan.addressing.locate([rows], run_plan.part)  # shards 0 and 1 are code's, 2 and 3 are web's
+    >>> mine.shard_B.tolist(), mine.row_B.tolist()
+    ([0, 2], [0, 2])
 
     Args:
         domains: in the plan's order.
-        choose_K: int64 [K], rows that an epoch takes from each; where weights arrive by step, the prior.
+        choose_K: int64 [K], rows that an epoch takes from each domain; with `by_step`, the prior in rows.
         epoch_size: rows of an epoch.
         max_epochs_K: passes over each domain after which it leaves the mix; None for no limit.
-        by_step: whether weights arrive by step, instead of being those of `choose_K`.
-        in_order: whether domains are read one after the other instead of mixed.
+        by_step: True if weights are given step by step, False if they are those of `choose_K`.
+        in_order: True reads domains one after the other instead of mixing them.
         shuffle: whether samples are shuffled.
-        shuffle_seed: what everything random derives from.
+        shuffle_seed: the seed from which all random numbers derive.
         block_size: samples within which a lane's order is mixed.
-        drop_last: whether rows that do not fill an epoch's last batch are dropped.
-        mixer: what a state calls the mixing method.
-        lag: the learning mixer's; None for other mixing.
-        world: ranks after replication.
+        drop_last: True drops the rows that do not fill an epoch's last batch.
+        mixer: the name of the mixing method in states.
+        lag: the lag of a learning mixer, in steps; None for other mixing.
+        world: the ranks after replication.
         batch_size: rows per rank and step.
         lanes: independent paths through the shards.
+
+    Raises:
+        ConfigError: `batch_size` is not a whole number of at least 1.
     """
 
     domains: tuple[PlannedDomain, ...]
@@ -129,13 +153,13 @@ class RunPlan:
 
     @cached_property
     def shard_offset_K(self) -> Int64:
-        """Number of each domain's first shard when all are counted through, int64 [K + 1]."""
+        """The number of each domain's first shard when shards are counted over all domains, int64 [K + 1]."""
         counts = [len(domain.view.samples_S) for domain in self.domains]
         return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
     @property
     def shards(self) -> int:
-        """How many shards there are, over all domains."""
+        """The number of shards over all domains."""
         return int(self.shard_offset_K[-1])
 
     @property
@@ -145,12 +169,12 @@ class RunPlan:
 
     @cached_property
     def prior_K(self) -> Float64:
-        """Weights before any feedback, float64 [K]: the streams' own."""
+        """Weights before any feedback, float64 [K]: those of the streams."""
         return normalise(self.choose_K)
 
     @cached_property
     def settings(self) -> Settings:
-        """What a run must have in common with the run that saved a state, beside the domains."""
+        """The settings that a run must share with the run that saved its state."""
         return Settings(
             shuffle_seed=self.shuffle_seed,
             num_canonical_nodes=self.lanes,
@@ -166,7 +190,7 @@ class RunPlan:
     def document(
         self, cursor: Cursor, *, mixing: dict[str, Any] | None, quarantined: Sequence[SetAside]
     ) -> dict[str, Any]:
-        """Return the state at `cursor`: a small JSON-able dict, the same on every rank."""
+        """Return the state at `cursor`: a small dict that JSON can hold, the same on every rank."""
         return save_state(
             plan=self.plan,
             cursor=cursor,
@@ -178,7 +202,7 @@ class RunPlan:
         )
 
     def cursor_of(self, state: RunState, *, fresh: Cursor, strict: bool) -> tuple[Cursor, bool]:
-        """Return the cursor that `state` describes, and whether it is this very run's; see `state.load_state`."""
+        """Return the cursor that `state` describes, and whether this run saved it; see `state.load_state`."""
         return load_state(
             state,
             plan=self.plan,

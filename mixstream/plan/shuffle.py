@@ -1,10 +1,10 @@
-"""draw -> (epoch, shard, row): the order in which a lane reads a domain, never stored as a list.
+"""draw -> (epoch, shard, sample): the order in which a lane reads a domain, computed instead of stored.
 
-Rules. A lane owns a fixed run of the domain's samples; `divmod(draw, run)` gives epoch and position, so there is no end
-of an epoch to handle, and any draw is found in O(log shards). With `shuffle`, per (domain, epoch, lane): the lane's
-shards are permuted, cut into windows of about `block_size` samples, and the samples of a window are permuted by a
-cipher. Memory is O(shards), whatever the number of samples. Keys derive from the domain's name, so other domains can
-come and go. Nothing here knows a file.
+Rules. A lane owns a fixed run of the domain's samples. `divmod(draw, run)` gives epoch and position, so the end of an
+epoch needs no code, and a draw is found in O(log shards). With `shuffle`, three things happen for each (domain, epoch,
+lane): the lane's shards are permuted, they are cut into windows of about `block_size` samples, and the samples of each
+window are permuted by a cipher. Memory is O(shards). Keys derive from the domain's name, so adding or removing other
+domains changes nothing. Nothing here knows a file.
 
 Shape suffixes: B rows, L lanes, S shards, P pieces (the part of a shard that a lane owns), W windows.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,13 @@ from numpy.typing import NDArray
 from mixstream.errors import ConfigError
 from mixstream.plan import kernels
 from mixstream.plan.rng import derive_key
+from mixstream.types import Int64
 
-Int64 = NDArray[np.int64]
 _KEPT_LAYOUTS = 4
 
 _SHARD, _DOMAIN = 1, 1 << 62
 ALGORITHMS: dict[str, int | None] = {
-    "py1e": None,  # samples are mixed within windows of shuffle_block_size; so is mosaicml-streaming's, about
+    "py1e": None,  # samples are mixed within windows of shuffle_block_size, about as in mosaicml-streaming
     "py1br": None,
     "py1s": _SHARD,  # within a shard: a window is never smaller than one
     "py2s": _SHARD,
@@ -36,7 +37,7 @@ ALGORITHMS: dict[str, int | None] = {
 
 
 def window_size(algorithm: str, block_size: int | None, lanes: int) -> int:
-    """Return the samples within which a lane's order is mixed; mosaicml-streaming's default where none is given.
+    """Return the samples within which a lane's order is mixed; without `block_size`, mosaicml-streaming's default.
 
     >>> window_size("py1e", None, 8), window_size("py1e", 1000, 8), window_size("py1s", 1000, 8)
     (500000, 1000, 1)
@@ -44,9 +45,8 @@ def window_size(algorithm: str, block_size: int | None, lanes: int) -> int:
     return ALGORITHMS[algorithm] or block_size or max(4_000_000 // lanes, 1 << 18)
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """The order of one (epoch, lane): arguments of `kernels.locate`."""
+class _Layout(NamedTuple):
+    """The order of one (epoch, lane): the arguments of `kernels.locate`, in its order."""
 
     window_start_W: Int64  # one more than windows
     window_key_W: NDArray[np.uint64]
@@ -59,14 +59,25 @@ class _Layout:
 class Order:
     """The order of one domain over all lanes.
 
+    A domain of two shards, with 4 and 3 samples, in one lane. Draws 0 to 6 are epoch 0, and 7 is the first of epoch 1:
+
+    >>> size_S, owned_L = np.array([4, 3]), np.array([7])
+    >>> order = Order(name="web", seed=17, samples_S=size_S, owned_L=owned_L, shuffle=True, block_size=4)
+    >>> epoch_B, shard_B, sample_B = order.locate(lane=0, draw_B=np.arange(8))
+    >>> epoch_B.tolist(), shard_B.tolist(), sample_B.tolist()
+    ([0, 0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 1, 1, 1, 1], [1, 3, 2, 0, 2, 0, 1, 0])
+
     Args:
         name: the domain's name, which is part of every key.
         seed: the run's shuffle seed.
         samples_S: int64 [S], samples per shard.
-        owned_L: int64 [L], samples per lane; adds up to the domain's (`weights.deal`). A lane that was dealt nothing
-            (fewer samples than lanes) reads a neighbour's sample when weights ask it to draw.
-        shuffle: whether to permute; False reads shard after shard, row after row.
+        owned_L: int64 [L], samples per lane; their sum is the domain's samples (`weights.deal`). With fewer samples
+            than lanes, a lane that owns none reads a sample of its neighbour.
+        shuffle: True permutes; False reads shard after shard, sample after sample.
         block_size: samples within which the order is mixed, about.
+
+    Raises:
+        ConfigError: `block_size` is below 1, or the domain has no samples.
     """
 
     name: str
@@ -85,21 +96,21 @@ class Order:
 
     @cached_property
     def _dealt(self) -> tuple[Int64, Int64]:
-        """Shards in the order in which they are dealt to lanes, and where each begins in that order (S + 1)."""
+        """The order in which shards are dealt to lanes, int64 [S], and where each begins in it, int64 [S + 1]."""
         shards = np.arange(len(self.samples_S), dtype=np.int64)
-        if self.shuffle:  # so that a lane's shards are a sample of the domain, whatever the shards' order means
+        if self.shuffle:  # a lane's shards are then a random sample of the domain
             shards = kernels.permute(shards, len(shards), derive_key(self.seed, "deal", self.name))
         starts = np.concatenate([[0], np.cumsum(self.samples_S[shards])]).astype(np.int64)
         return shards, starts
 
     def run_of(self, lane: int) -> tuple[int, int]:
-        """Return (first, length) of the samples of `lane`, in dealt order; length is at least 1."""
+        """Return (first, length) of the samples of `lane`, in the order of dealing; length is at least 1."""
         first = int(self.owned_L[:lane].sum())
         total = int(self.samples_S.sum())
         return min(first, total - 1), self._run_length(lane)
 
     def locate(self, *, lane: int, draw_B: Int64) -> tuple[Int64, Int64, Int64]:
-        """Return (epoch_B, shard_B, row_B), int64, of the draws `draw_B` of `lane`."""
+        """Return (epoch_B, shard_B, sample_B), int64 [B], of the draws `draw_B` of `lane`."""
         epoch_B, position_B = np.divmod(draw_B, self._run_length(lane))
         if len(epoch_B) and epoch_B[0] == epoch_B[-1] and epoch_B.min() == epoch_B.max():  # nearly always
             return epoch_B, *self._locate(lane, int(epoch_B[0]), position_B)
@@ -110,35 +121,26 @@ class Order:
         return epoch_B, shard_B, row_B
 
     def _locate(self, lane: int, epoch: int, position_B: Int64) -> tuple[Int64, Int64]:
-        at = self._layout(lane, epoch)
-        return kernels.locate(
-            position_B,
-            at.window_start_W,
-            at.window_key_W,
-            at.piece_start_P,
-            at.piece_shard_P,
-            at.piece_row_P,
-            self.shuffle,
-        )
+        return kernels.locate(position_B, *self._layout(lane, epoch), self.shuffle)
 
     def _run_length(self, lane: int) -> int:
         return max(int(self.owned_L[lane]), 1)
 
     def shards_of(self, lane: int) -> Int64:
-        """Return the shards that `lane` reads, int64 [P]: all that a node carrying it has to fetch."""
+        """Return the shards that `lane` reads, int64 [P]: a node fetches only the shards of its lanes."""
         return self._pieces(lane)[0]
 
     def next_windows(self, *, lane: int, draw: int) -> tuple[Int64, Int64, tuple[int, int]]:
         """Return when each shard of `lane` is read next, seen from `draw`, in O(shards): (shard_P, begin_P, running).
 
-        Without `shuffle`, a shard is a window of its own.
+        Without `shuffle`, each shard is a window.
 
         Returns:
             shard_P: int64 [P], the lane's shards, in no particular order.
-            begin_P: int64 [P], the draw with which the next window begins that holds the shard: for the shards of
-                the running window its own beginning, `draw` or less; for the others a later draw, of this epoch or the
-                next.
-            running: (first draw, end) of the running window. For all its draws the answer is the same.
+            begin_P: int64 [P], the first draw of the window in which the shard is read next. For shards of the running
+                window this is the window's own first draw, at most `draw`; for the others a later one, of this epoch or
+                the next.
+            running: (first draw, end) of the running window. The result is the same for all draws in it.
         """
         length = self._run_length(lane)
         epoch, position = divmod(draw, length)
@@ -158,7 +160,7 @@ class Order:
         return now.piece_shard_P, begin_P, running
 
     def _window_begins(self, layout: _Layout) -> tuple[Int64, Int64]:
-        """Return where the window of each piece begins (P), and where windows begin and the last one ends (W + 1)."""
+        """Return where the window of each piece begins, int64 [P], and where windows begin and end, int64 [W + 1]."""
         opens_W = layout.window_start_W if self.shuffle else layout.piece_start_P
         window_P = np.searchsorted(opens_W, layout.piece_start_P[:-1], side="right") - 1
         return opens_W[window_P], opens_W
@@ -186,13 +188,11 @@ class Order:
         block_P = start_P[:-1] // self.block_size
         opens = np.flatnonzero(np.concatenate([[True], block_P[1:] != block_P[:-1]]))
         window_start = np.concatenate([start_P[opens], start_P[-1:]])
-        # One hash per layout, then the cipher: a window's key is the image of its number.
+        # One hash per layout; the cipher then maps a window's number to its key.
         number_W = np.arange(1, len(opens) + 1, dtype=np.int64)
         window_key = kernels.permute(number_W, 1 << 62, derive_key(self.seed, "window", self.name, epoch, lane))
         layout = _Layout(window_start, window_key.astype(np.uint64), start_P, shard_P, row_P)
         for old in [at for at in list(self._layouts) if at[0] == lane][: -_KEPT_LAYOUTS + 1]:
-            self._layouts.pop(
-                old, None
-            )  # several loaders may share an order, and only remember what they all would find
+            self._layouts.pop(old, None)  # another thread may have removed it; a layout can always be rebuilt
         self._layouts[lane, epoch] = layout
         return layout

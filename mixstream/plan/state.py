@@ -1,9 +1,10 @@
 """A run's position as one small versioned JSON document, the same on every rank.
 
-`RunState` is the document; `save_state` makes it from a cursor, `load_state` turns it back, or refuses it: a state that
-does not fit the run is never reinterpreted. Keys that mosaicml-streaming's state has keep its names.
+`RunState` is the document, `save_state` builds it from a cursor, and `load_state` returns the cursor. A state that does
+not fit the run raises `StateError`; it is never reinterpreted. Keys that mosaicml-streaming's state has too keep their
+names.
 
-What is stored is O(domains x lanes); no sample numbers, no random generator, nothing of other ranks.
+The size is O(domains x lanes): no sample numbers, no random generator, nothing of a single rank.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Carry = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
 
 
 class DomainState(msgspec.Struct, frozen=True, kw_only=True):
-    """One domain's part: `drawn`, `base` and `credit` have one number per lane (`types.Cursor`)."""
+    """The state of one domain: `drawn`, `base` and `credit` have one number per lane (`types.Cursor`)."""
 
     name: str
     fingerprint: str
@@ -39,7 +40,7 @@ class DomainState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run must have in common with the run that saved the state, beside the domains."""
+    """The settings that a run must share with the run that saved its state; its domains are compared separately."""
 
     shuffle_seed: int
     num_canonical_nodes: Positive
@@ -53,7 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SetAside(msgspec.Struct, frozen=True, kw_only=True):
-    """A sample that cannot be read, or (row None) a whole shard."""
+    """A sample, or with row None a whole shard, that cannot be read and is replaced."""
 
     domain: str
     shard: Count
@@ -61,7 +62,7 @@ class SetAside(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
-    """The document."""
+    """The document, as `parse_state` has checked it."""
 
     mixstream: int
     epoch: Count
@@ -93,10 +94,30 @@ def save_state(
     mixing: dict[str, Any] | None,
     quarantined: Sequence[SetAside] = (),
 ) -> dict[str, Any]:
-    """Return the document of `cursor` as a plain dict.
+    """Return the state at `cursor` as a plain dict.
 
-    `fingerprints` and `choose_K` (what an epoch takes, or the prior) are the domains', in the plan's order;
-    `quarantined` is what is set aside.
+    >>> plan = Plan(names=("code", "web"), samples_K=np.array([3, 9]), choose_K=np.array([3, 9]), epoch_size=12,
+    ...             global_batch_size=4)
+    >>> settings = Settings(shuffle_seed=17, num_canonical_nodes=1, global_batch_size=4, shuffle=False,
+    ...                     shuffle_block_size=8, epoch_size=12, drop_last=False, mixer="static", lag=None)
+    >>> domains = {"fingerprints": ["c0de", "3eb0"], "choose_K": plan.choose_K}
+    >>> cursor, rows = plan.advance(plan.start())
+    >>> document = save_state(plan=plan, cursor=cursor, settings=settings, mixing=None, **domains)
+    >>> document["step"], document["sample_in_epoch"], [(d["name"], d["drawn"]) for d in document["domains"]]
+    (1, 4, [('code', [1]), ('web', [3])])
+    >>> state = parse_state(document)
+    >>> loaded, same = load_state(state, plan=plan, settings=settings, fresh=plan.start(), strict=True, **domains)
+    >>> loaded.drawn_LK.tolist(), same
+    ([[1, 3]], True)
+
+    Args:
+        plan: the run's plan.
+        cursor: the position.
+        settings: the run's settings.
+        fingerprints: those of the domains, in the plan's order.
+        choose_K: int64 [K], rows that an epoch takes from each domain, or the prior in rows.
+        mixing: the state of a learning mixer as JSON values; None for static mixing.
+        quarantined: samples and shards that cannot be read and are replaced.
     """
     cursor = plan.settle(cursor)
     domains = [
@@ -131,10 +152,10 @@ def save_state(
 
 
 def parse_state(document: Mapping[str, Any]) -> RunState:
-    """Return `document` checked for form.
+    """Check the form of `document` and return it as a `RunState`.
 
     Raises:
-        StateError: it is not a state, or one of another version.
+        StateError: it is not a state, has another version, or is damaged.
     """
     version = document.get("mixstream") if isinstance(document, Mapping) else None
     if version != VERSION:
@@ -144,7 +165,7 @@ def parse_state(document: Mapping[str, Any]) -> RunState:
                 raise StateError(f"this is a checkpoint, and the state is in it: load checkpoint[{key!r}]")
         raise StateError(
             f"this is not a state of mixstream's version {VERSION} (its 'mixstream' entry is {version!r}; it has {keys}"
-            "): a state of mosaicml-streaming or of another version cannot be continued exactly; start without it"
+            "): a state of mosaicml-streaming or of another version cannot be resumed exactly; start without it"
         )
     try:
         state = msgspec.convert(dict(document), RunState)
@@ -156,7 +177,7 @@ def parse_state(document: Mapping[str, Any]) -> RunState:
 
 
 def _contradiction(state: RunState) -> str:
-    """Return in what the parts of `state` contradict each other; empty if they do not."""
+    """Return a description of how the parts of `state` contradict each other; empty if they are consistent."""
     lanes, names = state.num_canonical_nodes, [domain.name for domain in state.domains]
     if len(set(names)) < len(names):
         return f"it has domains twice: {names}"
@@ -180,13 +201,15 @@ def load_state(
     fresh: Cursor,
     strict: bool,
 ) -> tuple[Cursor, bool]:
-    """Return the cursor that `state` describes, in this run's plan, and whether it is that very run's.
+    """Return the cursor that `state` describes, in this run's plan, and whether this run saved the state.
 
-    With `strict=False` a state of another run gives its cursors to the domains that it has in common with this one
-    (same name, same fingerprint); a new epoch begins there, and `fresh` supplies what is new.
+    With `strict=False`, the state of another run is used in part: domains that both runs have (same name and
+    fingerprint) keep their draws, and a new epoch begins. The cursor `fresh` supplies the draws of other domains and
+    all credits.
 
     Raises:
-        StateError: with `strict`, something differs; the message names everything that does.
+        StateError: with `strict`, the runs differ, and the message lists all differences; without it, they have a
+            different number of lanes.
     """
     found = differences(state, plan=plan, settings=settings, fingerprints=fingerprints, choose_K=choose_K)
     if not found:
@@ -210,7 +233,7 @@ def load_state(
     if strict:
         raise StateError(
             "this state was saved by another run:\n  - " + "\n  - ".join(found) + "\n"
-            "Make these equal to go on exactly, or call load_state_dict(state, strict=False) to keep the positions of "
+            "Make these equal to resume exactly, or call load_state_dict(state, strict=False) to keep the positions of "
             "the domains that still match and begin a new epoch with the settings of this run"
         )
     return _carry_over(state, plan=plan, fingerprints=fingerprints, fresh=fresh), False
@@ -219,7 +242,7 @@ def load_state(
 def differences(
     state: RunState, *, plan: Plan, settings: Settings, fingerprints: Sequence[str], choose_K: Int64
 ) -> list[str]:
-    """Return, as sentences, in what the run that saved `state` differs from this one."""
+    """Return the differences between the run that saved `state` and this one, a sentence each."""
     found = []
     labels = {"num_canonical_nodes": "lanes (num_canonical_nodes)", "mixer": "mixing method"}
     for field in msgspec.structs.fields(Settings):

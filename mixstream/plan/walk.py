@@ -1,34 +1,43 @@
 """A walk along the plan: the one place where a cursor moves.
 
-Every face of the library (`Loader`, DataLoader workers, `state_dict` in the main process) draws its rows through a
-`Walk`, so none can disagree with another.
+`Loader`, DataLoader workers and `state_dict` in the main process all draw their rows through a `Walk`, and therefore
+agree on them.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from mixstream.plan.plan import Plan
-from mixstream.types import Cursor, Int64, Rows
+from mixstream.types import Cursor, Rows, Weights
 
 
 @dataclass(kw_only=True)
 class Walk:
     """A position in a plan that moves.
 
+    >>> plan = Plan(names=("code", "web"), samples_K=np.array([3, 9]), choose_K=np.array([3, 9]), epoch_size=12,
+    ...             global_batch_size=4)
+    >>> walk = Walk(plan=plan, cursor=plan.start())
+    >>> while walk.cursor.epoch == 0:
+    ...     rows = walk.advance()
+    ...     print(rows.step, rows.domain_B.tolist(), rows.draw_B.tolist(), walk.steps_left)
+    0 [1, 1, 0, 1] [0, 1, 0, 2] 2
+    1 [1, 1, 0, 1] [3, 4, 1, 5] 1
+    2 [1, 1, 0, 1] [6, 7, 2, 8] 3
+
     Args:
-        plan: where to walk.
-        cursor: where to begin.
-        weights: step -> weights in whole parts, int64 [K], or None while they are not known; None for static mixing.
+        plan: the plan to walk along.
+        cursor: the position to begin at.
+        weights: step -> weights in whole parts, int64 [K], or None while they are not known. With static mixing, None.
     """
 
     plan: Plan
     cursor: Cursor
-    weights: Callable[[int], Int64 | None] | None = None
+    weights: Weights | None = None
 
     def __post_init__(self) -> None:
         self.cursor = self.plan.settle(self.cursor)
@@ -39,11 +48,11 @@ class Walk:
         return self.plan.steps_per_epoch - self.cursor.step_in_epoch
 
     def ready(self) -> bool:
-        """Tell whether the next step's weights are known."""
+        """Return whether the weights of the next step are known."""
         return self.weights is None or self.weights(self.cursor.step) is not None
 
     def advance(self) -> Rows | None:
-        """Return the next step's rows and move on; None when too few domains are left to fill a batch."""
+        """Return the next step's rows and move past them; None if the remaining domains cannot fill a batch."""
         moved = self.plan.advance(self.cursor, self.weights(self.cursor.step) if self.weights else None)
         if moved is None:
             return None
@@ -52,14 +61,14 @@ class Walk:
 
 
 class ExhaustionWarnings:
-    """Tells, once, when a domain has left the mix: for whoever hands batches out, at the step that it hands out."""
+    """Warns once for each domain that leaves the mix. The loader checks it with the cursor of each batch it returns."""
 
     def __init__(self, plan: Plan, cursor: Cursor) -> None:
         self._plan = plan
         self._gone: set[str] = self._left(cursor) if cursor.step else set()
 
     def check(self, cursor: Cursor) -> None:
-        """Warn of the domains that have left since the last call."""
+        """Warn about the domains that have left the mix since the last call."""
         if self._plan.max_epochs_K is None:
             return
         now = self._left(cursor)
@@ -73,10 +82,10 @@ class ExhaustionWarnings:
             )
 
     def end(self, cursor: Cursor) -> str:
-        """Return the words for a run that ends here."""
+        """Return the message for a run that ends at `cursor`."""
         return (
             f"the run ends at step {cursor.step}: the domains {sorted(self._gone)} have been read max_epochs times, "
-            "and what is left has no weight or fills no batch; raise max_epochs, or train for fewer steps"
+            "and the others have no weight or cannot fill a batch; raise max_epochs, or train for fewer steps"
         )
 
     def _left(self, cursor: Cursor) -> set[str]:

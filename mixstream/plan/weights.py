@@ -1,11 +1,12 @@
 """Algebra on the simplex: from float weights to whole rows, without losing a row.
 
-Everything that decides which row comes next is integer arithmetic, so that a plan is the same on every machine:
+What decides which row comes next is integer arithmetic, so that a plan is the same on every machine:
 
-- float weights are quantised once, to int64 parts of `WEIGHT_UNIT` (`quantise`);
-- an amount is split into whole numbers by largest remainder (`apportion`);
-- what a domain is owed is its *credit*, in units of 1/total row: every row adds the domain's weight to it, every row
-  drawn takes `total` away. Credits of a lane add up to a whole number of rows, zero (`kernels.deal_rows`).
+- Float weights are quantised once, to int64 parts of `WEIGHT_UNIT` (`quantise`).
+- An amount is split into whole numbers by largest remainder (`apportion`).
+- The *credit* of a domain is the fraction of a row that it is owed, in units of 1 / sum(weights) row. Every row of a
+  lane adds each domain's weight to its credit; drawing a row subtracts the sum of the weights. The credits of a lane
+  sum to zero (`kernels.deal_rows_reference`).
 
 Shape suffixes: K domains, L lanes.
 """
@@ -15,22 +16,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from mixstream.errors import ConfigError
+from mixstream.types import Float64, Int64
 
 WEIGHT_UNIT = 1 << 32
-"""Weights leave a mixer as floats and enter the plan as whole parts of this."""
-
-Int64 = NDArray[np.int64]
-Float64 = NDArray[np.float64]
+"""Mixers return weights as floats; the plan takes them as whole parts of this unit."""
 
 
 def normalise(weights_K: ArrayLike, *, what: str = "weights") -> Float64:
-    """Return `weights_K` as float64 [K] that sums to 1.
+    """Return `weights_K` as float64 [K] that sums to 1; `what` names them in errors.
 
     Raises:
-        ConfigError: a weight is negative, infinite or not a number, or all are zero.
+        ConfigError: a weight is negative, infinite or NaN, or all are zero.
     """
     weights = np.asarray(weights_K, dtype=np.float64)
     if weights.ndim != 1 or not len(weights) or not np.isfinite(weights).all() or (weights < 0).any():
@@ -43,7 +42,10 @@ def normalise(weights_K: ArrayLike, *, what: str = "weights") -> Float64:
 def apportion(amount: int, weights_K: ArrayLike) -> Int64:
     """Split `amount` into int64 [K] whole parts by largest remainder; ties go to the lower index.
 
-    Each part differs from `amount * weight` by less than one, and a domain of weight zero gets nothing.
+    Each part differs from `amount * weight` by less than one. A domain of weight zero gets nothing.
+
+    >>> apportion(7, [0.5, 0.3, 0.2]).tolist()  # 3.5, 2.1 and 1.4 rows: the largest remainder gets the seventh row
+    [4, 2, 1]
     """
     weights = normalise(weights_K)
     ideal = weights * amount
@@ -57,15 +59,22 @@ def apportion(amount: int, weights_K: ArrayLike) -> Int64:
 
 
 def quantise(weights_K: ArrayLike) -> Int64:
-    """Return weights as int64 [K] parts of `WEIGHT_UNIT`, summing to it exactly."""
+    """Return weights as int64 [K] parts of `WEIGHT_UNIT`, summing to it exactly.
+
+    >>> quantise([2, 1]).tolist(), sum(quantise([2, 1]).tolist()) == WEIGHT_UNIT
+    ([2863311531, 1431655765], True)
+    """
     return apportion(WEIGHT_UNIT, weights_K)
 
 
 def deal(counts_K: ArrayLike, lanes: int) -> Int64:
     """Deal whole counts out to lanes: int64 [L, K] whose columns sum to `counts_K`.
 
-    Every lane gets floor or ceil of `count / lanes` of each domain. The ones left over are dealt on from the lane where
-    the previous domain's ended, so that also the lanes' totals differ by at most one.
+    Every lane gets the floor or the ceiling of `count / lanes` of each domain. The remainder of a domain goes to the
+    lanes that follow the last one which received a remainder, so the lanes' totals differ by at most one too.
+
+    >>> deal([10, 3, 1], lanes=4).tolist()
+    [[3, 1, 0], [3, 0, 1], [2, 1, 0], [2, 1, 0]]
     """
     counts = np.asarray(counts_K, dtype=np.int64)
     share, left = np.divmod(counts, lanes)
@@ -75,12 +84,15 @@ def deal(counts_K: ArrayLike, lanes: int) -> Int64:
 
 
 def stagger(weight_K: Int64, lanes: int) -> Int64:
-    """Return the credits int64 [L, K] with which the lanes begin, so that a rare domain's turns interleave over them.
+    """Return the initial credits of the lanes, int64 [L, K], by which the rows of a rare domain interleave over them.
 
-    Lane `l` begins as if each domain were `l / lanes` of the way to its next row; the domain with the largest weight
-    takes up what makes that a whole number of rows, and those rows count as served already, to the domains with the
-    earliest deadlines. From such a state no domain is ever a row late or early (Hall's condition holds for the rows'
-    windows: domains that count as served were due first). Rows sum to zero.
+    Lane `l` begins as if each domain were `l / lanes` of the way to its next row. The credit of the domain with the
+    largest weight is chosen so that all credits sum to whole rows. These rows count as served: the domains that are due
+    first lose one each. From this state no domain is ever a whole row late or early (Hall's condition holds for the
+    rows' windows). The credits of a lane sum to zero.
+
+    >>> stagger(np.array([3, 1]), lanes=4).tolist()  # each lane draws domain 1 one row earlier than the lane before
+    [[0, 0], [-1, 1], [-2, 2], [-3, 3]]
     """
     total = int(weight_K.sum())
     credit_LK = np.zeros((lanes, len(weight_K)), dtype=np.int64)
@@ -98,9 +110,9 @@ def stagger(weight_K: Int64, lanes: int) -> Int64:
 
 
 def rescale(credit_K: Int64, old_total: int, weight_K: Int64) -> Int64:
-    """Return credits for the weights `weight_K`, in units of 1 / sum(weight_K) row, summing to zero again.
+    """Return credits for the weights `weight_K`, in units of 1 / sum(weight_K) row, that sum to zero again.
 
-    What a domain that has left the mix was still owed, or had in advance, is shared by the others in proportion.
+    The credit of a domain that has left the mix is shared by the others in proportion to their weights.
     """
     total = int(weight_K.sum())
     scaled = np.where(weight_K > 0, np.rint(credit_K * (total / old_total)), 0).astype(np.int64)
@@ -120,9 +132,16 @@ def resolve_choose(
 ) -> Int64:
     """Return how many samples an epoch takes from each stream, int64 [K], by the rules of mosaicml-streaming.
 
-    Relative (`proportion`, or nothing at all with `epoch_size`): shares of the epoch, rounded down; what is left goes
-    to streams picked by `numpy.random.default_rng(seed)`. Absolute: `int(repeat * samples)`, `choose`, or all samples.
-    Source: specs/streaming_api.md section 1.4 (bit-exact recipe).
+    Relative weights (`proportion`, or none at all with `epoch_size`) are shares of the epoch, rounded down; the
+    remaining samples go to streams that `numpy.random.default_rng(seed)` picks. Absolute weights are
+    `int(repeat * samples)`, `choose`, or all samples. Source: specs/streaming_api.md section 1.4 (bit-exact recipe).
+
+    >>> none = [None, None]
+    >>> resolve_choose(samples=[9, 5], proportion=[0.7, 0.3], repeat=none, choose=none, epoch_size=20, seed=0).tolist()
+    [14, 6]
+
+    Raises:
+        ConfigError: relative and absolute weights are mixed, or `proportion` is invalid.
     """
     sizes = np.asarray(samples, dtype=np.int64)
     relative = [p is not None for p in proportion]

@@ -172,7 +172,7 @@ def test_start_up_and_memory_do_not_grow_with_samples(tmp_path):
         ({"epoch_size": -5}, "epoch_size=-5 must be at least 1 row"),
         ({"shuffle_block_size": 0}, "shuffle_block_size`? must be at least 1 sample, got 0"),
         ({"rank": 1}, "both rank and world_size or neither"),
-        ({"rank": 2, "world_size": 2}, "rank 2 of world size 2 cannot be"),
+        ({"rank": 2, "world_size": 2}, "rank 2 of world size 2 is out of range"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused_at_once(library, kw, said):

@@ -377,7 +377,7 @@ def test_metadata_that_json_cannot_hold_can_be_corrected(tmp_path):
     writer = MDSWriter(columns=COLUMNS, out=tmp_path)
     writer.write(sample(1))
     writer.metadata["tokens"] = object()
-    with pytest.raises(ConfigError, match=r"metadata cannot stand in index\.json"):
+    with pytest.raises(ConfigError, match=r"metadata cannot be stored in index\.json"):
         writer.finish()
     writer.metadata["tokens"] = 1
     writer.finish()

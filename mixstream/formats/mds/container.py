@@ -1,13 +1,14 @@
-"""MDS as a container: `index.json` lists the shards, and each shard begins with a table of offsets."""
+"""MDS as a container: `index.json` lists the shards, and a table of offsets in each shard locates its rows."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from mixstream.formats.container import OffsetTable, UInt8
+from mixstream.formats.container import OffsetTable
 from mixstream.formats.mds.index import Index, ShardInfo, check_index_hash, parse_index
 from mixstream.formats.mds.shard import decode_sample, read_offsets
+from mixstream.types import UInt8
 
 _OFFSETS = OffsetTable(begins=4)
 
@@ -16,24 +17,45 @@ _OFFSETS = OffsetTable(begins=4)
 class MDS:
     """The shards of one MDS dataset. See `Container`.
 
+    >>> import numpy as np
+    >>> from mixstream.formats.mds.index import FileInfo, dump_index
+    >>> from mixstream.formats.mds.shard import encode_config, encode_sample, encode_shard
+    >>> columns = {"names": ("id", "text"), "encodings": ("uint8", "str"), "sizes": (1, None)}
+    >>> samples = [encode_sample({"id": i, "text": text}, **columns) for i, text in enumerate(["red", "blue"])]
+    >>> samples[1]  # u32 size of the column that varies, then the columns: 1 and "blue"
+    b'\\x04\\x00\\x00\\x00\\x01blue'
+    >>> shard = encode_shard(samples, config={})
+    >>> entry = ShardInfo(
+    ...     samples=2, column_names=columns["names"], column_encodings=columns["encodings"],
+    ...     column_sizes=columns["sizes"], compression=None, hashes=(), size_limit=None, zip=None,
+    ...     raw=FileInfo(basename="shard.00000.mds", bytes=len(shard), hashes={}),
+    ... )
+    >>> dataset = MDS.parse(dump_index(Index(shards=(entry,), extra={})), where="index.json")
+    >>> data = np.frombuffer(shard, dtype=np.uint8)
+    >>> dataset.check(0, data, where="shard.00000.mds")
+    >>> begin, end = dataset.rows(0).span(data, row=1)
+    >>> row = dataset.decode(0, shard[begin:end], where="shard.00000.mds, row 1")
+    >>> int(row["id"]), row["text"]
+    (1, 'blue')
+
     Args:
-        index: what `index.json` says.
+        index: the content of `index.json`.
     """
 
     index: Index
 
     @classmethod
     def parse(cls, data: bytes, *, where: str) -> MDS:
-        """Return the container that the bytes of an `index.json` describe.
+        """Return the container that the bytes of an `index.json` describe; `where` names the file in errors.
 
         Raises:
-            IndexCorruptError: it says what cannot be.
+            IndexCorruptError: the index is invalid.
         """
         return cls(parse_index(data, where=where))
 
     @staticmethod
     def check_hash(data: bytes, validate_hash: str | None, *, where: str) -> None:
-        """Check the bytes of an `index.json` against its own hash, where it carries one."""
+        """Check the bytes of an `index.json` against the hash `validate_hash` in it, if there is one."""
         check_index_hash(data, validate_hash, where=where)
 
     @property
@@ -42,14 +64,14 @@ class MDS:
         return self.index.shards
 
     def rows(self, shard: int) -> OffsetTable:
-        """Return where the rows of shard `shard` lie."""
+        """See `Container.rows`."""
         del shard
         return _OFFSETS
 
     def check(self, shard: int, data: UInt8, *, where: str) -> None:
-        """Check the bytes of a whole shard."""
+        """See `Container.check`."""
         read_offsets(data, self.index.shards[shard], where=where)
 
     def decode(self, shard: int, row: bytes, *, where: str) -> dict[str, Any]:
-        """Return a row's bytes as column to value."""
+        """See `Container.decode`."""
         return decode_sample(row, self.index.shards[shard], where=where)

@@ -1,9 +1,9 @@
 """Column encodings of MDS: one Python value to bytes and back, by the encoding's name (`specs/mds.md` section 3).
 
-This file is the table and its doors. A codec raises plain `TypeError` or `ValueError` with the bare fact; the doors
-turn it into `EncodingError` (a value that its column cannot hold) or `ShardCorruptError` (bytes that are not what the
-column says). Decoding never trusts a size that the bytes declare, and `pkl`, which can run any code, is marked unsafe:
-who may decode it is decided by the caller.
+This file is the table of codecs and the functions that look them up. A codec raises plain `TypeError` or `ValueError`
+with the bare fact; `mds_encode` and `mds_decode` turn these into `EncodingError` (a value that the column cannot hold)
+or `ShardCorruptError` (bytes that are not a value of the column). Decoding checks each size that the bytes declare.
+`pkl` can run any code and is marked unsafe; callers decide whether to decode it.
 """
 
 import json
@@ -36,7 +36,7 @@ _INT64 = little_endian("int64")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
-    """Both directions of one encoding, and its fixed size in bytes (None where it varies)."""
+    """Both directions of one encoding, and its size in bytes (None if it varies)."""
 
     encode: Callable[[Any], bytes]
     decode: Callable[[memoryview], Any]
@@ -44,34 +44,37 @@ class Codec:
 
 
 def get_mds_encodings() -> set[str]:
-    """List the names of all encodings; `ndarray` also takes `ndarray:DTYPE` and `ndarray:DTYPE:DIM,DIM,…`."""
+    """Return the names of all encodings; `ndarray` also takes `ndarray:DTYPE` and `ndarray:DTYPE:DIM,DIM,…`."""
     return {*_CODECS, "ndarray"}
 
 
 def is_mds_encoding(encoding: str) -> bool:
-    """Tell whether a column can have this encoding."""
+    """Return whether a column can have this encoding."""
     return _find(encoding) is not None
 
 
 def is_mds_encoding_safe(encoding: str) -> bool:
-    """Tell whether decoding it cannot run code out of the data; False for `pkl` alone."""
+    """Return whether decoding is safe for untrusted data; False only for `pkl`, which runs code of the data."""
     return encoding != "pkl"
 
 
 def get_mds_encoded_size(encoding: str) -> int | None:
-    """Return the bytes that every value takes under this encoding, or None where they vary.
+    """Return the size in bytes of every value under this encoding, or None if it varies.
 
     Raises:
-        EncodingError: no such encoding.
+        EncodingError: there is no such encoding.
     """
     return require_codec(encoding).size
 
 
 def mds_encode(encoding: str, obj: Any) -> bytes:
-    """Encode one value. A `bytes` object passes unchanged under every encoding: it is taken as already encoded.
+    """Encode one value. A `bytes` object counts as already encoded, under every encoding, and is returned unchanged.
+
+    >>> mds_encode("ndarray:uint16:3", np.array([1, 2, 3], dtype=np.uint16)), mds_encode("str", "red")
+    (b'\\x01\\x00\\x02\\x00\\x03\\x00', b'red')
 
     Raises:
-        EncodingError: no such encoding, or a value that it cannot hold.
+        EncodingError: there is no such encoding, or it cannot hold the value.
     """
     codec = require_codec(encoding)
     if isinstance(obj, bytes):
@@ -85,12 +88,12 @@ def mds_encode(encoding: str, obj: Any) -> bytes:
 
 
 def mds_decode(encoding: str, data: Bytes) -> Any:
-    """Decode one value. Arrays come in memory of their own and writable, scalars as NumPy scalars, `int` as int.
+    """Decode one value. Arrays are writable copies, scalars are NumPy scalars, and `int` gives int.
 
-    `pkl` is unpickled, which runs whatever code the data says: ask `is_mds_encoding_safe` first.
+    `pkl` is unpickled, which runs any code in the data: check `is_mds_encoding_safe` first.
 
     Raises:
-        EncodingError: no such encoding.
+        EncodingError: there is no such encoding.
         ShardCorruptError: the bytes are not a value of this encoding.
     """
     codec = require_codec(encoding)
@@ -103,9 +106,9 @@ def mds_decode(encoding: str, data: Bytes) -> Any:
 
 
 def fixed_array(encoding: str) -> tuple[np.dtype, tuple[int, ...]] | None:
-    """Return dtype and shape of a numeric encoding whose values all take the same bytes, else None.
+    """Return dtype and shape of a numeric encoding of fixed size, else None. The bytes are the values alone.
 
-    `"ndarray:uint16:2048"` gives `(uint16, (2048,))`, `"int"` gives `(int64, ())`. The payload is the values alone.
+    `"ndarray:uint16:2048"` gives `(uint16, (2048,))`, `"int"` gives `(int64, ())`.
     """
     if encoding == "int":
         return _INT64, ()
@@ -116,16 +119,16 @@ def fixed_array(encoding: str) -> tuple[np.dtype, tuple[int, ...]] | None:
 
 
 def ndarray_dtype(encoding: str) -> np.dtype | None:
-    """Return the dtype that an `ndarray:DTYPE…` encoding fixes; None for any other, plain `ndarray` included."""
+    """Return the dtype of an `ndarray:DTYPE…` encoding; None for other encodings and for plain `ndarray`."""
     form = _array_form(encoding)
     return None if form is None else form.dtype
 
 
 def require_codec(encoding: str) -> Codec:
-    """Find the codec of an encoding.
+    """Return the codec of an encoding.
 
     Raises:
-        EncodingError: no such encoding.
+        EncodingError: there is no such encoding.
     """
     codec = _find(encoding)
     if codec is None:
@@ -137,7 +140,7 @@ def require_codec(encoding: str) -> Codec:
 
 
 def encode_value(codec: Codec, value: object) -> bytes:
-    """Encode with a codec that was found before; ValueError with the bare fact where the value does not fit."""
+    """Encode with a codec; ValueError with the bare fact if it cannot hold the value."""
     try:
         return codec.encode(value)
     except MixstreamError:
@@ -147,7 +150,7 @@ def encode_value(codec: Codec, value: object) -> bytes:
 
 
 def decode_value(codec: Codec, data: memoryview) -> Any:
-    """Decode with a codec that was found before; ValueError with the bare fact where the bytes do not fit."""
+    """Decode with a codec; ValueError with the bare fact if the bytes are not such a value."""
     try:
         return codec.decode(data)
     except MixstreamError:
@@ -176,7 +179,7 @@ def _expect(kind: type, value: object) -> Any:
 
 
 def _encode_bytes(value: object) -> bytes:
-    # `bytes` itself never comes here (`mds_encode`); its mutable sisters are copied.
+    # `mds_encode` handles `bytes` itself; mutable buffers are copied.
     if not isinstance(value, bytes | bytearray | memoryview):
         raise TypeError(f"needs bytes, got {type(value).__name__}")
     return bytes(value)
@@ -205,8 +208,8 @@ def _encode_pickle(value: object) -> bytes:
 
 def _decode_pickle(data: memoryview) -> Any:
     try:
-        return pickle.loads(data)  # noqa: S301 (reached only where the user has asked for it)
-    except Exception as error:  # what it runs may raise anything
+        return pickle.loads(data)  # noqa: S301 (callers ask the user for permission)
+    except Exception as error:  # the code that it runs may raise anything
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
@@ -215,7 +218,7 @@ def _text(data: memoryview) -> str:
 
 
 def _as_text(kind: type) -> Codec:
-    """Numbers of any precision as the text that `str` gives."""
+    """Return the codec of numbers of any precision, stored as text."""
     return Codec(encode=lambda value: str(_expect(kind, value)).encode(), decode=lambda data: kind(_text(data)))
 
 

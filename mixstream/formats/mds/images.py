@@ -1,15 +1,14 @@
-"""Images as MDS bytes, through Pillow, an optional dependency that is imported when a column first needs it.
+"""Images as MDS bytes, by Pillow: an optional dependency, imported when a column first needs it.
 
     pil              u32 width, u32 height, u32 len(mode), mode, raw pixels; a palette is not stored
     jpeg, png        the file
     jpeg_array       u32 n, u32 len[n], JPEG files            (encodes from a list of bytes)
     list[…]          u32 0, u32 n, u32 len[n], elements
 
-Functions here raise plain `TypeError` or `ValueError` with the bare fact; `encodings.py` turns it into an error of
-mixstream. Sizes that a payload declares are checked before anything is allocated; pixels are decoded at once, so a
-damaged image is found here and not by the model. An image of more than `PIL.Image.MAX_IMAGE_PIXELS` pixels is refused
-(Pillow would warn, and decode it up to twice that), so is a list that swells to many times its bytes, and a JPEG of so
-many scans that it would take hours. Source: `specs/mds.md` section 3.
+Sizes that the bytes declare are checked before anything is allocated. Pixels are decoded at once, so a damaged image
+raises here and not in the trainer. Three things are refused, as ValueError: an image of more than
+`PIL.Image.MAX_IMAGE_PIXELS` pixels (Pillow would warn, and decode up to twice as many), a list of too many pixels for
+its bytes, and a JPEG of so many scans that it would take hours. Source: `specs/mds.md` section 3.
 """
 
 import math
@@ -28,29 +27,15 @@ if TYPE_CHECKING:
 
 # Bytes of a pixel in `Image.tobytes()`; mode "1" packs eight pixels into a byte, row by row.
 _PIXEL_BYTES = {
-    "L": 1,
-    "P": 1,
-    "I;16": 2,
-    "I;16B": 2,
-    "I;16L": 2,
-    "LA": 2,
-    "La": 2,
-    "PA": 2,
-    "HSV": 3,
-    "LAB": 3,
-    "RGB": 3,
-    "YCbCr": 3,
-    "CMYK": 4,
-    "F": 4,
-    "I": 4,
-    "RGBA": 4,
-    "RGBX": 4,
-    "RGBa": 4,
+    **dict.fromkeys(("L", "P"), 1),
+    **dict.fromkeys(("I;16", "I;16B", "I;16L", "LA", "La", "PA"), 2),
+    **dict.fromkeys(("HSV", "LAB", "RGB", "YCbCr"), 3),
+    **dict.fromkeys(("CMYK", "F", "I", "RGBA", "RGBX", "RGBa"), 4),
 }
 
-# A column of files may hold what was encoded elsewhere, so the name of its encoding does not bind; but some of Pillow's
-# other readers do more than read (EPS starts Ghostscript). They are called by what a file begins with and not through
-# `Image.open`, which warns of large images where it should refuse them.
+# A column of files may hold other formats than its encoding says, since files can be written as they are. Some of
+# Pillow's readers do more than read (EPS starts Ghostscript), so the first bytes choose one of these. `Image.open` is
+# not used: it only warns of large images.
 _READERS = {
     b"\xff\xd8\xff": ("PIL.JpegImagePlugin", "JpegImageFile"),
     b"\x89PNG\r\n\x1a\n": ("PIL.PngImagePlugin", "PngImageFile"),
@@ -59,9 +44,9 @@ _READERS = {
     b"BM": ("PIL.BmpImagePlugin", "BmpImageFile"),
 }
 
-# Every scan of a progressive JPEG goes over all pixels and may take ten bytes; encoders write about ten.
+# A scan of a progressive JPEG covers all pixels and can be as short as ten bytes; encoders write about ten scans.
 _MAX_SCANS = 64
-# Pixels that a list may have for each of its bytes, on top of those of one image: photographs have ten at most.
+# Pixels of a list per byte of it, on top of those of one image; photographs have at most ten.
 _LIST_PIXELS_PER_BYTE = 64
 _RAISE_LIMIT = "; if you trust its origin, set PIL.Image.MAX_IMAGE_PIXELS higher"
 
@@ -85,16 +70,16 @@ def decode_pil(data: memoryview) -> "Image":
     pixels = data[12 + mode_bytes :]
     if len(pixels) != row * height:
         raise ValueError(f"{len(pixels)} bytes of pixels where {width}x{height} {mode} takes {row * height}")
-    if not pixels and max(width, height) >= 1 << 16:  # bounded by its pixels, where it has any
+    if not pixels and max(width, height) >= 1 << 16:  # without pixels, nothing else bounds the size
         raise ValueError(f"{width}x{height} is no size of an empty image")
     return _pillow().frombytes(mode, (width, height), bytes(pixels))
 
 
 def encode_jpeg(value: object) -> bytes:
-    """Encode as JPEG. An image that Pillow opened from a JPEG file gives that file's bytes, as it was on disk.
+    """Encode as JPEG. For an image that Pillow opened from a JPEG file, return the bytes of that file.
 
-    That is what MDSWriter does, and it spares a second lossy compression; changes made to such an image in memory are
-    therefore not stored. It is the one place of this layer that reads a file: the one its argument stands for.
+    MDSWriter of mosaicml-streaming does the same. It avoids a second lossy compression, but changes to such an image in
+    memory are not stored. No other function of `mixstream.formats` reads a file.
     """
     image = _image(value)
     name = getattr(image, "filename", None)
@@ -102,7 +87,7 @@ def encode_jpeg(value: object) -> bytes:
         try:
             return Path(os.fsdecode(name)).read_bytes()
         except FileNotFoundError:
-            pass  # moved since it was opened: what is in memory is all there is
+            pass  # it was moved since it was opened: encode the image in memory
     return _save(image, "JPEG")
 
 
@@ -155,7 +140,7 @@ def _decode_files(parts: list[memoryview], size: int) -> list["Image"]:
 
 
 def _open(data: memoryview) -> "Image":
-    """Read an image file's head; no pixel is decoded, nor memory taken for any."""
+    """Read the header of an image file; no pixel is decoded or allocated."""
     pillow = _pillow()
     begin = bytes(data[:8])
     name = next((name for magic, name in _READERS.items() if begin.startswith(magic)), None)

@@ -1,18 +1,17 @@
-"""`index.json`: which shards a dataset has, and what is in them (`specs/mds.md` section 1).
+"""`index.json`: the shards of a dataset and their content (`specs/mds.md` section 1).
 
-Rules: an index is untrusted. Nothing of it is used until `parse_index` has checked all of it: paths stay inside the
-dataset's directory, sizes are possible, columns are ones that MDS has. Reading is tolerant of keys that it does not
-know, at top level (they are kept, as `Index.extra`) and inside a shard's entry (they are dropped: a newer writer may
-say more, and no unknown key can change how bytes are read, since `version` and `format` are checked). Writing gives
-exactly the keys that mosaicml-streaming accepts. Cost is O(shards), never O(samples).
+Rules: an index is untrusted. `parse_index` checks all of it before anything is used: paths stay inside the dataset's
+directory, sizes are possible, and encodings are those of MDS. Reading accepts unknown keys. Those at top level are kept
+in `Index.extra`; those of a shard's entry are dropped, since `version` and `format` alone decide how bytes are read.
+Writing gives exactly the keys that mosaicml-streaming accepts. Cost is O(shards).
 
-An index may carry hashes of itself, at top level, where readers that do not know them look past them:
+An index may contain hashes of itself, at top level, where other readers ignore them:
 
     "mixstream_hashes": {"xxh3_64": "0123456789abcdef"}
 
-Each is the digest of what `dump_index` writes for the same index without that key: JSON in ASCII, keys sorted, `", "`
-and `": "` between. So it outlives a change of order, of white space or of how characters are escaped, and sees every
-other change. It finds damage and mix-ups; whoever can write the index can also write the hash.
+Each is the digest of the bytes that `dump_index` writes for the index without this key: JSON in ASCII, keys sorted,
+separated by `", "` and `": "`. It is independent of the order of keys, of white space and of escapes, and detects every
+other change. It guards against damage and mix-ups, but not against attackers, who can write a matching hash.
 """
 
 import json
@@ -35,7 +34,7 @@ FORMAT = "mds"
 MAX_OFFSET = (1 << 32) - 1  # offsets inside a shard are u32
 INDEX_HASHES = "mixstream_hashes"  # top-level key of the index's hashes of itself
 
-_REMEDY = "nothing of it was used; fetch the index again, or write the dataset again"
+_REMEDY = "no part of it was used; fetch the index again, or write the dataset again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,15 +42,15 @@ class ShardInfo:
     """One shard's entry.
 
     Attributes:
-        samples: how many samples the shard holds.
-        column_names: sorted; the order in which columns stand in a sample.
+        samples: number of samples in the shard.
+        column_names: sorted; the order of columns in a sample.
         column_encodings: aligned with the names.
-        column_sizes: aligned with the names; bytes of a fixed-size column, None for the others.
-        compression: as it was asked for (`"zstd:7"`), or None.
-        hashes: names of the hashes that its files carry.
-        size_limit: what the writer kept shards below, in bytes, or None.
+        column_sizes: aligned with the names; the size of a column in bytes, None if it varies.
+        compression: as given to the writer (`"zstd:7"`), or None.
+        hashes: names of the hashes of its files.
+        size_limit: the writer's limit for the size of a shard in bytes, or None.
         raw: the uncompressed shard, whether or not it is stored.
-        zip: the compressed shard; present exactly if there is a compression.
+        zip: the compressed shard; None without compression.
     """
 
     samples: int
@@ -70,7 +69,7 @@ class ShardInfo:
         return dict(zip(self.column_names, self.column_encodings))
 
     def config(self) -> dict[str, Any]:
-        """Return what the shard file itself repeats of this entry: all but samples and files."""
+        """Return the part of this entry that the shard file repeats: all but samples and files."""
         return {
             "version": VERSION,
             "format": FORMAT,
@@ -89,8 +88,8 @@ class Index:
 
     Attributes:
         shards: in order.
-        extra: the top-level keys that the format does not know.
-        hashes: names of the hashes of itself that it carries, or is to carry when it is written.
+        extra: the top-level keys that are not part of the format.
+        hashes: names of the hashes of itself that it contains, or that `dump_index` adds.
     """
 
     shards: tuple[ShardInfo, ...]
@@ -99,8 +98,8 @@ class Index:
 
 
 class _WireShard(msgspec.Struct, gc=False):
-    # What only MDS has is optional here, so that another format is refused by its name and not by a missing key.
-    # `gc=False`: an entry holds no cycle, and walking 100,000 of them again and again doubles the time.
+    # Keys that only MDS has are optional, so that another format is refused by its name, not by a missing key.
+    # `gc=False`: entries hold no cycles, and collecting garbage among 100,000 of them doubles the time.
     version: int
     format: str
     samples: int
@@ -124,8 +123,11 @@ _Columns = tuple[tuple[str, ...], tuple[str, ...], tuple[int | None, ...]]
 def parse_index(data: bytes, *, where: str) -> Index:
     """Parse and check a whole index; `where` names it in errors.
 
+    >>> parse_index(b'{"shards": [], "version": 2, "made_by": "us"}', where="index.json")
+    Index(shards=(), extra={'made_by': 'us'}, hashes=())
+
     Raises:
-        IndexCorruptError: it is not JSON, not MDS version 2, or says what cannot be.
+        IndexCorruptError: it is not JSON, not MDS version 2, or invalid.
     """
     with _decoding(where):
         top = _TOP.decode(data)
@@ -142,16 +144,16 @@ def parse_index(data: bytes, *, where: str) -> Index:
 
 
 def dump_index(index: Index, *, hashes: Iterable[str] | None = None) -> bytes:
-    """Write an index, keys sorted: the bytes that MDSWriter writes, with `extra` among the top-level keys.
+    """Return the bytes of an index, keys sorted, as MDSWriter writes them, with `extra` among the top-level keys.
 
     Args:
-        index: what is written.
-        hashes: names of the hashes that the index is to carry of itself (`mixstream.formats.hash_names`); None for
-            those of `index.hashes`, which are none unless it was read with some. They are always computed anew.
+        index: the index.
+        hashes: names of the hashes of itself to add (`mixstream.formats.hash_names`); None for those of `index.hashes`.
+            They are always computed.
 
     Raises:
-        ValueError, TypeError: a value in `extra` that JSON cannot hold, or a key that the format has taken.
-        ConfigError: no hash of such a name.
+        ValueError, TypeError: JSON cannot hold a value in `extra`, or a key in it belongs to the format.
+        ConfigError: a name of a hash is unknown.
     """
     taken = {"shards", "version", INDEX_HASHES} & index.extra.keys()
     if taken:
@@ -164,25 +166,25 @@ def dump_index(index: Index, *, hashes: Iterable[str] | None = None) -> bytes:
     data = _canonical({**index.extra, "shards": shards, "version": VERSION})
     if not (names := index.hashes if hashes is None else tuple(hashes)):
         return data
-    top = msgspec.json.decode(data)  # as a reader will sort it: a key that was a number is a text now
+    top = msgspec.json.decode(data)  # a number as a key has become a string, which readers sort differently
     plain = _canonical(top)
     return _canonical({**top, INDEX_HASHES: {name: hash_hex(name, plain) for name in names}})
 
 
 def check_index_hash(data: bytes, algorithm: str | None, *, where: str) -> None:
-    """Check an index against the hash called `algorithm` that it carries of itself.
+    """Check an index against the hash `algorithm` of itself that it contains.
 
-    One that carries no such hash passes, since no other writer knows of them; so does every one if `algorithm` is None.
-    What the index says is `parse_index`'s business: both are called on the same bytes.
+    An index without this hash passes, since only mixstream writes such hashes. Nothing else is checked: call
+    `parse_index` on the same bytes.
 
     Args:
-        data: the index, as `parse_index` takes it.
+        data: the index, as for `parse_index`.
         algorithm: name of the hash, or None to check nothing.
         where: names the index in errors.
 
     Raises:
-        IndexCorruptError: the hash is another one, or the bytes are no JSON object.
-        ConfigError: the index carries a hash of a name that is not known.
+        IndexCorruptError: the hash does not match, or the bytes are no JSON object.
+        ConfigError: the index contains a hash `algorithm`, and there is no hash of this name.
     """
     if algorithm is None:
         return
@@ -210,7 +212,7 @@ def _decoding(where: str) -> Iterator[None]:
 
 
 def smallest_sample(column_sizes: Iterable[int | None]) -> int:
-    """Return the fewest bytes that a sample of these columns takes: four for the size of each variable one."""
+    """Return the size in bytes of the smallest sample of these columns: four bytes for each one that varies."""
     return sum(4 if size is None else size for size in column_sizes)
 
 
@@ -228,13 +230,13 @@ def _dump_file(file: FileInfo) -> dict[str, Any]:
 
 
 def _refuse(where: str, fact: str, cause: BaseException | None = None) -> NoReturn:
-    if len(fact) > 1200:  # a hostile index says as much as it likes, an error does not repeat all of it
+    if len(fact) > 1200:  # a hostile index can be long; an error repeats only part of it
         fact = f"{fact[:600]} … {fact[-400:]}"
     raise IndexCorruptError(f"{where}: {fact}; {_REMEDY}") from cause
 
 
 class _Checker:
-    """Checks entries one by one; what most shards share (columns, compression) is checked once and then shared."""
+    """Checks entries one by one; columns and compressions that several shards have are checked once and shared."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -243,7 +245,7 @@ class _Checker:
         self._compressions: dict[str | None, bool] = {None: True}
 
     def shard(self, position: int, entry: _WireShard) -> ShardInfo:
-        """Check one entry against itself."""
+        """Check one entry and return it."""
         if entry.version != VERSION or entry.format != FORMAT:
             self._fail(
                 position,
@@ -258,8 +260,8 @@ class _Checker:
         if not least <= raw.bytes <= MAX_OFFSET:
             self._fail(
                 position,
-                f"says raw_data takes {raw.bytes} bytes; {entry.samples} samples of its columns take {least} at least, "
-                f"and a shard {MAX_OFFSET} at most",
+                f"says raw_data takes {raw.bytes} bytes; {entry.samples} samples of its columns take at least {least}, "
+                f"and a shard at most {MAX_OFFSET}",
             )
         self._check_compression(position, entry)
         return ShardInfo(
@@ -275,7 +277,7 @@ class _Checker:
         )
 
     def paths(self, shards: tuple[ShardInfo, ...]) -> None:
-        """Check that every path stays inside the directory and that no two files share one."""
+        """Check that every path stays inside the directory and that no two files have the same path."""
         paths = Paths()
         for position, shard in enumerate(shards):
             try:
@@ -298,7 +300,7 @@ class _Checker:
         if not len(names) == len(encodings) == len(sizes):
             self._fail(position, f"has {len(names)} column names, {len(encodings)} encodings and {len(sizes)} sizes")
         if list(names) != sorted(set(names)):
-            self._fail(position, f"has columns {list(names)}; names are sorted and each stands once")
+            self._fail(position, f"has columns {list(names)}; names must be sorted and unique")
         for name, encoding, size in zip(*key):
             if not is_mds_encoding(encoding):
                 self._fail(
@@ -321,8 +323,8 @@ class _Checker:
             self._compressions[compression] = True
         if (compression is None) != (zip_data is None):
             has = "no zip_data" if zip_data is None else "zip_data"
-            self._fail(position, f"has compression {compression!r} and {has}; they come together or not at all")
-        # No codec makes incompressible bytes longer by more than a sixth and a little.
+            self._fail(position, f"has compression {compression!r} and {has}; an entry has both or neither")
+        # No codec expands incompressible bytes by more than about a sixth.
         if zip_data is not None and not 0 < zip_data.bytes <= 2 * entry.raw_data.bytes + 4096:
             self._fail(
                 position,

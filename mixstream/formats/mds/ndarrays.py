@@ -4,8 +4,7 @@
     ndarray:DT           u8 (axes << 2) + log2(width of a dim), the dims, the values
     ndarray              u8 dtype code, then as ndarray:DT
 
-Everything is little-endian. Functions here raise plain `TypeError` or `ValueError` with the bare fact; `encodings.py`
-turns it into an error of mixstream. Sizes that a payload declares are checked before anything is allocated.
+Everything is little-endian. Sizes that the bytes declare are checked before anything is allocated.
 """
 
 import math
@@ -36,26 +35,26 @@ _MAX_AXES = 63
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayForm:
-    """What an `ndarray…` encoding fixes in advance: nothing, the dtype, or dtype and shape."""
+    """What an `ndarray…` encoding fixes: nothing, the dtype, or dtype and shape."""
 
     dtype: np.dtype | None = None
     shape: tuple[int, ...] | None = None
 
     @property
     def size(self) -> int | None:
-        """Bytes of every payload, or None where they vary."""
+        """The size of every value in bytes, or None if it varies."""
         if self.dtype is None or self.shape is None:
             return None
         return self.dtype.itemsize * math.prod(self.shape)
 
 
 def little_endian(name: str) -> np.dtype:
-    """Return the little-endian dtype of this name; on ordinary machines that is the native one."""
+    """Return the little-endian dtype of this name."""
     return np.dtype(name).newbyteorder("<")
 
 
 def parse_form(text: str) -> ArrayForm | None:
-    """Parse what follows `ndarray:`, that is `""`, `"DT"` or `"DT:d0,d1,…"`; None if it means nothing."""
+    """Parse the text after `ndarray:`, which is `""`, `"DT"` or `"DT:d0,d1,…"`; None if it is none of these."""
     if not text:
         return ArrayForm()
     name, colon, dims = text.partition(":")
@@ -74,7 +73,7 @@ def parse_form(text: str) -> ArrayForm | None:
 
 
 def encode_array(form: ArrayForm, value: object) -> bytes:
-    """Encode an array; the payload repeats only what `form` leaves open."""
+    """Encode an array: what `form` leaves open, then the values."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"needs a numpy array, got {type(value).__name__}; convert it with numpy.asarray")
     code = _CODE_OF_DTYPE.get(value.dtype.name)
@@ -100,7 +99,7 @@ def encode_array(form: ArrayForm, value: object) -> bytes:
 
 
 def decode_array(form: ArrayForm, data: memoryview) -> NDArray:
-    """Decode an array into memory of its own: writable, aligned, contiguous."""
+    """Decode an array as a copy: writable, aligned, contiguous."""
     start, dtype, shape = 0, form.dtype, form.shape
     if dtype is None:
         name = _DTYPE_OF_CODE.get(_byte(data, start, "its dtype"))
@@ -116,7 +115,7 @@ def decode_array(form: ArrayForm, data: memoryview) -> NDArray:
 
 
 def encode_scalar(dtype: np.dtype, value: Any) -> bytes:
-    """Encode one number: integers exactly, floats rounded to the nearest that there is."""
+    """Encode one number: integers exactly, floats rounded to the nearest value of `dtype`."""
     if np.ndim(value) != 0:
         raise TypeError(f"needs one number, got {type(value).__name__} of shape {np.shape(value)}")
     with np.errstate(all="ignore"):

@@ -1,8 +1,8 @@
-"""Paths of a dataset's files as an index gives them: which are believed, and which are the same to some system.
+"""The paths in an index: which are valid, and which are equal on some file system.
 
-Rules: a path is untrusted; what passes here stays below its directory, is no name that a cache or a writer uses for
-itself, and can be made on every file system. No file is looked at. Functions raise plain `ValueError` with the bare
-fact; `index.py` turns it into an error of mixstream.
+Rules: a path is untrusted. A valid path stays below its directory, is no name that a cache or a writer uses for its own
+files, and can be created on every file system. No file is accessed. Functions raise plain `ValueError` with the fact;
+`index.py` turns it into `IndexCorruptError`.
 """
 
 import re
@@ -13,21 +13,21 @@ from unicodedata import normalize
 # break: a path that stays below its directory on every system.
 _NAME = r"(?!\.{1,2}(?:/|\Z))[^\x00-\x1f\x7f-\x9f\u2028\u2029\\/:]+"
 _BASENAME = re.compile(f"{_NAME}(?:/{_NAME})*")
-# What a cache keeps beside the shards (`mixstream.storage`), and what writers set aside: theirs, wherever they lie.
+# Files that a cache keeps beside the shards (`mixstream.storage`), and temporary files of writers, in any directory.
 _TAKEN = re.compile(r"(?:.*/)?(?:\.mixstream-.*|\.[^/]*\.partial(?:/.*)?|[^/]*\.tmp|index\.json)", re.DOTALL)
 _MAX_BASENAME = 1024  # bytes, the longest key of S3
-_MAX_NAME = 240  # bytes between slashes: file systems take 255, and a cache puts up to 15 around a name
+_MAX_NAME = 240  # bytes between slashes: file systems allow 255, and a cache adds up to 15 to a name
 
 
 class Paths:
     """The paths of a dataset, checked one by one and then against each other."""
 
     def __init__(self) -> None:
-        self._files: dict[str, str] = {}  # folded -> as it stands in the index
+        self._files: dict[str, str] = {}  # folded -> as in the index
         self._directories: set[str] = set()
 
     def add(self, path: str) -> None:
-        """Check one more path: that it is one to believe, and that no other file has it."""
+        """Check that a path is valid and that no other file has it; ValueError if not."""
         check_path(path)
         folded = _folded(path)
         if (other := self._files.get(folded)) is not None:
@@ -40,12 +40,12 @@ class Paths:
             parent = parent.rpartition("/")[0]
 
     def both(self) -> Iterable[str]:
-        """Return what is a file and a directory at once."""
+        """Return the paths that are files and directories at once."""
         return sorted(self._files[path] for path in self._directories & self._files.keys())
 
 
 def check_path(path: str) -> None:
-    """Check one path by itself."""
+    """Check that a path is valid; ValueError if not."""
     size = len(path.encode())
     if not _BASENAME.fullmatch(path) or size > _MAX_BASENAME:
         raise ValueError(
@@ -56,10 +56,10 @@ def check_path(path: str) -> None:
         raise ValueError(f"has basename {path[:80]!r}…, with a name of {longest} bytes; {_MAX_NAME} is the most")
     if _TAKEN.fullmatch(_folded(path)):
         raise ValueError(
-            f"has basename {path[:80]!r}; index.json, *.tmp, .mixstream-* and .*.partial are names of mixstream's"
+            f"has basename {path[:80]!r}; index.json, *.tmp, .mixstream-* and .*.partial are reserved names"
         )
 
 
 def _folded(path: str) -> str:
-    """Return what two paths share that a file system without case, or one that normalises, takes for the same."""
+    """Return a key that is equal for paths that are equal on a file system that ignores case or normalises names."""
     return path.lower() if path.isascii() else normalize("NFC", normalize("NFD", path).casefold())

@@ -1,11 +1,11 @@
 """Shard bytes: samples to one MDS file and back (`specs/mds.md` section 2).
 
     u32 n · u32 offset[n + 1], absolute, the last is the file's size · JSON config · samples back to back
-    sample = u32 size of each column that varies, then the columns' payloads, columns sorted by name
+    sample = u32 size of each column that varies, then the bytes of each column, columns sorted by name
 
-Rules: bytes in, values out; no file is opened. A shard is untrusted: its header is checked whole and at once
-(`read_offsets`), a sample's sizes before any is used (`decode_sample`), and every refusal names file, fact and remedy.
-Config inside the file is for people and rescue tools: the index decides, and reading skips it.
+Rules: bytes in, values out; no file is opened. A shard is untrusted: `read_offsets` checks its whole header,
+`decode_sample` checks all sizes of a sample, and every error names the file, the fact and the remedy. Reading ignores
+the config inside the file and follows the index; the config is for people and rescue tools.
 """
 
 import json
@@ -20,11 +20,11 @@ from mixstream.errors import EncodingError, MissingColumnError, MixstreamError, 
 from mixstream.formats.mds.encodings import decode_value, encode_value, require_codec
 from mixstream.formats.mds.index import MAX_OFFSET, ShardInfo, smallest_sample
 
-_REMEDY = "the shard cannot be used; delete this copy and fetch it again; if it stays so, write the dataset again"
+_REMEDY = "the shard cannot be used; delete this copy and fetch it again, or write the dataset again"
 
 
 def encode_config(config: Mapping[str, Any]) -> bytes:
-    """Serialise `ShardInfo.config()` as it stands in the shard file."""
+    """Return `ShardInfo.config()` as the bytes in the shard file."""
     return json.dumps(config, sort_keys=True).encode()
 
 
@@ -32,7 +32,7 @@ def encode_shard(samples: Sequence[bytes], config: Mapping[str, Any]) -> bytes:
     """Join encoded samples into one shard file.
 
     Raises:
-        EncodingError: the file would pass 2**32 - 1 bytes, which its offsets cannot address.
+        EncodingError: the file would be larger than 2**32 - 1 bytes, the limit of its offsets.
     """
     head = encode_config(config)
     offsets = np.zeros(len(samples) + 1, np.int64)
@@ -53,13 +53,13 @@ def encode_sample(
     encodings: Sequence[str],
     sizes: Sequence[int | None],
 ) -> bytes:
-    """Encode one sample; `names` are sorted, the others aligned with them. Further keys of the sample are ignored.
+    """Encode one sample; `names` are sorted, and the other sequences aligned with them. Further keys are ignored.
 
-    A value that is `bytes` is taken as already encoded under every encoding; only its length is checked.
+    A value that is `bytes` counts as already encoded, under every encoding; only its length is checked.
 
     Raises:
         MissingColumnError: the sample lacks a column (also a KeyError).
-        EncodingError: a value that its column cannot hold.
+        EncodingError: a column cannot hold its value.
     """
     head, payloads = [], []
     for name, encoding, size in zip(names, encodings, sizes):
@@ -93,11 +93,11 @@ def read_offsets(raw: NDArray[np.uint8] | memoryview | bytes, info: ShardInfo, *
         where: names the file in errors.
 
     Returns:
-        int64 [samples + 1], rising from behind the header to the shard's size; each step is at least what the columns
-        take, and exactly that where all of them have a fixed size.
+        int64 [samples + 1], ascending from the end of the header or later to the size of the shard. Each step is at
+        least the size of the columns, and exactly this size if it is fixed for all of them.
 
     Raises:
-        ShardCorruptError: the file is not what the index says.
+        ShardCorruptError: the shard does not match the index.
     """
     size, count = len(raw), info.samples
     if size != info.raw.bytes:
@@ -123,8 +123,8 @@ def read_offsets(raw: NDArray[np.uint8] | memoryview | bytes, info: ShardInfo, *
 def decode_sample(data: bytes | memoryview, info: ShardInfo, *, where: str) -> dict[str, Any]:
     """Decode one sample into its columns, in the order of `info.column_names`.
 
-    Nothing of the result refers to `data`, so a mapped shard may go away. `pkl` columns are unpickled, which runs
-    whatever code the data says: whoever opens a dataset asks `is_mds_encoding_safe` of its columns first.
+    The result does not refer to `data`, so a mapped shard may be unmapped. `pkl` columns are unpickled, which runs any
+    code in the data: check `is_mds_encoding_safe` for each column before.
 
     Args:
         data: the sample's bytes.
@@ -138,8 +138,8 @@ def decode_sample(data: bytes | memoryview, info: ShardInfo, *, where: str) -> d
     varying = info.column_sizes.count(None)
     if len(view) < 4 * varying:
         _refuse(where, f"the sample has {len(view)} bytes, the sizes of its columns alone take {4 * varying}")
-    told = iter(struct.unpack_from(f"<{varying}I", view))
-    sizes = [next(told) if size is None else size for size in info.column_sizes]
+    declared = iter(struct.unpack_from(f"<{varying}I", view))
+    sizes = [next(declared) if size is None else size for size in info.column_sizes]
     if 4 * varying + sum(sizes) != len(view):
         _refuse(where, f"the sample has {len(view)} bytes, its columns say {4 * varying + sum(sizes)}")
     sample, at = {}, 4 * varying

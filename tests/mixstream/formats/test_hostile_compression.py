@@ -1,4 +1,4 @@
-"""Compressed shards from somebody who means harm: the promised bytes or our error, in bounded time and memory."""
+"""Compressed shards from an attacker: the promised bytes or our error, in bounded time and memory."""
 
 from __future__ import annotations
 

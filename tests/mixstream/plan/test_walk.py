@@ -1,4 +1,4 @@
-"""Walks move one cursor; departures are told once, at their step."""
+"""Walks move one cursor; a domain that leaves is warned about once, at its step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An index from somebody who means harm: one of our errors, or an index of which every word can be believed."""
+"""An index from an attacker: one of our errors, or an index that is valid throughout."""
 
 from __future__ import annotations
 
@@ -322,7 +322,7 @@ OTHERS = ["a/.x.partial", ".x.partial/y", "shard.00000.mds.tmp", "a.TMP", "index
 
 @pytest.mark.parametrize("name", [*CACHE, *OTHERS])
 def test_names_that_the_cache_and_writers_use_are_refused(name):
-    with pytest.raises(IndexCorruptError, match=r"has basename '.*names of mixstream's.*fetch the index again"):
+    with pytest.raises(IndexCorruptError, match=r"has basename '.*reserved names.*fetch the index again"):
         parse_index(named(name), where=WHERE)
 
 

@@ -63,7 +63,7 @@ def test_stagger_begins_lanes_apart_and_owes_nothing_on_the_whole(parts, lanes):
     assert (credit_LK.sum(axis=1) == 0).all()
     assert not credit_LK[0].any()
     assert not credit_LK[:, weight_K == 0].any()
-    assert (np.abs(credit_LK) < weight_K.sum()).all()  # nobody begins a whole row late or early
+    assert (np.abs(credit_LK) < weight_K.sum()).all()  # no domain begins a whole row late or early
 
 
 @given(PARTS, st.data())
@@ -77,7 +77,7 @@ def test_rescaled_credits_owe_nothing_on_the_whole(parts, data):
     assert not got[weight_K == 0].any() or weight_K.any()
     kept = weight_K > 0
     assert not got[~kept].any()
-    if kept.all() and len(parts) > 1:  # nobody left: nobody's share of a row changes
+    if kept.all() and len(parts) > 1:  # no domain left: no share of a row changes
         assert got / weight_K.sum() == pytest.approx(credit_K / total, abs=len(parts) / weight_K.sum())
 
 

@@ -1,4 +1,4 @@
-"""Values from somebody who means harm: a value or one of our errors, without a warning, in bounded time and memory."""
+"""Values from an attacker: a value or one of our errors, without a warning, in bounded time and memory."""
 
 from __future__ import annotations
 

@@ -263,5 +263,5 @@ def test_an_epoch_must_reach_every_lane():
 
 
 def test_a_plan_by_step_asks_for_the_first_weights():
-    with pytest.raises(ConfigError, match="give the first step's"):
+    with pytest.raises(ConfigError, match="pass weight_K, those of the first step"):
         by_step(2).start()

@@ -1,4 +1,4 @@
-"""Shards from somebody who means harm: one of our errors, or what the bytes say by the specification.
+"""Shards from an attacker: one of our errors, or what the bytes say by the specification.
 
 `read_by_the_book` is the specification once more, as plainly as it can be said; the two readers of mixstream, sample by
 sample and many rows at once, must agree with it and with each other on every shard, whole or damaged.
