@@ -49,56 +49,36 @@ RowLayout = OffsetTable
 """Where the rows of a shard lie. A format with rows of a fixed stride, or in spans, adds its own kind."""
 
 
-class ShardEntry(Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardEntry:
     """One shard as the container's index describes it.
 
     Rows of shards whose columns (names, encodings, sizes) are equal are gathered together.
+
+    Attributes:
+        samples: number of stored rows.
+        column_names: in the order in which columns stand in a row.
+        column_encodings: aligned with the names; each by its name in MDS (`"ndarray:uint16:2048"`).
+        column_sizes: aligned with the names; the size of a column in bytes, None if it varies.
+        compression: as `formats.decompress` takes it (`"zstd:7"`), or None.
+        hashes: names of the hashes of its files.
+        raw: the uncompressed shard, whether or not it is stored.
+        zip: the compressed shard; None without compression.
     """
 
-    @property
-    def samples(self) -> int:
-        """The number of stored rows."""
-        ...
-
-    @property
-    def raw(self) -> FileInfo:
-        """The uncompressed file, whether or not it is stored."""
-        ...
-
-    @property
-    def zip(self) -> FileInfo | None:
-        """The compressed file; None without compression."""
-        ...
-
-    @property
-    def compression(self) -> str | None:
-        """The compression, as `formats.decompress` takes it; None without compression."""
-        ...
-
-    @property
-    def hashes(self) -> tuple[str, ...]:
-        """Names of the hashes of the files."""
-        ...
-
-    @property
-    def column_names(self) -> tuple[str, ...]:
-        """Names of the columns, in the order of a row's bytes."""
-        ...
-
-    @property
-    def column_encodings(self) -> tuple[str, ...]:
-        """The encoding of each column, by its name in MDS (`"ndarray:uint16:2048"`)."""
-        ...
-
-    @property
-    def column_sizes(self) -> tuple[int | None, ...]:
-        """The size of each column in bytes; None if it varies."""
-        ...
+    samples: int
+    column_names: tuple[str, ...]
+    column_encodings: tuple[str, ...]
+    column_sizes: tuple[int | None, ...]
+    compression: str | None
+    hashes: tuple[str, ...]
+    raw: FileInfo
+    zip: FileInfo | None
 
     @property
     def columns(self) -> dict[str, str]:
         """Encoding of each column, by name."""
-        ...
+        return dict(zip(self.column_names, self.column_encodings))
 
 
 class Container(Protocol):

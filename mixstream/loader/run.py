@@ -23,7 +23,7 @@ from mixstream.feedback.loop import FeedbackLoop, OpenLoopWeights
 from mixstream.mixers import Mixer, OpenLoop, Static
 from mixstream.plan.plan import Plan
 from mixstream.plan.run_plan import RunPlan
-from mixstream.plan.state import RunState
+from mixstream.plan.state import RunState, load_state, save_state, settings_of
 from mixstream.plan.walk import Walk
 from mixstream.plan.weights import quantise
 from mixstream.types import Cursor, Int64, Weights
@@ -83,7 +83,7 @@ class Run:
         drawn = f"{cursor.step} {cursor.drawn_LK.tolist()} {cursor.credit_LK.tolist()}"
         learned = "" if loop is None else json.dumps(loop.document(loop.reported), sort_keys=True)
         return {
-            **msgspec.to_builtins(self.run_plan.settings),
+            **msgspec.to_builtins(settings_of(self.run_plan)),
             "domains": dict(zip(self.plan.names, (f[:12] for f in self.run_plan.fingerprints))),
             "step": cursor.step,
             "position": blake2b(drawn.encode(), digest_size=6).hexdigest(),
@@ -135,7 +135,7 @@ class Run:
         """Return the state at `cursor`: a small JSON-able dict, the same on every rank."""
         cursor = self.plan.settle(cursor)
         mixing = loop.document(cursor.step) if loop is not None else None
-        return self.run_plan.document(cursor, mixing=mixing, quarantined=self.quarantine.document())
+        return save_state(self.run_plan, cursor, mixing=mixing, quarantined=self.quarantine.document())
 
     def restore(self, state: RunState, *, strict: bool) -> tuple[Cursor, FeedbackLoop | None]:
         """Return the cursor that `state` describes, and the feedback loop as it was there.
@@ -144,7 +144,7 @@ class Run:
             StateError: (with `strict`) it is not a state of this run.
         """
         names, loop = self.plan.names, self.loop()
-        cursor, exact = self.run_plan.cursor_of(state, fresh=self.start(), strict=strict)
+        cursor, exact = load_state(state, self.run_plan, fresh=self.start(), strict=strict)
         if loop is not None and exact:
             loop.restore(state.mixing or {}, cursor.step)
         elif loop is not None:

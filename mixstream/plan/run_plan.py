@@ -8,10 +8,8 @@ Shape suffixes: K domains.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -19,9 +17,8 @@ from mixstream.errors import ConfigError
 from mixstream.plan.addressing import Addressing, View
 from mixstream.plan.plan import Plan
 from mixstream.plan.shuffle import Order
-from mixstream.plan.state import RunState, SetAside, Settings, load_state, save_state
 from mixstream.plan.weights import normalise
-from mixstream.types import Cursor, Float64, Int64
+from mixstream.types import Float64, Int64
 from mixstream.world import World
 
 
@@ -171,44 +168,3 @@ class RunPlan:
     def prior_K(self) -> Float64:
         """Weights before any feedback, float64 [K]: those of the streams."""
         return normalise(self.choose_K)
-
-    @cached_property
-    def settings(self) -> Settings:
-        """The settings that a run must share with the run that saved its state."""
-        return Settings(
-            shuffle_seed=self.shuffle_seed,
-            num_canonical_nodes=self.lanes,
-            global_batch_size=self.plan.global_batch_size,
-            shuffle=self.shuffle,
-            shuffle_block_size=self.block_size,
-            epoch_size=self.epoch_size,
-            drop_last=self.drop_last,
-            mixer=self.mixer,
-            lag=self.lag,
-        )
-
-    def document(
-        self, cursor: Cursor, *, mixing: dict[str, Any] | None, quarantined: Sequence[SetAside]
-    ) -> dict[str, Any]:
-        """Return the state at `cursor`: a small dict that JSON can hold, the same on every rank."""
-        return save_state(
-            plan=self.plan,
-            cursor=cursor,
-            settings=self.settings,
-            fingerprints=self.fingerprints,
-            choose_K=self.choose_K,
-            mixing=mixing,
-            quarantined=quarantined,
-        )
-
-    def cursor_of(self, state: RunState, *, fresh: Cursor, strict: bool) -> tuple[Cursor, bool]:
-        """Return the cursor that `state` describes, and whether this run saved it; see `state.load_state`."""
-        return load_state(
-            state,
-            plan=self.plan,
-            settings=self.settings,
-            fingerprints=self.fingerprints,
-            choose_K=self.choose_K,
-            fresh=fresh,
-            strict=strict,
-        )

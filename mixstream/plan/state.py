@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 
 from mixstream.errors import StateError
-from mixstream.plan.plan import Plan
-from mixstream.types import Cursor, Int64
+from mixstream.plan.run_plan import RunPlan
+from mixstream.types import Cursor
 
 VERSION = 2
 _PER_RANK = ("global_batch_size",)
@@ -84,65 +84,76 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
         return {(domain.name, domain.fingerprint) for domain in self.domains}
 
 
+def settings_of(run_plan: RunPlan) -> Settings:
+    """Return the settings that a state of this run holds."""
+    return Settings(
+        shuffle_seed=run_plan.shuffle_seed,
+        num_canonical_nodes=run_plan.lanes,
+        global_batch_size=run_plan.plan.global_batch_size,
+        shuffle=run_plan.shuffle,
+        shuffle_block_size=run_plan.block_size,
+        epoch_size=run_plan.epoch_size,
+        drop_last=run_plan.drop_last,
+        mixer=run_plan.mixer,
+        lag=run_plan.lag,
+    )
+
+
 def save_state(
-    *,
-    plan: Plan,
-    cursor: Cursor,
-    settings: Settings,
-    fingerprints: Sequence[str],
-    choose_K: Int64,
-    mixing: dict[str, Any] | None,
-    quarantined: Sequence[SetAside] = (),
+    run_plan: RunPlan, cursor: Cursor, *, mixing: dict[str, Any] | None, quarantined: Sequence[SetAside] = ()
 ) -> dict[str, Any]:
     """Return the state at `cursor` as a plain dict.
 
-    >>> plan = Plan(names=("code", "web"), samples_K=np.array([3, 9]), choose_K=np.array([3, 9]), epoch_size=12,
-    ...             global_batch_size=4)
-    >>> settings = Settings(shuffle_seed=17, num_canonical_nodes=1, global_batch_size=4, shuffle=False,
-    ...                     shuffle_block_size=8, epoch_size=12, drop_last=False, mixer="static", lag=None)
-    >>> domains = {"fingerprints": ["c0de", "3eb0"], "choose_K": plan.choose_K}
-    >>> cursor, rows = plan.advance(plan.start())
-    >>> document = save_state(plan=plan, cursor=cursor, settings=settings, mixing=None, **domains)
+    >>> from mixstream.plan.addressing import WholeShards
+    >>> from mixstream.plan.run_plan import PlannedDomain
+    >>> from mixstream.world import World
+    >>> sizes = {"code": 3, "web": 9}
+    >>> run_plan = RunPlan(
+    ...     domains=tuple(PlannedDomain(name=name, fingerprint=name, view=WholeShards(samples_S=np.array([n])))
+    ...                   for name, n in sizes.items()),
+    ...     choose_K=np.array([3, 9]), epoch_size=12, max_epochs_K=(None, None), by_step=False, in_order=False,
+    ...     shuffle=False, shuffle_seed=17, block_size=8, drop_last=False, mixer="static", lag=None,
+    ...     world=World(), batch_size=4, lanes=1,
+    ... )
+    >>> cursor, rows = run_plan.plan.advance(run_plan.plan.start())
+    >>> document = save_state(run_plan, cursor, mixing=None)
     >>> document["step"], document["sample_in_epoch"], [(d["name"], d["drawn"]) for d in document["domains"]]
     (1, 4, [('code', [1]), ('web', [3])])
-    >>> state = parse_state(document)
-    >>> loaded, same = load_state(state, plan=plan, settings=settings, fresh=plan.start(), strict=True, **domains)
+    >>> loaded, same = load_state(parse_state(document), run_plan, fresh=run_plan.plan.start(), strict=True)
     >>> loaded.drawn_LK.tolist(), same
     ([[1, 3]], True)
 
     Args:
-        plan: the run's plan.
+        run_plan: what the run draws.
         cursor: the position.
-        settings: the run's settings.
-        fingerprints: those of the domains, in the plan's order.
-        choose_K: int64 [K], rows that an epoch takes from each domain, or the prior in rows.
         mixing: the state of a learning mixer as JSON values; None for static mixing.
         quarantined: samples and shards that cannot be read and are replaced.
     """
+    plan = run_plan.plan
     cursor = plan.settle(cursor)
     domains = [
         DomainState(
-            name=name,
-            fingerprint=fingerprints[k],
+            name=domain.name,
+            fingerprint=domain.fingerprint,
             samples=int(plan.samples_K[k]),
-            choose=int(choose_K[k]),
-            max_epochs=plan.max_epochs_K[k] if plan.max_epochs_K else None,
+            choose=int(run_plan.choose_K[k]),
+            max_epochs=run_plan.max_epochs_K[k],
             drawn=cursor.drawn_LK[:, k].tolist(),
             base=cursor.base_LK[:, k].tolist(),
             credit=cursor.credit_LK[:, k].tolist(),
         )
-        for k, name in enumerate(plan.names)
+        for k, domain in enumerate(run_plan.domains)
     ]
     state = RunState(
         mixstream=VERSION,
         epoch=cursor.epoch,
         sample_in_epoch=cursor.step_in_epoch * plan.global_batch_size,
         num_canonical_nodes=plan.lanes,
-        shuffle_seed=settings.shuffle_seed,
+        shuffle_seed=run_plan.shuffle_seed,
         initial_physical_nodes=None,
         step=cursor.step,
         repeats=cursor.repeats,
-        settings=settings,
+        settings=settings_of(run_plan),
         domains=domains,
         total=cursor.total_L.tolist(),
         mixing=mixing,
@@ -191,16 +202,7 @@ def _contradiction(state: RunState) -> str:
     return ""
 
 
-def load_state(
-    state: RunState,
-    *,
-    plan: Plan,
-    settings: Settings,
-    fingerprints: Sequence[str],
-    choose_K: Int64,
-    fresh: Cursor,
-    strict: bool,
-) -> tuple[Cursor, bool]:
+def load_state(state: RunState, run_plan: RunPlan, *, fresh: Cursor, strict: bool) -> tuple[Cursor, bool]:
     """Return the cursor that `state` describes, in this run's plan, and whether this run saved the state.
 
     With `strict=False`, the state of another run is used in part: domains that both runs have (same name and
@@ -211,9 +213,9 @@ def load_state(
         StateError: with `strict`, the runs differ, and the message lists all differences; without it, they have a
             different number of lanes.
     """
-    found = differences(state, plan=plan, settings=settings, fingerprints=fingerprints, choose_K=choose_K)
+    found = differences(state, run_plan)
     if not found:
-        lanes = state.num_canonical_nodes
+        plan, lanes = run_plan.plan, state.num_canonical_nodes
         by_name = {domain.name: domain for domain in state.domains}
         table = {
             key: np.array([getattr(by_name[name], key) for name in plan.names], dtype=np.int64).reshape(-1, lanes).T
@@ -236,14 +238,12 @@ def load_state(
             "Make these equal to resume exactly, or call load_state_dict(state, strict=False) to keep the positions of "
             "the domains that still match and begin a new epoch with the settings of this run"
         )
-    return _carry_over(state, plan=plan, fingerprints=fingerprints, fresh=fresh), False
+    return _carry_over(state, run_plan, fresh), False
 
 
-def differences(
-    state: RunState, *, plan: Plan, settings: Settings, fingerprints: Sequence[str], choose_K: Int64
-) -> list[str]:
+def differences(state: RunState, run_plan: RunPlan) -> list[str]:
     """Return the differences between the run that saved `state` and this one, a sentence each."""
-    found = []
+    found, settings, names = [], settings_of(run_plan), list(run_plan.names)
     labels = {"num_canonical_nodes": "lanes (num_canonical_nodes)", "mixer": "mixing method"}
     for field in msgspec.structs.fields(Settings):
         theirs, ours = getattr(state.settings, field.name), getattr(settings, field.name)
@@ -251,36 +251,35 @@ def differences(
             hint = f" (batch_size is per rank: batch_size x ranks must be {theirs})" if field.name in _PER_RANK else ""
             found.append(f"{labels.get(field.name, field.name)}: saved {theirs!r}, now {ours!r}{hint}")
     saved = {domain.name: domain for domain in state.domains}
-    if gone := sorted(set(saved) - set(plan.names)):
+    if gone := sorted(set(saved) - set(names)):
         found.append(f"domains in the state and not in this run: {gone}")
-    if plan.in_order and not gone and list(saved) != list(plan.names) and set(saved) == set(plan.names):
-        found.append(f"domains are read in order, and the order was {list(saved)}, now {list(plan.names)}")
-    for k, name in enumerate(plan.names):
-        if name not in saved:
-            found.append(f"domain {name!r} is not in the state; it has {sorted(saved)}")
-        elif saved[name].fingerprint != fingerprints[k]:
-            was, now = saved[name].fingerprint[:8], fingerprints[k][:8]
-            found.append(f"domain {name!r} has other shards (fingerprint {was}, now {now})")
-        elif saved[name].choose != int(choose_K[k]):
-            found.append(f"domain {name!r}: an epoch took {saved[name].choose} samples, now {int(choose_K[k])}")
-        elif saved[name].max_epochs != (limit := plan.max_epochs_K[k] if plan.max_epochs_K else None):
-            found.append(f"domain {name!r}: max_epochs was {saved[name].max_epochs}, now {limit}")
+    if run_plan.in_order and list(saved) != names and set(saved) == set(names):
+        found.append(f"domains are read in order, and the order was {list(saved)}, now {names}")
+    for domain, choose, limit in zip(run_plan.domains, run_plan.choose_K.tolist(), run_plan.max_epochs_K):
+        if (theirs := saved.get(domain.name)) is None:
+            found.append(f"domain {domain.name!r} is not in the state; it has {sorted(saved)}")
+        elif theirs.fingerprint != domain.fingerprint:
+            was, now = theirs.fingerprint[:8], domain.fingerprint[:8]
+            found.append(f"domain {domain.name!r} has other shards (fingerprint {was}, now {now})")
+        elif theirs.choose != choose:
+            found.append(f"domain {domain.name!r}: an epoch took {theirs.choose} samples, now {choose}")
+        elif theirs.max_epochs != limit:
+            found.append(f"domain {domain.name!r}: max_epochs was {theirs.max_epochs}, now {limit}")
     return found
 
 
-def _carry_over(state: RunState, *, plan: Plan, fingerprints: Sequence[str], fresh: Cursor) -> Cursor:
+def _carry_over(state: RunState, run_plan: RunPlan, fresh: Cursor) -> Cursor:
     drawn_LK = fresh.drawn_LK.copy()
-    saved = {domain.name: domain for domain in state.domains}
-    for k, name in enumerate(plan.names):
-        domain = saved.get(name)
-        if domain is None or domain.fingerprint != fingerprints[k]:
+    saved = {(domain.name, domain.fingerprint): domain.drawn for domain in state.domains}
+    for k, domain in enumerate(run_plan.domains):
+        if (drawn_L := saved.get((domain.name, domain.fingerprint))) is None:
             continue
-        if len(domain.drawn) != plan.lanes:
+        if len(drawn_L) != run_plan.lanes:
             raise StateError(
-                f"the state has {len(domain.drawn)} lanes and this run has {plan.lanes}, so its positions mean other "
-                f"samples: pass num_canonical_nodes={len(domain.drawn)}"
+                f"the state has {len(drawn_L)} lanes and this run has {run_plan.lanes}, so its positions mean other "
+                f"samples: pass num_canonical_nodes={len(drawn_L)}"
             )
-        drawn_LK[:, k] = domain.drawn
+        drawn_LK[:, k] = drawn_L
     return Cursor(
         step=state.step,
         epoch=state.epoch,

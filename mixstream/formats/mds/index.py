@@ -24,7 +24,7 @@ import msgspec
 
 from mixstream.errors import IndexCorruptError
 from mixstream.formats.compression import is_compression
-from mixstream.formats.container import FileInfo
+from mixstream.formats.container import FileInfo, ShardEntry
 from mixstream.formats.hashing import hash_hex
 from mixstream.formats.mds.encodings import get_mds_encoded_size, get_mds_encodings, is_mds_encoding
 from mixstream.formats.mds.paths import Paths
@@ -38,35 +38,14 @@ _REMEDY = "no part of it was used; fetch the index again, or write the dataset a
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShardInfo:
-    """One shard's entry.
+class ShardInfo(ShardEntry):
+    """One shard's entry; its columns are sorted by name.
 
     Attributes:
-        samples: number of samples in the shard.
-        column_names: sorted; the order of columns in a sample.
-        column_encodings: aligned with the names.
-        column_sizes: aligned with the names; the size of a column in bytes, None if it varies.
-        compression: as given to the writer (`"zstd:7"`), or None.
-        hashes: names of the hashes of its files.
         size_limit: the writer's limit for the size of a shard in bytes, or None.
-        raw: the uncompressed shard, whether or not it is stored.
-        zip: the compressed shard; None without compression.
     """
 
-    samples: int
-    column_names: tuple[str, ...]
-    column_encodings: tuple[str, ...]
-    column_sizes: tuple[int | None, ...]
-    compression: str | None
-    hashes: tuple[str, ...]
     size_limit: int | None
-    raw: FileInfo
-    zip: FileInfo | None
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """Encoding of each column, by name."""
-        return dict(zip(self.column_names, self.column_encodings))
 
     def config(self) -> dict[str, Any]:
         """Return the part of this entry that the shard file repeats: all but samples and files."""
