@@ -16,7 +16,7 @@ from mixstream.data.domains import Domains
 from mixstream.data.predownload import Predownloader, limited, warn_of_refetching
 from mixstream.distributed import detect_world
 from mixstream.errors import ConfigError
-from mixstream.loader.checkpoint import Checkpoint, Position
+from mixstream.loader.checkpoint import Checkpoint, Epochs, Position
 from mixstream.loader.mosaic_api import ShardTables, check_options
 from mixstream.loader.run import Run, mixing_method
 from mixstream.loader.stream import Stream, bound, epoch_counts, opened, prepared
@@ -156,37 +156,39 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         self._given_world = (rank, world_size)
         detect_world(rank, world_size)
         self._checkpoint: Checkpoint | None = None
-        self._at: tuple[World, Position] | None = None  # where the run goes on, for the ranks that there are
+        self._epochs: Epochs | None = None  # from the start or the checkpoint on; None until they are asked for
         self._claims = EpochClaims()
-        self._start: Cursor | None = None  # where the first epoch to come begins, if not at the position
-        self._reached: tuple[int, Cursor] | None = None  # where the epoch with this claim begins, walked to before
-        self.announce = True  # whether iterating tells of domains that leave; a loader over this does it itself
-        self.loads = 0  # how often a state was loaded, for loaders to notice
+        self.announce = True  # whether iterating warns of domains that leave; a loader over the dataset warns itself
+        self.loads = 0  # how often a state was loaded, by which loaders notice it
         self.weights_source: Weights | None = None  # set by a loader that runs a learning mixer
 
     @property
     def run(self) -> Run:
-        """The parts of the run, for the ranks that there are now; workers keep what their parent knew."""
+        """The run, for the ranks that there are now; workers keep the run of their parent."""
         return self.position.run
 
     @property
     def position(self) -> Position:
         """Where the run goes on: step 0, or the state that was loaded."""
-        if self._at is None or get_worker_info() is None:  # a process that is no worker may have become a rank
+        return self._current_epochs().position
+
+    def _current_epochs(self) -> Epochs:
+        epochs = self._epochs
+        if epochs is None or get_worker_info() is None:  # a process that is not a worker may have become a rank
             world = detect_world(*self._given_world)
-            if self._at is None or self._at[0] != world:
-                self.forget_run()
-                self._at = world, Position.of(self._assemble(world, self._checkpoint), self._checkpoint)
-        return self._at[1]
+            if epochs is None or epochs.world != world:
+                position = Position.of(self._assemble(world, self._checkpoint), self._checkpoint)
+                epochs = self._epochs = Epochs(world, position)
+        return epochs
 
     def forget_run(self) -> None:
-        """Let the parts of the run be put together again: something that they depend on has changed."""
-        self._at = self._start = self._reached = None
+        """Let the run be assembled again, because an option that it depends on has changed."""
+        self._epochs = None
 
     def _assemble(self, world: World, checkpoint: Checkpoint | None) -> Run:
         domains, mixer = self.domains, self._policy
         lanes = self.num_canonical_nodes
-        if lanes is None:  # a state brings its own
+        if lanes is None:  # a state has its own
             lanes = checkpoint.state.num_canonical_nodes if checkpoint is not None else world.nodes
         run_plan = RunPlan(
             domains=tuple(PlannedDomain(name=d.name, fingerprint=d.fingerprint, view=d.view) for d in domains),
@@ -235,9 +237,9 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
         weights = self.weights_source or run.weights(None)
-        claim = self._claims.claim()
-        walk = run.walk(self._epoch_start(claim), weights)
-        departures = ExhaustionWarnings(run.plan, walk.cursor)
+        claim, epochs = self._claims.claim(), self._current_epochs()
+        walk = run.walk(epochs.begin(claim), weights)
+        exhaustion = ExhaustionWarnings(run.plan, walk.cursor)
         reader = run.reader(self.domains)
         ahead = self.predownload * workers
         with Predownloader(run_plan=run.run_plan, domains=self.domains, ahead=ahead) as predownloader:
@@ -245,40 +247,26 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
                 predownloader.look_ahead(walk.cursor, weights)
                 if (rows := walk.advance()) is None:
                     if worker == 0 and self.announce:
-                        warnings.warn(departures.end(walk.cursor), stacklevel=2)
+                        warnings.warn(exhaustion.end(walk.cursor), stacklevel=2)
                     return
                 if worker == 0 and self.announce:
-                    departures.check(walk.cursor)
+                    exhaustion.check(walk.cursor)
                 if step % workers == worker:
                     (at,) = run.run_plan.addressing.locate([rows], run.run_plan.part)
                     yield from reader.each(rows, at, lambda at: self[int(self.number(at)[0])])
-        self._reached = (claim + 1, walk.cursor)
-
-    def _epoch_start(self, claim: int) -> Cursor:
-        """Return where the epoch with this claim begins: the first at the start or the loaded state."""
-        start = self._start_cursor()
-        done, cursor = self._reached or (0, start)
-        if done > claim:
-            done, cursor = 0, start
-        if done < claim:
-            cursor = self.run.walk_to_epoch(cursor, start.epoch + claim)
-            self._reached = (claim, cursor)
-        return cursor
-
-    def _start_cursor(self) -> Cursor:
-        position = self.position  # first: other ranks are another start
-        return self._start or position.cursor
+        epochs.reach(claim + 1, walk.cursor)
 
     def begin_at(self, cursor: Cursor) -> None:
-        """Let the next `iter()` begin at `cursor`: for loaders that keep the position."""
-        self._start, self._reached, self.announce = cursor, None, False
+        """Let the next `iter()` begin at `cursor`; for loaders, which keep the position themselves."""
+        epochs = self._current_epochs()
+        self._epochs, self.announce = Epochs(epochs.world, epochs.position, start=cursor), False
         self._claims.reset()
 
     @property
     def next_epoch(self) -> int:
         """The epoch that the next `iter()` begins."""
-        first = self._checkpoint.state.epoch if self._checkpoint is not None else 0
-        return (self._start.epoch if self._start is not None else first) + self._claims.count
+        loaded = self._checkpoint.state.epoch if self._checkpoint is not None else 0
+        return (self._epochs.start.epoch if self._epochs is not None else loaded) + self._claims.count
 
     # --- state ----------------------------------------------------------------------------------------------------
 
@@ -297,16 +285,15 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
                 f"{type(self.mixer).__name__} learns from losses, and what it learned is with the loader: save "
                 "loader.state_dict() of mixstream.Loader or mixstream.StreamingDataLoader"
             )
-        run, claims = self.run, self._claims.count
-        start = self._start_cursor()
-        cursor = self._epoch_start(max(claims - 1, 0))
+        run, epochs = self.run, self._current_epochs()
+        cursor = epochs.begin(max(self._claims.count - 1, 0))
         steps, odd = divmod(num_samples, run.plan.global_batch_size)
         if odd:
             raise ConfigError(
                 f"{num_samples} samples are no whole number of global batches of {run.plan.global_batch_size} rows; "
                 "take states between steps"
             )
-        steps -= cursor.step_in_epoch if from_beginning and cursor is start else 0
+        steps -= cursor.step_in_epoch if from_beginning and cursor is epochs.start else 0
         if steps < 0:
             raise ConfigError(
                 f"{num_samples} samples from the epoch's beginning lie before the state that this run goes on from "
@@ -330,8 +317,8 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         """
         checkpoint, world = Checkpoint.parse(obj, strict=strict), detect_world(*self._given_world)
         position = Position.of(self._assemble(world, checkpoint), checkpoint)
-        self.forget_run()  # not before: a state that is refused changes nothing
-        self._checkpoint, self._at, self.loads = checkpoint, (world, position), self.loads + 1
+        # A state that is refused was refused above, and has changed nothing.
+        self._checkpoint, self._epochs, self.loads = checkpoint, Epochs(world, position), self.loads + 1
         self._claims.reset()
 
     def __getstate__(self) -> dict[str, Any]:
