@@ -91,7 +91,7 @@ def test_a_ring_keeps_a_thousand_steps_and_says_what_is_gone():
 
 
 def test_a_wait_for_weights_is_bounded():
-    ring = WeightRing(domains=1, lag=0, patience=0.05)
+    ring = WeightRing(domains=1, lag=0, timeout=0.05)
     with pytest.raises(WaitTimeoutError, match=r"weights of step 0 did not reach a DataLoader worker in 0\.05 s"):
         ring.get(0)
 
