@@ -34,8 +34,8 @@ from mixstream.world import World
 class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
     """Sharded domains, mixed, as a torch IterableDataset; every rank and worker reads its own rows.
 
-    Takes the arguments of `streaming.StreamingDataset` of mosaicml-streaming. Differences: batches are mixed exactly, not
-    on average, and do not depend on the number of ranks or workers; a state can be loaded under any of these.
+    Takes the arguments of `streaming.StreamingDataset` of mosaicml-streaming. The differences: batches are mixed
+    exactly, not on average; neither batches nor states depend on the number of ranks or workers.
 
     Args:
         streams: the domains; or `remote`, `local` and `split` of the only one.

@@ -116,8 +116,7 @@ class Loader(LossReports):
 
     def __iter__(self) -> Iterator[Any]:
         """Yield batches from the loader's position to the end of the running epoch."""
-        progress = self._current()
-        progress.check_not_ended()
+        self._current().check_not_ended()
         epoch = self.epoch
         while self.run.plan.settle(self._cursor).epoch == epoch:
             try:

@@ -72,7 +72,7 @@ class Stream:
                 f"`max_epochs` must be above 0, got {max_epochs}; leave the stream out to not read it, or give None "
                 "for no limit"
             )
-        _check_patience(download_retry, download_timeout)
+        _check_retry(download_retry, download_timeout)
         self.remote, self.local, self.split = remote, local, split or ""
         self.proportion, self.repeat, self.choose = proportion, repeat, choose
         self.download_retry, self.download_timeout = download_retry, download_timeout
@@ -104,7 +104,7 @@ class Stream:
         )
 
 
-def _check_patience(download_retry: int | None, download_timeout: float | None) -> None:
+def _check_retry(download_retry: int | None, download_timeout: float | None) -> None:
     if download_retry is not None and download_retry < 0:
         raise ConfigError(f"`download_retry` must be at least 0, got {download_retry}")
     if download_timeout is not None and download_timeout <= 0:
@@ -119,7 +119,7 @@ def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream
     """
     if isinstance(streams, str) or not all(isinstance(stream, Stream) for stream in streams):
         raise ConfigError(f"`streams` is a list of mixstream.Stream, got {streams!r}; write [Stream(...), ...]")
-    _check_patience(defaults.get("download_retry"), defaults.get("download_timeout"))
+    _check_retry(defaults.get("download_retry"), defaults.get("download_timeout"))
     copies = [copy.copy(stream) for stream in streams]
     short = [s.name or s.location.removesuffix(f"/{s.split}").rsplit("/", 1)[-1] for s in copies]
     for stream, name in zip(copies, short):
