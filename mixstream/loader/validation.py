@@ -137,7 +137,7 @@ class ValidationSet:
         few = {name: n for name, n in zip(found.names, found.rows_K.tolist()) if n < rows}
         if few and found.world.rank == 0:
             warnings.warn(
-                f"validation sets have fewer samples than rows={rows}: {few}; their losses are noisier",
+                f"validation sets are smaller than rows={rows}, as their splits are: {few}; their losses are noisier",
                 stacklevel=2,
             )
         return found
@@ -240,7 +240,7 @@ def _sibling(stream: Stream, split: str) -> Stream:
     if not all(at.rsplit("/", 1)[-1] == "train" for at in places.values()):
         raise ConfigError(
             f'domain {stream.name!r} at {stream.location} names no split, and its path does not end in "train", so '
-            f'where its {split!r} rows are is not known: give Stream(..., split="train"), or pass '
+            f'the place of its {split!r} rows is not known: give Stream(..., split="train"), or pass '
             f"streams=[Stream(name={stream.name!r}, ...), ...] with the validation shards' places"
         )
     for key, at in places.items():
