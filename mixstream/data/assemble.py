@@ -1,8 +1,8 @@
-"""Addresses become a finished batch: the one place where this happens.
+"""Addresses become a finished batch. Every class that yields batches makes them here.
 
 Columns whose rows all have one dtype and shape are gathered; other samples are read one by one and collated. Then the
-batch is tagged with its step and its rows' domains, and the batch transforms are applied. What the caller does with
-the batch afterwards (copy it to a GPU, say) is the caller's part.
+batch is tagged with its step and its rows' domains, and the batch transforms are applied. The caller copies the batch
+to its device.
 
 Shape suffixes: B rows, K domains.
 """
@@ -21,7 +21,7 @@ from mixstream.errors import ConfigError
 from mixstream.types import Addresses, Int64
 
 Transform = Callable[[Batch], Batch]
-"""Makes a batch of a batch, with as many rows in the same order."""
+"""Returns another batch with the same rows in the same order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +29,10 @@ class Assembler:
     """Makes batches of rows.
 
     Args:
-        domains: what is read.
+        domains: the domains to read.
         columns: the columns that are gathered; None if samples are read one by one.
-        alloc: where gathered rows are written.
-        samples: returns the samples at some addresses, for rows that are not gathered.
+        alloc: allocates the arrays that rows are gathered into.
+        samples: returns the samples at some addresses; used for rows that are not gathered.
         collate: list of samples -> batch.
         transforms: applied to every batch, one after the other.
     """
@@ -45,12 +45,12 @@ class Assembler:
     transforms: tuple[Transform, ...] = ()
 
     def assemble(self, at: Addresses, *, step: int = -1, repeats: int = 0) -> Any:
-        """Return the batch of the rows at `at`: a `Batch`, or whatever else `collate` returns.
+        """Return the batch of the rows at `at`: a `Batch`, or what `collate` returns.
 
         Args:
             at: the rows.
             step: the step that they are for.
-            repeats: how many rows of the global batch only fill up the epoch's last batch.
+            repeats: rows of the global batch that only fill up the epoch's last batch.
         """
         arrays = self.domains.gather(at, self.columns, self.alloc) if self.columns is not None else None
         if arrays is not None:
@@ -64,8 +64,9 @@ class Assembler:
 
 
 def finish(made: Any, *, domain_B: Int64, step: int, repeats: int, transforms: Sequence[Transform]) -> Any:
-    """Return a collated batch tagged and transformed; what is no dict is returned as it is.
+    """Return a collated batch, tagged and transformed. A batch that is not a dict is returned unchanged.
 
+    >>> import numpy as np
     >>> double = lambda batch: Batch({"x": batch["x"] * 2})
     >>> batch = finish({"x": torch.ones(2)}, domain_B=np.array([0, 1]), step=7, repeats=0, transforms=[double])
     >>> batch["x"].tolist(), batch.step, batch.domain.tolist()
@@ -75,11 +76,11 @@ def finish(made: Any, *, domain_B: Int64, step: int, repeats: int, transforms: S
         made: column -> values, [B, ...] each.
         domain_B: int64 [B], each row's domain in the order of `streams`.
         step: the step that the rows are for.
-        repeats: how many rows of the global batch only fill up the epoch's last batch.
+        repeats: rows of the global batch that only fill up the epoch's last batch.
         transforms: applied one after the other.
 
     Raises:
-        ConfigError: a transform has nothing to work on, or returns something else than a dict.
+        ConfigError: there are transforms and the batch is not a dict, or a transform does not return a dict.
     """
     if not isinstance(made, dict):
         if transforms:
@@ -107,10 +108,10 @@ def _tagged(made: dict[str, Any], domain_B: Int64, step: int, repeats: int) -> B
 
 
 def checked_transforms(transforms: Sequence[Transform]) -> tuple[Transform, ...]:
-    """Return `transforms` if they can be called.
+    """Return `transforms` if all of them can be called.
 
     Raises:
-        ConfigError: they cannot.
+        ConfigError: one cannot.
     """
     found = tuple(transforms) if isinstance(transforms, Sequence) else (transforms,)
     if wrong := [item for item in found if not callable(item)]:

@@ -1,10 +1,10 @@
-"""Samples that cannot be read: set aside, and others of their domain in their place.
+"""Samples that cannot be read are set aside, and other samples of their domain take their place.
 
-Rules. What is set aside is a property of the data, so every rank, worker and replay sets the same aside when it meets
-it; it is noted in the run's state, so that a resumed run does not even try. A row whose sample is set aside gets that
-of one of the next draws of its lane and domain instead, by a rule of (seed, domain, lane, draw) alone: no position
-moves, no weight changes, and no rank has to ask another. The reach of "next" doubles until a good sample is found, so
-that the rows of a whole bad shard do not all become copies of the one sample behind it.
+Rules. Whether a sample is bad is a property of the data, so every rank, worker and replay that reads it sets it aside.
+The run's state lists what is set aside, and a resumed run does not read it again. A row whose sample is set aside gets
+the sample of one of the next draws of its lane and domain. Which one depends on (seed, domain, lane, draw) alone: no
+position moves, no weight changes, and ranks need not communicate. The range of "next" doubles until a good sample is
+found; without that, all rows of a bad shard would become copies of the first sample after it.
 
 Shape suffixes: B rows, K domains, N entries.
 """
@@ -16,10 +16,10 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from mixstream.types import Addresses, Rows
 
 T = TypeVar("T")
 Entry = tuple[int, int]
-"""(shard, counted over all domains; row); row -1 is the whole shard."""
+"""(shard, numbered over all domains; row); row -1 stands for the whole shard."""
 
 POLICIES = ("raise", "refetch", "quarantine")
 LIMIT = 4096
@@ -43,7 +43,7 @@ _FIRST_REACH, _TRIES = 64, 48
 
 
 def check_policy(policy: str) -> str:
-    """Return `policy`, if it is one.
+    """Return `policy` if it is valid.
 
     Raises:
         ConfigError: it is not.
@@ -53,86 +53,86 @@ def check_policy(policy: str) -> str:
     return policy
 
 
+@dataclass(eq=False)
+class _Seen:
+    """How much of the file one process has read, and which entries other ranks have from it. Copies begin empty."""
+
+    entries: set[Entry] = field(default_factory=set)
+    count: int = 0
+    posted: set[Entry] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __reduce__(self) -> tuple[type[_Seen], tuple[()]]:
+        return _Seen, ()
+
+
 class Quarantine:
-    """What is set aside in this run; common to a process and its workers, and grown by any of them.
+    """What is set aside in this run. A process shares it with its workers, and each of them may add to it.
 
     Args:
-        domains: whose shards entries count.
+        domains: the domains whose shards are numbered in the entries.
     """
 
     def __init__(self, domains: Domains) -> None:
         self._domains = domains
         self._file = InheritedFile(_HEAD + LIMIT * _RECORD.size)
-        self._forget()
-
-    def _forget(self) -> None:
-        self._known: set[Entry] = set()
-        self._posted: set[Entry] = set()
-        self._read = 0
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_domains": self._domains, "_file": self._file}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget()
+        self._seen = _Seen()
 
     @property
     def entries(self) -> set[Entry]:
-        """All entries, those of the workers included. Not to be changed."""
-        count = int.from_bytes(self._file.read(_HEAD), "little")
-        if count != self._read:
-            with self._lock:
+        """All entries, including those of the workers. Must not be changed."""
+        seen, count = self._seen, int.from_bytes(self._file.read(_HEAD), "little")
+        if count != seen.count:
+            with seen.lock:
                 data = self._file.read(count * _RECORD.size, _HEAD)
-                self._known = self._known | set(_RECORD.iter_unpack(data))
-                self._read = count
-        return self._known
+                seen.entries = seen.entries | set(_RECORD.iter_unpack(data))
+                seen.count = count
+        return seen.entries
 
     def add(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Set more aside; returns those that were not before.
+        """Set more entries aside; return those that are new.
 
         Raises:
-            MixstreamError: there are more than a run can note.
+            MixstreamError: there are more than a run can list.
         """
-        with self._lock, self._file:
+        with self._seen.lock, self._file:
             count = int.from_bytes(self._file.read(_HEAD), "little")
             there = set(_RECORD.iter_unpack(self._file.read(count * _RECORD.size, _HEAD)))
             new = [entry for entry in dict.fromkeys(entries) if entry not in there]
             if count + len(new) > LIMIT:
                 raise MixstreamError(
-                    f"{count + len(new)} bad samples and shards, and a run sets {LIMIT} aside at most: these are no "
-                    "accidents; run `mixstream verify` on the datasets and make the broken shards again"
+                    f"{count + len(new)} bad samples and shards, and a run sets {LIMIT} aside at most: so many are no "
+                    "accident; run `mixstream verify` on the datasets and write the broken shards again"
                 )
             self._file.write(b"".join(_RECORD.pack(*entry) for entry in new), _HEAD + count * _RECORD.size)
             self._file.write((count + len(new)).to_bytes(_HEAD, "little"))
         return new
 
     def publish(self) -> None:
-        """Let the other ranks of the job know what is new here: any of them may be the one that saves the state.
+        """Post new entries to the other ranks of the job, since any rank may save the state.
 
-        For the rank's main process, as often as it likes; its workers have no means of their own.
+        Called by the rank's main process, any number of times; its workers cannot reach other ranks.
         """
-        if not (new := self.entries - self._posted):
+        if not (new := self.entries - self._seen.posted):
             return
-        self._posted = self._posted | new
-        if (bulletin := RankNotes.of_job(self._topic)) is not None:
-            bulletin.post(json.dumps(sorted(new)))
+        self._seen.posted = self._seen.posted | new
+        if (notes := RankNotes.of_job(self._topic)) is not None:
+            notes.post(json.dumps(sorted(new)))
 
     def document(self) -> list[SetAside]:
-        """Return all that is set aside on any rank, sorted."""
+        """Return everything that is set aside on any rank, sorted."""
         self.publish()
-        bulletin = RankNotes.of_job(self._topic)
-        told = {tuple(entry) for note in (bulletin.read() if bulletin else ()) for entry in json.loads(note)}
+        notes = RankNotes.of_job(self._topic)
+        received = {tuple(entry) for note in (notes.read() if notes else ()) for entry in json.loads(note)}
         found = []
-        for shard, row in self.entries | told:
+        for shard, row in self.entries | received:
             domain, number = self._domains.home(shard)
             found.append(SetAside(domain=domain.name, shard=number, row=None if row < 0 else row))
         listed = [domain.name for domain in self._domains.listed]
         return sorted(found, key=lambda e: (listed.index(e.domain), e.shard, -1 if e.row is None else e.row))
 
     def restore(self, document: Iterable[SetAside]) -> None:
-        """Set aside what `document` says, as far as it is of shards that are here."""
+        """Set aside the entries of `document` whose shards these domains have."""
         offset = {domain.name: first for domain, first in zip(self._domains, self._domains.shard_offset_K.tolist())}
         shards = {domain.name: len(domain.shards) for domain in self._domains}
         here = [
@@ -141,7 +141,7 @@ class Quarantine:
             if e.shard < shards.get(e.domain, 0)
         ]
         self.add(here)
-        self._posted = self._posted | set(here)  # every rank is given the state
+        self._seen.posted = self._seen.posted | set(here)  # every rank loads the state
 
     @cached_property
     def _topic(self) -> str:
@@ -151,7 +151,7 @@ class Quarantine:
         )
 
     def describe(self, entry: Entry) -> str:
-        """Return the words for an entry."""
+        """Return an entry in words."""
         shard, row = entry
         domain, number = self._domains.home(shard)
         name = domain.shards[number].raw.basename
@@ -159,7 +159,7 @@ class Quarantine:
         return f"{what} of domain {domain.name!r}"
 
     def counts(self) -> dict[tuple[int, bool], int]:
-        """Return how many entries each domain has, by (place in the user's list, whether whole shards)."""
+        """Return the number of entries by (domain in the user's list, whether they are whole shards)."""
         listed = [domain.name for domain in self._domains.listed]
         found = [(listed.index(self._domains.home(shard)[0].name), row < 0) for shard, row in self.entries]
         return {key: found.count(key) for key in sorted(set(found))}
@@ -175,16 +175,16 @@ class Quarantine:
 
 @dataclass(frozen=True, kw_only=True)
 class RowReader:
-    """Reads rows, and does what `on_bad_sample` says about those that cannot be read.
+    """Reads rows, and handles those that cannot be read as `on_bad_sample` says.
 
     Args:
-        policy: "raise", "refetch" (fetch the shard anew, once, before raising) or "quarantine" (the same, then set the
+        policy: "raise", "refetch" (fetch the shard again, once, before raising) or "quarantine" (the same, but set the
             sample or shard aside instead of raising).
-        domains: what is read.
-        addressing: where a stand-in for a draw is found.
+        domains: the domains to read.
+        addressing: finds the samples that take the place of others.
         part: this rank's rows of a global batch.
         quarantine: what is set aside.
-        seed: the run's shuffle seed, of which stand-ins derive.
+        seed: the run's shuffle seed; it decides which samples take the place of others.
     """
 
     policy: str
@@ -195,13 +195,13 @@ class RowReader:
     seed: int
 
     def read(self, rows: Rows, mine: slice, at: Addresses, make: Callable[[Addresses], T]) -> T:
-        """Return what `make` makes of the addresses of some of this rank's rows.
+        """Return the result of `make` for the addresses of some of this rank's rows.
 
         Args:
             rows: the global batch.
             mine: which of this rank's rows.
-            at: where they are.
-            make: reads them.
+            at: their addresses.
+            make: reads the rows at some addresses.
         """
         renewed: set[int] = set()
         while True:
@@ -218,29 +218,29 @@ class RowReader:
                         continue
                 if self.policy != "quarantine":
                     raise
-                if not _is_among(error.bad, settled):  # no stand-in would keep whoever reads the row from looking there
+                if not _is_among(error.bad, settled):  # setting it aside would not change what `make` reads
                     error.add_note(
-                        "on_bad_sample='quarantine' sets rows aside, and this is none of them: an overridden "
+                        "on_bad_sample='quarantine' sets rows aside, and this is not a row of the batch: an overridden "
                         "`__getitem__` or `get_item` reads it for another row; catch the error there"
                     )
                     raise
                 self._set_aside((shard, -1 if row is None else row), error)
 
     def each(self, rows: Rows, at: Addresses, make: Callable[[Addresses], T]) -> Iterator[T]:
-        """Yield what `make` makes of each of this rank's rows, one by one."""
+        """Yield the result of `make` for each of this rank's rows, one by one."""
         for i in range(len(at)):
             yield self.read(rows, slice(i, i + 1), at[i : i + 1], make)
 
     def _set_aside(self, entry: Entry, error: MixstreamError) -> None:
         for new in self.quarantine.add([entry]):
             warnings.warn(
-                f"{self.quarantine.describe(new)} cannot be read and is set aside: others of the domain take its place "
-                f"for the rest of the run ({error})",
+                f"{self.quarantine.describe(new)} cannot be read and is set aside: other samples of the domain take "
+                f"its place for the rest of the run ({error})",
                 stacklevel=3,
             )
 
     def _settled(self, rows: Rows, mine: slice, at: Addresses) -> Addresses:
-        """Return `at` with stand-ins for what is set aside."""
+        """Return `at` with other samples in the place of those that are set aside."""
         bad_B = self.quarantine.holds(at)
         if not bad_B.any():
             return at
@@ -254,7 +254,7 @@ class RowReader:
         return Addresses(domain_B=at.domain_B, shard_B=shard_B, row_B=row_B)
 
     def _stand_in(self, lane: int, k: int, draw: int) -> Addresses:
-        """Return the address, of one row, that stands in for `draw` of the plan's domain `k` in `lane`."""
+        """Return the address, of one row, that takes the place of `draw` of the plan's domain `k` in `lane`."""
         order = self.addressing.orders[k]
         total = int(order.samples_S.sum())
         for attempt in range(_TRIES):
@@ -262,7 +262,7 @@ class RowReader:
             ahead = derive_key(self.seed, "stand-in", order.name, lane, draw, attempt) % reach
             if not self.quarantine.holds(found := self._at(lane, k, draw + 1 + ahead, 1)).any():
                 return found
-        for begin in range(draw + 1, draw + 1 + total, 4096):  # hardly anything is left: look at all of it
+        for begin in range(draw + 1, draw + 1 + total, 4096):  # few good samples are left: look at all
             found = self._at(lane, k, begin, min(4096, draw + 1 + total - begin))
             if len(good := np.flatnonzero(~self.quarantine.holds(found))):
                 return found[good[0] : good[0] + 1]

@@ -1,8 +1,8 @@
 """Samples or columns in, batches out.
 
 A column whose rows all have one dtype and shape is gathered for a whole batch at once (`gather`); `batch_columns` says
-which columns of a dataset are of that kind. Everything else goes sample by sample through torch's default collate. Both
-ways give the same batch.
+which columns of a dataset are of that kind. All other samples are collated by torch's `default_collate`. Both ways give
+the same batch.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy as np
 from mixstream.errors import ConfigError, MissingColumnError
 from mixstream.formats import fixed_array, ndarray_dtype
 
-_WIDENED = {np.dtype(np.uint16), np.dtype(np.uint32)}  # what torch can hold but not compute with, nor embed
+_WIDENED = {np.dtype(np.uint16), np.dtype(np.uint32)}  # torch can hold these, but not compute with them
 
 
 class Batch(dict[str, Any]):
     """One rank's rows of one global batch: column -> tensor (or list, where values do not stack).
 
     Attributes:
-        step: the step that this batch is for; `Loader.report` takes it from here.
-        repeats: how many rows of the *global* batch only fill up the epoch's last batch.
+        step: the step that this batch is for; `Loader.report` reads it.
+        repeats: rows of the *global* batch that only fill up the epoch's last batch.
         domain: int64 [B], each row's domain, in the order of `streams`.
         rows: which of the rank's rows of this step these are; all of them, unless the batch was split.
     """
@@ -36,9 +36,16 @@ class Batch(dict[str, Any]):
     rows: slice = slice(None)
 
     def split(self, parts: int) -> list[Batch]:
-        """Return the batch as `parts` micro-batches, equal in size but for rounding; views, no copies.
+        """Return the batch as `parts` micro-batches of equal size, up to rounding. Their tensors are views.
 
-        For steps whose rows do not fit the device at once: train on each, and report the losses of each.
+        Use it where the rows of a step do not fit on the device at once: train on each part, and report its losses.
+
+        >>> batch = Batch({"x": np.arange(5)})
+        >>> [(part["x"].tolist(), part.rows) for part in batch.split(2)]
+        [([0, 1], slice(0, 2, None)), ([2, 3, 4], slice(2, 5, None))]
+
+        Raises:
+            ConfigError: there are fewer rows than parts.
         """
         size = len(self.domain) if self.domain is not None else len(next(iter(self.values()), ()))
         if not 1 <= parts <= max(size, 1):
@@ -61,7 +68,7 @@ class Column:
 
     Attributes:
         dtype: dtype in the batch.
-        varies: whether the encoding leaves the shape open, so that a row has to be looked at.
+        varies: whether the shape is not part of the encoding, and has to be read from a row.
     """
 
     dtype: np.dtype[Any]
@@ -76,8 +83,8 @@ def widened(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def batch_columns(records: Sequence[Mapping[str, str]], *, widen: bool) -> dict[str, Column] | None:
     """Return the columns of a batch over records of these encodings (column -> encoding, one mapping per kind).
 
-    None if some column cannot be gathered, or the records do not have the same columns: then samples are collated one
-    by one.
+    Returns None if a column cannot be gathered, or the records have different columns: then samples are collated one by
+    one.
     """
     if not records or any(set(record) != set(records[0]) for record in records):
         return None
@@ -93,7 +100,7 @@ def batch_columns(records: Sequence[Mapping[str, str]], *, widen: bool) -> dict[
             else:
                 return None
         if len({dtype.kind in "iu" for dtype in dtypes}) > 1:
-            return None  # whole numbers and floats: torch's rules for that, not numpy's
+            return None  # integers and floats: torch promotes them by other rules than numpy
         together = np.result_type(*[widened(d) if widen else d for d in dtypes])
         columns[name] = Column(dtype=together, varies=varies)
     return columns

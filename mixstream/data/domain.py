@@ -1,7 +1,7 @@
-"""sample -> bytes: a domain's shards, opened when they are needed and mapped, never read whole.
+"""One domain: its shards, mapped into memory when they are needed, never read whole.
 
-Rules: sizes are checked against the index before a byte is believed; a shard is validated once, when it is mapped;
-memory is O(shards), plus the page cache. What a row decodes to is `formats`' business, where a file is `storage`'s.
+Rules: sizes are checked against the index before any byte is used; a shard is validated once, when it is mapped;
+memory is O(shards), plus the page cache. `formats` decodes rows, `storage` finds files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Domain:
 
     Args:
         name: what weights, metrics and errors call it.
-        container: its shards, and how samples lie in them.
+        container: its shards, and the layout of samples in them.
         files: where they are.
         validate_hash: name of the hash that shards are checked against when they are first mapped; None for none.
     """
@@ -46,13 +46,13 @@ class Domain:
 
         Raises:
             IndexNotFoundError: there is none.
-            IndexCorruptError: it says what cannot be.
-            UnsafeEncodingError: a column is pickled, and that was not allowed.
+            IndexCorruptError: its content is not valid.
+            UnsafeEncodingError: a column is pickled, and `allow_unsafe_types` is False.
         """
         data, where = files.read_index()
         try:
             MDS.check_hash(data, validate_hash, where=where)
-        except IndexCorruptError:  # damaged on its way, perhaps
+        except IndexCorruptError:  # it may have been damaged in transfer
             data, where = files.read_index()
             MDS.check_hash(data, validate_hash, where=where)
         domain = cls(name=name, container=MDS.parse(data, where=where), files=files, validate_hash=validate_hash)
@@ -95,7 +95,7 @@ class Domain:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of the content, as far as the index tells it: hex of 128 bits, equal wherever the files lie."""
+        """Identity of the content, computed from the index: hex of 128 bits, the same wherever the files are."""
         digest = blake2b(digest_size=16)
         for shard in self.shards:
             facts = (
@@ -112,13 +112,13 @@ class Domain:
     def map(self, number: int) -> NDArray[np.uint8]:
         """Return shard `number`, mapped and validated: uint8 [bytes], read-only, mapped as long as the array lives.
 
-        It is brought to local disk if it is not there; bytes that are not what the index says are fetched anew before
-        that is an error.
+        It is fetched to local disk if it is not there. If its bytes differ from what the index says, it is fetched once
+        more before an error is raised.
 
         Raises:
-            ShardNotFoundError: no file of the shard is there.
-            ShardCorruptError: it is not what the index says.
-            StoreError: its store does not give it.
+            ShardNotFoundError: there is no file of the shard.
+            ShardCorruptError: it differs from what the index says.
+            StoreError: its store cannot be read.
             CacheFullError: there is no room for it.
         """
         try:
@@ -128,13 +128,14 @@ class Domain:
             raise
 
     def present(self, number: int) -> bool:
-        """Tell whether `map` finds shard `number` on local disk."""
+        """Return whether `map` finds shard `number` on local disk."""
         return self.files.present(self.spec(number))
 
     def fetch(self, number: int, need: float) -> bool:
-        """Bring shard `number` to local disk, ahead of `map`.
+        """Fetch shard `number` to local disk, before `map` needs it.
 
-        Returns False where somebody else is at it, or there is no room without giving up what is needed sooner.
+        Returns False if another thread or process is fetching it, or if there is no room for it without evicting shards
+        that are needed sooner.
 
         Args:
             number: the shard.
@@ -146,7 +147,7 @@ class Domain:
         return True
 
     def renew(self, number: int) -> bool:
-        """Make shard `number` anew, whatever is on local disk; False where there is nothing to make it from."""
+        """Fetch shard `number` again, even if it is on local disk; return False if nothing can fill it."""
         if (file := self.files.renewed(self.spec(number))) is None:
             return False
         file.close()
@@ -176,7 +177,7 @@ class Domain:
             raise
 
     def spec(self, number: int) -> ShardSpec:
-        """Return what storage has to know of shard `number`."""
+        """Return the names, sizes and checks by which storage knows shard `number`."""
         info = self.shards[number]
         compressed = None
         if info.zip is not None and info.compression is not None:
@@ -195,7 +196,7 @@ class Domain:
     def _map(self, number: int) -> NDArray[np.uint8]:
         spec = self.spec(number)
         file = self.files.open(spec)
-        assert file is not None, "who waits is given a file"
+        assert file is not None, "open() returns None only with wait=False"
         try:
             with file:
                 return self._validated(file, number)
@@ -214,7 +215,7 @@ class Domain:
         return f"{self.files.describe()}/{basename}"
 
     def _check(self, file: FileInfo) -> Callable[[Any], None] | None:
-        """Return what compares bytes of `file` with its hash in the index; None where nobody asked for it."""
+        """Return a function that compares bytes of `file` with its hash in the index; None without `validate_hash`."""
         if self.validate_hash is None:
             return None
         return partial(_compare, self.validate_hash, file.hashes, self._place(file.basename))
@@ -223,7 +224,7 @@ class Domain:
 def _compare(algorithm: str, hashes: Mapping[str, str], where: str, data: Any) -> None:
     if (expected := hashes.get(algorithm)) is None:
         raise IndexCorruptError(
-            f"{where}: the index names the hash {algorithm} and does not give it; write the dataset again, or pass "
+            f"{where}: the index names the hash {algorithm} but has no value for it; write the dataset again, or pass "
             "validate_hash=None"
         )
     if (found := hash_hex(algorithm, data)) != expected:

@@ -1,7 +1,7 @@
-"""All domains together: addresses to bytes.
+"""All domains of a dataset: addresses become bytes.
 
-Domains stand in the plan's order, and shards are counted through in that order (`types`). Rows are returned as gathered
-columns or as decoded samples.
+Domains are in the plan's order, and shards are numbered over all domains in that order (`types`). Rows are returned as
+gathered columns or as decoded samples.
 
 Shape suffixes: B rows, K domains.
 """
@@ -27,18 +27,38 @@ from mixstream.types import Addresses, Int64, UInt8
 Alloc = Callable[[np.dtype[Any], tuple[int, ...]], NDArray[Any]]
 """(dtype, shape) -> array to write a column into."""
 
-_LARGE = 1 << 26  # elements of a batch's column that one row may call for without the others being looked at
+_LARGE = 1 << 26  # elements; a larger column of a batch is allocated only once all of its rows were looked at
 
 
 @dataclass(frozen=True, kw_only=True)
 class Domains:
     """The domains of a dataset, in the plan's order, with the shards that are open.
 
+    Streams may be listed in any order; the plan sorts them by name. Here "web" has one shard of two samples, and "code"
+    two shards of one sample each:
+
+    >>> import tempfile
+    >>> from mixstream import MDSWriter, Stream
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     for name, limit in {"web": None, "code": 1}.items():
+    ...         with MDSWriter(columns={"x": "int"}, out=f"{root}/{name}", size_limit=limit) as writer:
+    ...             for number in range(2):
+    ...                 writer.write({"x": number})
+    ...     streams = [Stream(remote=f"{root}/{name}", name=name) for name in ("web", "code")]
+    ...     listed = [stream.open(allow_unsafe_types=False) for stream in streams]
+    >>> domains = Domains.of(listed, as_listed=False)
+    >>> [domain.name for domain in domains], [domain.name for domain in domains.listed]
+    (['code', 'web'], ['web', 'code'])
+    >>> domains.listed_K.tolist(), domains.shard_offset_K.tolist()
+    ([1, 0], [0, 2, 3])
+    >>> [(domain.name, number) for domain, number in map(domains.home, range(3))]
+    [('code', 0), ('code', 1), ('web', 0)]
+
     Args:
         domains: the domains.
         listed_K: int64 [K], the place of each in the user's list of streams.
-        unmap_after_read: keep no shard mapped that is not being read, since a mapped file takes disk even when it is
-            evicted.
+        unmap_after_read: unmap every shard as soon as its rows are read; a mapped file takes disk space even after it
+            was evicted.
     """
 
     domains: tuple[Domain, ...]
@@ -48,11 +68,11 @@ class Domains:
 
     @classmethod
     def of(cls, domains: Sequence[Domain], *, as_listed: bool) -> Domains:
-        """Return `domains`, which are as the user listed them, in the plan's order.
+        """Return `domains` in the plan's order.
 
         Args:
-            domains: as the user listed them.
-            as_listed: keep that order, instead of sorting by name: for domains that are read one after the other.
+            domains: in the order of the user's list.
+            as_listed: keep that order instead of sorting by name; for domains that are read one after the other.
         """
         order = list(range(len(domains)))
         if not as_listed:
@@ -70,16 +90,16 @@ class Domains:
 
     @cached_property
     def plan_K(self) -> Int64:
-        """Of each domain of the user's list, its place in the plan's order, int64 [K]; the inverse of `listed_K`."""
+        """The place in the plan's order of each domain of the user's list, int64 [K]; the inverse of `listed_K`."""
         return np.argsort(self.listed_K)
 
     @property
     def listed(self) -> list[Domain]:
-        """The domains as the user listed them."""
+        """The domains in the order of the user's list."""
         return [self.domains[k] for k in self.plan_K.tolist()]
 
     def reopened(self) -> Domains:
-        """Return the same domains with no shard open: for another thread."""
+        """Return the same domains with no shard open, for use by another thread."""
         return Domains(domains=self.domains, listed_K=self.listed_K, unmap_after_read=self.unmap_after_read)
 
     @cached_property
@@ -94,12 +114,12 @@ class Domains:
 
     @cached_property
     def shard_offset_K(self) -> Int64:
-        """Number of each domain's first shard when all are counted through, int64 [K + 1]."""
+        """The number of each domain's first shard, over all domains, int64 [K + 1]."""
         return np.concatenate([[0], np.cumsum([len(domain.shards) for domain in self.domains])]).astype(np.int64)
 
     @cached_property
     def _kinds(self) -> tuple[list[ShardEntry], Int64]:
-        """Distinct kinds of rows (one shard of each), and which one every shard has."""
+        """The distinct kinds of records (one shard of each), and the kind of every shard."""
         kinds: dict[tuple[Any, ...], int] = {}
         examples, of_shard = [], []
         for domain in self.domains:
@@ -113,7 +133,7 @@ class Domains:
 
     @property
     def row_tokens(self) -> int | None:
-        """Tokens of a row, where every record has a column `tokens` of one fixed length."""
+        """Tokens of a row, if every record has a column `tokens` of the same fixed length; None otherwise."""
         found = [fixed_array(shard.columns.get("tokens", "")) for shard in self._kinds[0]]
         lengths = {array[1][0] if array is not None and len(array[1]) == 1 else None for array in found}
         return lengths.pop() if len(lengths) == 1 else None
@@ -135,40 +155,40 @@ class Domains:
             return domain.decode(number, row, data)
         except ShardCorruptError as error:
             error.bad = shard, row
-            self.opened.drop(shard)  # who rebuilds the shard may know of the mappings of other `Domains` only
+            self.opened.drop(shard)  # `renew` may be called on other `Domains`, which would leave this mapping
             raise
         finally:
             if self.opened.unmap_after_read:
                 self.opened.drop(shard)
 
     def fetch(self, shard: int, need: float) -> bool:
-        """Bring shard `shard` to local disk ahead of its use, as `Domain.fetch`."""
+        """Fetch shard `shard` to local disk before it is read, as `Domain.fetch`."""
         domain, number = self.home(shard)
         return domain.fetch(number, need)
 
     def renew(self, shard: int) -> bool:
-        """Fetch a shard again, as `Domain.renew`."""
+        """Fetch shard `shard` again, as `Domain.renew`."""
         self.opened.drop(shard)
         domain, number = self.home(shard)
         return domain.renew(number)
 
     def gather(self, at: Addresses, columns: Mapping[str, Column], alloc: Alloc) -> dict[str, NDArray[Any]] | None:
-        """Return the columns of the rows at `at`; None if some row does not have the others' shape.
+        """Return the columns of the rows at `at`; None if the rows do not all have one shape.
 
         Args:
             at: the rows' addresses.
             columns: from `columns`.
-            alloc: where the rows are written.
+            alloc: allocates the arrays that are returned.
         """
         try:
             found = self._gather(at, columns, alloc)
         except CacheFullError:
             if self.opened.unmap_after_read:
                 raise
-            self.opened.close()  # what is mapped takes room on the disk, evicted or not
+            self.opened.close()  # mapped files take disk space, even after they were evicted
             self.opened.unmap_after_read = True
             found = self._gather(at, columns, alloc)
-        if found is None and self._fields:  # rows of another shape than those of the batches before?
+        if found is None and self._fields:  # the shape may differ from that of earlier batches
             self._fields.clear()
             found = self._gather(at, columns, alloc)
         return found
@@ -185,9 +205,9 @@ class Domains:
         return out
 
     def _portions(self, shard_B: Int64) -> list[Int64]:
-        """Return the rows that are read together: all, or, if shards are unmapped after reading, those of one shard.
+        """Return the rows that are read together: all of them, or one shard's if shards are unmapped after reading.
 
-        Shards that are on disk come first.
+        Shards that are on local disk come first.
         """
         if not self.opened.unmap_after_read:
             return [np.arange(len(shard_B), dtype=np.int64)]
@@ -207,7 +227,7 @@ class Domains:
         alloc: Alloc,
         out: dict[str, NDArray[Any]],
     ) -> bool:
-        """Write the rows `here_B`, whose shards are mapped, into `out`; False if they do not have the others' shape."""
+        """Write the rows `here_B`, whose shards are mapped, to `out`; return False if their shapes differ."""
         kind_B = self._kinds[1][at.shard_B[here_B]]
         for kind in np.unique(kind_B).tolist():
             to_B = here_B[kind_B == kind]
@@ -227,7 +247,7 @@ class Domains:
         return True
 
     def _alike(self, at: Addresses, form: Field) -> bool:
-        """Return whether all mapped rows take as many bytes as the first says: one must not size the others."""
+        """Return whether every mapped row has the bytes that the first implies, so that one row cannot size a batch."""
         least = form.elements * form.dtype.itemsize
         return all(
             len(self._record(shard, row)) >= least
@@ -243,7 +263,7 @@ class Domains:
     def _field(self, kind: int, name: str, shard: int, row: int) -> tuple[Field, tuple[int, ...]] | None:
         """Return how to gather column `name` of this kind of record, and the shape of a row.
 
-        Where the encoding leaves the shape open, it is looked up in the row given, once.
+        A shape that is not part of the encoding is read from the given row, once.
         """
         if (known := self._fields.get((kind, name))) is not None:
             return known
@@ -267,7 +287,7 @@ class Domains:
             payload = record[span[0] : span[1]].tobytes()
             try:
                 value = mds_decode(encoding, payload)
-            except ShardCorruptError:  # reading the rows one by one will say which of them it is
+            except ShardCorruptError:  # reading the rows one by one will find the bad one
                 return None
             shape, header = value.shape, payload[: len(payload) - value.nbytes]
             form = Field(**place, dtype=value.dtype, elements=value.size, header=header)

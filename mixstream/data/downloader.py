@@ -1,11 +1,10 @@
-"""Threads that bring shards to disk ahead of those who read them, most urgent first.
+"""Background threads that fetch shards before they are read, the most urgent first.
 
-Rules. What is fetched is decided by whoever calls `follow`; nothing here knows a store, a file or the plan. A shard is
-never fetched by two threads at once. What `fetch` raises is nobody's business here: whoever comes to need the shard
-fetches it himself, and meets the error in its place in the order. Nobody waits for these threads but `close`, shortly.
-They keep nothing alive: they end with `close`, with the fetcher itself and with the interpreter (a daemon thread that
-is inside a client when its interpreter goes may abort it), and a forked child, which has no threads of its parent,
-begins its own.
+Rules. The caller of `follow` decides what is fetched; nothing here knows a store, a file or the plan. A shard is never
+fetched by two threads at once. Errors of `fetch` are swallowed here: the reader fetches the shard again when it needs
+it, so the error surfaces at the right batch. Only `close` waits for the threads, and only briefly. The threads keep no
+object alive: they end with `close`, with the downloader and with the interpreter (a daemon thread that is inside a
+client when its interpreter exits may abort it). A forked child has no threads of its parent, and starts its own.
 """
 
 from __future__ import annotations
@@ -23,84 +22,90 @@ from mixstream.types import Float64, Int64
 
 Fetch = Callable[[int, float], bool]
 
-_FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0  # seconds before a shard that could not be had is tried again
-_MAX_WAITING = 32  # shards that are let lie: enough to pass over what the other ranks of a machine are fetching
-_AFTER_ERROR = 60.0  # seconds before a shard whose fetch has failed is tried again: that had its own attempts
-_PATIENCE, _PATIENCE_AT_EXIT = 0.3, 5.0  # seconds for fetches in flight
+_FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0  # seconds before a shard that was not available is tried again
+_MAX_WAITING = 32  # shards set aside for later: enough to skip those that the machine's other ranks are fetching
+_AFTER_ERROR = 60.0  # seconds before a shard whose fetch failed is tried again: `fetch` has made its own attempts
+_TIMEOUT, _TIMEOUT_AT_EXIT = 0.3, 5.0  # seconds that closing waits for fetches in flight
 
 
 class Downloader:
-    """Fetches shards in the background.
+    """Fetches shards in the background. Used by one thread at a time.
 
-    For one thread at a time.
+    >>> fetched, done = [], threading.Event()
+    >>> def fetch(number: int, need: float) -> bool:
+    ...     fetched.append(number)
+    ...     if number == 2:
+    ...         done.set()
+    ...     return True
+    >>> downloader = Downloader(fetch=fetch, threads=1)
+    >>> downloader.follow(np.array([7, 5, 2]), np.array([0.0, 1.0, 4.0]))
+    >>> done.wait(timeout=10), fetched
+    (True, [7, 5, 2])
+    >>> downloader.close()
 
     Args:
-        fetch: brings a shard to disk: (number, steps until it is needed) -> whether it is there now. False means that
-            it cannot be had now (somebody else is at it, or there is no room): others are tried, and it again after a
-            pause that grows. After an error it is let lie for a minute or more. Called from several threads.
+        fetch: brings a shard to disk: (number, steps until it is needed) -> whether it is on disk now. False means that
+            it is not available now (another process is fetching it, or there is no room): the shard is tried again
+            after a pause that grows, and others are fetched meanwhile. After an error, a shard is skipped for at least
+            a minute. Called from several threads.
         threads: how many shards are fetched at once.
     """
 
     def __init__(self, *, fetch: Fetch, threads: int = 4) -> None:
         self._fetch, self._threads = fetch, threads
-        self._desk: _Desk | None = None
+        self._queue: _Queue | None = None
 
     def follow(self, numbers_N: Int64, steps_N: Float64) -> None:
-        """Fetch these from now on, instead of what was asked for before; fetches in flight go on.
+        """Fetch these shards from now on, instead of those of the last call; fetches in flight go on.
 
-        Shards that could not be had are tried again, the most urgent ones at once: the position has moved, so there
+        The most urgent of the shards that were not available are tried again at once: the position has moved, so there
         may be room. A shard that was fetched is fetched again only after a call that did not list it.
 
         Args:
             numbers_N: distinct shards, the most urgent first, int64 [N].
             steps_N: steps until each is needed, float64 [N].
         """
-        desk = self._own_desk()
-        if desk is None:
+        queue = self._own_queue()
+        if queue is None:
             if not len(numbers_N):
                 return
-            desk = self._open_desk()
-        desk.follow(dict(zip(np.asarray(numbers_N).tolist(), np.asarray(steps_N).tolist())))
+            queue = self._queue = _Queue(self, self._threads)
+        queue.follow(dict(zip(np.asarray(numbers_N).tolist(), np.asarray(steps_N).tolist())))
 
     def close(self) -> None:
-        """End the threads. A fetch in flight is waited for shortly, then left to end on its own.
+        """End the threads. Waits briefly for a fetch in flight, which then ends on its own.
 
-        A later `follow` begins anew.
+        A later `follow` starts new threads.
         """
-        desk, self._desk = self._own_desk(), None
-        if desk is not None:
-            self._finalizer.detach()
-            desk.close(_PATIENCE)
+        queue, self._queue = self._own_queue(), None
+        if queue is not None:
+            queue.close(_TIMEOUT)
 
-    def _own_desk(self) -> _Desk | None:
-        """Return the desk, if its threads are of this process: a forked child has a copy that nobody works at."""
-        return self._desk if self._desk is not None and self._desk.ours else None
-
-    def _open_desk(self) -> _Desk:
-        desk = self._desk = _Desk(weakref.ref(self), self._threads)
-        self._finalizer = weakref.finalize(self, desk.end)
-        self._finalizer.atexit = False  # then there is time to wait for what is in flight: the desk's own business
-        return desk
+    def _own_queue(self) -> _Queue | None:
+        """Return the queue, if its threads are of this process; a forked child has a copy without threads."""
+        return self._queue if self._queue is not None and self._queue.ours else None
 
 
-class _Desk:
-    """What the threads of one fetcher in one process share: what is wanted, and what has become of it."""
+class _Queue:
+    """What the threads of one downloader share: the shards to fetch, and how each fetch ended."""
 
-    def __init__(self, downloader: weakref.ref[Downloader], threads: int) -> None:
+    def __init__(self, downloader: Downloader, threads: int) -> None:
         self._slots = threads
-        self._change = threading.Condition()  # re-entrant: a collection of garbage, at any point, may end us
+        self._change = threading.Condition()  # re-entrant: the garbage collector may call `end` at any point
         self._closed = False
-        self._need: dict[int, float] = {}  # what is wanted, the most urgent first
-        self._fresh: Iterator[int] = iter(())  # what of it was not looked at yet
+        self._need: dict[int, float] = {}  # the shards to fetch, the most urgent first
+        self._fresh: Iterator[int] = iter(())  # those of them that were not looked at yet
         self._flying: set[int] = set()
         self._done: set[int] = set()
-        self._failed: dict[int, float] = {}  # by an error: when
-        self._waiting: dict[int, tuple[float, float]] = {}  # could not be had: when to try again, the pause then
+        self._failed: dict[int, float] = {}  # shard -> when its fetch raised an error
+        self._waiting: dict[int, tuple[float, float]] = {}  # not available: when to try again, and the pause then
+        self._finalizer = weakref.finalize(downloader, self.end)
+        self._finalizer.atexit = False  # the threads have an exit handler, which waits for fetches in flight
         self._workers = BackgroundThreads(
-            partial(_work, self, downloader),
+            partial(_work, self, weakref.ref(downloader)),
             name="mixstream-fetch",
             count=threads,
-            at_exit=partial(self.close, _PATIENCE_AT_EXIT),
+            at_exit=partial(self.close, _TIMEOUT_AT_EXIT),
         )
 
     @property
@@ -109,7 +114,7 @@ class _Desk:
         return self._workers.ours
 
     def end(self) -> None:
-        """Let the threads go, each after what it is doing."""
+        """Let each thread end after its fetch in flight."""
         if not self.ours:
             return
         with self._change:
@@ -117,13 +122,14 @@ class _Desk:
             self._change.notify_all()
         self._workers.release()
 
-    def close(self, patience: float) -> None:
-        """End, and wait for the threads for so many seconds at most."""
+    def close(self, timeout: float) -> None:
+        """End the threads, and wait for them for at most `timeout` seconds."""
+        self._finalizer.detach()
         self.end()
-        self._workers.join(patience)
+        self._workers.join(timeout)
 
     def follow(self, need: dict[int, float]) -> None:
-        """Put another list in the place of the old one."""
+        """Replace the list of shards to fetch."""
         with self._change:
             self._need, self._fresh = need, iter(need)
             self._done &= need.keys()
@@ -134,7 +140,7 @@ class _Desk:
             self._change.notify_all()
 
     def take(self) -> tuple[int, float] | None:
-        """Return what to fetch next, as soon as there is something; None at the end."""
+        """Return (number, steps until it is needed) of the next shard to fetch; wait for one. None at the end."""
         with self._change:
             while not self._closed:
                 if (number := self._next()) is not None:
@@ -158,13 +164,13 @@ class _Desk:
         return None
 
     def landed(self, number: int, there: bool) -> None:
-        """Note that a fetch has ended."""
+        """Note that a fetch has ended, and whether the shard is on disk."""
         with self._change:
             self._flying.discard(number)
             _, pause = self._waiting.pop(number, (0.0, 0.0))
             if there:
                 self._done.add(number)
-                if pause:  # what kept this one may keep others no more
+                if pause:  # it was not available before, so others may have become available too
                     self._retry(1)
             elif number in self._need:
                 pause = min(2 * pause, _LAST_PAUSE) if pause else _FIRST_PAUSE
@@ -180,27 +186,27 @@ class _Desk:
             self._change.notify()
 
     def _retry(self, count: int) -> None:
-        """Let the most urgent of those that wait be tried at once."""
+        """Let the most urgent of the shards that wait be tried at once."""
         still = sorted((self._need[number], number) for number in self._waiting if number not in self._flying)
         for _, number in still[:count]:
             self._waiting[number] = 0.0, self._waiting[number][1]
 
 
-def _work(desk: _Desk, fetcher: weakref.ref[Downloader]) -> None:
-    while (task := desk.take()) is not None and _attempt(desk, fetcher, *task):
+def _work(queue: _Queue, downloader: weakref.ref[Downloader]) -> None:
+    while (task := queue.take()) is not None and _attempt(queue, downloader, *task):
         pass
 
 
-def _attempt(desk: _Desk, fetcher: weakref.ref[Downloader], number: int, need: float) -> bool:
-    """Fetch one shard; False if there is nobody left to do it for. Apart, so that nothing outlives it in a frame."""
-    if (alive := fetcher()) is None:
+def _attempt(queue: _Queue, downloader: weakref.ref[Downloader], number: int, need: float) -> bool:
+    """Fetch one shard; return False if the downloader is gone. Not inlined, so that no frame keeps anything alive."""
+    if (alive := downloader()) is None:
         return False
     fetch = alive._fetch
-    del alive  # not for as long as a fetch takes
+    del alive  # so that it may be deleted during the fetch
     try:
         there = fetch(number, need)
     except BaseException:
-        desk.crashed(number)
+        queue.crashed(number)
     else:
-        desk.landed(number, there)
+        queue.landed(number, there)
     return True

@@ -1,12 +1,12 @@
-"""Rows of one fixed-size column, from mapped shards into a batch, in one call without the GIL.
+"""Rows of one fixed-size column, copied from mapped shards into a batch by one call that releases the GIL.
 
-The compiled loop reads addresses, so its caller keeps the shards mapped; the numpy reference beside it reads the same
-shards as arrays, and the two must be equal. Bounds are checked for every row even though a shard was validated when it
-was mapped: a file that somebody writes to underneath gives an error, not wild reads. (One that is truncated underneath
-is a SIGBUS, as for every mapping.)
+The compiled loop reads memory addresses, so its caller keeps the shards mapped. The numpy reference reads the same
+shards as arrays, and the two must return the same. Bounds are checked for every row, although a shard is validated when
+it is mapped: if another process overwrites the file, the loop reports an error and reads nothing outside it. (A file
+that is truncated while it is mapped raises SIGBUS, as for every mapping.)
 
 Layout of a sample (specs/mds.md section 2): u32 sizes of the variable columns, then the payloads in column order. A
-column may begin with a header that is the same in every row (an `ndarray:DT` says its shape there); it is compared and
+column may begin with a header that is the same in every row (in an `ndarray:DT`, its shape); it is compared and
 skipped.
 
 Shape suffixes: B rows, C columns of the record, S shards, N elements of a row.
@@ -26,12 +26,12 @@ from mixstream.types import Int64, UInt8
 
 
 class ShardTable:
-    """The raw shards that are in memory, by number, with the addresses that the compiled loop reads.
+    """The raw shards that are mapped, by number, with the memory addresses that the compiled loop reads.
 
     Attributes:
         data: number -> uint8 [bytes].
         address_S: uint64 [S], address of each shard's first byte.
-        size_S: int64 [S], its bytes; 0 for a shard that is not in memory.
+        size_S: int64 [S], its bytes; 0 for a shard that is not mapped.
     """
 
     def __init__(self, shards: int) -> None:
@@ -40,27 +40,27 @@ class ShardTable:
         self.size_S = np.zeros(shards, dtype=np.int64)
 
     def put(self, shard: int, data: UInt8) -> None:
-        """Add a shard; its bytes stay where they are until it is dropped."""
+        """Add a shard, whose bytes must not move until it is dropped."""
         self.data[shard] = data
         self.address_S[shard], self.size_S[shard] = data.ctypes.data, len(data)
 
     def drop(self, shard: int) -> None:
-        """Let go of a shard's bytes."""
+        """Remove a shard."""
         self.address_S[shard] = self.size_S[shard] = 0
         self.data.pop(shard, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """Where a column stands in its record, and what a row of it is.
+    """Where a column lies in its record, and what one row of it is.
 
     Attributes:
         rows: where records lie in a shard.
         column: its position among the record's columns.
-        sizes_C: int64 [C], bytes of each column of the record; -1 where it varies.
+        sizes_C: int64 [C], bytes of each column of the record; -1 where that varies.
         dtype: stored dtype, little-endian.
         elements: elements per row, N.
-        header: bytes before the elements that every row repeats.
+        header: bytes before the elements, the same in every row.
     """
 
     rows: RowLayout
@@ -72,7 +72,7 @@ class Field:
 
 
 def field_span(record: UInt8, field: Field) -> tuple[int, int] | None:
-    """Return (begin, end) of `field` within the bytes of one sample; None where its columns do not add up to them."""
+    """Return (begin, end) of `field` in the bytes of one sample; None if its columns do not add up to them."""
     variable = int((field.sizes_C < 0).sum())
     if 4 * variable > len(record):
         return None
@@ -86,11 +86,23 @@ def field_span(record: UInt8, field: Field) -> tuple[int, int] | None:
 def gather_reference(
     table: ShardTable, shard_B: Int64, row_B: Int64, field: Field, out: NDArray[Any], to_B: Int64
 ) -> int:
-    """Copy `field` of the rows (`shard_B`, `row_B`) to `out[to_B]`, [*, N], cast to its dtype.
+    """Copy `field` of the rows (`shard_B`, `row_B`) to `out[to_B]`, [*, N], cast to the dtype of `out`.
 
-    Returns -1, or the position in `row_B` of the first row that is not of the field's size and header, or whose
-    columns do not add up to it, or whose offsets are not within its shard, or whose shard is not in the table; rows
-    before it have been copied. What is refused here is what `formats` refuses of the same sample, or another shape.
+    Returns -1, or the position in `row_B` of the first row that cannot be copied; rows before it have been copied. A
+    row cannot be copied if its size or header is not the field's, its columns do not add up to it, its offsets are not
+    within its shard, or its shard is not in the table. `formats` refuses the same samples, except for those that only
+    have another shape.
+
+    Two samples of one int16 column of two elements; their offsets begin at byte 0 of the shard:
+
+    >>> from mixstream.formats import OffsetTable
+    >>> offsets, samples = np.array([12, 16, 20], dtype="<u4"), np.array([1, 2, 3, 4], dtype="<i2")
+    >>> table = ShardTable(shards=5)
+    >>> table.put(3, np.frombuffer(offsets.tobytes() + samples.tobytes(), dtype=np.uint8))
+    >>> field = Field(rows=OffsetTable(begins=0), column=0, sizes_C=np.array([4]), dtype=np.dtype("<i2"), elements=2)
+    >>> out = np.zeros((2, 2), dtype=np.int64)
+    >>> gather_reference(table, np.array([3, 3]), np.array([1, 0]), field, out, np.array([0, 1])), out.tolist()
+    (-1, [[3, 4], [1, 2]])
     """
     header = np.frombuffer(field.header, dtype=np.uint8)
     nbytes = field.elements * field.dtype.itemsize
@@ -178,10 +190,10 @@ if numba is not None:
     def gather(table: ShardTable, shard_B: Int64, row_B: Int64, field: Field, out: NDArray[Any], to_B: Int64) -> int:
         """Compiled `gather_reference`."""
         stored = field.dtype
-        if stored == out.dtype:  # bits are bits: one compiled loop for all types of a size
+        if stored == out.dtype:  # copying bits needs one compiled loop for each size of element
             stored = np.dtype(f"u{stored.itemsize}")
             out = out.view(stored)
-        elif np.float16 in (stored, out.dtype):  # numba does not know it
+        elif np.float16 in (stored, out.dtype):  # numba has no float16
             return gather_reference(table, shard_B, row_B, field, out, to_B)
         return int(
             _compiled(

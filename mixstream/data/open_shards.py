@@ -1,4 +1,4 @@
-"""Which shards are mapped now, and which of them are unmapped to make room for others.
+"""Which shards are mapped, and which of them are unmapped to make room for others.
 
 Shape suffixes: B rows, S shards.
 """
@@ -15,14 +15,20 @@ from mixstream.types import Int64, UInt8
 
 
 class OpenShards:
-    """The shards that are mapped now, over all domains; those unused for longest are closed first.
+    """The shards that are mapped, over all domains. The least recently used ones are unmapped first.
 
-    Used by one thread, but for `get`.
+    Used by one thread, except for `get`.
+
+    >>> opened = OpenShards(10, capacity=2)
+    >>> for number in (7, 3, 7, 5):
+    ...     data = opened.get(number, lambda number: np.full(4, number, dtype=np.uint8))
+    >>> sorted(opened.table.data), data.tolist()
+    ([5, 7], [5, 5, 5, 5])
 
     Args:
         shards: how many there are.
         capacity: how many stay mapped; below the kernel's limit on mappings per process (65,530 by default).
-        unmap_after_read: as `Domains`; also from a full disk on.
+        unmap_after_read: as in `Domains`; also set when the disk is full.
     """
 
     def __init__(self, shards: int, capacity: int = 4096, unmap_after_read: bool = False) -> None:
@@ -41,7 +47,7 @@ class OpenShards:
         return data
 
     def need(self, number_B: Int64, opener: Callable[[int], UInt8]) -> None:
-        """Map the shards `number_B`, all at once; they stay in the table until the next call at least."""
+        """Map all of the shards `number_B`; they stay in the table at least until the next call."""
         self._turn += 1
         self._used_S[number_B] = self._turn
         missing_B = number_B[self.table.size_S[number_B] == 0]
@@ -50,11 +56,11 @@ class OpenShards:
         self._make_room()
 
     def drop(self, number: int) -> None:
-        """Let go of one shard."""
+        """Remove one shard."""
         self.table.drop(number)
 
     def close(self) -> None:
-        """Let go of all shards; each is unmapped once nothing refers to its bytes."""
+        """Remove all shards; each is unmapped once nothing refers to its bytes."""
         self.table = ShardTable(len(self._used_S))
 
     def _make_room(self) -> None:
@@ -66,7 +72,7 @@ class OpenShards:
                 self.table.drop(number)
 
     def __getstate__(self) -> dict[str, Any]:
-        # mappings stay in their process
+        # mappings belong to their process
         return {"shards": len(self._used_S), "capacity": self._capacity, "unmap_after_read": self.unmap_after_read}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

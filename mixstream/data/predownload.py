@@ -1,7 +1,7 @@
-"""Shards on local disk before their rows are read, and what makes room for them last.
+"""Which shards are fetched before their rows are read, and which are evicted last.
 
-It joins three that do not know each other: the forecast (what the plan will need), the fetcher (threads that get it)
-and the cache limit (what may stay on disk). It changes how long a reader waits, never what it reads.
+The forecast knows what the plan will need, the downloader fetches it, and the cache limit says what stays on disk. This
+module connects the three. It changes how long a reader waits, never what it reads.
 
 Shape suffixes: K domains, N shards of all domains.
 """
@@ -26,24 +26,24 @@ from mixstream.plan.forecast import Forecast
 from mixstream.plan.run_plan import RunPlan
 from mixstream.storage import CacheLimit
 from mixstream.threads import weak_callback
-from mixstream.types import Cursor, Float64, Weights
+from mixstream.types import Cursor, Float64, Int64, Weights
 
-_REFRESHES = 4  # times that the forecast is made anew while as many rows are read as it looks ahead
+_REFRESHES = 4  # forecasts made while as many rows are read as one of them looks ahead
 
 
 def limited(domains: Domains, limit: int | None) -> Domains:
-    """Return `domains`, whose caches hold `limit` bytes together; None for no limit.
+    """Return `domains` with caches that hold at most `limit` bytes together; None for no limit.
 
     Raises:
-        ConfigError: the limit is less than any run could do with.
+        ConfigError: the limit is too low for any run, or two different datasets have the same cache directory.
     """
     places: dict[Path, Domain] = {}
     for domain in domains.listed:
         other = places.setdefault(domain.files.directory, domain)
         if other is not domain and other.files.describe() != domain.files.describe():
             raise ConfigError(
-                f"streams {other.name!r} and {domain.name!r} have the same `local` {domain.files.directory}, where the "
-                "one's shards could be taken for the other's: give each its own"
+                f"streams {other.name!r} and {domain.name!r} have the same `local` {domain.files.directory}, so one "
+                "could read the other's shards: give each its own"
             )
     cache = CacheLimit(limit=limit)
     domains = replace(domains, domains=tuple(domain.within(cache) for domain in domains))
@@ -52,26 +52,26 @@ def limited(domains: Domains, limit: int | None) -> Domains:
     largest = max(shard.raw.bytes for domain in domains if domain.files.fetches for shard in domain.shards)
     if limit < 2 * largest:
         raise ConfigError(
-            f"cache_limit={limit} bytes is too low: the largest shard has {largest}, and room for two is the least; "
-            f"some for each process that reads is better; pass {8 * largest} or more, or None for no limit"
+            f"cache_limit={limit} bytes is too low: the largest shard has {largest}, and two of them have to fit, "
+            f"better several for each process that reads; pass {8 * largest} or more, or None for no limit"
         )
     return replace(domains, unmap_after_read=limit < sum(map(_cached_bytes, domains)))
 
 
 def _cached_bytes(domain: Domain) -> int:
-    """Return what all shards of a domain take in its cache."""
+    """Return the bytes that all shards of a domain take in its cache."""
     packed = domain.files.keep_compressed
     shards = domain.shards if domain.files.fetches else ()
     return sum(shard.raw.bytes + (shard.zip.bytes if packed and shard.zip else 0) for shard in shards)
 
 
 def warn_of_refetching(run_plan: RunPlan, domains: Domains, limit: int | None) -> None:
-    """Warn where the cache cannot hold the windows that rows are shuffled in: their shards would come again and again.
+    """Warn if the cache cannot hold the windows that rows are shuffled in: shards would be fetched again and again.
 
     Args:
         run_plan: what is drawn.
         domains: from `limited`.
-        limit: that of the cache, in bytes.
+        limit: of the cache, in bytes.
     """
     if not domains.unmap_after_read or limit is None:
         return
@@ -92,7 +92,7 @@ def warn_of_refetching(run_plan: RunPlan, domains: Domains, limit: int | None) -
     if window(block) <= limit:
         return
     low, high = 1, block
-    while high - low > max(low // 8, 1):  # the largest block that fits, about
+    while high - low > max(low // 8, 1):  # the largest block that fits, approximately
         middle = (low + high) // 2
         low, high = (middle, high) if window(middle) <= limit else (low, middle)
     remedy = f"shuffle_block_size={low} or " if window(low) <= limit else ""
@@ -105,58 +105,90 @@ def warn_of_refetching(run_plan: RunPlan, domains: Domains, limit: int | None) -
 
 
 class Predownloader:
-    """Fetches the shards that a reader is about to need; does nothing where all of them lie on local disk.
+    """Fetches the shards that a reader will need; does nothing if all of them are local files.
 
     Args:
-        run_plan: what is followed.
-        domains: where shards are fetched into.
-        ahead: rows of this rank that are looked ahead.
+        run_plan: the plan to follow.
+        domains: the domains whose shards are fetched.
+        ahead: rows of this rank to look ahead.
     """
 
     def __init__(self, *, run_plan: RunPlan, domains: Domains, ahead: int) -> None:
         self._domains, self._rows = domains, max(ahead, run_plan.batch_size)
+        self._forecast = Forecast(run_plan)
         self._pause = max(self._rows // run_plan.batch_size // _REFRESHES, 1)
         self._looked = -self._pause
         self._share_K: Float64 | None = None
-        self._cursor: Cursor | None = None
-        self._closed = False
         self._there_N = np.zeros(domains.shards, dtype=bool)
-        self._fetcher: Downloader | None = None
-        if any(domain.files.fetches for domain in domains):
-            self._forecast, self._fetcher = Forecast(run_plan), Downloader(fetch=weak_callback(self._fetch, True))
-            if domains.unmap_after_read:
-                self._numbers = _numbers_of(domains)
-                self._withdraw = weakref.finalize(self, self._cache_limit.close)  # others believe it as long as we live
-                asked = weak_callback(self._next_use, None)  # the limit outlives us
-                self._cache_limit.next_use = lambda paths: asked(paths) or [inf] * len(paths)
+        fetches = any(domain.files.fetches for domain in domains)
+        self._downloader = Downloader(fetch=weak_callback(self._fetch, True)) if fetches else None
+        self._evictions = _Evictions(self, domains, self._forecast) if fetches and domains.unmap_after_read else None
 
     def look_ahead(self, cursor: Cursor, weights: Weights | None) -> None:
-        """Have the shards fetched that the steps from `cursor` on need. To be called at every step; cheap.
+        """Fetch the shards that the steps from `cursor` on need. Call it at every step; most calls return at once.
 
         Args:
             cursor: before the step that is read next.
             weights: step -> weights in whole parts, or None while they are not known; None for static mixing.
         """
-        if self._fetcher is None or self._closed or 0 <= cursor.step - self._looked < self._pause:
+        downloader = self._downloader  # another thread may call `close`
+        if downloader is None or 0 <= cursor.step - self._looked < self._pause:
             return
         if weights is not None and (weight_K := weights(cursor.step)) is not None:
             self._share_K = weight_K / weight_K.sum()
-        self._looked, self._cursor = cursor.step, cursor
+        self._looked = cursor.step
         number_N, steps_N = self._forecast.upcoming(cursor, self._share_K, self._rows)
-        if self._domains.unmap_after_read:
-            self._cache_limit.announce([self._path(number) for number in number_N.tolist()], steps_N.tolist())
+        if self._evictions is not None:
+            self._evictions.follow(cursor, self._share_K, number_N, steps_N)
         missing_N = ~self._there_N[number_N]
-        self._fetcher.follow(number_N[missing_N], steps_N[missing_N])
+        downloader.follow(number_N[missing_N], steps_N[missing_N])
 
     def _fetch(self, number: int, need: float) -> bool:
         done = self._domains.fetch(number, need)
-        if done and not self._domains.unmap_after_read:  # under a limit, it may be gone when it is needed again
+        if done and self._evictions is None:  # under a limit, it may be evicted before it is read
             self._there_N[number] = True
         return done
 
-    @property
-    def _cache_limit(self) -> CacheLimit:
-        return self._domains[0].files.cache_limit  # all of them have the one
+    def close(self) -> None:
+        """End the threads; nothing is fetched ahead any more."""
+        downloader, self._downloader = self._downloader, None
+        if downloader is not None:
+            downloader.close()
+        if self._evictions is not None:
+            self._evictions.withdraw()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class _Evictions:
+    """What a cache with a limit knows of the plan: which shards are needed, and when.
+
+    Args:
+        owner: when it is deleted, `withdraw` is called.
+        domains: whose caches share one limit.
+        forecast: of the plan.
+    """
+
+    def __init__(self, owner: Predownloader, domains: Domains, forecast: Forecast) -> None:
+        self._domains, self._forecast = domains, forecast
+        self._limit = domains[0].files.cache_limit  # all domains have the same
+        self._numbers = _numbers_of(domains)
+        self._at: tuple[Cursor, Float64 | None] | None = None
+        self.withdraw = weakref.finalize(owner, self._limit.close)
+        answer = weak_callback(self._next_use, None)  # the limit outlives this object
+        self._limit.next_use = lambda paths: answer(paths) or [inf] * len(paths)
+
+    def follow(self, cursor: Cursor, share_K: Float64 | None, number_N: Int64, steps_N: Float64) -> None:
+        """Answer from `cursor` and `share_K` from now on, and announce to other processes what is needed soon.
+
+        They honour the announcement until `withdraw` is called or this process exits.
+        """
+        self._at = cursor, share_K
+        self._limit.announce([self._path(number) for number in number_N.tolist()], steps_N.tolist())
 
     def _path(self, number: int) -> Path:
         domain, shard = self._domains.home(number)
@@ -164,13 +196,12 @@ class Predownloader:
 
     def _next_use(self, paths: Sequence[Path]) -> Sequence[float]:
         """Return the steps until the plan needs each of these files; inf for never."""
-        if (cursor := self._cursor) is None:
-            return [inf] * len(paths)
-        numbers = [self._number(path) for path in paths]
         steps_N = np.full(len(paths), inf)
-        known_N = np.array([number is not None for number in numbers], dtype=bool)
-        asked = np.array([number for number in numbers if number is not None], dtype=np.int64)
-        steps_N[known_N] = self._forecast.distance(cursor, self._share_K, asked)
+        if self._at is not None:
+            numbers = [self._number(path) for path in paths]
+            known_N = np.array([number is not None for number in numbers], dtype=bool)
+            asked = np.array([number for number in numbers if number is not None], dtype=np.int64)
+            steps_N[known_N] = self._forecast.distance(*self._at, asked)
         return steps_N.tolist()
 
     def _number(self, path: Path) -> int | None:
@@ -178,20 +209,6 @@ class Predownloader:
             if (names := self._numbers.get(directory)) is not None:
                 return names.get(path.relative_to(directory).as_posix())
         return None
-
-    def close(self) -> None:
-        """End the threads; nothing is fetched ahead any more."""
-        self._closed = True
-        if self._fetcher is not None:
-            self._fetcher.close()
-            if self._domains.unmap_after_read:
-                self._withdraw()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 def _numbers_of(domains: Domains) -> dict[Path, dict[str, int]]:

@@ -1,7 +1,7 @@
-"""Makes a rank's batches one after the other, from one position on: what runs in a loader's background thread.
+"""Makes a rank's batches one after the other, from one position on. It runs in a loader's background thread.
 
-Nothing here belongs to the trainer's thread: a `BatchMaker` is used by one thread at a time and keeps no reference to
-the loader, so that a loader that is dropped takes its thread along.
+A `BatchMaker` is used by one thread at a time. It keeps no reference to the loader, so that the thread ends when the
+loader is deleted.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from mixstream.loader.prefetch import BlockedError
 from mixstream.loader.run import Run
 from mixstream.types import Addresses, Cursor, Rows, Weights
 
-_PLANNED_ROWS = 4096  # rows, at least a step's, whose addresses are looked up together
-_PLANNED_STEPS = 64  # and no more steps than this, so that small batches do not put off the first
+_PLANNED_ROWS = 4096  # rows whose addresses are looked up together; at least those of one step
+_PLANNED_STEPS = 64  # at most, so that the first of many small batches is not delayed
 
 
 class BatchMaker:
@@ -29,10 +29,10 @@ class BatchMaker:
         run: what is drawn, and how bad samples are handled.
         cursor: the position.
         weights: step -> weights; None for static mixing.
-        assembler: makes a batch of addresses.
-        deliver: brings a finished batch to where the trainer wants it.
+        assembler: makes a batch from addresses.
+        deliver: copies a finished batch to the trainer's device.
         ahead: rows of this rank whose shards are fetched ahead.
-        counters: where the time spent is added.
+        counters: the time spent is added to them.
     """
 
     def __init__(
@@ -88,5 +88,5 @@ class BatchMaker:
         self._planned.extend((rows, cursor, at) for (rows, cursor), at in zip(planned, found))
 
     def close(self) -> None:
-        """Fetch nothing ahead any more; a batch that is being made, which may wait for a shard, goes on."""
+        """Stop fetching shards ahead. A batch that is being made is finished, even if it waits for a shard."""
         self._predownloader.close()

@@ -1,4 +1,4 @@
-"""`StreamingDataLoader`: a torch DataLoader that keeps the position, so that it can be saved and fed with losses."""
+"""`StreamingDataLoader`: a torch DataLoader that keeps its position, so that it can be saved and take reports."""
 
 from __future__ import annotations
 
@@ -11,29 +11,32 @@ from torch.utils.data import DataLoader
 
 from mixstream.data.assemble import Transform, checked_transforms, finish
 from mixstream.data.batch import collate_samples
-from mixstream.errors import ConfigError, ExhaustedError
+from mixstream.errors import ConfigError
 from mixstream.feedback.loop import FeedbackLoop
 from mixstream.loader.dataset import StreamingDataset
+from mixstream.loader.progress import Progress
 from mixstream.loader.reports import LossReports
+from mixstream.loader.run import Run
 from mixstream.loader.workers import WeightRing
-from mixstream.plan.walk import ExhaustionWarnings, Walk
-from mixstream.types import Rows
+from mixstream.plan.walk import Walk
+from mixstream.types import Cursor, Rows
 
 
 class StreamingDataLoader(LossReports, DataLoader[Any]):
     """A torch DataLoader over a `StreamingDataset`, with its arguments.
 
-    Counts batches handed out, whatever its workers have fetched ahead. Each `iter()` begins an epoch: the next one, if
-    the last `iter()` handed out any batch, else the same position again. Batches that are dicts carry `step`, `domain`
-    (int64 [B], in the order of `streams`) and `repeats` as attributes.
+    The position counts batches handed out, not batches that workers have made ahead. Each `iter()` begins an epoch: the
+    next one if the last `iter()` handed out a batch, the same one otherwise. Batches that are dicts have the attributes
+    `step`, `domain` (int64 [B], in the order of `streams`) and `repeats`.
 
     Args:
-        dataset: what to read; its `batch_size` must be this loader's, and each is taken from the other if not given.
+        dataset: the dataset to read. Its `batch_size` must be this loader's; either is taken from the other if not
+            given.
         args: as for torch's DataLoader.
         log: directory for a log of weights and losses by step, as JSONL and, where it is installed, for TensorBoard.
             Give it on every rank; rank 0 writes.
         transforms: functions from a batch to a batch with the same rows, applied one after the other in this process.
-        kwargs: as for torch's. `collate_fn` defaults to torch's, with uint16 and uint32 widened to int64.
+        kwargs: as for torch's DataLoader. `collate_fn` defaults to torch's, with uint16 and uint32 widened to int64.
     """
 
     def __init__(
@@ -50,38 +53,40 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
             kwargs.setdefault("batch_size", dataset.batch_size)
         super().__init__(dataset, *args, **kwargs)
         self.num_samples_yielded, self.transforms = 0, checked_transforms(transforms)
-        self._source = self._streaming = dataset if isinstance(dataset, StreamingDataset) else None
+        self._source = dataset if isinstance(dataset, StreamingDataset) else None
         self._log = Path(log) if log is not None else None
-        self._loop: FeedbackLoop | None = None
+        self._progress: Progress | None = None  # as over another kind of dataset
         self._ring: WeightRing | None = None
-        if self._streaming is None:
+        self._handed = False  # whether the last iter() has handed out a batch
+        if self._source is None:
             return
         if dataset.batch_size is None:
             dataset.batch_size = self.batch_size
         if dataset.batch_size != self.batch_size:
             raise ConfigError(
-                f"batch_size={self.batch_size} here and {dataset.batch_size} on the dataset: the plan is made of "
+                f"batch_size={self.batch_size} here and {dataset.batch_size} on the dataset: the plan consists of "
                 "global batches, so give both the same"
             )
         if self.drop_last and not dataset.drop_last:
             dataset.drop_last = True
             dataset.forget_run()
-        self._adopt(dataset)
+        self._begin(dataset)
 
-    def _adopt(self, dataset: StreamingDataset) -> None:
-        """Take up the dataset's position: the start, or a loaded state."""
-        position, self._loads = dataset.position, dataset.loads
-        self._run, self._cursor, self._loop = position.run, position.cursor, position.begin_loop()
-        self._handed, self._ended, self._iterator = False, False, None
-        self._departures = ExhaustionWarnings(self._run.plan, self._cursor)
-        self._ring = None
-        if self._loop is not None:
-            self._look_ahead(dataset, self._loop)
+    def _begin(self, dataset: StreamingDataset) -> Progress:
+        """Begin at the dataset's position: the start, or a state that was loaded."""
+        progress = self._progress = Progress(dataset)
+        self._handed, self._iterator = False, None
+        self._ring = self._weight_ring(dataset, progress.loop) if progress.loop is not None else None
         publish = self._ring.put if self._ring is not None else lambda step, weights_K: None
-        self._listen(self._run, self._loop, self._cursor, publish)
+        self._listen(progress.run, progress.loop, progress.cursor, publish)
+        return progress
 
-    def _look_ahead(self, dataset: StreamingDataset, loop: FeedbackLoop) -> None:
-        """Let the dataset, in this process or its workers, know the weights of the steps to come."""
+    def _weight_ring(self, dataset: StreamingDataset, loop: FeedbackLoop) -> WeightRing | None:
+        """Return a ring by which workers receive the weights of later steps; None if there are no workers.
+
+        Raises:
+            ConfigError: workers would make batches before their weights are known.
+        """
         ahead = self.num_workers * (self.prefetch_factor or 0)
         if ahead > loop.lag:
             raise ConfigError(
@@ -89,78 +94,79 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
                 f"more than the lag of {loop.lag} steps between losses and the batches that they shape: lower "
                 f"them, or give the dataset lag={ahead} (it changes the run)"
             )
-        if self.num_workers:
-            self._ring = WeightRing(domains=len(dataset.streams), lag=loop.lag)
+        return WeightRing(domains=len(dataset.streams), lag=loop.lag) if self.num_workers else None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Begin an epoch."""
-        if self._streaming is None:
+        if self._source is None or (progress := self._current()) is None:
             yield from super().__iter__()
             return
-        walk, batches = self._begin(self._streaming), None
+        walk, batches = self._begin_epoch(self._source, progress), None
         for _ in range(walk.steps_left):
             if self._reporter is not None and not walk.ready():
                 self._reporter.await_weights(walk.cursor.step)
             try:
                 if batches is None:
-                    batches = super().__iter__()  # not before: its workers would wait for these weights
+                    batches = super().__iter__()  # not before, since its workers would wait for these weights
                 batch = next(batches)
             except StopIteration:
                 break
             if (rows := walk.advance()) is None:
                 break
-            self._departures.check(walk.cursor)
-            self._cursor, self._handed = walk.cursor, True
-            self.num_samples_yielded += self._run.run_plan.batch_size
+            progress.exhaustion.check(walk.cursor)
+            progress.cursor, self._handed = walk.cursor, True
+            self.num_samples_yielded += progress.run.run_plan.batch_size
             if self._reporter is not None:
                 self._reporter.drew(rows)
-            yield self._tagged(batch, rows)
+            yield self._tagged(batch, progress.run, rows)
         else:
             return
-        warnings.warn(self._departures.end(self._cursor), stacklevel=2)
-        self._ended = True
+        warnings.warn(progress.end(), stacklevel=2)
 
-    def _follow(self) -> None:
-        """Notice a state that was loaded into the dataset, or ranks that came to be, since we looked last."""
-        dataset = self._streaming
-        if dataset is not None and (
-            dataset.loads != self._loads or (not self._cursor.step and dataset.run is not self._run)
-        ):
-            self._adopt(dataset)
+    def _current(self) -> Progress | None:
+        """Return the progress, from the dataset's position on if that has changed; None over another dataset."""
+        dataset, progress = self._source, self._progress
+        if dataset is not None and progress is not None and progress.is_outdated(dataset):
+            return self._begin(dataset)
+        return progress
 
-    def _begin(self, dataset: StreamingDataset) -> Walk:
-        """Return the walk of the epoch that begins now, with the dataset's workers at the same place."""
-        self._follow()
-        if self._ended:
-            raise ExhaustedError(self._departures.end(self._cursor))
-        if self._handed and self._cursor.step_in_epoch:  # the last iter() was abandoned
-            self._cursor = self._run.walk_to_epoch(self._cursor, self._cursor.epoch + 1)
+    @property
+    def _cursor(self) -> Cursor:
+        assert self._progress is not None
+        return self._progress.cursor
+
+    def _begin_epoch(self, dataset: StreamingDataset, progress: Progress) -> Walk:
+        """Return the walk of the next epoch, and let the dataset, also in its workers, begin at the same place."""
+        progress.check_not_ended()
+        run, loop = progress.run, progress.loop
+        if self._handed and progress.cursor.step_in_epoch:  # the last iter() was abandoned
+            progress.cursor = run.walk_to_epoch(progress.cursor, progress.cursor.epoch + 1)
             self._iterator = None
         self._handed, self.num_samples_yielded = False, 0
-        if self._iterator is None:  # else persistent workers stand where we do, at the end of their epoch
-            dataset.begin_at(self._cursor)
-        if self._loop is not None:  # now, since another loader over the dataset may have been made
-            dataset.weights_source = self._loop.weights if self._ring is None else self._ring.get
-        if self._ring is not None and self._loop is not None:
-            for step in range(self._cursor.step, self._loop.reported + self._loop.lag + 1):
-                if (weight_K := self._loop.weights(step)) is not None:
+        if self._iterator is None:  # persistent workers are at this place already, at the end of their epoch
+            dataset.begin_at(progress.cursor)
+        if loop is not None:  # at every epoch, since the dataset may have another loader
+            dataset.weights_source = loop.weights if self._ring is None else self._ring.get
+        if self._ring is not None and loop is not None:
+            for step in range(progress.cursor.step, loop.reported + loop.lag + 1):
+                if (weight_K := loop.weights(step)) is not None:
                     self._ring.put(step, weight_K)
-        return self._run.walk(self._cursor, self._run.weights(self._loop))
+        return run.walk(progress.cursor, run.weights(loop))
 
-    def _tagged(self, batch: Any, rows: Rows) -> Any:
-        self._run.quarantine.publish()
-        domain_B = self._run.domains.listed_K[rows.domain_B[self._run.run_plan.part]]
+    def _tagged(self, batch: Any, run: Run, rows: Rows) -> Any:
+        run.quarantine.publish()
+        domain_B = run.domains.listed_K[rows.domain_B[run.run_plan.part]]
         return finish(batch, domain_B=domain_B, step=rows.step, repeats=rows.repeats, transforms=self.transforms)
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the run's state after the batches handed out; None over another kind of dataset."""
-        self._follow()
+        progress = self._current()
         if self._reporter is not None:
             self._reporter.drain()
-        return None if self._streaming is None else self._run.document(self._cursor, self._loop)
+        return None if progress is None else progress.run.document(progress.cursor, progress.loop)
 
     def load_state_dict(self, obj: Mapping[str, Any], strict: bool = True) -> None:
         """Go on from a state; as `StreamingDataset.load_state_dict`."""
-        if self._streaming is not None:
-            self._streaming.load_state_dict(obj, strict=strict)
-            self._adopt(self._streaming)
+        if self._source is not None:
+            self._source.load_state_dict(obj, strict=strict)
+            self._begin(self._source)

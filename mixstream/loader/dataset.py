@@ -1,6 +1,7 @@
 """`StreamingDataset`: the arguments and behaviour of mosaicml-streaming's, over mixstream's plan.
 
-It wires and computes nothing: what to draw is `run.Run`, which epoch an `iter()` is, is `workers.EpochClaims`.
+It connects other parts and computes nothing itself: `run.Run` knows what to draw, `workers.EpochClaims` which epoch an
+`iter()` is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from mixstream.data.domains import Domains
 from mixstream.data.predownload import Predownloader, limited, warn_of_refetching
 from mixstream.distributed import detect_world
 from mixstream.errors import ConfigError
-from mixstream.loader.checkpoint import Checkpoint, Position
+from mixstream.loader.checkpoint import Checkpoint, Epochs, Position
 from mixstream.loader.mosaic_api import ShardTables, check_options
 from mixstream.loader.run import Run, mixing_method
 from mixstream.loader.stream import Stream, bound, epoch_counts, opened, prepared
@@ -33,48 +34,48 @@ from mixstream.world import World
 class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
     """Sharded domains, mixed, as a torch IterableDataset; every rank and worker reads its own rows.
 
-    Takes what `streaming.StreamingDataset` of mosaicml-streaming takes. What differs: batches are mixed exactly instead
-    of on average, and do not depend on the number of ranks or workers; `state_dict` can be loaded under any of these.
+    Takes the arguments of `streaming.StreamingDataset` of mosaicml-streaming. The differences: batches are mixed
+    exactly, not on average; neither batches nor states depend on the number of ranks or workers.
 
     Args:
         streams: the domains; or `remote`, `local` and `split` of the only one.
-        remote: where a single domain's shards are kept.
-        local: where a single domain's raw shards are.
+        remote: where a single domain's shards are stored.
+        local: directory of a single domain's raw shards.
         split: sub-directory of both.
-        download_retry: attempts per request, at every kind of store; being asked to slow down is none.
-        download_timeout: seconds per request, and of waiting for a store that asks to slow down.
-        validate_hash: hash that shards are checked against, downloaded or on disk already; None for none.
+        download_retry: attempts per request, at every kind of store; a request to slow down is not counted.
+        download_timeout: seconds per request, and seconds to wait for a store that asks to slow down.
+        validate_hash: hash that shards are checked against, both downloaded ones and those on disk; None for none.
         keep_zip: whether compressed shards are kept in the cache beside the raw ones.
-        epoch_size: rows of an epoch, for relative weights ("100k", "64m" may be written); all samples if not given.
+        epoch_size: rows of an epoch, for relative weights, also as "100k" or "64m"; all samples if not given.
         predownload: rows per rank (or worker) whose shards are fetched ahead of the row that is read; 8 batches if not
             given.
-        cache_limit: bytes on local disk ("100gb" may be written) that the shards of all streams may take together, over
-            all processes; what the plan needs last makes room. None for no limit.
+        cache_limit: bytes on local disk, also as "100gb", that the shards of all streams may take together, over all
+            processes. When the cache is full, the shard needed furthest in the future is evicted. None for no limit.
         sampling_method: accepted; draws go on through a domain from epoch to epoch, so nothing is sampled twice.
         sampling_granularity: accepted, as above.
-        partition_algo: accepted; rows are dealt to ranks in slices of the global batch.
-        num_canonical_nodes: lanes: independent paths through the shards, so that a node reads its own lanes' only.
-            One per node if not given; a loaded state brings its own.
+        partition_algo: accepted; ranks get slices of the global batch.
+        num_canonical_nodes: lanes, independent paths through the shards: a node reads only the shards of its lanes. One
+            per node if not given, or those of a loaded state.
         batch_size: rows per rank and step; a DataLoader over the dataset must have the same. Samples keep their stored
             dtypes (torch's uint16 has to be cast before an embedding); `Loader` and `StreamingDataLoader` widen them.
         shuffle: whether to shuffle; without it, and without weights, domains are read one after the other.
         shuffle_algo: "py1e", "py1br" (samples within windows of `shuffle_block_size`), "py1s", "py2s" (within shards),
             "naive" (within the whole domain).
-        shuffle_seed: what everything random derives from.
+        shuffle_seed: the seed of everything random.
         shuffle_block_size: samples per window; max(4,000,000 / lanes, 262,144) if not given.
         batching_method: "random" or "stratified"; every batch is mixed exactly under both.
         allow_unsafe_types: whether pickled columns may be decoded.
-        replication: that many consecutive ranks see the same rows.
+        replication: how many consecutive ranks get the same rows.
         stream_name: accepted; there is one kind of stream.
         stream_config: further arguments for the single stream.
         mixer: policy for the domains' weights (`mixstream.mixers`); the streams' own, fixed, if not given.
         lag: steps between the newest losses in a weight vector and the first batch that it shapes; constant of a run.
-        on_bad_sample: what to do about a sample or shard that cannot be read: "raise"; "refetch", fetching its shard
-            anew before raising (a shard of a wrong hash, size or layout always is); "quarantine", setting it aside,
-            with the domain's next draws in its place, and noting that in the state.
-        drop_last: drop what does not fill an epoch's last global batch, instead of filling it with repeats.
-        rank: this process, if neither torch.distributed nor RANK says it.
-        world_size: how many there are, likewise.
+        on_bad_sample: what to do about a sample or shard that cannot be read. "raise": raise the error. "refetch":
+            fetch its shard again first (shards of a wrong hash, size or layout always are). "quarantine": set it aside,
+            use the domain's next draws in its place, and note that in the state.
+        drop_last: drop the rows that do not fill an epoch's last global batch, instead of filling it with repeats.
+        rank: of this process, if neither torch.distributed nor RANK is set.
+        world_size: number of ranks, likewise.
     """
 
     def __init__(
@@ -156,37 +157,39 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         self._given_world = (rank, world_size)
         detect_world(rank, world_size)
         self._checkpoint: Checkpoint | None = None
-        self._at: tuple[World, Position] | None = None  # where the run goes on, for the ranks that there are
+        self._epochs: Epochs | None = None  # from the start or the checkpoint on; None until they are asked for
         self._claims = EpochClaims()
-        self._start: Cursor | None = None  # where the first epoch to come begins, if not at the position
-        self._reached: tuple[int, Cursor] | None = None  # where the epoch with this claim begins, walked to before
-        self.announce = True  # whether iterating tells of domains that leave; a loader over this does it itself
-        self.loads = 0  # how often a state was loaded, for loaders to notice
+        self.announce = True  # whether iterating warns of domains that leave; a loader over the dataset warns itself
+        self.loads = 0  # how often a state was loaded, by which loaders notice it
         self.weights_source: Weights | None = None  # set by a loader that runs a learning mixer
 
     @property
     def run(self) -> Run:
-        """The parts of the run, for the ranks that there are now; workers keep what their parent knew."""
+        """The run, for the ranks that there are now; workers keep the run of their parent."""
         return self.position.run
 
     @property
     def position(self) -> Position:
         """Where the run goes on: step 0, or the state that was loaded."""
-        if self._at is None or get_worker_info() is None:  # a process that is no worker may have become a rank
+        return self._current_epochs().position
+
+    def _current_epochs(self) -> Epochs:
+        epochs = self._epochs
+        if epochs is None or get_worker_info() is None:  # a process that is not a worker may have become a rank
             world = detect_world(*self._given_world)
-            if self._at is None or self._at[0] != world:
-                self.forget_run()
-                self._at = world, Position.of(self._assemble(world, self._checkpoint), self._checkpoint)
-        return self._at[1]
+            if epochs is None or epochs.world != world:
+                position = Position.of(self._assemble(world, self._checkpoint), self._checkpoint)
+                epochs = self._epochs = Epochs(world, position)
+        return epochs
 
     def forget_run(self) -> None:
-        """Let the parts of the run be put together again: something that they depend on has changed."""
-        self._at = self._start = self._reached = None
+        """Let the run be assembled again, because an option that it depends on has changed."""
+        self._epochs = None
 
     def _assemble(self, world: World, checkpoint: Checkpoint | None) -> Run:
         domains, mixer = self.domains, self._policy
         lanes = self.num_canonical_nodes
-        if lanes is None:  # a state brings its own
+        if lanes is None:  # a state has its own
             lanes = checkpoint.state.num_canonical_nodes if checkpoint is not None else world.nodes
         run_plan = RunPlan(
             domains=tuple(PlannedDomain(name=d.name, fingerprint=d.fingerprint, view=d.view) for d in domains),
@@ -202,7 +205,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
             mixer=mixing_method(mixer, in_order=self._in_order),
             lag=self.lag if isinstance(mixer, Mixer) else None,
             world=world.replicated(self.replication) if self.replication else world,
-            batch_size=self.batch_size,  # type: ignore[arg-type] - refused there if it was not given
+            batch_size=self.batch_size,  # type: ignore[arg-type] - RunPlan refuses None
             lanes=lanes,
         )
         warn_of_refetching(run_plan, domains, self.cache_limit)
@@ -215,7 +218,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         )
 
     def __len__(self) -> int:
-        """Return the samples that this rank gets per epoch."""
+        """Return the number of samples that this rank gets per epoch."""
         run = self.run
         return run.plan.steps_per_epoch * run.run_plan.batch_size
 
@@ -224,7 +227,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[Any]:
         """Yield this rank's (and, in a DataLoader worker, this worker's) samples of the next epoch.
 
-        Inside a DataLoader, its `batch_size` must be this dataset's: worker w makes the steps w, w + workers, ….
+        A DataLoader over it must have the same `batch_size`, since worker w yields the steps w, w + workers, ….
         """
         run = self.run
         if isinstance(self._policy, Mixer) and self.weights_source is None:
@@ -235,9 +238,9 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
         weights = self.weights_source or run.weights(None)
-        claim = self._claims.claim()
-        walk = run.walk(self._epoch_start(claim), weights)
-        departures = ExhaustionWarnings(run.plan, walk.cursor)
+        claim, epochs = self._claims.claim(), self._current_epochs()
+        walk = run.walk(epochs.begin(claim), weights)
+        exhaustion = ExhaustionWarnings(run.plan, walk.cursor)
         reader = run.reader(self.domains)
         ahead = self.predownload * workers
         with Predownloader(run_plan=run.run_plan, domains=self.domains, ahead=ahead) as predownloader:
@@ -245,68 +248,53 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
                 predownloader.look_ahead(walk.cursor, weights)
                 if (rows := walk.advance()) is None:
                     if worker == 0 and self.announce:
-                        warnings.warn(departures.end(walk.cursor), stacklevel=2)
+                        warnings.warn(exhaustion.end(walk.cursor), stacklevel=2)
                     return
                 if worker == 0 and self.announce:
-                    departures.check(walk.cursor)
+                    exhaustion.check(walk.cursor)
                 if step % workers == worker:
                     (at,) = run.run_plan.addressing.locate([rows], run.run_plan.part)
                     yield from reader.each(rows, at, lambda at: self[int(self.number(at)[0])])
-        self._reached = (claim + 1, walk.cursor)
-
-    def _epoch_start(self, claim: int) -> Cursor:
-        """Return where the epoch with this claim begins: the first at the start or the loaded state."""
-        start = self._start_cursor()
-        done, cursor = self._reached or (0, start)
-        if done > claim:
-            done, cursor = 0, start
-        if done < claim:
-            cursor = self.run.walk_to_epoch(cursor, start.epoch + claim)
-            self._reached = (claim, cursor)
-        return cursor
-
-    def _start_cursor(self) -> Cursor:
-        position = self.position  # first: other ranks are another start
-        return self._start or position.cursor
+        epochs.reach(claim + 1, walk.cursor)
 
     def begin_at(self, cursor: Cursor) -> None:
-        """Let the next `iter()` begin at `cursor`: for loaders that keep the position."""
-        self._start, self._reached, self.announce = cursor, None, False
+        """Let the next `iter()` begin at `cursor`; for loaders, which keep the position themselves."""
+        epochs = self._current_epochs()
+        self._epochs, self.announce = Epochs(epochs.world, epochs.position, start=cursor), False
         self._claims.reset()
 
     @property
     def next_epoch(self) -> int:
         """The epoch that the next `iter()` begins."""
-        first = self._checkpoint.state.epoch if self._checkpoint is not None else 0
-        return (self._start.epoch if self._start is not None else first) + self._claims.count
+        loaded = self._checkpoint.state.epoch if self._checkpoint is not None else 0
+        return (self._epochs.start.epoch if self._epochs is not None else loaded) + self._claims.count
 
     # --- state ----------------------------------------------------------------------------------------------------
 
     def state_dict(self, num_samples: int = 0, from_beginning: bool = True) -> dict[str, Any]:
-        """Return the state after `num_samples` samples, over all ranks, of the epoch that runs.
+        """Return the state after `num_samples` samples, over all ranks, of the running epoch.
 
-        For trainers that count for themselves, over a plain DataLoader; `StreamingDataLoader` and `Loader` know their
-        position.
+        For trainers with a plain DataLoader, which count samples themselves; `StreamingDataLoader` and `Loader` know
+        their position.
 
         Args:
             num_samples: samples handed to the model, a multiple of the global batch.
-            from_beginning: count them from the epoch's beginning, not from where a loaded state began it.
+            from_beginning: count them from the epoch's beginning, not from a loaded state's place in it.
         """
         if isinstance(self._policy, Mixer):
             raise ConfigError(
-                f"{type(self.mixer).__name__} learns from losses, and what it learned is with the loader: save "
+                f"{type(self.mixer).__name__} learns from losses, and the loader has what it learned: save "
                 "loader.state_dict() of mixstream.Loader or mixstream.StreamingDataLoader"
             )
-        run, claims = self.run, self._claims.count
-        start = self._start_cursor()
-        cursor = self._epoch_start(max(claims - 1, 0))
+        run, epochs = self.run, self._current_epochs()
+        cursor = epochs.begin(max(self._claims.count - 1, 0))
         steps, odd = divmod(num_samples, run.plan.global_batch_size)
         if odd:
             raise ConfigError(
-                f"{num_samples} samples are no whole number of global batches of {run.plan.global_batch_size} rows; "
+                f"{num_samples} samples are not a whole number of global batches of {run.plan.global_batch_size} rows; "
                 "take states between steps"
             )
-        steps -= cursor.step_in_epoch if from_beginning and cursor is start else 0
+        steps -= cursor.step_in_epoch if from_beginning and cursor is epochs.start else 0
         if steps < 0:
             raise ConfigError(
                 f"{num_samples} samples from the epoch's beginning lie before the state that this run goes on from "
@@ -318,7 +306,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         return run.document(walk.cursor, None)
 
     def load_state_dict(self, obj: Mapping[str, Any], strict: bool = True) -> None:
-        """Go on from a state of any rank of a run with any number of ranks and workers.
+        """Go on from a state, saved by any rank of a run with any number of ranks and workers.
 
         Args:
             obj: from `state_dict`.
@@ -326,21 +314,21 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
                 of the domains that are still there.
 
         Raises:
-            StateError: the state does not fit; the message says in what.
+            StateError: the state does not fit; the message says why.
         """
         checkpoint, world = Checkpoint.parse(obj, strict=strict), detect_world(*self._given_world)
         position = Position.of(self._assemble(world, checkpoint), checkpoint)
-        self.forget_run()  # not before: a state that is refused changes nothing
-        self._checkpoint, self._at, self.loads = checkpoint, (world, position), self.loads + 1
+        # A state that is refused was refused above, and has changed nothing.
+        self._checkpoint, self._epochs, self.loads = checkpoint, Epochs(world, position), self.loads + 1
         self._claims.reset()
 
     def __getstate__(self) -> dict[str, Any]:
         if self.batch_size is not None:
-            _ = self.run  # a spawned worker has no torch.distributed to ask who it is
+            _ = self.run  # a spawned worker has no torch.distributed, and cannot find its rank
         return self.__dict__.copy()
 
 
 def overrides(dataset: StreamingDataset) -> list[str]:
-    """Return the names of the methods by which a subclass of `StreamingDataset` returns samples of its own."""
+    """Return the names of the methods by which a subclass of `StreamingDataset` changes what a sample is."""
     names = ("__getitem__", "get_item")
     return [name for name in names if getattr(type(dataset), name) is not getattr(StreamingDataset, name)]

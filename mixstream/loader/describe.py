@@ -1,4 +1,4 @@
-"""A run as a picture with numbers in it."""
+"""A text picture of a run, with its numbers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mixstream.types import Cursor
 
 @dataclass(slots=True)
 class Counters:
-    """What a loader has done so far; times in seconds of wall clock.
+    """What a loader has done so far; times are in seconds of wall-clock time.
 
     Attributes:
         batches: batches handed to the trainer.
         rows: rows in them (this rank's).
-        waited: time that the trainer waited for a batch.
-        gathering: time spent making batches, in the background.
+        waited: time that the trainer waited for batches.
+        gathering: time that the background thread spent making batches.
     """
 
     batches: int = 0
@@ -29,7 +29,7 @@ class Counters:
 
 
 def describe(run: Run, cursor: Cursor, counters: Counters, weights: Mapping[str, float]) -> str:
-    """Return the data flow of DESIGN.md section 3 with this run's domains, shares, position and waiting in it.
+    """Return a picture of the run: its domains with their shares, the position, and the time spent waiting.
 
     `weights` are the newest that are known, by domain.
     """

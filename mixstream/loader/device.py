@@ -1,7 +1,7 @@
-"""Memory that batches are written into, and the way to the GPU.
+"""Memory that batches are written to, and copies to the GPU.
 
-Buffers are used again, but never while somebody can still see them: a buffer goes back to its pool when the last tensor
-over it is gone. So a trainer may keep batches as long as it likes, and in the steady state nothing is allocated.
+Buffers are reused once nothing refers to them: a buffer returns to its pool when the last tensor over it is deleted. A
+trainer may keep batches as long as it likes, and in the steady state nothing is allocated.
 """
 
 from __future__ import annotations
@@ -16,26 +16,25 @@ from numpy.typing import NDArray
 
 
 class BufferPool:
-    """Arrays for batches, handed out again once their last user is gone.
+    """Arrays for batches, whose memory is reused once nothing refers to it.
 
     Args:
-        pinned: page-locked memory, from which copies to a GPU run in the background.
-        kept: buffers that are kept for later at most, over all sizes; those unused for longest go first.
+        pinned: use page-locked memory, from which copies to a GPU run in the background.
+        kept: at most so many free buffers are kept, over all sizes; the longest unused are freed first.
     """
 
     def __init__(self, *, pinned: bool = False, kept: int = 16) -> None:
         self.pinned, self.kept = pinned, kept
-        self._free: deque[NDArray[np.uint8]] = deque()  # its operations are atomic: two threads use it
+        self._free: deque[NDArray[np.uint8]] = deque()  # two threads use it; its operations are atomic
         self._leased: dict[weakref.ref[_Lease], NDArray[np.uint8]] = {}
 
     def empty(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        """Return an uninitialised array; its memory comes back when the array and all views of it are gone."""
+        """Return an uninitialised array; its memory is reused when the array and all views of it are deleted."""
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         memory = self._reuse(size)
         if memory is None:
             memory = torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned).numpy()
-        # numpy collapses chains of views, so what tells us that the last one is gone is an object of our own at the
-        # end of every chain.
+        # numpy collapses chains of views, so every chain ends in a lease, which is deleted after the last view.
         lease = _Lease(memory)
         self._leased[weakref.ref(lease, self._take_back)] = memory
         return np.asarray(lease).view(dtype).reshape(shape)
@@ -59,12 +58,12 @@ class _Lease:
     """The base object of one array that was handed out."""
 
     def __init__(self, memory: NDArray[np.uint8]) -> None:
-        self.memory = memory  # a batch may outlive its loader, and with it the pool
+        self.memory = memory  # a batch may outlive its loader, and so the pool
         self.__array_interface__ = memory.__array_interface__
 
 
 def deliver(batch: Any, *, device: torch.device, copy: DeviceCopy | None) -> Any:
-    """Return `batch` with its tensors on `device`: through `copy` for a GPU; what is no dict is returned as it is."""
+    """Return `batch` with its tensors on `device`, copied by `copy` for a GPU. Only dicts are changed."""
     if isinstance(batch, dict):
         if copy is not None:
             batch.update(copy.send(batch))
@@ -74,7 +73,7 @@ def deliver(batch: Any, *, device: torch.device, copy: DeviceCopy | None) -> Any
 
 
 class DeviceCopy:
-    """Copies batches to one GPU on a stream of its own, in the thread that makes them."""
+    """Copies batches to one GPU on a separate CUDA stream, in the thread that makes them."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -84,11 +83,11 @@ class DeviceCopy:
         """Return the tensors of `batch` on the device, once their copies are complete."""
         with torch.cuda.stream(self._stream):
             moved = {k: v.to(self.device, non_blocking=True) for k, v in batch.items() if isinstance(v, torch.Tensor)}
-        self._stream.synchronize()  # holds up the background thread, not the trainer; then the source may be reused
+        self._stream.synchronize()  # blocks the background thread, not the trainer; afterwards the source may be reused
         return moved
 
     def receive(self, batch: dict[str, Any]) -> None:
-        """Tell the allocator that the trainer's stream uses these tensors now; called in the trainer's thread."""
+        """Record for the allocator that the trainer's stream uses these tensors; called in the trainer's thread."""
         for value in batch.values():
             if isinstance(value, torch.Tensor) and value.is_cuda:
                 value.record_stream(torch.cuda.current_stream(self.device))

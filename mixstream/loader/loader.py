@@ -1,7 +1,7 @@
 """`Loader`: finished batches, made by threads in the trainer's process.
 
-It owns the background thread, the buffers and the copies to the GPU, and wires the rest. It is deliberately not a torch
-DataLoader: trainers pass it through as it is.
+It owns the background thread, the buffers and the copies to the GPU, and connects the other parts. It is deliberately
+not a torch DataLoader, so trainers use it as it is and do not wrap it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ import torch
 
 from mixstream.data.assemble import Assembler, Transform, checked_transforms
 from mixstream.data.batch import collate_samples
-from mixstream.errors import ConfigError, ExhaustedError, FeedbackError
+from mixstream.errors import ConfigError, FeedbackError
 from mixstream.loader.batch_maker import BatchMaker
 from mixstream.loader.dataset import StreamingDataset, overrides
 from mixstream.loader.describe import Counters, describe
 from mixstream.loader.device import BufferPool, DeviceCopy, deliver
 from mixstream.loader.prefetch import BlockedError, Prefetcher
+from mixstream.loader.progress import Progress
 from mixstream.loader.reports import LossReports
-from mixstream.plan.walk import ExhaustionWarnings
+from mixstream.loader.run import Run
 from mixstream.threads import weak_callback
 from mixstream.types import Cursor, Int64, Rows
 
@@ -35,16 +36,16 @@ from mixstream.types import Cursor, Int64, Rows
 class Loader(LossReports):
     """Iterates over this rank's batches: column -> tensor, plus `"domain"`, and `batch.step`.
 
-    A loader is a position in the run. `for batch in loader` goes on from there to the end of the epoch; the next such
+    A loader has a position in the run. `for batch in loader` goes on from there to the end of the epoch; the next such
     loop begins the next epoch, or, after a `break`, goes on where the last one stopped. The position counts batches
     handed out, not batches made ahead.
 
     Args:
-        dataset: what to read. A subclass that overrides `__getitem__` or `get_item` is honoured, sample by sample.
-        device: where tensors are delivered ("cuda", "cuda:1", …); the CPU if not given.
-        prefetch: batches that are kept ready; 0 makes each one when it is asked for.
+        dataset: the dataset to read. Overrides of `__getitem__` and `get_item` are called, sample by sample.
+        device: the device of the tensors ("cuda", "cuda:1", …); the CPU if not given.
+        prefetch: batches that are kept ready; with 0, each is made when it is requested.
         collate_fn: list of samples -> batch, for samples that do not stack; slower than gathering.
-        widen: deliver uint16 and uint32 columns as int64, which embeddings take; False delivers them as stored.
+        widen: return uint16 and uint32 columns as int64, which embeddings accept; False returns them as stored.
         transforms: functions from a batch to a batch with the same rows, applied one after the other in the background
             thread, before the batch is copied to the device.
         log: directory for a log of weights and losses by step, as JSONL and, where it is installed, for TensorBoard.
@@ -73,13 +74,12 @@ class Loader(LossReports):
         self.transforms = checked_transforms(transforms)
         self._source, self._device, self._log = dataset, self.device, Path(log) if log is not None else None
         self._running: _Running | None = None
-        self._finalizer: weakref.finalize[Any, Loader] | None = None  # ends what runs, should the loader be dropped
-        self._adopt()
+        self._progress = self._begin()
         self.batch_size, self.drop_last = self.run.run_plan.batch_size, dataset.drop_last
-        if self._loop is not None and prefetch > self._loop.lag:
+        if (loop := self._progress.loop) is not None and prefetch > loop.lag:
             raise ConfigError(
                 f"prefetch={prefetch} batches cannot be ready before the losses that they depend on: the dataset's lag "
-                f"is {self._loop.lag} steps; lower prefetch, or give the dataset lag={prefetch} (it changes the run)"
+                f"is {loop.lag} steps; lower prefetch, or give the dataset lag={prefetch} (it changes the run)"
             )
         self._domains = dataset.domains.reopened()
         self._columns = None if overrides(dataset) or collate_fn else self._domains.columns(widen=widen)
@@ -88,20 +88,25 @@ class Loader(LossReports):
         )
         self._copy = DeviceCopy(self.device) if self.device.type == "cuda" else None
 
-    def _adopt(self) -> None:
-        """Take up the dataset's position: the start, or a loaded state."""
+    def _begin(self) -> Progress:
+        """Begin at the dataset's position: the start, or a state that was loaded."""
         self._stop()
-        position, self._loads = self.dataset.position, self.dataset.loads
-        self.run, self._cursor, self._loop = position.run, position.cursor, position.begin_loop()
-        self._origin = self._cursor
-        self._departures, self._ended = ExhaustionWarnings(self.run.plan, self._cursor), False
-        self._listen(self.run, self._loop, self._cursor, weak_callback(self._wake, None))
+        progress = self._progress = Progress(self.dataset)
+        self._listen(progress.run, progress.loop, progress.cursor, weak_callback(self._wake, None))
+        return progress
 
-    def _follow(self) -> None:
-        """Notice a state that was loaded into the dataset, or ranks that came to be, since we looked last."""
-        unmoved = self._cursor is self._origin  # once batches were handed out, the position is ours
-        if self.dataset.loads != self._loads or (unmoved and self.dataset.run is not self.run):
-            self._adopt()
+    def _current(self) -> Progress:
+        """Return the progress, from the dataset's position on if that has changed."""
+        return self._begin() if self._progress.is_outdated(self.dataset) else self._progress
+
+    @property
+    def run(self) -> Run:
+        """The run whose batches are handed out."""
+        return self._progress.run
+
+    @property
+    def _cursor(self) -> Cursor:
+        return self._progress.cursor
 
     # --- iteration ------------------------------------------------------------------------------------------------
 
@@ -111,27 +116,24 @@ class Loader(LossReports):
 
     def __iter__(self) -> Iterator[Any]:
         """Yield batches from the loader's position to the end of the running epoch."""
-        self._follow()
-        if self._ended:
-            raise ExhaustedError(self._departures.end(self._cursor))
-        epoch = self.run.plan.settle(self._cursor).epoch
+        self._current().check_not_ended()
+        epoch = self.epoch
         while self.run.plan.settle(self._cursor).epoch == epoch:
             try:
                 batch = self._next()
             except StopIteration:
-                warnings.warn(self._departures.end(self._cursor), stacklevel=2)
-                self._ended = True
+                warnings.warn(self._progress.end(), stacklevel=2)
                 return
-            self._departures.check(self._cursor)
+            self._progress.exhaustion.check(self._cursor)
             yield batch
 
     def _next(self) -> Any:
         running = self._running or self._start()
         asked = time.perf_counter()
         try:
-            batch, self._cursor, rows = self._get(running.prefetcher)
+            batch, self._progress.cursor, rows = self._get(running.prefetcher)
         except FeedbackError:
-            raise  # the trainer can make up for it
+            raise  # the trainer may report what is missing, and go on
         except BaseException:
             self._stop()
             raise
@@ -146,12 +148,12 @@ class Loader(LossReports):
         return batch
 
     def _start(self) -> _Running:
-        """Begin to make batches from the loader's position on."""
+        """Start to make batches from the loader's position on."""
         dataset, collate = self.dataset, self.collate_fn or partial(collate_samples, widen=self.widen)
         maker = BatchMaker(
             run=self.run,
             cursor=self._cursor,
-            weights=self.run.weights(self._loop),
+            weights=self.run.weights(self._progress.loop),
             assembler=Assembler(
                 domains=self._domains,
                 columns=self._columns,
@@ -164,13 +166,14 @@ class Loader(LossReports):
             ahead=dataset.predownload,
             counters=self.counters,
         )
-        running = self._running = _Running(maker, Prefetcher(maker.make, depth=self.prefetch))
-        self._finalizer = weakref.finalize(self, running.end)
-        self._finalizer.atexit = False  # its threads have exit handlers, which wait for what is in flight
+        prefetcher = Prefetcher(maker.make, depth=self.prefetch)
+        end = weakref.finalize(self, _end, maker, prefetcher)
+        end.atexit = False  # the threads have exit handlers, which wait for fetches in flight
+        running = self._running = _Running(prefetcher, end)
         return running
 
     def _get(self, prefetcher: Prefetcher[tuple[Any, Cursor, Rows]]) -> tuple[Any, Cursor, Rows]:
-        """Return the next batch, waiting for its weights if they are being worked on."""
+        """Return the next batch; wait for its weights if they are being computed."""
         while True:
             with contextlib.suppress(BlockedError):
                 return prefetcher.get()
@@ -179,7 +182,7 @@ class Loader(LossReports):
             prefetcher.wake()
 
     def _wake(self, step: int, weights_K: Int64) -> None:
-        """Let the background thread go on, which may have waited for these weights."""
+        """Wake the background thread, which may wait for these weights."""
         del step, weights_K
         if (running := self._running) is not None:
             running.prefetcher.wake()
@@ -189,31 +192,30 @@ class Loader(LossReports):
     @property
     def step(self) -> int:
         """Steps handed out since the run began."""
-        self._follow()
-        return self._cursor.step
+        return self._current().cursor.step
 
     @property
     def epoch(self) -> int:
         """The epoch that the next batch belongs to."""
-        self._follow()
-        return self.run.plan.settle(self._cursor).epoch
+        progress = self._current()
+        return progress.run.plan.settle(progress.cursor).epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Move to the beginning of `epoch`; nothing happens if the next batch belongs to it anyway."""
+        """Move to the beginning of `epoch`; do nothing if the next batch belongs to it."""
         if epoch != self.epoch:
             self._stop()
-            self._cursor = self.run.walk_to_epoch(self.run.plan.settle(self._cursor), epoch)
+            self._progress.cursor = self.run.walk_to_epoch(self.run.plan.settle(self._cursor), epoch)
 
     def state_dict(self, num_samples: int | None = None, from_beginning: bool = True) -> dict[str, Any]:
         """Return the run's state after the batches handed out: a small JSON-able dict, the same on every rank.
 
-        The arguments are mosaicml-streaming's and are not used: a loader knows its position.
+        The arguments are those of mosaicml-streaming. They are ignored, since a loader knows its position.
         """
         del num_samples, from_beginning
-        self._follow()
+        progress = self._current()
         if self._reporter is not None:
             self._reporter.drain()
-        return self.run.document(self._cursor, self._loop)
+        return progress.run.document(progress.cursor, progress.loop)
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Go on from `state`, saved by any rank of a run with any number of ranks, workers or prefetched batches.
@@ -223,10 +225,10 @@ class Loader(LossReports):
             strict: refuse a state of another run; False keeps the positions of the domains that are still there.
 
         Raises:
-            StateError: the state does not fit; the message says in what.
+            StateError: the state does not fit; the message says why.
         """
         self.dataset.load_state_dict(state, strict=strict)
-        self._adopt()
+        self._begin()
 
     save_state = state_dict
     restore_state = load_state_dict
@@ -238,10 +240,10 @@ class Loader(LossReports):
         return describe(self.run, self._cursor, self.counters, self.weights)
 
     def close(self) -> None:
-        """End the background threads, after what was reported, and let go of the shards.
+        """End the background threads, after all reports are processed, and unmap the shards.
 
-        The loader can be iterated again. Close it before `torch.distributed.destroy_process_group()`. Raises what a
-        report led to, if nobody was told yet.
+        The loader can be iterated again. Close it before `torch.distributed.destroy_process_group()`. Raises the error
+        of a report, if it was not raised yet.
         """
         self._stop()
         self._domains.opened.close()
@@ -252,12 +254,10 @@ class Loader(LossReports):
         if (running := self._running) is None:
             return
         self._running = None
-        if self._finalizer is not None:
-            self._finalizer.detach()
         try:
             running.end()
         finally:
-            if running.prefetcher.alive:  # in a download that stalls: what it has mapped is not ours any more
+            if running.prefetcher.alive:  # in a stalled download: leave it the shards that it has mapped
                 self._domains = self._domains.reopened()
 
     def __enter__(self) -> Self:
@@ -265,7 +265,7 @@ class Loader(LossReports):
 
     def __exit__(self, *exception: object) -> None:
         if exception[0] is not None and self._reporter is not None:
-            self._reporter.leave()  # one error is enough
+            self._reporter.leave()  # without a second error
         self.close()
 
     def __repr__(self) -> str:
@@ -275,14 +275,19 @@ class Loader(LossReports):
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """What makes a loader's batches from one position on."""
+    """The threads that make a loader's batches from one position on.
 
-    maker: BatchMaker
+    Attributes:
+        prefetcher: keeps finished batches ready.
+        end: ends the threads; called at the latest when the loader is deleted.
+    """
+
     prefetcher: Prefetcher[tuple[Any, Cursor, Rows]]
+    end: Callable[[], Any]
 
-    def end(self) -> None:
-        """End their threads."""
-        try:
-            self.maker.close()  # first: the prefetcher's thread may be waiting for a shard
-        finally:  # after Ctrl-C too
-            self.prefetcher.close()
+
+def _end(maker: BatchMaker, prefetcher: Prefetcher[Any]) -> None:
+    try:
+        maker.close()  # first, since the prefetcher's thread may wait for a shard
+    finally:  # after Ctrl-C too
+        prefetcher.close()

@@ -1,6 +1,6 @@
-"""Arguments and tables of mosaicml-streaming's dataset that mixstream's own parts have no use for.
+"""Options and tables of mosaicml-streaming's dataset that mixstream itself does not need.
 
-Only what changing an import line needs; everything is O(shards).
+They are here so that programs have to change their import line only. Everything is O(shards).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CHOICES = {
 
 
 def check_options(**options: Any) -> None:
-    """Refuse options that cannot be, or whose meaning mixstream cannot keep."""
+    """Refuse options that are not valid, or that mixstream does not support."""
     if (method := options["batching_method"]) in ("per_stream", "device_per_stream"):
         raise ConfigError(
             f"batching_method={method!r} makes batches of one domain, which mixstream does not: its batches are mixed "
@@ -48,7 +48,7 @@ def check_options(**options: Any) -> None:
 class ShardTables:
     """Samples and shards by number: all stored rows, domain after domain in the order of `streams`.
 
-    Only the numbers that users see count so: `find`, `number` and `prepare_shard` translate them.
+    Only users see these numbers; `find`, `number` and `prepare_shard` translate them to and from the plan's.
     """
 
     streams: Sequence[Any]
@@ -117,13 +117,13 @@ class ShardTables:
 
     @cached_property
     def _shard_shift(self) -> Int64:
-        """What the number of a shard has to grow by to count in the plan's order, int64 [K], by stream."""
+        """What is added to the number of a shard to get its number in the plan's order, int64 [K], by stream."""
         return self.domains.shard_offset_K[:-1][self.domains.plan_K] - self.shard_offset_per_stream
 
     def find(self, number: int) -> tuple[int, int]:
         """Return (shard, row) of sample `number`, which may be negative, as in a list.
 
-        The shard is counted as the plan does, the row as the shard stores it.
+        The shard is numbered in the plan's order; the row is the stored one.
         """
         total = self.num_samples
         at = number + total if number < 0 else number
@@ -140,11 +140,11 @@ class ShardTables:
 
     @property
     def size(self) -> int:
-        """Number of samples in all domains, whatever their weights."""
+        """Number of samples in all domains, without regard to their weights."""
         return self.num_samples
 
     def __getitem__(self, at: int | slice | Sequence[int] | np.ndarray) -> Any:
-        """Return the sample number `at`, counted over all domains; a list of them for a slice, list or array."""
+        """Return sample number `at`, numbered over all domains; a list of samples for a slice, list or array."""
         if isinstance(at, int | np.integer):
             return self.get_item(int(at))
         if isinstance(at, slice):
@@ -155,15 +155,16 @@ class ShardTables:
 
     def get_item(self, sample_id: int, retry: int = 7) -> Any:
         """Return the decoded sample number `sample_id`: column -> value. Subclasses may override this."""
-        del retry  # part of the interface; `download_retry` says how often
+        del retry  # part of mosaicml-streaming's signature; `download_retry` is used instead
         return self.domains.sample(*self.find(sample_id))
 
     def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
-        """Bring shard `shard_id`, counted over all domains, to local disk.
+        """Fetch shard `shard_id`, numbered over all domains, to local disk.
 
         Args:
             shard_id: its number.
-            blocking: wait for others who are fetching it, and for room; else it may not be there afterwards.
+            blocking: wait for room, and for other processes that are fetching it; without it, the shard may be missing
+                afterwards.
         """
         domain, shard = self.domains.home(shard_id + int(self._shard_shift[self.stream_per_shard[shard_id]]))
         if not domain.fetch(shard, 0.0) and blocking:
@@ -171,5 +172,5 @@ class ShardTables:
 
     @property
     def cache_usage(self) -> int:
-        """Bytes that the shards of all domains take in their caches now."""
+        """Bytes that the shards of all domains take in their caches."""
         return self.domains[0].files.cache_limit.usage()

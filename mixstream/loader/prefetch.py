@@ -1,9 +1,9 @@
 """One background thread that keeps a few finished items ready, in order.
 
-Rules: whatever the producer raises surfaces at the consumer's next `get`, as the original exception, in its place in
-the order. The producer may say that it is blocked until the consumer does something (`wake`); a consumer that waits for
-a blocked producer would wait for ever, so it is told. Nothing relies on `__del__`: `close` ends the thread, and where
-nobody calls it the interpreter's exit does, since a thread that is inside torch when its interpreter goes aborts.
+Rules: an exception of the producer is raised by the consumer's `get`, unchanged, after the items that came before it.
+The producer may be blocked until the consumer does something and calls `wake`; `get` then raises `BlockedError`, since
+waiting would never end. Nothing relies on `__del__`: `close` ends the thread, and so does the interpreter's exit, since
+a thread that is inside torch when its interpreter exits aborts the process.
 """
 
 from __future__ import annotations
@@ -17,24 +17,29 @@ from mixstream.errors import WaitTimeoutError
 from mixstream.threads import BackgroundThreads
 
 T = TypeVar("T")
-_PATIENCE = 10.0  # seconds that `close` waits for the item that is being made: a stalled download takes minutes
+_CLOSE_TIMEOUT = 10.0  # seconds that `close` waits for the item that is being made: a stalled download takes minutes
 
 
 class BlockedError(Exception):
-    """Raised by a producer that cannot go on before the consumer acts."""
+    """Raised by a producer that cannot make the next item until the consumer calls `Prefetcher.wake`."""
 
 
 class Prefetcher(Generic[T]):
     """Items of `produce`, made ahead of time.
 
+    >>> items = Prefetcher(iter([10, 20, 30]).__next__, depth=2)
+    >>> items.get(), items.get(), items.get()
+    (10, 20, 30)
+    >>> items.close()
+
     Args:
         produce: makes the next item; raises `BlockedError` while it cannot, StopIteration at the end.
-        depth: how many finished items are kept ready; 0 makes each one when it is asked for, in the caller's thread.
-        patience: seconds that `get` waits.
+        depth: how many finished items are kept ready; with 0, `get` makes each item in the caller's thread.
+        timeout: seconds that `get` waits.
     """
 
-    def __init__(self, produce: Callable[[], T], *, depth: int, patience: float = 1800.0) -> None:
-        self._produce, self._depth, self._patience = produce, depth, patience
+    def __init__(self, produce: Callable[[], T], *, depth: int, timeout: float = 1800.0) -> None:
+        self._produce, self._depth, self._timeout = produce, depth, timeout
         self._ready: deque[T | BaseException] = deque()
         self._change = threading.Condition()
         self._blocked = self._closed = self._ended = False
@@ -46,14 +51,15 @@ class Prefetcher(Generic[T]):
 
         Raises:
             BlockedError: the producer waits for the consumer.
-            WaitTimeoutError: nothing came in time.
-            BaseException: what the producer raised, StopIteration included (also after `close`).
+            WaitTimeoutError: no item was ready in time.
+            StopIteration: there are no more items, or `close` was called.
+            BaseException: what the producer raised.
         """
         if self._thread is None:
             return self._produce()
         with self._change:
             came = self._change.wait_for(
-                lambda: self._ready or self._blocked or self._ended or self._closed, timeout=self._patience
+                lambda: self._ready or self._blocked or self._ended or self._closed, timeout=self._timeout
             )
             if self._ready:
                 item = self._ready.popleft()
@@ -64,7 +70,7 @@ class Prefetcher(Generic[T]):
                 raise StopIteration
             else:
                 raise WaitTimeoutError(
-                    f"no batch in {self._patience:g} s: the background thread is still reading shards; "
+                    f"no batch in {self._timeout:g} s: the background thread is still reading shards; "
                     "check the storage (a stalled network file system?)"
                 )
         if isinstance(item, BaseException):
@@ -79,17 +85,17 @@ class Prefetcher(Generic[T]):
             self._change.notify_all()
 
     def close(self) -> None:
-        """End the thread, after the item that it is making, waited for shortly; items that are ready are dropped."""
+        """End the thread after the item that it is making, and wait for it briefly. Drops the items that are ready."""
         with self._change:
             self._closed = True
             self._ready.clear()
             self._change.notify_all()
         if self._thread is not None:
-            self._thread.join(_PATIENCE)
+            self._thread.join(_CLOSE_TIMEOUT)
 
     @property
     def alive(self) -> bool:
-        """Whether the thread is still at an item, also after `close`, which waits for it only so long."""
+        """Whether the thread is running; after `close`, it may still be making an item."""
         return self._thread is not None and self._thread.alive
 
     def _run(self) -> None:
@@ -103,7 +109,7 @@ class Prefetcher(Generic[T]):
                 item: T | BaseException = self._produce()
             except BlockedError:
                 with self._change:
-                    self._blocked = wakes == self._wakes  # else the consumer acted while we were looking
+                    self._blocked = wakes == self._wakes  # False if the consumer called `wake` meanwhile
                     self._change.notify_all()
                 continue
             except BaseException as error:

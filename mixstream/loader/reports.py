@@ -37,7 +37,6 @@ class LossReports:
     _channel: Channel | None = None
     _validation: ValidationSet | None = None
     _source: StreamingDataset | None = None
-    _cursor: Cursor
     _device: torch.device | None = None
     transforms: tuple[Transform, ...] = ()
 
@@ -75,6 +74,11 @@ class LossReports:
         if self._reporter is not None:
             self._end_reports()
             self._reporter = self._council = None
+
+    @property
+    def _cursor(self) -> Cursor:
+        """The loader's place in the plan, after the last batch that was handed out."""
+        raise NotImplementedError
 
     def report(self, batch: Batch, loss: Any, *, mask: torch.Tensor | None = None, matrix: Any = None) -> None:
         """Report the losses of `batch`; needed once for every batch by mixers that learn, free otherwise.

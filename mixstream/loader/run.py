@@ -1,7 +1,7 @@
-"""The parts of one run, put together once: what is drawn, the domains, the mixer, what is set aside.
+"""One run: what is drawn, the domains, the mixer, and what is set aside.
 
-`Run` is what the faces (`StreamingDataset`, `Loader`, `StreamingDataLoader`) share. It holds no position: walks do. It
-owns no thread and no file but those of its domains.
+`StreamingDataset`, `Loader` and `StreamingDataLoader` share it. It has no position (`Walk` has), owns no thread, and
+opens no file except those of its domains.
 
 Shape suffixes: K domains.
 """
@@ -34,11 +34,11 @@ class Run:
     """A plan, the domains that it draws from, and the mixer that weighs them.
 
     Args:
-        run_plan: what is drawn, and what of it is this rank's.
+        run_plan: what is drawn, and which rows of it are this rank's.
         domains: in the plan's order.
         mixer: the policy for the weights; None for those of the streams.
-        on_bad_sample: what is done about samples that cannot be read.
-        quarantine: what of the domains is set aside.
+        on_bad_sample: what to do about samples that cannot be read.
+        quarantine: what is set aside.
     """
 
     run_plan: RunPlan
@@ -53,7 +53,7 @@ class Run:
         return self.run_plan.plan
 
     def reader(self, domains: Domains) -> RowReader:
-        """Return what reads rows out of `domains`, and knows what to do about bad ones."""
+        """Return a reader of rows of `domains` that handles bad samples."""
         return RowReader(
             policy=self.on_bad_sample,
             domains=domains,
@@ -64,7 +64,7 @@ class Run:
         )
 
     def loop(self) -> FeedbackLoop | None:
-        """Return the feedback loop of a learning mixer, at its beginning; None for other mixing."""
+        """Return a new feedback loop; None if the mixer does not learn."""
         if not isinstance(self.mixer, Mixer):
             return None
         assert self.run_plan.lag is not None
@@ -79,7 +79,7 @@ class Run:
         return None
 
     def facts(self, cursor: Cursor, loop: FeedbackLoop | None) -> dict[str, Any]:
-        """Return what all ranks of the run have to have in common at `cursor`, by name."""
+        """Return what must be the same on all ranks of the run at `cursor`, by name."""
         drawn = f"{cursor.step} {cursor.drawn_LK.tolist()} {cursor.credit_LK.tolist()}"
         learned = "" if loop is None else json.dumps(loop.document(loop.reported), sort_keys=True)
         return {
@@ -93,17 +93,17 @@ class Run:
     def start(self) -> Cursor:
         """Return the cursor of step 0."""
         weights = self.weights(self.loop())
-        first_K = weights(0) if weights else None  # unknown where lag is 0 and an evaluation comes first
+        first_K = weights(0) if weights else None  # unknown if lag is 0 and an evaluation comes first
         return self.plan.start(self.fixed(0) if weights and first_K is None else first_K)
 
     def fixed(self, step: int) -> Int64:
-        """Return the weights of static mixing in whole parts, int64 [K], which are those of every step."""
+        """Return the weights of static mixing in whole parts, int64 [K]; the same for every step."""
         del step
         return quantise(self.run_plan.prior_K)
 
     @property
     def log_header(self) -> dict[str, Any]:
-        """What the header of a log says of the run."""
+        """The facts of the run in the header of a log."""
         return {
             "mixer": type(self.mixer).__name__ if self.mixer is not None else "none",
             "lag": self.run_plan.lag,
@@ -119,7 +119,7 @@ class Run:
     def walk_to_epoch(self, cursor: Cursor, epoch: int) -> Cursor:
         """Return the cursor at the start of `epoch`, as if every step before it had been drawn.
 
-        Under a learning mixer, whose weights nobody knows beforehand, draws just go on from where they are.
+        The weights of a learning mixer are not known in advance; there, draws go on from `cursor`.
         """
         exact = self.plan.choose_K is not None and self.plan.max_epochs_K is None
         if exact or isinstance(self.mixer, Mixer):
@@ -141,7 +141,7 @@ class Run:
         """Return the cursor that `state` describes, and the feedback loop as it was there.
 
         Raises:
-            StateError: (with `strict`) it is not a state of this run.
+            StateError: with `strict`, it belongs to another run.
         """
         names, loop = self.plan.names, self.loop()
         cursor, exact = load_state(state, self.run_plan, fresh=self.start(), strict=strict)
@@ -152,7 +152,7 @@ class Run:
             if not loop.carry_over(state.mixing, names=theirs, into=names, step=cursor.step):
                 warnings.warn(
                     "the state is of another run (strict=False): what its mixer has learned is dropped, and "
-                    "weights begin at the prior again",
+                    "weights start at the prior again",
                     stacklevel=3,
                 )
         same = {name for name, print_ in zip(names, self.run_plan.fingerprints) if (name, print_) in state.known}
@@ -161,7 +161,7 @@ class Run:
 
 
 def mixing_method(mixer: Any, *, in_order: bool) -> str:
-    """Return what a state calls the mixing: a mixer's name and, where it can be had, a digest of its settings."""
+    """Return the name of the mixing in a state: the mixer's and, if it is a dataclass, a digest of its settings."""
     if mixer is None or isinstance(mixer, Static):
         return "in order" if in_order else "static"
     name = type(mixer).__name__

@@ -1,4 +1,4 @@
-"""The user's description of a domain: where it lives and how it weighs."""
+"""The user's description of a domain: where it is stored, and its weight."""
 
 from __future__ import annotations
 
@@ -20,23 +20,26 @@ from mixstream.types import Int64
 class Stream:
     """One domain of a `StreamingDataset`.
 
-    Takes what `streaming.Stream` of mosaicml-streaming takes; `name` and `max_epochs` come on top. None inherits the
-    dataset's setting.
+    Takes the arguments of `streaming.Stream` of mosaicml-streaming, and `name` and `max_epochs`. An argument that is
+    None is taken from the dataset.
+
+    >>> Stream(remote="s3://corpus/web", split="train", proportion=0.7)
+    Stream(remote='s3://corpus/web', split='train', proportion=0.7)
 
     Args:
-        remote: where the shards are kept (the directory above `split`): a path, or a URL of s3, gs, az, http(s) or
-            anything that fsspec knows.
-        local: directory for raw shards, the cache of `remote`; may be shared by any number of processes and jobs. One
-            below the temporary directory, named after the dataset, if not given; local shards are then read in place.
+        remote: where the shards are stored (the directory above `split`): a path, or a URL of s3, gs, az, http(s) or
+            any other scheme of fsspec.
+        local: directory for raw shards, the cache of `remote`; any number of processes and jobs may share it. If not
+            given, a directory below the temporary directory, named after the dataset; local shards are read in place.
         split: sub-directory of both.
-        proportion: share of the rows, relative to the other streams'. All streams have one, or none.
+        proportion: share of the rows, relative to the other streams'. Give it to all streams or to none.
         repeat: passes over the samples per epoch, instead of 1.
         choose: samples per epoch, instead of all.
-        download_retry: attempts per request, at every kind of store; being asked to slow down is none.
-        download_timeout: seconds per request, and of waiting for a store that asks to slow down.
-        validate_hash: hash that shards are checked against, downloaded or on disk already.
+        download_retry: attempts per request, at every kind of store; a request to slow down is not counted.
+        download_timeout: seconds per request, and seconds to wait for a store that asks to slow down.
+        validate_hash: hash that shards are checked against, both downloaded ones and those on disk.
         keep_zip: whether compressed files are kept beside the raw ones.
-        name: what the domain is called in weights, metrics and errors; the last part of its path if not given.
+        name: the domain's name in weights, metrics and errors; the last part of its path if not given.
         max_epochs: passes over the samples after which the domain leaves the mix; None for no limit.
     """
 
@@ -69,7 +72,7 @@ class Stream:
                 f"`max_epochs` must be above 0, got {max_epochs}; leave the stream out to not read it, or give None "
                 "for no limit"
             )
-        _check_patience(download_retry, download_timeout)
+        _check_retry(download_retry, download_timeout)
         self.remote, self.local, self.split = remote, local, split or ""
         self.proportion, self.repeat, self.choose = proportion, repeat, choose
         self.download_retry, self.download_timeout = download_retry, download_timeout
@@ -82,7 +85,7 @@ class Stream:
 
     @property
     def location(self) -> str:
-        """Where the domain is, as a user would say it."""
+        """Where the domain is, for messages."""
         where = self.remote if self.remote is not None else self.local
         if where is None:
             raise ConfigError("`remote` and/or `local` path must be provided")
@@ -101,7 +104,7 @@ class Stream:
         )
 
 
-def _check_patience(download_retry: int | None, download_timeout: float | None) -> None:
+def _check_retry(download_retry: int | None, download_timeout: float | None) -> None:
     if download_retry is not None and download_retry < 0:
         raise ConfigError(f"`download_retry` must be at least 0, got {download_retry}")
     if download_timeout is not None and download_timeout <= 0:
@@ -109,14 +112,14 @@ def _check_patience(download_retry: int | None, download_timeout: float | None) 
 
 
 def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream]:
-    """Return copies of `streams` with a name each, and `defaults` where they leave something to the dataset.
+    """Return copies of `streams` that have names, and values of `defaults` in place of None.
 
-    A stream without a name takes the last part of its path that is not the split; where several would share that, they
-    take their whole path.
+    A stream without a name is named after the last part of its path before the split, or after its whole path if
+    several streams have the same last part.
     """
     if isinstance(streams, str) or not all(isinstance(stream, Stream) for stream in streams):
         raise ConfigError(f"`streams` is a list of mixstream.Stream, got {streams!r}; write [Stream(...), ...]")
-    _check_patience(defaults.get("download_retry"), defaults.get("download_timeout"))
+    _check_retry(defaults.get("download_retry"), defaults.get("download_timeout"))
     copies = [copy.copy(stream) for stream in streams]
     short = [s.name or s.location.removesuffix(f"/{s.split}").rsplit("/", 1)[-1] for s in copies]
     for stream, name in zip(copies, short):
@@ -131,13 +134,13 @@ def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream
 
 
 def opened(streams: Sequence[Stream], *, allow_unsafe_types: bool) -> tuple[Domain, ...]:
-    """Read the indexes of all streams, several at once: a thousand domains are a thousand requests."""
+    """Read the indexes of all streams, several at once, since each may be a request to a store."""
     with ThreadPoolExecutor(min(len(streams), 16), thread_name_prefix="mixstream-open") as pool:
         return tuple(pool.map(lambda stream: stream.open(allow_unsafe_types=allow_unsafe_types), streams))
 
 
 def bound(mixer: Any, domains: Sequence[Domain]) -> Any:
-    """Return `mixer` for these domains: as it is, or resolved by their names and sizes (`mixers.Binding`)."""
+    """Return the mixer for these domains; a `mixers.Binding` is resolved by their names and sizes."""
     if isinstance(mixer, type):
         raise ConfigError(f"mixer={mixer.__name__} is a class: give an object of it, mixer={mixer.__name__}(...)")
     if not isinstance(mixer, Binding):
@@ -150,16 +153,16 @@ def bound(mixer: Any, domains: Sequence[Domain]) -> Any:
 def epoch_counts(
     streams: Sequence[Stream], samples: Sequence[int], mixer: Any, epoch_size: int | None, seed: int
 ) -> tuple[Int64, bool]:
-    """Return how many rows an epoch takes from each stream (for a learning mixer: the prior), int64 [K].
+    """Return the rows that an epoch takes from each stream (for a learning mixer, the prior), int64 [K].
 
-    Also whether anything weighs the streams. What was resolved is noted on them, as in mosaicml-streaming.
+    Also returns whether the streams are weighted. The results are written to the streams, as in mosaicml-streaming.
 
     Args:
         streams: the domains.
         samples: how many samples each has.
-        mixer: the dataset's.
-        epoch_size: rows of an epoch, if that was given.
-        seed: decides who gets what is left by rounding.
+        mixer: of the dataset.
+        epoch_size: rows of an epoch, if given.
+        seed: decides which streams get the rows that rounding leaves over.
     """
     given = any(value is not None for s in streams for value in (s.proportion, s.repeat, s.choose))
     if mixer is not None and not isinstance(mixer, Mixer | OpenLoop | Static):
@@ -169,7 +172,7 @@ def epoch_counts(
         )
     if given and isinstance(mixer, Static | OpenLoop):
         raise ConfigError("weights are given twice: leave them off the streams, or leave out the mixer")
-    if isinstance(mixer, Static):  # exact to the row, and nothing of a domain of weight 0
+    if isinstance(mixer, Static):  # exact to the row; a domain of weight 0 gives none
         proportions = mixer.proportion_of(tuple(str(s.name) for s in streams))
         choose_K = apportion(epoch_size or sum(samples), proportions)
     else:

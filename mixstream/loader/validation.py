@@ -1,10 +1,10 @@
-"""A small fixed set of validation rows per domain, and a model's losses on it.
+"""A small fixed set of validation rows per domain.
 
-Rules. Which rows there are depends on the split's content, the domains' names and the seed alone: the same on every
-rank, at every evaluation and after a resume, so that two evaluations differ by the model only. Ranks share the rows,
-and between them read each exactly once, in equally many batches (a sharded model communicates in forward: a rank with
-a batch more would wait for ever). Nothing here talks to other ranks: sums are of this rank's rows, to be added up by
-the caller. Rows are read straight from the shards; the training plan is not touched.
+Rules. The rows depend on the split's content, the domains' names and the seed alone. They are the same on every rank,
+at every evaluation and after a resume, so that two evaluations differ by the model only. Each row is read by exactly
+one rank, and all ranks have equally many batches (a sharded model communicates in forward, so a rank with one batch
+more would never return). Ranks do not communicate here: sums are of this rank's rows, and the caller adds them up.
+Rows are read from the shards directly; the training plan is not changed.
 
 Shape suffixes: B rows of a batch, K domains in the order of `streams`, R rows of the set, S shards.
 """
@@ -41,19 +41,19 @@ Collate = Callable[[list[Any]], dict[str, Any]]
 class ValidationSet:
     """The validation rows of all domains; iterating yields this rank's batches, the same ones each time.
 
-    Batches are as a `Loader`'s: column -> tensor, `"domain"`, and `batch.domain`; they belong to no step (`batch.step`
-    is -1). Used by one thread at a time.
+    Batches are like a `Loader`'s: column -> tensor, `"domain"`, and `batch.domain`; `batch.step` is -1. Used by one
+    thread at a time.
 
     Args:
         domains: the domains' validation splits, in the order of the dataset's streams.
-        rows: rows per domain; a domain that has fewer gives all that it has.
-        batch_size: rows per batch, at most; rows are spread evenly over as few batches as that takes. Where 1 would
-            give some ranks a batch more than others, a batch has 2.
-        seed: what the choice of rows derives from.
+        rows: rows per domain; all rows of a domain that has fewer.
+        batch_size: rows per batch, at most; rows are spread evenly over as few batches as possible. If 1 would give
+            some ranks more batches than others, one batch has 2 rows.
+        seed: the seed of the choice of rows.
         world: this rank among those that share the rows.
-        device: where tensors are delivered; the CPU if not given.
+        device: the device of the tensors; the CPU if not given.
         collate_fn: list of decoded samples -> batch (a dict), instead of gathering.
-        widen: deliver uint16 and uint32 columns as int64.
+        widen: return uint16 and uint32 columns as int64.
         transforms: functions from a batch to a batch with the same rows, as for `Loader`.
 
     Raises:
@@ -76,12 +76,12 @@ class ValidationSet:
                 raise ConfigError(f"{what}={value!r} of a validation set must be a whole number, 1 or more")
         if empty := [domain.name for domain in self.domains if not domain.samples]:
             raise ConfigError(
-                f"the validation split of {empty} has no samples: write some, or pass streams=[...] that have"
+                f"the validation split of {empty} has no samples: write some, or pass streams=[...] that have samples"
             )
         if self.total < self.world.size:
             raise ConfigError(
                 f"{self.total} validation rows are fewer than the {self.world.size} ranks that share them, and every "
-                f"rank has to run the model: raise rows={self.rows}"
+                f"rank needs at least one: raise rows={self.rows}"
             )
 
     @classmethod
@@ -99,25 +99,25 @@ class ValidationSet:
         widen: bool = True,
         transforms: Sequence[Transform] = (),
     ) -> ValidationSet:
-        """Return the validation set of `dataset`, from the split beside each stream's own.
+        """Return the validation set of `dataset`, from the directory `split` of each stream.
 
-        A stream with a `split` of its own is read from `split` instead; one without, whose paths end in "train", from
-        the directory `split` beside that. Domains that have fewer than `rows` rows give all, with a warning on rank 0.
+        It takes the place of the stream's own `split`; a stream without one must have paths that end in "train", and
+        `split` is the directory beside that. If a domain has fewer than `rows` rows, all are used, and rank 0 warns.
 
         Args:
-            dataset: what is trained on; names, order, `batch_size`, seed and ranks are taken from it.
+            dataset: the training data; names, order, `batch_size`, seed and ranks are taken from it.
             split: the directory of the validation shards.
             rows: rows per domain, over all ranks.
             batch_size: rows per rank and batch; the dataset's if not given.
-            streams: where the validation shards are instead, one stream per domain, with the domains' names.
+            streams: the validation shards themselves, one stream per domain, with the domains' names.
             seed: the dataset's shuffle seed if not given.
             device: as for `Loader`.
-            collate_fn: as for `Loader`; needed where the dataset overrides `get_item`.
+            collate_fn: as for `Loader`; needed if the dataset overrides `get_item`.
             widen: as for `Loader`.
-            transforms: as for `Loader`, whose own `loader.validation` takes.
+            transforms: as for `Loader`; `loader.validation` passes the loader's.
 
         Raises:
-            ConfigError: a stream's validation split cannot be told, or `streams` are not those domains.
+            ConfigError: a stream's validation split is not known, or `streams` are not the dataset's domains.
             IndexNotFoundError: there is no such split.
         """
         _check_items(dataset, collate_fn)
@@ -137,7 +137,7 @@ class ValidationSet:
         few = {name: n for name, n in zip(found.names, found.rows_K.tolist()) if n < rows}
         if few and found.world.rank == 0:
             warnings.warn(
-                f"validation sets are smaller than rows={rows} for want of samples: {few}; their losses are noisier",
+                f"validation sets are smaller than rows={rows}, as their splits are: {few}; their losses are noisier",
                 stacklevel=2,
             )
         return found
@@ -159,7 +159,7 @@ class ValidationSet:
 
     @cached_property
     def _batches(self) -> list[Addresses]:
-        """This rank's share: every `world.size`-th row of the set, so that each rank gets its part of each domain."""
+        """This rank's share: every `world.size`-th row of the set, so that each rank gets rows of each domain."""
         parts = [_choice(domain, n, self.seed) for domain, n in zip(self.domains.listed, self.rows_K.tolist())]
         shard_R, row_R = (np.concatenate(part) for part in zip(*parts))
         shard_R += np.repeat(self.domains.shard_offset_K[self.domains.plan_K], self.rows_K)
@@ -169,9 +169,9 @@ class ValidationSet:
         return [Addresses(domain_B=domain_B, shard_B=shard_B, row_B=row_B) for domain_B, shard_B, row_B in cuts]
 
     def __len__(self) -> int:
-        """Return the batches of a pass, the same on every rank."""
+        """Return the number of batches, the same on every rank."""
         largest, smallest = -(-self.total // self.world.size), self.total // self.world.size
-        return min(-(-largest // self.batch_size), smallest)  # the second binds for batches of one row alone
+        return min(-(-largest // self.batch_size), smallest)  # the second is smaller only for batches of one row
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this rank's batches."""
@@ -187,12 +187,12 @@ class ValidationSet:
         for at in self._batches:
             if not isinstance(batch := assembler.assemble(at), Batch):
                 raise ConfigError(
-                    f"collate_fn returned a {type(batch).__name__}, which cannot tell its rows' domains: return a dict"
+                    f"collate_fn returned a {type(batch).__name__}, which cannot have its rows' domains: return a dict"
                 )
             yield deliver(batch, device=device, copy=None)
 
     def describe(self) -> str:
-        """Return a table: each domain's rows in the set, and how many its split has."""
+        """Return a table of each domain's rows in the set and in its split."""
         width = max(map(len, ("domain", *self.names)))
         used = zip(self.domains.listed, self.rows_K.tolist())
         lines = [f"{domain.name:{width}}  {n:>4,}  {domain.samples:>8,}" for domain, n in used]
@@ -203,7 +203,7 @@ class ValidationSet:
         return f"ValidationSet([{names}], rows={self.total}, rank {self.world.rank} of {self.world.size})"
 
     def close(self) -> None:
-        """Let go of the shards. The set can be iterated again."""
+        """Unmap the shards. The set can be iterated again."""
         self.domains.opened.close()
 
     def __enter__(self) -> Self:
@@ -216,17 +216,17 @@ class ValidationSet:
 def _choice(domain: Domain, rows: int, seed: int) -> tuple[Int64, Int64]:
     """Return (shard, row), int64 [rows] each, of the rows of `domain` that are in the set.
 
-    The first of a keyed permutation of all of its rows: a smaller set is part of a larger one.
+    They are the first of a keyed permutation of all its rows, so a smaller set is part of a larger one.
     """
     key, total = derive_key(seed, "validation", domain.name), domain.samples
-    whole = {"owned_L": np.array([total]), "block_size": total}  # one lane, mixed over all of its samples
+    whole = {"owned_L": np.array([total]), "block_size": total}  # one lane, shuffled over all samples
     order = Order(name=domain.name, seed=key, samples_S=domain.samples_S, shuffle=True, **whole)
     _, shard_R, sample_R = order.locate(lane=0, draw_B=np.arange(rows, dtype=np.int64))
     return shard_R, domain.view.rows(shard_R, sample_R)
 
 
 def _sibling(stream: Stream, split: str) -> Stream:
-    """Return `stream` over the split beside its own."""
+    """Return `stream` with its validation split in place of its own split."""
     beside = copy.copy(stream)
     if stream.split == split:
         raise ConfigError(
@@ -240,7 +240,7 @@ def _sibling(stream: Stream, split: str) -> Stream:
     if not all(at.rsplit("/", 1)[-1] == "train" for at in places.values()):
         raise ConfigError(
             f'domain {stream.name!r} at {stream.location} names no split, and its path does not end in "train", so '
-            f'where its {split!r} rows are cannot be told: give Stream(..., split="train"), or pass '
+            f'the place of its {split!r} rows is not known: give Stream(..., split="train"), or pass '
             f"streams=[Stream(name={stream.name!r}, ...), ...] with the validation shards' places"
         )
     for key, at in places.items():
@@ -253,13 +253,13 @@ def _named(streams: Sequence[Stream], dataset: StreamingDataset) -> list[Stream]
     inherited = ("download_retry", "download_timeout", "validate_hash", "keep_zip")
     found = prepared(streams, {key: getattr(dataset, key) for key in inherited})
     by_name = {str(stream.name): stream for stream in found}
-    wanted = [str(stream.name) for stream in dataset.streams]
-    if set(by_name) != set(wanted):
+    expected = [str(stream.name) for stream in dataset.streams]
+    if set(by_name) != set(expected):
         raise ConfigError(
-            f"validation streams are named {sorted(by_name)}, the dataset's domains {sorted(wanted)}: give one stream "
-            "per domain, each with its `name`"
+            f"validation streams are named {sorted(by_name)}, the dataset's domains {sorted(expected)}: give one "
+            "stream per domain, each with its `name`"
         )
-    return [by_name[name] for name in wanted]
+    return [by_name[name] for name in expected]
 
 
 def _opened(stream: Stream, allow_unsafe_types: bool) -> Domain:
@@ -274,7 +274,7 @@ def _opened(stream: Stream, allow_unsafe_types: bool) -> Domain:
 
 
 def _check_items(dataset: StreamingDataset, collate_fn: Collate | None) -> None:
-    """Refuse samples that would not be what the model is trained on."""
+    """Refuse a dataset that overrides what a sample is, without a `collate_fn` that does the same."""
     if (own := overrides(dataset)) and collate_fn is None:
         raise ConfigError(
             f"{type(dataset).__name__} overrides {own[0]}, which validation rows do not pass through: give "

@@ -77,7 +77,7 @@ def test_a_consumer_of_a_blocked_producer_is_told_and_can_wake_it():
 
 def test_a_wait_is_bounded_and_says_what_for():
     release = threading.Event()
-    items = Prefetcher(lambda: release.wait(30), depth=1, patience=0.05)
+    items = Prefetcher(lambda: release.wait(30), depth=1, timeout=0.05)
     with pytest.raises(WaitTimeoutError, match="no batch in"):
         items.get()
     release.set()

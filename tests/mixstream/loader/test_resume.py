@@ -266,7 +266,7 @@ def test_loaders_notice_a_state_that_their_dataset_was_given(library):
 
 # --- kill -9 ----------------------------------------------------------------------------------------------------------
 
-JOB = Path(__file__).parent / "job.py"
+JOB = Path(__file__).parents[1] / "job.py"
 
 
 @pytest.mark.parametrize(("learns", "stops"), [(True, [7, 19])])

@@ -197,7 +197,7 @@ def test_close_does_not_wait_long_for_a_store_that_stalls(packed, tmp_path, monk
         return map_shard(self, number)
 
     monkeypatch.setattr(Domain, "map", stall)
-    monkeypatch.setattr("mixstream.loader.prefetch._PATIENCE", 0.1)
+    monkeypatch.setattr("mixstream.loader.prefetch._CLOSE_TIMEOUT", 0.1)
     loader = ms.Loader(dataset(packed, tmp_path / "few"), prefetch=2)
     seen = [row_ids(batch) for _, batch in zip(range(2), loader)]
     assert stalled.wait(20)

@@ -107,7 +107,7 @@ def test_domains_are_in_the_order_of_the_streams(books):
 
 
 def test_a_small_split_is_used_whole_and_that_is_said(books):
-    with pytest.warns(UserWarning, match=r"smaller than rows=12 for want of samples: \{'law': 5\}"):
+    with pytest.warns(UserWarning, match=r"are smaller than rows=12, as their splits are: \{'law': 5\}"):
         validation = ValidationSet.open(dataset(books), rows=12)
     assert validation.rows_K.tolist() == [12, 12, 5]
     assert {row for row in ids(validation) if row > 3000} == set(range(3500, 3505))
@@ -153,7 +153,7 @@ def test_another_split_may_be_named(books):
 def test_a_stream_that_names_no_split_has_to(books):
     plain = ms.StreamingDataset(remote=str(books / "web" / "val"), batch_size=4)
     with pytest.raises(
-        ConfigError, match=r'where its \'val\' rows are cannot be told: give Stream\(..., split="train"'
+        ConfigError, match=r'the place of its \'val\' rows is not known: give Stream\(..., split="train"'
     ):
         ValidationSet.open(plain)
 

@@ -166,7 +166,7 @@ def test_a_state_cannot_reach_persistent_workers_of_a_plain_dataloader_and_says_
     )
     epochs(loader, 1)
     data.load_state_dict(state)
-    with pytest.raises(ms.errors.ConfigError, match=r"StreamingDataLoader, or make the DataLoader anew"):
+    with pytest.raises(ms.errors.ConfigError, match=r"StreamingDataLoader, or create the DataLoader again"):
         epochs(loader, 1)
     assert epochs(DataLoader(data, batch_size=8), 1) == expected(library, "natural", 3)[:1]
 

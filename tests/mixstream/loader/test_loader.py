@@ -275,7 +275,7 @@ sys.stdout.flush()
 
 def test_an_interpreter_that_ends_in_the_middle_of_an_epoch_ends(library):
     """Nothing to clean up: no hang, no complaint, status 0, though nobody closed the loader."""
-    command = [sys.executable, "-W", "error", "-c", ENDS, str(Path(__file__).parent), str(library)]
+    command = [sys.executable, "-W", "error", "-c", ENDS, str(Path(__file__).parents[1]), str(library)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.read(5) == "done "

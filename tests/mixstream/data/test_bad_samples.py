@@ -248,7 +248,7 @@ def test_any_rank_can_save_what_the_others_set_aside(spoiled, tmp_path):
     root, _ = spoiled
     (tmp_path / "job.py").write_text(JOB)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    where = [str(tmp_path / "job.py"), str(Path(__file__).parent), str(root), str(tmp_path)]
+    where = [str(tmp_path / "job.py"), str(Path(__file__).parents[1]), str(root), str(tmp_path)]
     done = subprocess.run([*command, *where], check=False, capture_output=True, timeout=200)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     (first, met), (second, met_too) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
