@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mixstream.feedback.json_arrays import pack, unpack
+from mixstream.feedback.json_arrays import from_json, to_json
 from mixstream.feedback.loop import FeedbackLoop
 from mixstream.mixers import ADO, Aioli, Mixer
 from mixstream.plan.plan import Plan
@@ -281,12 +281,12 @@ class Play:
         """Return what a resume needs, as JSON: the position in the plan, and the loop's document. No world."""
         assert self.cursor is not None
         loop = None if self.loop is None else self.loop.document(self.step)
-        return json.dumps({"cursor": pack(asdict(self.cursor)), "loop": loop})
+        return json.dumps({"cursor": to_json(asdict(self.cursor)), "loop": loop})
 
     def load(self, saved: str) -> Play:
         """Go on where `saved` was taken; the world has to be as it was then."""
         document = json.loads(saved)
-        self.cursor = Cursor(**unpack(document["cursor"]))
+        self.cursor = Cursor(**from_json(document["cursor"]))
         self.step = self.cursor.step
         if self.loop is not None:
             self.loop.restore(document["loop"], self.step)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from mixstream.errors import ConfigError, FeedbackError, StateError
-from mixstream.feedback.json_arrays import pack, unpack
+from mixstream.feedback.json_arrays import from_json, to_json
 from mixstream.mixers import Adapting, Explaining, Mixer, Opening, OpenLoop, Validating
 from mixstream.plan.weights import WEIGHT_UNIT, quantise
 from mixstream.types import Feedback, Float64, Int64
@@ -184,10 +184,10 @@ class FeedbackLoop:
             "lag": self.lag,
             "origin": self.origin,
             "reported": self.reported,
-            "state": pack(self._state),
+            "state": to_json(self._state),
             "log": [[at, self._log[at].tolist()] for at in sorted(self._log)],
             "drawn": [[at, rows_K.tolist()] for at, rows_K in sorted(self._drawn.items()) if at < step],
-            "waiting": None if self._waiting is None else pack(vars(self._waiting)),
+            "waiting": None if self._waiting is None else to_json(vars(self._waiting)),
         }
 
     def restore(self, document: Mapping[str, Any], step: int) -> None:
@@ -200,8 +200,8 @@ class FeedbackLoop:
             self.origin, self.reported = int(document["origin"]), int(document["reported"])
             self._log = {int(at): np.asarray(parts, dtype=np.int64) for at, parts in document["log"]}
             self._drawn = {int(at): np.asarray(rows, dtype=np.float64) for at, rows in document["drawn"]}
-            self._state = unpack(document["state"])
-            self._waiting = None if document["waiting"] is None else _Losses(**unpack(document["waiting"]))
+            self._state = from_json(document["state"])
+            self._waiting = None if document["waiting"] is None else _Losses(**from_json(document["waiting"]))
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(
                 f"the saved mixer state cannot be read ({error!r}); pass strict=False to begin it anew"
@@ -244,7 +244,7 @@ class FeedbackLoop:
         state, source_K = None, np.array([names.index(name) if name in names else -1 for name in into], dtype=np.int64)
         if document is not None and isinstance(self.mixer, Adapting):
             try:
-                state = self.mixer.adapt(unpack(document["state"]), source_K, self.prior_K, step)
+                state = self.mixer.adapt(from_json(document["state"]), source_K, self.prior_K, step)
             except (KeyError, TypeError, ValueError, IndexError):
                 state = None  # another mixer's
         kept = state is not None

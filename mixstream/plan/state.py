@@ -9,14 +9,16 @@ What is stored is O(domains x lanes); no sample numbers, no random generator, no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
 
 from mixstream.errors import StateError
-from mixstream.plan.plan import Plan
 from mixstream.types import Cursor, Int64
+
+if TYPE_CHECKING:  # so that reading a state does not compile the kernels
+    from mixstream.plan.plan import Plan
 
 VERSION = 2
 _PER_RANK = ("global_batch_size",)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mixstream.feedback.json_arrays import unpack
+from mixstream.feedback.json_arrays import from_json
 from mixstream.feedback.replay import read_log
 from mixstream.mixers.scaling_law import ALPHA, FLAT, LOG_BETA, LOG_EPS, loss_at
 from mixstream.plan.state import parse_state
@@ -85,7 +85,7 @@ def read_learned(settings: Settings) -> Learned:
     mixer, saved = settings.mixer(), torch.load(settings.checkpoint, weights_only=True)
     mixing = parse_state(saved["data"]).mixing
     assert mixing is not None  # ADO learns
-    state = unpack(mixing["state"])
+    state = from_json(mixing["state"])
     n_PK, loss_PK = mixer.curves(state)
     return Learned(
         weights_TK=read_log(settings.run).weights_TK / WEIGHT_UNIT,

@@ -19,7 +19,7 @@ from mixstream.feedback.log import MixingLog
 from mixstream.feedback.replay import read_log, replay
 from mixstream.plan.weights import quantise
 
-from .harness import Tilt, make_dataset, row_ids, write_library
+from harness import Tilt, make_dataset, row_ids, write_library
 
 NAMES = ("code", "law", "web")
 SAMPLES_K = np.array([50, 19, 150])
