@@ -263,7 +263,7 @@ class Play:
         if self.loop is not None:
             count_K = rows_K.astype(np.float64)
             self.loop.drew(self.step, count_K)
-            self.loop.report(self.step, np.where(rows_K > 0, loss_K * count_K, 0.0), count_K)
+            self.loop.conclude(self.step, np.where(rows_K > 0, loss_K * count_K, 0.0), count_K)
         self.weights_TK.append(parts_K / WEIGHT_UNIT)
         self.rows_TK.append(rows_K)
         self.step += 1

@@ -42,7 +42,7 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         super().__init__(dataset, *args, **kwargs)
         self.num_samples_yielded = 0
         self._source = self._streaming = dataset if isinstance(dataset, StreamingDataset) else None
-        self._log = Path(log) if log is not None else None
+        self._device, self._feedback, self._log = None, None, Path(log) if log is not None else None
         self._loop: FeedbackLoop | None = None
         self._ring: WeightRing | None = None
         if self._streaming is None:
@@ -69,7 +69,7 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         if self._loop is not None:
             self._look_ahead(dataset, self._loop)
         publish = self._ring.put if self._ring is not None else lambda step, weights_K: None
-        self._listen(self._run, self._loop, self._cursor, publish)
+        self._feedback = self._begin_feedback(self._run, self._loop, self._log, publish)
 
     def _look_ahead(self, dataset: StreamingDataset, loop: FeedbackLoop) -> None:
         """Let the dataset, in this process or its workers, know the weights of the steps to come."""
@@ -90,8 +90,8 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
             return
         walk, batches = self._begin(self._streaming), None
         for _ in range(walk.steps_left):
-            if self._reporter is not None and not walk.ready():
-                self._reporter.await_weights(walk.cursor.step)
+            if self._feedback is not None and not walk.ready():
+                self._feedback.collector.await_weights(walk.cursor.step)
             try:
                 if batches is None:
                     batches = super().__iter__()  # not before: its workers would wait for these weights
@@ -103,8 +103,8 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
             self._departures.check(walk.cursor)
             self._cursor, self._handed = walk.cursor, True
             self.num_samples_yielded += self._run.run_plan.batch_size
-            if self._reporter is not None:
-                self._reporter.drew(rows)
+            if self._feedback is not None:
+                self._feedback.collector.drew(rows)
             yield self._tagged(batch, rows)
         else:
             return
@@ -150,8 +150,8 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
     def state_dict(self) -> dict[str, Any] | None:
         """Return the run's state after the batches handed out; None over another kind of dataset."""
         self._follow()
-        if self._reporter is not None:
-            self._reporter.drain()
+        if self._feedback is not None:
+            self._feedback.collector.drain()
         return None if self._streaming is None else self._run.document(self._cursor, self._loop)
 
     def load_state_dict(self, obj: Mapping[str, Any], strict: bool = True) -> None:

@@ -69,6 +69,7 @@ class Loader(LossReports):
         self.device = torch.device(device or "cpu")
         self.counters = Counters()
         self._source, self._device, self._log = dataset, self.device, Path(log) if log is not None else None
+        self._feedback = None
         self._prefetcher: Prefetcher[tuple[Any, Cursor, Rows]] | None = None
         self._adopt()
         self.batch_size, self.drop_last = self.run.run_plan.batch_size, dataset.drop_last
@@ -96,7 +97,7 @@ class Loader(LossReports):
         self._cursor, self._loop = self.dataset.position()
         self._origin = self._cursor
         self._departures, self._ended = ExhaustionWarnings(self.run.plan, self._cursor), False
-        self._listen(self.run, self._loop, self._cursor, weak_callback(self._wake, None))
+        self._feedback = self._begin_feedback(self.run, self._loop, self._log, weak_callback(self._wake, None))
 
     def _follow(self) -> None:
         """Notice a state that was loaded into the dataset, or ranks that came to be, since we looked last."""
@@ -145,8 +146,8 @@ class Loader(LossReports):
             self._stop()
             raise
         self.run.quarantine.publish()
-        if self._reporter is not None:
-            self._reporter.drew(rows)
+        if self._feedback is not None:
+            self._feedback.collector.drew(rows)
         self.counters.waited += time.perf_counter() - asked
         if self._copy is not None and isinstance(batch, dict):
             self._copy.receive(batch)
@@ -159,8 +160,8 @@ class Loader(LossReports):
         while True:
             with contextlib.suppress(BlockedError):
                 return prefetcher.get()
-            assert self._reporter is not None
-            self._reporter.await_weights(self._cursor.step)
+            assert self._feedback is not None
+            self._feedback.collector.await_weights(self._cursor.step)
             prefetcher.wake()
 
     def _wake(self, step: int, weights_K: Int64) -> None:
@@ -246,8 +247,8 @@ class Loader(LossReports):
         """
         del num_samples, from_beginning
         self._follow()
-        if self._reporter is not None:
-            self._reporter.drain()
+        if self._feedback is not None:
+            self._feedback.collector.drain()
         return self.run.document(self._cursor, self._loop)
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
@@ -280,8 +281,8 @@ class Loader(LossReports):
         """
         self._stop()
         self._domains.opened.close()
-        if self._reporter is not None:
-            self._reporter.close()
+        if self._feedback is not None:
+            self._feedback.collector.close()
 
     def _stop(self) -> None:
         if (prefetcher := self._prefetcher) is None:
@@ -300,8 +301,8 @@ class Loader(LossReports):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if exception[0] is not None and self._reporter is not None:
-            self._reporter.leave()  # one error is enough
+        if exception[0] is not None and self._feedback is not None:
+            self._feedback.end()  # one error is enough
         self.close()
 
     def __repr__(self) -> str:

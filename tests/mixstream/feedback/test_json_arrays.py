@@ -114,4 +114,9 @@ def test_a_damaged_array_is_a_state_error(damaged):
 
 def test_a_mapping_that_only_looks_alike_is_left_alone():
     assert from_json({"dtype": 1, "shape": 2}) == {"dtype": 1, "shape": 2}
-    assert from_json({"dtype": 1, "shape": 2, "base64": 3, "more": 4}) == {"dtype": 1, "shape": 2, "base64": 3, "more": 4}
+    assert from_json({"dtype": 1, "shape": 2, "base64": 3, "more": 4}) == {
+        "dtype": 1,
+        "shape": 2,
+        "base64": 3,
+        "more": 4,
+    }

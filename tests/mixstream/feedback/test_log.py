@@ -10,6 +10,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from harness import Tilt, make_dataset, row_ids, write_library
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,8 +19,6 @@ from mixstream.errors import ConfigError, StateError
 from mixstream.feedback.log import MixingLog
 from mixstream.feedback.replay import read_log, replay
 from mixstream.plan.weights import quantise
-
-from harness import Tilt, make_dataset, row_ids, write_library
 
 NAMES = ("code", "law", "web")
 SAMPLES_K = np.array([50, 19, 150])

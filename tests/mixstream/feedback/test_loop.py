@@ -31,7 +31,7 @@ def losses_of(step: int) -> tuple[np.ndarray, np.ndarray]:
 def report(to: FeedbackLoop, steps: range) -> None:
     for step in steps:
         to.drew(step, ROWS)
-        to.report(step, *losses_of(step))
+        to.conclude(step, *losses_of(step))
 
 
 @given(st.integers(0, 12), st.integers(0, 40), st.integers(0, 5))
@@ -53,7 +53,7 @@ def test_weights_of_a_step_do_not_depend_on_later_feedback(lag, steps):
     report(other, range(steps))
     for step in range(steps, steps + lag):
         other.drew(step, ROWS)
-        other.report(step, np.full(3, 1000.0), np.ones(3))
+        other.conclude(step, np.full(3, 1000.0), np.ones(3))
     known = range(steps + lag, steps + lag + 1)
     assert [other.weights(step).tolist() for step in known] == [one.weights(step).tolist() for step in known]
 
@@ -86,14 +86,14 @@ def test_reports_must_be_in_order_and_once():
     for step in range(6):
         feedback.drew(step, ROWS)
     with pytest.raises(FeedbackError, match="step 2 is reported; the next to report is 0"):
-        feedback.report(2, *losses_of(2))
+        feedback.conclude(2, *losses_of(2))
     report(feedback, range(3))
     with pytest.raises(FeedbackError, match="step 1 is reported; the next to report is 3"):
-        feedback.report(1, *losses_of(1))
+        feedback.conclude(1, *losses_of(1))
     report(feedback, range(3, 6))
     assert feedback.reported == 6
     with pytest.raises(FeedbackError, match="step 6 is reported and has not been handed out"):
-        feedback.report(6, *losses_of(6))
+        feedback.conclude(6, *losses_of(6))
 
 
 @pytest.mark.parametrize("weights", [np.ones(4), np.ones(2), np.ones((3, 1)), 1.0])
@@ -105,7 +105,7 @@ def test_weights_must_be_one_for_each_domain(weights):
     feedback = FeedbackLoop(mixer=Wrong(), prior_K=PRIOR, lag=1)
     feedback.drew(0, ROWS)
     with pytest.raises(ConfigError, match=r"Wrong returned weights of shape .* for 3 domains") as caught:
-        feedback.report(0, *losses_of(0))
+        feedback.conclude(0, *losses_of(0))
     assert caught.value.__notes__ == ["in Wrong, with the losses of step 0"]
 
 
@@ -149,7 +149,7 @@ def test_a_state_before_the_report_says_what_is_lost():
     resumed.restore(json.loads(json.dumps(document)), 12)
     assert resumed.reported == 12  # the mixer was told of steps 10 and 11, and that they had no losses
     for step in (10, 11):
-        feedback.report(step, np.zeros(3), np.zeros(3))
+        feedback.conclude(step, np.zeros(3), np.zeros(3))
     assert resumed.document(12) == feedback.document(12)
 
 
@@ -191,7 +191,7 @@ def run_asking(to: FeedbackLoop, steps: range) -> None:
         if to.waiting:
             to.evaluated(step, np.array([step, 1.0, 2.0]))
         to.drew(step, ROWS)
-        to.report(step, *losses_of(step))
+        to.conclude(step, *losses_of(step))
 
 
 def test_a_mixer_may_say_how_the_first_steps_are_drawn():
@@ -206,7 +206,7 @@ def test_evaluations_have_to_come_where_they_are_due_and_nowhere_else():
     feedback = asking()
     feedback.drew(0, ROWS)
     with pytest.raises(FeedbackError, match="next to report is 0 and an evaluation before it"):
-        feedback.report(0, *losses_of(0))
+        feedback.conclude(0, *losses_of(0))
     run_asking(feedback, range(5))
     assert feedback.waiting
     assert feedback.weights(5 + 3) is None
