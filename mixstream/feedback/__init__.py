@@ -17,36 +17,18 @@ from mixstream.lazy import lazily
 
 if TYPE_CHECKING:
     from mixstream.feedback.json_arrays import from_json, to_json
-    from mixstream.feedback.log import FILE, MixingLog, log_file
+    from mixstream.feedback.log import FILE
     from mixstream.feedback.loop import FeedbackLoop
-    from mixstream.feedback.replay import LoggedRun, Replay, read_log
-    from mixstream.feedback.session import FeedbackSession
+    from mixstream.feedback.replay import LoggedRun, read_log
 
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "FILE": "log",
-        "FeedbackLoop": "loop",
-        "FeedbackSession": "session",
-        "LoggedRun": "replay",
-        "MixingLog": "log",
-        "Replay": "replay",
-        "from_json": "json_arrays",
-        "log_file": "log",
-        "read_log": "replay",
-        "to_json": "json_arrays",
+        "json_arrays": ["from_json", "to_json"],
+        "log": ["FILE"],
+        "loop": ["FeedbackLoop"],
+        "replay": ["LoggedRun", "read_log"],
     },
 )
 
-__all__ = [
-    "FILE",
-    "FeedbackLoop",
-    "FeedbackSession",
-    "LoggedRun",
-    "MixingLog",
-    "Replay",
-    "from_json",
-    "log_file",
-    "read_log",
-    "to_json",
-]
+__all__ = ["FILE", "FeedbackLoop", "LoggedRun", "from_json", "read_log", "to_json"]

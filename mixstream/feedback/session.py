@@ -1,7 +1,6 @@
-"""What one loader has running between its trainer and its mixer, from one position of the run to the next.
+"""What one loader has running between its trainer and its mixer, from one position of the run on.
 
-A session is there or it is not: it begins when a loader takes up a position, and ends when the loader takes up another,
-is deleted, or the interpreter exits.
+A session ends when its loader takes up another position or is deleted, or when the interpreter exits.
 """
 
 from __future__ import annotations
@@ -23,13 +22,7 @@ from mixstream.types import Int64, Weights
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeedbackSession:
-    """The parts of the way from losses to weights, connected.
-
-    Attributes:
-        collector: takes what the trainer reports.
-        consensus: has the newest weights, and the loop.
-        channel: of the ranks; None in a run of one rank.
-    """
+    """The parts of the way from losses to weights, connected; `channel` is None in a run of one rank."""
 
     collector: LossCollector
     consensus: RankConsensus
@@ -50,28 +43,28 @@ class FeedbackSession:
         header: Mapping[str, Any],
         previous: FeedbackSession | None,
     ) -> FeedbackSession | None:
-        """End the `previous` session of the loader and begin one at `step`; return None if it would have no effect.
+        """End the `previous` session and begin one at `step`; return None where nothing learns and nothing is logged.
 
         Args:
             run_plan: what is drawn, and by which ranks.
             listed_K: as in `LossCollector`.
-            loop: the feedback loop at `step`; None if nothing learns.
-            weights: as in `RankConsensus`.
+            loop: as in `RankConsensus`, like `weights` and `publish`.
+            weights: step -> the weights that it is drawn by.
             step: the next step to be drawn.
-            facts: returns the facts of `RankConsensus`; called here if there are several ranks.
-            publish: as in `RankConsensus`.
-            log: directory of the mixing log; None for none. Rank 0 writes it.
-            header: of that log, `MixingLog.begin`.
-            previous: its channel is used again, since opening one is collective.
+            facts: returns what all ranks must have in common; called at once if there are several.
+            publish: called with (step, weights) as soon as they are known.
+            log: directory of the mixing log, which rank 0 writes; None for none.
+            header: of that log (`MixingLog.begin`).
+            previous: whose channel is used again, since opening one is collective.
         """
         if previous is not None:
             previous.end()
         if loop is None and log is None:
             return None
-        (rank, ranks), size, written, channel = job(run_plan.world), run_plan.world.size, None, None
+        (rank, ranks), size, mixing_log, channel = job(run_plan.world), run_plan.world.size, None, None
         if log is not None and rank == 0:
-            written = MixingLog(log, names=run_plan.plan.names)
-            written.begin(step=step, **header)
+            mixing_log = MixingLog(log, names=run_plan.plan.names)
+            mixing_log.begin(step=step, **header)
         if ranks > 1:
             channel = previous.channel if previous is not None else None
             channel = channel if channel is not None and channel.size == size else Channel(size=size)
@@ -81,7 +74,7 @@ class FeedbackSession:
             facts=facts() if ranks > 1 else None,
             publish=publish,
             channel=channel,
-            log=written,
+            log=mixing_log,
         )
         collector = LossCollector(
             consensus=consensus, channel=channel, loop=loop, rows=run_plan.batch_size, listed_K=listed_K

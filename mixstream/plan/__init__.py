@@ -13,14 +13,7 @@ if TYPE_CHECKING:
 
 __getattr__, __dir__ = lazily(
     __name__,
-    {
-        "WEIGHT_UNIT": "weights",
-        "RunState": "state",
-        "apportion": "weights",
-        "normalise": "weights",
-        "parse_state": "state",
-        "quantise": "weights",
-    },
+    {"state": ["RunState", "parse_state"], "weights": ["WEIGHT_UNIT", "apportion", "normalise", "quantise"]},
 )
 
 __all__ = ["WEIGHT_UNIT", "RunState", "apportion", "normalise", "parse_state", "quantise"]
