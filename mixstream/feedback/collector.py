@@ -22,10 +22,9 @@ import torch
 from numpy.typing import NDArray
 
 from mixstream.data.batch import Batch
-from mixstream.distributed import Channel
 from mixstream.errors import ConfigError, FeedbackError
 from mixstream.feedback.background import Background
-from mixstream.feedback.consensus import Evaluation, RankConsensus, StepLosses
+from mixstream.feedback.consensus import RankConsensus
 from mixstream.feedback.loop import FeedbackLoop
 from mixstream.feedback.losses import domain_sums, fetch
 from mixstream.types import Float64, Int64, Rows
@@ -60,28 +59,19 @@ class LossCollector:
     """Collects the reports of one loader from one position on.
 
     Args:
-        consensus: concludes from complete steps.
-        channel: of the ranks; it is opened in the trainer's thread at the first report. None in a run of one rank.
-        loop: the feedback loop at that position; None if nothing learns, and reports are only logged.
+        consensus: concludes from complete steps. Its channel is opened here, in the trainer's thread.
         rows: rows of this rank's batches.
         listed_K: int64 [K], the place of each of the plan's domains in `streams`.
     """
 
-    def __init__(
-        self,
-        *,
-        consensus: RankConsensus,
-        channel: Channel | None,
-        loop: FeedbackLoop | None,
-        rows: int,
-        listed_K: Int64,
-    ) -> None:
-        self._consensus, self._channel, self._loop = consensus, channel, loop
-        self._rows, self._listed_K = rows, listed_K
+    def __init__(self, consensus: RankConsensus, *, rows: int, listed_K: Int64) -> None:
+        self._consensus, self._loop, self._rows, self._listed_K = consensus, consensus.loop, rows, listed_K
         self._open: dict[int, _OpenStep] = {}
         self._background = Background(name="mixstream-feedback")
         self._warned = False
-        self._without_matrix = _STEPS_WITHOUT_MATRIX if getattr(loop and loop.mixer, "needs_matrix", False) else 0
+        self._without_matrix = (
+            _STEPS_WITHOUT_MATRIX if getattr(self._loop and self._loop.mixer, "needs_matrix", False) else 0
+        )
 
     def drew(self, rows: Rows) -> None:
         """Note that the rows of a step were handed out."""
@@ -91,8 +81,6 @@ class LossCollector:
             self._loop.drew(rows.step, rows_K)
         else:
             self._open.pop(rows.step - _KEPT_STEPS, None)
-
-    # --- from the trainer -------------------------------------------------------------------------------------------
 
     def collect(self, batch: Batch, loss: Any, *, mask: Any = None, matrix: Any = None) -> None:
         """Take in the losses of a batch or of one of its parts; see `LossReports.report`."""
@@ -129,7 +117,7 @@ class LossCollector:
         self._connect()
         step = self._loop.due.step
         self._loop.accept()
-        self._background.submit(partial(self._consensus.evaluated, Evaluation(step, array, means)))
+        self._background.submit(partial(self._consensus.evaluated, step, array, means=means))
 
     @property
     def wants_validation(self) -> bool:
@@ -169,8 +157,8 @@ class LossCollector:
         return opened
 
     def _connect(self) -> None:
-        if self._channel is not None:
-            self._channel.open()
+        if self._consensus.channel is not None:
+            self._consensus.channel.open()
 
     def _sums(self, loss: Any, batch: Batch, mask: Any) -> torch.Tensor | None:
         """Return sums and counts of this rank's losses, float64 [2, K]; None where there are none."""
@@ -197,8 +185,6 @@ class LossCollector:
                 f"{array.shape}"
             )
         return array[np.ix_(order, order)] if array.shape[0] == len(order) else array[:, order]
-
-    # --- towards the weights ----------------------------------------------------------------------------------------
 
     def _send(self, reported: int) -> None:
         """Submit the complete steps: in order from the one that is due; if nothing learns, the one just reported."""
@@ -229,13 +215,11 @@ class LossCollector:
     def _conclude(self, step: int, opened: _OpenStep, both: Callable[[], Float64]) -> None:
         """Run in the feedback thread."""
         self._consensus.conclude(
-            StepLosses(
-                step=step,
-                rows_K=opened.rows_K,
-                sums=both()[:, self._listed_K],
-                over_all_ranks=opened.over_all_ranks,
-                matrix_VK=opened.matrix_VK,
-            )
+            step,
+            both()[:, self._listed_K],
+            rows_K=opened.rows_K,
+            matrix_VK=opened.matrix_VK,
+            over_all_ranks=opened.over_all_ranks,
         )
 
     def await_weights(self, step: int) -> None:

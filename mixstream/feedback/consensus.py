@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,39 +20,11 @@ import numpy as np
 from mixstream.distributed import Channel, Exchange
 from mixstream.errors import RanksDisagreeError
 from mixstream.feedback.log import MixingLog
-from mixstream.feedback.loop import FeedbackLoop
+from mixstream.feedback.loop import Agree, FeedbackLoop
 from mixstream.plan.weights import WEIGHT_UNIT
 from mixstream.types import Float64, Int64, Weights
 
 _TOLERANCE = WEIGHT_UNIT >> 20  # what rounding may differ by between kinds of processors
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Validation losses of the model before `step`: means over all ranks, [V], or sums and counts of this rank."""
-
-    step: int
-    values: Float64
-    means: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepLosses:
-    """A complete step of this rank.
-
-    Attributes:
-        step: the step.
-        rows_K: float64 [K], rows of each domain in the global batch.
-        sums: float64 [2, K], summed losses and the numbers of their terms.
-        over_all_ranks: whether `sums` are over all ranks already.
-        matrix_VK: float64 [V, K], what the trainer measured (`Feedback.matrix_VK`).
-    """
-
-    step: int
-    rows_K: Float64
-    sums: Float64
-    over_all_ranks: bool = False
-    matrix_VK: Float64 | None = None
 
 
 @dataclass(kw_only=True)
@@ -63,13 +34,13 @@ class RankConsensus:
     Args:
         loop: the feedback loop; None if nothing learns.
         weights: step -> the weights that it is drawn by, for the log.
-        facts: what all ranks must have in common before the first step.
+        facts: what all ranks must have in common, compared at the first sum.
         publish: called with (step, weights) as soon as they are known.
-        channel: of the ranks; None in a run of one rank. It is open before anything comes that has to be summed.
-        log: the mixing log; None for none, or once it could not be written.
+        channel: of the ranks, open before the first sum; None in a run of one rank.
+        log: the mixing log; None for none, or after it could not be written.
 
     Attributes:
-        newest: the last weights that are known, and their step; None where nothing learns.
+        newest: the last known weights and their step; None if nothing learns.
     """
 
     loop: FeedbackLoop | None
@@ -90,48 +61,52 @@ class RankConsensus:
         if self.log is not None:
             self.log.close()
 
-    def conclude(self, losses: StepLosses) -> None:
-        """Take in one step: sum its losses, publish the weights that they lead to, and log it.
+    def conclude(
+        self, step: int, sums_2K: Float64, *, rows_K: Float64, matrix_VK: Float64 | None, over_all_ranks: bool
+    ) -> None:
+        """Take in a complete step: sum its losses, publish the weights that they lead to, and log it.
+
+        `sums_2K` are summed losses and the numbers of their terms: of this rank, or `over_all_ranks`.
 
         Raises:
             RanksDisagreeError: the ranks' reports, settings, states or weights are not those of one run.
         """
-        sums, matrix_VK = losses.sums, losses.matrix_VK
-        exchange = None if losses.over_all_ranks else self._exchange
+        exchange = None if over_all_ranks else self._exchange
         if exchange is not None:
-            sums = self._summed(exchange, losses.step, sums, matrix=matrix_VK is not None)
+            sums_2K = self._summed(exchange, step, sums_2K, matrix=matrix_VK is not None)
             if matrix_VK is not None:
                 matrix_VK = exchange.all_reduce(matrix_VK) / exchange.size
-        drawn_by_K = self.weights(losses.step)
+        drawn_by_K = self.weights(step)
         if self.loop is not None:
-            agree = partial(self._agreed, exchange) if exchange is not None else None
-            self._publish(self.loop.conclude(losses.step, *sums, matrix_VK=matrix_VK, agree=agree))
+            self._publish(self.loop.conclude(step, *sums_2K, matrix_VK=matrix_VK, agree=self._agree(exchange)))
         with self._logging() as log:
             if log is not None and drawn_by_K is not None:
                 log.write(
-                    losses.step,
+                    step,
                     weights_K=drawn_by_K,
-                    rows_K=losses.rows_K,
-                    loss_sum_K=sums[0],
-                    count_K=sums[1],
+                    rows_K=rows_K,
+                    loss_sum_K=sums_2K[0],
+                    count_K=sums_2K[1],
                     explained=self.loop.explain() if self.loop is not None else None,
                 )
 
-    def evaluated(self, evaluation: Evaluation) -> None:
-        """Take in one evaluation; as `conclude`."""
+    def evaluated(self, step: int, values: Float64, *, means: bool) -> None:
+        """Take in the validation losses of the model before `step`; as `conclude`.
+
+        `values` are means over all ranks, float64 [V], or the sums and counts of this rank, float64 [2, K].
+        """
         assert self.loop is not None
-        values, means, exchange = evaluation.values, evaluation.means, self._exchange
+        exchange = self._exchange
         if exchange is not None:
-            sums = np.zeros((2, len(self.loop.prior_K))) if means else values
-            sums = self._summed(exchange, evaluation.step, sums, means=means, evaluation=True)
-            values = values if means else sums
+            sums_2K = np.zeros((2, len(self.loop.prior_K))) if means else values
+            sums_2K = self._summed(exchange, step, sums_2K, means=means, evaluation=True)
+            values = values if means else sums_2K
         if not means:
             values = np.where(values[1] > 0, values[0], np.nan) / np.where(values[1] > 0, values[1], 1)
-        agree = partial(self._agreed, exchange) if exchange is not None else None
-        self._publish(self.loop.evaluated(evaluation.step, values, agree=agree))
+        self._publish(self.loop.evaluated(step, values, agree=self._agree(exchange)))
         with self._logging() as log:
             if log is not None:
-                log.write_validation(evaluation.step - 1, values)
+                log.write_validation(step - 1, values)
 
     @property
     def _exchange(self) -> Exchange | None:
@@ -172,9 +147,15 @@ class RankConsensus:
             self.newest = found
             self.publish(*found)
 
-    def _agreed(self, exchange: Exchange, step: int, weights_K: Int64) -> Int64:
-        """Return rank 0's weights of `step`; if ours differ, the next sum raises."""
-        theirs_K = exchange.broadcast(weights_K)
-        if np.abs(theirs_K - weights_K).max() > _TOLERANCE:
-            self._odd = {f"weights of step {step}": (weights_K / WEIGHT_UNIT).round(6).tolist()}
-        return theirs_K
+    def _agree(self, exchange: Exchange | None) -> Agree | None:
+        """Return what turns this rank's weights into rank 0's; where they differ, the next sum raises."""
+        if exchange is None:
+            return None
+
+        def agree(step: int, weights_K: Int64) -> Int64:
+            theirs_K = exchange.broadcast(weights_K)
+            if np.abs(theirs_K - weights_K).max() > _TOLERANCE:
+                self._odd = {f"weights of step {step}": (weights_K / WEIGHT_UNIT).round(6).tolist()}
+            return theirs_K
+
+        return agree

@@ -20,42 +20,31 @@ from mixstream.plan.run_plan import RunPlan
 from mixstream.types import Int64, Weights
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class FeedbackSession:
-    """The parts of the way from losses to weights, connected; `channel` is None in a run of one rank."""
+    """The way from a trainer's reports (`collector`) to weights (`consensus`), connected."""
 
     collector: LossCollector
     consensus: RankConsensus
-    channel: Channel | None
 
     @classmethod
     def begin(
         cls,
-        *,
         run_plan: RunPlan,
+        *,
         listed_K: Int64,
         loop: FeedbackLoop | None,
         weights: Weights,
-        step: int,
         facts: Callable[[], Mapping[str, Any]],
         publish: Callable[[int, Int64], None],
         log: Path | None,
         header: Mapping[str, Any],
         previous: FeedbackSession | None,
     ) -> FeedbackSession | None:
-        """End the `previous` session and begin one at `step`; return None where nothing learns and nothing is logged.
+        """End the `previous` session and begin one; return None if nothing learns and nothing is logged.
 
-        Args:
-            run_plan: what is drawn, and by which ranks.
-            listed_K: as in `LossCollector`.
-            loop: as in `RankConsensus`, like `weights` and `publish`.
-            weights: step -> the weights that it is drawn by.
-            step: the next step to be drawn.
-            facts: returns what all ranks must have in common; called at once if there are several.
-            publish: called with (step, weights) as soon as they are known.
-            log: directory of the mixing log, which rank 0 writes; None for none.
-            header: of that log (`MixingLog.begin`).
-            previous: whose channel is used again, since opening one is collective.
+        `facts` is called at once, and only if there are several ranks. Rank 0 writes the `log`, a directory, with
+        `header` for `MixingLog.begin`. The other arguments are those of `RankConsensus` and `LossCollector`.
         """
         if previous is not None:
             previous.end()
@@ -64,9 +53,9 @@ class FeedbackSession:
         (rank, ranks), size, mixing_log, channel = job(run_plan.world), run_plan.world.size, None, None
         if log is not None and rank == 0:
             mixing_log = MixingLog(log, names=run_plan.plan.names)
-            mixing_log.begin(step=step, **header)
-        if ranks > 1:
-            channel = previous.channel if previous is not None else None
+            mixing_log.begin(**header)
+        if ranks > 1:  # opening a channel is collective, so an open one is used again
+            channel = previous.consensus.channel if previous is not None else None
             channel = channel if channel is not None and channel.size == size else Channel(size=size)
         consensus = RankConsensus(
             loop=loop,
@@ -76,11 +65,8 @@ class FeedbackSession:
             channel=channel,
             log=mixing_log,
         )
-        collector = LossCollector(
-            consensus=consensus, channel=channel, loop=loop, rows=run_plan.batch_size, listed_K=listed_K
-        )
-        session = cls(collector=collector, consensus=consensus, channel=channel)
-        weakref.finalize(session, collector.close_quietly)
+        session = cls(LossCollector(consensus, rows=run_plan.batch_size, listed_K=listed_K), consensus)
+        weakref.finalize(session, session.collector.close_quietly)
         return session
 
     def end(self) -> None:

@@ -36,15 +36,14 @@ class LossReports:
     ) -> FeedbackSession | None:
         """Return the session from the loader's position on, and end the one before."""
         return FeedbackSession.begin(
-            run_plan=run.run_plan,
+            run.run_plan,
             listed_K=run.domains.listed_K,
             loop=loop,
             weights=run.weights(loop) or run.fixed,
-            step=self._cursor.step,
             facts=lambda: run.facts(self._cursor, loop),
             publish=publish,
             log=log,
-            header=run.log_header,
+            header={"step": self._cursor.step, **run.log_header},
             previous=self._feedback,
         )
 
