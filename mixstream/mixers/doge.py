@@ -78,7 +78,7 @@ class DoGE:
         return LMO(eta=self.learning_rate / self.mu, normalise=False, w0=self.w0)
 
     def bind(self, names: tuple[str, ...], samples_K: Int64) -> DoGE:
-        """Return this for the domains `names`, in whose order targets are put; sizes do not matter."""
+        """Return this with targets in the order of the domains `names`; sizes are not used."""
         return replace(self, targets=bind_targets(self.targets, names))
 
     def init(self, prior_K: Float64) -> State:

@@ -72,7 +72,7 @@ class DoReMi:
         return LMO(eta=self.eta, normalise=False, w0=self.w0, smoothing=self.smoothing)
 
     def bind(self, names: tuple[str, ...], samples_K: Int64) -> DoReMi:
-        """Return this with the reference in the order of `names`; sizes do not matter.
+        """Return this with the reference in the order of `names`; sizes are not used.
 
         Raises:
             ConfigError: the reference does not name these domains.
@@ -114,7 +114,7 @@ class DoReMi:
         return after, self._served(after)
 
     def adapt(self, state: State, source_K: Int64, prior_K: Float64, step: int) -> State:
-        """Carry weights, average and excess over to other domains; new ones come with an excess of 0."""
+        """Carry weights, average and excess over to other domains; new ones begin with an excess of 0."""
         after = dict(self.init(prior_K))
         law = self._lmo.adapt(state["lmo"], source_K, prior_K)
         excess_K = np.where(source_K >= 0, state["excess_K"][np.maximum(source_K, 0)], 0.0)
@@ -122,7 +122,7 @@ class DoReMi:
         return after | {"lmo": law, "excess_K": excess_K, "average_K": average_K, "steps": state["steps"]}
 
     def explain(self, state: State) -> Mapping[str, Any]:
-        """Return the weights p, their average over the steps (the method's result), and the excess losses."""
+        """Return the weights p, their average over the steps (the result of the method), and the excess losses."""
         return {
             "weights": self._lmo.weights(state["lmo"]),
             "average": state["average_K"].copy(),
