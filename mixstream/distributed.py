@@ -105,21 +105,20 @@ class Exchange:
 
 @dataclass(kw_only=True)
 class Channel:
-    """The exchange of a run, which is there once it is opened.
+    """The exchange of a run, or None: until it is opened, and in a job of one process.
 
     Args:
         size: ranks of the run.
-
-    Attributes:
-        exchange: None until `open`.
+        ranks: processes of the job.
     """
 
     size: int
-    exchange: Exchange | None = field(default=None, init=False)
+    ranks: int
+    exchange: Exchange | None = field(default=None, init=False, compare=False)
 
     def open(self) -> None:
         """Create the exchange at the first call: collective, so every rank has to call this in the trainer's thread."""
-        if self.exchange is None:
+        if self.exchange is None and self.ranks > 1:
             self.exchange = Exchange(size=self.size)
 
 

@@ -91,7 +91,7 @@ class LossCollector:
             )
         if (step := self._opened(batch.step, batch.rows)) is None:
             return
-        self._connect()
+        self._consensus.channel.open()
         sums = self._sums(loss, batch, mask)  # every check comes before the first change
         step.matrix_VK = step.matrix_VK if matrix is None else self._matrix(matrix)
         step.cover(batch.rows, sums)
@@ -114,7 +114,7 @@ class LossCollector:
             raise FeedbackError(f"no evaluation is due{before}; ask loader.wants_validation first")
         if array.shape[-1] == len(self._listed_K):
             array = array[..., self._listed_K]
-        self._connect()
+        self._consensus.channel.open()
         step = self._loop.due.step
         self._loop.accept()
         self._background.submit(partial(self._consensus.evaluated, step, array, means=means))
@@ -155,10 +155,6 @@ class LossCollector:
         if self._loop is not None and self._loop.lacks_evaluation(step):
             raise _lacks_evaluation(self._loop, step)
         return opened
-
-    def _connect(self) -> None:
-        if self._consensus.channel is not None:
-            self._consensus.channel.open()
 
     def _sums(self, loss: Any, batch: Batch, mask: Any) -> torch.Tensor | None:
         """Return sums and counts of this rank's losses, float64 [2, K]; None where there are none."""

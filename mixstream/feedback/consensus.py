@@ -36,25 +36,17 @@ class RankConsensus:
         weights: step -> the weights that it is drawn by, for the log.
         facts: what all ranks must have in common, compared at the first sum.
         publish: called with (step, weights) as soon as they are known.
-        channel: of the ranks, open before the first sum; None in a run of one rank.
+        channel: of the ranks, open before the first sum.
         log: the mixing log; None for none, or after it could not be written.
-
-    Attributes:
-        newest: the last known weights and their step; None if nothing learns.
     """
 
     loop: FeedbackLoop | None
     weights: Weights
     facts: Mapping[str, Any] | None
     publish: Callable[[int, Int64], None]
-    channel: Channel | None
+    channel: Channel
     log: MixingLog | None
-    newest: tuple[int, Int64] | None = field(default=None, init=False)
     _odd: dict[str, Any] = field(default_factory=dict, init=False)  # in what this rank differs from rank 0
-
-    def __post_init__(self) -> None:
-        if self.loop is not None and (weights_K := self.loop.weights(self.loop.known - 1)) is not None:
-            self.newest = self.loop.known - 1, weights_K
 
     def close(self) -> None:
         """Close the log; the next line opens it again."""
@@ -71,14 +63,16 @@ class RankConsensus:
         Raises:
             RanksDisagreeError: the ranks' reports, settings, states or weights are not those of one run.
         """
-        exchange = None if over_all_ranks else self._exchange
+        exchange = None if over_all_ranks else self.channel.exchange
         if exchange is not None:
             sums_2K = self._summed(exchange, step, sums_2K, matrix=matrix_VK is not None)
             if matrix_VK is not None:
                 matrix_VK = exchange.all_reduce(matrix_VK) / exchange.size
         drawn_by_K = self.weights(step)
         if self.loop is not None:
-            self._publish(self.loop.conclude(step, *sums_2K, matrix_VK=matrix_VK, agree=self._agree(exchange)))
+            found = self.loop.conclude(step, *sums_2K, matrix_VK=matrix_VK, agree=self._agree(exchange))
+            if found is not None:
+                self.publish(*found)
         with self._logging() as log:
             if log is not None and drawn_by_K is not None:
                 log.write(
@@ -96,21 +90,17 @@ class RankConsensus:
         `values` are means over all ranks, float64 [V], or the sums and counts of this rank, float64 [2, K].
         """
         assert self.loop is not None
-        exchange = self._exchange
+        exchange = self.channel.exchange
         if exchange is not None:
             sums_2K = np.zeros((2, len(self.loop.prior_K))) if means else values
             sums_2K = self._summed(exchange, step, sums_2K, means=means, evaluation=True)
             values = values if means else sums_2K
         if not means:
             values = np.where(values[1] > 0, values[0], np.nan) / np.where(values[1] > 0, values[1], 1)
-        self._publish(self.loop.evaluated(step, values, agree=self._agree(exchange)))
+        self.publish(*self.loop.evaluated(step, values, agree=self._agree(exchange)))
         with self._logging() as log:
             if log is not None:
                 log.write_validation(step - 1, values)
-
-    @property
-    def _exchange(self) -> Exchange | None:
-        return self.channel.exchange if self.channel is not None else None
 
     @contextmanager
     def _logging(self) -> Iterator[MixingLog | None]:
@@ -140,12 +130,6 @@ class RankConsensus:
             exchange.agree(ours, what=f"at step {step}")
             raise RanksDisagreeError(f"the ranks disagree at step {step}: {ours}")
         return total[6:].reshape(values.shape)
-
-    def _publish(self, found: tuple[int, Int64] | None) -> None:
-        """Publish the (step, weights) that were `found`, if they were."""
-        if found is not None:
-            self.newest = found
-            self.publish(*found)
 
     def _agree(self, exchange: Exchange | None) -> Agree | None:
         """Return what turns this rank's weights into rank 0's; where they differ, the next sum raises."""

@@ -2,29 +2,27 @@
 
 The invariant is the lag. Weights of step t depend on the feedback of step t - 1 - lag and before, and on nothing else,
 so batches can be made `lag` steps ahead, and neither timing nor prefetch depth changes one. Steps that no feedback can
-reach yet are drawn by the prior, or as the mixer says (`Opening`). Every weight vector is logged in whole parts of
-`WEIGHT_UNIT`; the tail of that log and the mixer's state are all that a resume needs.
+reach yet are drawn by the prior, or by the weights of an `Opening` mixer. Every weight vector is logged in whole parts
+of `WEIGHT_UNIT`; the tail of that log and the mixer's state are all that a resume needs.
 
-A run is one fixed sequence of reports and of the evaluations that are due before some of them: report 0, report 1,
-evaluation before 2, report 2, … `Progress` is a place in that sequence, and the loop has two: how far the trainer has
-come, and how far the mixer has. They move one transition at a time:
+A run is one fixed sequence of reports, and of evaluations that are due before some of them: report 0, report 1,
+evaluation before 2, report 2, … The loop has two places in it (`Progress`), the trainer's and the mixer's:
 
-    from                 by                              to
-    (t, evaluated)       the report of step t            (t + 1, evaluated), or (t + 1, not evaluated) where the mixer
-                                                         wants an evaluation before step t + 1
-    (t, not evaluated)   the evaluation before step t    (t, evaluated)
+    (t, evaluated)       --the report of step t-->            (t + 1, evaluated), or (t + 1, not evaluated) if the
+                                                              mixer wants an evaluation before step t + 1
+    (t, not evaluated)   --the evaluation before step t-->    (t, evaluated)
 
-    known = step + lag + (1 if evaluated else 0)         the first step whose weights do not follow from that progress
+    first step of unknown weights = step + lag + (1 if evaluated else 0)
 
-so that a step is always in one of these states:
+So a step is always in one of these states:
 
     handed out   `drew`; not complete on this rank     accepted.step <= step
     accepted     complete; the mixer has not seen it   concluded.step <= step < accepted.step
     concluded    the mixer has seen it                 step < concluded.step
     missed       concluded by `restore` without losses: handed out before a save and reported too late
 
-Threads. The trainer's thread calls `drew`, `accept` and what reads `due`; the feedback thread calls `conclude` and
-`evaluated`; any thread may ask for `weights`. `document` and `restore` need the feedback thread idle.
+Threads. The trainer's thread calls `drew` and `accept` and reads `due`; the feedback thread calls `conclude` and
+`evaluated`; any thread may call `weights`. During `document` and `restore` the feedback thread is idle.
 
 Shape suffixes: K domains in the plan's order, V validation groups.
 """
@@ -87,7 +85,8 @@ class FeedbackLoop:
     Attributes:
         accepted: how far the trainer has come.
         concluded: how far the mixer has come.
-        missed: (step, weights, rows) of missed steps that are not in the log yet.
+        newest: int64 [K], the newest known weights; None before any.
+        missed: (step, weights, rows) of missed steps that are not in the mixing log yet.
 
     A mixer that weighs domains by their mean losses, with a lag of 1: step 0 decides the weights of step 2.
 
@@ -97,8 +96,7 @@ class FeedbackLoop:
         ...     def update(self, state, feedback):
         ...         return state, feedback.loss_K / feedback.loss_K.sum()
         >>> loop = FeedbackLoop(mixer=Greedy(), prior_K=np.array([0.5, 0.5]), lag=1)
-        >>> loop.drew(0, rows_K=np.array([4.0, 4.0]))
-        >>> loop.accept()
+        >>> loop.drew(0, rows_K=np.array([4.0, 4.0])); loop.accept()
         >>> loop.accepted, loop.concluded, loop.weights(2)
         (Progress(step=1, evaluated=True), Progress(step=0, evaluated=True), None)
         >>> effective, weights_K = loop.conclude(0, np.array([4.0, 12.0]), np.array([4.0, 4.0]))
@@ -112,6 +110,7 @@ class FeedbackLoop:
     origin: int = 0
     accepted: Progress = field(init=False)
     concluded: Progress = field(init=False)
+    newest: Int64 | None = field(init=False)
     missed: list[tuple[int, Int64, Float64]] = field(default_factory=list, init=False)
     _state: Any = field(init=False)
     _log: dict[int, Int64] = field(init=False)
@@ -121,8 +120,7 @@ class FeedbackLoop:
     def __post_init__(self) -> None:
         if self.lag < 0:
             raise ConfigError(f"lag must be at least 0 steps, got {self.lag}")
-        # Every batch asks for this, and a check against a protocol is slow.
-        self._validating = self.mixer if isinstance(self.mixer, Validating) else None
+        self._validating = self.mixer if isinstance(self.mixer, Validating) else None  # once, since the check is slow
         self._begin(self.mixer.init(self.prior_K), origin=self.origin)
 
     def _begin(self, state: Any, *, origin: int) -> None:
@@ -135,6 +133,7 @@ class FeedbackLoop:
         for step in range(origin, self.known):
             opening = self.mixer.opening(state, step) if isinstance(self.mixer, Opening) else self.prior_K
             self._log[step] = whole_parts(opening, len(self.prior_K), self.mixer)
+        self.newest = self._log.get(self.known - 1)
 
     def _after(self, progress: Progress) -> Progress:
         """Return the next place in the sequence: the transitions at the top of this file."""
@@ -151,7 +150,7 @@ class FeedbackLoop:
         self._drawn[step] = rows_K
 
     def accept(self) -> None:
-        """Note that the trainer has done what is `due`; called before the feedback thread gets to conclude from it."""
+        """Note that the trainer has done what is `due`; call it before the feedback thread concludes from it."""
         self.accepted = self._after(self.due)
 
     def lacks_evaluation(self, step: int) -> bool:
@@ -183,7 +182,7 @@ class FeedbackLoop:
         return self._log.get(step)
 
     def explain(self) -> Mapping[str, Any]:
-        """Return what the mixer says of its newest weights, by name; empty if it does not (`Explaining`)."""
+        """Return how the mixer explains its newest weights, by name; empty if it is not `Explaining`."""
         return self.mixer.explain(self._state) if isinstance(self.mixer, Explaining) else {}
 
     def conclude(
@@ -215,10 +214,7 @@ class FeedbackLoop:
         return self._take(step, losses, None, agree)
 
     def evaluated(self, step: int, validation_V: Float64 | None, *, agree: Agree | None = None) -> tuple[int, Int64]:
-        """Take in the validation losses, float64 [V], of the model before `step`; return as `conclude` does.
-
-        None stands for an evaluation that was due and missed.
-        """
+        """Take in the validation losses, float64 [V], of the model before `step`, None if missed; as `conclude`."""
         if self._held is None or step != self.reported:
             raise FeedbackError(f"no evaluation is due before step {step}")
         losses, self._held, self.concluded = self._held, None, self._after(self.concluded)
@@ -243,7 +239,8 @@ class FeedbackLoop:
         except Exception as error:
             error.add_note(f"in {type(self.mixer).__name__}, with the losses of step {step}")
             raise
-        self._log[feedback.effective] = weights_K = agree(feedback.effective, weights_K) if agree else weights_K
+        self.newest = weights_K = agree(feedback.effective, weights_K) if agree else weights_K
+        self._log[feedback.effective] = weights_K
         return feedback.effective, weights_K
 
     def document(self, step: int) -> dict[str, Any]:
@@ -279,16 +276,15 @@ class FeedbackLoop:
             self._held = None if document["waiting"] is None else _Losses(**from_json(document["waiting"]))
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(
-                f"the saved mixer state cannot be read ({error!r}); pass strict=False to restart the mixture from the "
-                "prior"
+                f"the saved mixer state cannot be read ({error!r}); pass strict=False to restart the mixer"
             ) from error
         self.accepted = self.concluded = Progress(reported, evaluated=self._held is None)
         if not self._consistent(step):
             raise StateError(
                 f"the saved log of weights does not reach from step {step} to what step {reported} leads to; load an "
-                "older checkpoint, or pass strict=False to restart the mixture from the prior"
+                "older checkpoint, or pass strict=False to restart the mixer"
             )
-        nothing_K = np.zeros(len(self.prior_K))
+        self.newest, nothing_K = self._log.get(self.known - 1), np.zeros(len(self.prior_K))
         while self.reported < step:
             if self.waiting:
                 self.evaluated(self.reported, None)
@@ -312,11 +308,8 @@ class FeedbackLoop:
     ) -> bool:
         """Start at `step` with the state of another run's mixer if it can be kept; return whether it was.
 
-        Args:
-            document: of a loop over the domains `names`; None if that run had no mixer that learns.
-            names: the domains of that run, in its order.
-            into: the domains of this loop.
-            step: the first step that is drawn.
+        `document` is of a loop over the domains `names`, or None if that run learned nothing; `into` are the domains
+        of this loop.
         """
         state, source_K = None, np.array([names.index(name) if name in names else -1 for name in into], dtype=np.int64)
         if document is not None and isinstance(self.mixer, Adapting):
@@ -324,7 +317,7 @@ class FeedbackLoop:
                 state = self.mixer.adapt(from_json(document["state"]), source_K, self.prior_K, step)
         if not (kept := state is not None):
             state = self.mixer.init(self.prior_K)
-            if isinstance(self.mixer, Adapting):  # so that it knows where it begins
+            if isinstance(self.mixer, Adapting):  # to begin at `step`
                 state = self.mixer.adapt(state, np.arange(len(into)), self.prior_K, step)
         self._begin(state, origin=step)
         return kept

@@ -50,13 +50,13 @@ class FeedbackSession:
             previous.end()
         if loop is None and log is None:
             return None
-        (rank, ranks), size, mixing_log, channel = job(run_plan.world), run_plan.world.size, None, None
+        rank, ranks = job(run_plan.world)
+        channel, mixing_log = Channel(size=run_plan.world.size, ranks=ranks), None
+        if previous is not None and previous.consensus.channel == channel:
+            channel = previous.consensus.channel  # it may be open, which is collective
         if log is not None and rank == 0:
             mixing_log = MixingLog(log, names=run_plan.plan.names)
             mixing_log.begin(**header)
-        if ranks > 1:  # opening a channel is collective, so an open one is used again
-            channel = previous.consensus.channel if previous is not None else None
-            channel = channel if channel is not None and channel.size == size else Channel(size=size)
         consensus = RankConsensus(
             loop=loop,
             weights=weights,

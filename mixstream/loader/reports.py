@@ -77,10 +77,9 @@ class LossReports:
     def weights(self) -> dict[str, float]:
         """The newest weights that are known, by domain: if the mixer learns, those that the last report led to."""
         assert self._source is not None
-        run, feedback = self._source.run, self._feedback
-        if feedback is not None and feedback.consensus.newest is not None:
-            _, parts_K = feedback.consensus.newest
-        else:
+        run, loop = self._source.run, self._feedback.consensus.loop if self._feedback is not None else None
+        parts_K = loop.newest if loop is not None else None
+        if parts_K is None:
             parts_K = (run.weights(None) or run.fixed)(self._cursor.step)
             assert parts_K is not None
         return dict(zip(run.plan.names, (parts_K / WEIGHT_UNIT).tolist()))

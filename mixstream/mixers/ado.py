@@ -316,10 +316,7 @@ class ADO:
     @property
     def _limits(self) -> Limits:
         return Limits(
-            log_beta_max=self.log_beta_max,
-            log_eps_min=self.log_eps_min,
-            alpha_max=self.alpha_max,
-            data=self.data_term,
+            log_beta_max=self.log_beta_max, log_eps_min=self.log_eps_min, alpha_max=self.alpha_max, data=self.data_term
         )
 
     def _enabled(self, prior_K: Float64) -> NDArray[np.bool_]:

@@ -110,14 +110,8 @@ class Aioli:
 
     @property
     def _lmo(self) -> LMO:
-        return LMO(
-            eta=self.eta,
-            mode="accumulate" if self.ema is None else "restart",
-            ema=self.ema,
-            normalise=self.normalise,
-            targets=self.targets,
-            w0=self.w0,
-        )
+        mode = "accumulate" if self.ema is None else "restart"
+        return LMO(eta=self.eta, mode=mode, ema=self.ema, normalise=self.normalise, targets=self.targets, w0=self.w0)
 
     def bind(self, names: tuple[str, ...], samples_K: Int64) -> Aioli:
         """Return this with `targets` in the order of the domains `names`; sizes are not used."""

@@ -170,7 +170,7 @@ class LMO:
         if mean_VK.shape != used_VK.shape:
             raise FeedbackError(
                 f"a matrix of shape {list(used_VK.shape)} was reported after ones of {list(mean_VK.shape)}: a running "
-                "mean (ema) needs the same validation groups every time; report the same groups, or set ema=None"
+                "mean (ema) needs the same validation groups all along; report the same groups, or set ema=None"
             )
         assert self.ema is not None
         both_VK = (1 - self.ema) * used_VK + self.ema * mean_VK

@@ -15,7 +15,17 @@ import numpy as np
 from mixstream.errors import ConfigError
 from mixstream.mixers.static import Static
 from mixstream.plan.weights import normalise
-from mixstream.types import Int64
+from mixstream.types import Float64, Int64
+
+
+def rows_of(names: tuple[str, ...], samples_K: Int64) -> Float64:
+    """Return `samples_K` as float64 [K]; raise ConfigError if no domain has a row."""
+    rows_K = np.asarray(samples_K, dtype=np.float64)
+    if not (rows_K > 0).any():
+        raise ConfigError(
+            f"the domains {list(names)} hold no rows, so no weights follow from their sizes; check their selection"
+        )
+    return rows_K
 
 
 @dataclass(frozen=True)
@@ -39,16 +49,8 @@ class Temperature:
             raise ConfigError(f"Temperature tau={self.tau} must be above 0; 1 is natural, inf is uniform")
 
     def bind(self, names: tuple[str, ...], samples_K: Int64) -> Static:
-        """Return the proportions of these domains.
-
-        Raises:
-            ConfigError: no domain has a row.
-        """
-        rows_K = np.asarray(samples_K, dtype=np.float64)
-        if not (rows_K > 0).any():
-            raise ConfigError(
-                f"the domains {list(names)} hold no rows, so no weights follow from their sizes; check their selection"
-            )
+        """Return the proportions of these domains; raise ConfigError if none has a row."""
+        rows_K = rows_of(names, samples_K)
         # As logarithms relative to the largest, since n^(1/tau) overflows for a small tau.
         size_K = np.log(np.where(rows_K > 0, rows_K, 1.0) / rows_K.max())
         weights_K = normalise(np.where(rows_K > 0, np.exp(size_K / self.tau), 0.0))
@@ -61,9 +63,7 @@ class Natural:
 
     def bind(self, names: tuple[str, ...], samples_K: Int64) -> Static:
         """Return the proportions of these domains; as `Temperature.bind`."""
-        Temperature(1).bind(names, samples_K)  # raises if there are no rows
-        # Whole numbers of rows, so that the shares of an epoch are exact.
-        return Static(dict(zip(names, np.asarray(samples_K, dtype=np.float64).tolist())))
+        return Static(dict(zip(names, rows_of(names, samples_K).tolist())))  # whole rows: an epoch's shares are exact
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixstream.errors import ConfigError
+from mixstream.mixers.sized import rows_of
 from mixstream.mixers.static import Static
 from mixstream.types import Int64
 
@@ -41,16 +42,8 @@ class UniMax:
                 raise ConfigError(f"UniMax {name}={value} must be a finite number above 0")
 
     def bind(self, names: tuple[str, ...], samples_K: Int64) -> Static:
-        """Return the proportions of these domains.
-
-        Raises:
-            ConfigError: no domain has a row.
-        """
-        cap_K = self.max_epochs * np.asarray(samples_K, dtype=np.float64)
-        if not (cap_K > 0).any():
-            raise ConfigError(
-                f"the domains {list(names)} hold no rows, so no weights follow from their sizes; check their selection"
-            )
+        """Return the proportions of these domains; raise ConfigError if none has a row."""
+        cap_K = self.max_epochs * rows_of(names, samples_K)
         rows_K, left = np.zeros(len(cap_K)), float(self.budget)
         for visited, k in enumerate(np.argsort(cap_K, kind="stable").tolist()):
             rows_K[k] = min(left / (len(cap_K) - visited), cap_K[k])
