@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixstream.errors import ConfigError, FeedbackError, StateError
-from mixstream.feedback.loop import FeedbackLoop, OpenLoopWeights
+from mixstream.feedback.loop import FeedbackLoop, OpenLoopWeights, Progress
 from mixstream.mixers import Schedule
 from mixstream.plan.weights import WEIGHT_UNIT, quantise
 
@@ -244,3 +244,48 @@ def test_what_was_learned_is_kept_by_name_where_domains_change():
     assert not plain.carry_over(feedback.document(8), names=["a", "b", "c"], into=("c", "new"), step=8)
     assert (plain.weights(8 + 3) == quantise([0.5, 0.5])).all()
     assert plain.weights(8 + 4) is None
+
+
+# --- the sequence of reports and evaluations --------------------------------------------------------------------------
+
+
+def test_the_later_of_two_places_is_the_greater():
+    places = [Progress(3, evaluated=False), Progress(3, evaluated=True), Progress(4, evaluated=False)]
+    assert sorted(places[::-1]) == places
+    assert [place.known(2) for place in places] == [5, 6, 6]
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_trainer_and_mixer_go_through_the_same_places(ahead):
+    """`ahead`: whether the trainer goes on, or the mixer follows, which it never does beyond the trainer."""
+    loop, accepted, concluded = asking(), [], []
+    for trainer in ahead:
+        if trainer:
+            if loop.due.evaluated:
+                loop.drew(loop.due.step, ROWS)
+            accepted.append(loop.due)
+            loop.accept()
+        elif loop.concluded < loop.due:
+            concluded.append(loop.concluded)
+            if loop.waiting:
+                loop.evaluated(loop.reported, PRIOR)
+            else:
+                loop.conclude(loop.reported, *losses_of(loop.reported))
+            assert loop.weights(loop.known - 1) is loop.newest
+            assert loop.weights(loop.known) is None
+        assert loop.concluded <= loop.due == loop.accepted
+    assert concluded == accepted[: len(concluded)]
+
+
+def test_an_evaluation_is_lacking_before_each_step_that_wants_one_and_is_not_accepted():
+    loop = asking()
+    assert [step for step in range(12) if loop.lacks_evaluation(step)] == [0, 5, 10]
+    loop.accept()
+    assert loop.due == Progress(0, evaluated=True)
+    assert [step for step in range(12) if loop.lacks_evaluation(step)] == [5, 10]
+
+
+def test_a_caller_that_concludes_at_once_need_not_accept():
+    loop = asking()
+    run_asking(loop, range(7))
+    assert loop.due == loop.concluded == Progress(7, evaluated=True)
