@@ -75,9 +75,8 @@ class Exchange:
             for rank, of_rank in enumerate(gathered):
                 values.setdefault(repr(of_rank.get(name)), []).append(rank)
             if len(values) > 1:
-                differing.append(
-                    f"{name}: " + "; ".join(f"{value} on ranks {ranks}" for value, ranks in values.items())
-                )
+                values_by_rank = "; ".join(f"{value} on ranks {ranks}" for value, ranks in values.items())
+                differing.append(f"{name}: {values_by_rank}")
         if differing:
             raise RanksDisagreeError(
                 f"the ranks disagree {what}:\n  - " + "\n  - ".join(differing) + "\nStart every rank with the same "

@@ -34,7 +34,7 @@ class LossReports:
     def _begin_feedback(
         self, run: Run, loop: FeedbackLoop | None, log: Path | None, publish: Callable[[int, Int64], None]
     ) -> FeedbackSession | None:
-        """Return the session from the loader's position on, and end the one before."""
+        """Return the feedback session from the loader's position on; the one before ends."""
         return FeedbackSession.begin(
             run.run_plan,
             listed_K=run.domains.listed_K,
@@ -48,7 +48,7 @@ class LossReports:
         )
 
     def report(self, batch: Batch, loss: Any, *, mask: torch.Tensor | None = None, matrix: Any = None) -> None:
-        """Report the losses of `batch`: once for every batch if the mixer learns; otherwise it does nothing.
+        """Report the losses of `batch`; mixers that learn need this once for every batch, others do not.
 
         Returns at once: summing over ranks, the mixer and the log run in the background. With torch.distributed, every
         rank has to report. Steps may be reported in any order, and rows that are reported twice count once.
@@ -118,7 +118,7 @@ class LossReports:
     ) -> bool:
         """Evaluate the model and report the result, if the mixer wants it now; return whether it did.
 
-        Call it before each step, on every rank.
+        Call it before each step, on every rank; it does nothing unless `wants_validation`.
 
         Args:
             model_loss: batch -> losses per row [B] or per token [B, T], or a pair of these and a mask.
