@@ -1,8 +1,8 @@
 """The trainer's reports, collected: by row, by micro-batch, in any order, until a step is complete on this rank.
 
-Complete steps and due evaluations go, in order, to `RankConsensus` on the feedback thread. The trainer does not wait
-for it. Rows count once: a report of rows that were reported before is ignored with a warning. Which step or evaluation
-is due next is the loop's to say (`FeedbackLoop.due`).
+Complete steps and due evaluations go, in order, to `RankConsensus` in the feedback thread; the trainer does not wait.
+Rows count once: a report of rows that were reported before is ignored with a warning. The loop knows which step or
+evaluation is due next (`FeedbackLoop.due`).
 
 Shape suffixes: B rows of this rank, K domains (trainers report them in the order of `streams`, all else is in the
 plan's), V validation groups.
@@ -117,7 +117,7 @@ class LossCollector:
         self._consensus.channel.open()
         step = self._loop.due.step
         self._loop.accept()
-        self._background.submit(partial(self._consensus.evaluated, step, array, means=means))
+        self._background.submit(partial(self._consensus.decide_evaluation, step, array, means=means))
 
     @property
     def wants_validation(self) -> bool:
@@ -210,7 +210,7 @@ class LossCollector:
 
     def _conclude(self, step: int, opened: _OpenStep, both: Callable[[], Float64]) -> None:
         """Run in the feedback thread."""
-        self._consensus.conclude(
+        self._consensus.decide(
             step,
             both()[:, self._listed_K],
             rows_K=opened.rows_K,

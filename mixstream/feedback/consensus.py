@@ -53,7 +53,7 @@ class RankConsensus:
         if self.log is not None:
             self.log.close()
 
-    def conclude(
+    def decide(
         self, step: int, sums_2K: Float64, *, rows_K: Float64, matrix_VK: Float64 | None, over_all_ranks: bool
     ) -> None:
         """Take in a complete step: sum its losses, publish the weights that they lead to, and log it.
@@ -84,8 +84,8 @@ class RankConsensus:
                     explained=self.loop.explain() if self.loop is not None else None,
                 )
 
-    def evaluated(self, step: int, values: Float64, *, means: bool) -> None:
-        """Take in the validation losses of the model before `step`; as `conclude`.
+    def decide_evaluation(self, step: int, values: Float64, *, means: bool) -> None:
+        """Take in the validation losses of the model before `step`; as `decide`.
 
         `values` are means over all ranks, float64 [V], or the sums and counts of this rank, float64 [2, K].
         """

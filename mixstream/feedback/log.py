@@ -170,13 +170,7 @@ class MixingLog:
         {"event":"step","step":0,"weights":{"code":0.25,"web":0.75},"rows":{"code":1,"web":3},"loss":{"code":2.0,"web":1.0},"count":{"code":4.0,"web":12.0}}
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        names: Sequence[str],
-        tensorboard: bool | None = None,
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, names: Sequence[str], tensorboard: bool | None = None) -> None:
         self.file = log_file(path)
         self._names = list(names)
         self._begun: _Begun | None = None
@@ -209,6 +203,8 @@ class MixingLog:
         Raises:
             ConfigError: the file exists and is not a mixing log.
         """
+        lines = _Lines(self.file) if self._begun is None else self._begun.lines
+        lines.open()
         header = Begin(
             mixstream=VERSION,
             step=step,
@@ -220,8 +216,6 @@ class MixingLog:
             row_tokens=row_tokens,
             samples=dict(zip(self._names, np.asarray(samples_K).tolist())),
         )
-        lines = _Lines(self.file) if self._begun is None else self._begun.lines
-        lines.open()
         self._begun = _Begun(lines, header)  # with nothing explained: earlier lines may be ignored from now on
 
     def write(
@@ -256,7 +250,7 @@ class MixingLog:
         changed = self._changed(explained or {})
         self._append(Step(step=step, weights=weights, rows=rows, loss=loss, count=count, explained=changed))
         if self._tensorboard is not None:
-            self._tensorboard.collect(step, weights=weights, loss=loss, count=count, explained=changed)
+            self._tensorboard.add_step(step, weights=weights, loss=loss, count=count, explained=changed)
         if validation_V is not None:
             self.write_validation(step, validation_V)
 

@@ -59,7 +59,7 @@ class TensorBoardWriter:
         writer.add_event(event(file_version="brain.Event:2"), step)
         writer.add_event(event(session_log=log(status=log.START)), step)
 
-    def collect(
+    def add_step(
         self, step: int, *, weights: Numbers, loss: Numbers, count: Numbers, explained: Mapping[str, Any]
     ) -> None:
         """Take in a step, and write the point if it is due."""
