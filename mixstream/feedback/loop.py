@@ -39,8 +39,9 @@ import numpy as np
 
 from mixstream.errors import ConfigError, FeedbackError, StateError
 from mixstream.feedback.json_arrays import from_json, to_json
-from mixstream.mixers import Adapting, Explaining, Mixer, Opening, OpenLoop, Validating
-from mixstream.plan.weights import WEIGHT_UNIT, quantise
+from mixstream.mixers import Adapting, Explaining, Mixer, Opening, Validating
+from mixstream.mixers.whole_parts import whole_parts
+from mixstream.plan.weights import WEIGHT_UNIT
 from mixstream.types import Feedback, Float64, Int64
 
 Agree = Callable[[int, Int64], Int64]
@@ -321,29 +322,3 @@ class FeedbackLoop:
                 state = self.mixer.adapt(state, np.arange(len(into)), self.prior_K, step)
         self._begin(state, origin=step)
         return kept
-
-
-def whole_parts(weights_K: Any, domains: int, mixer: Any) -> Int64:
-    """Return the weights that `mixer` returned in whole parts, int64 [K].
-
-    Raises:
-        ConfigError: they are not one finite number >= 0 for each of `domains`.
-    """
-    if np.shape(weights_K) != (domains,):
-        raise ConfigError(
-            f"{type(mixer).__name__} returned weights of shape {np.shape(weights_K)} for {domains} domains: return one "
-            "for each, in the order of the prior"
-        )
-    return quantise(weights_K)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenLoopWeights:
-    """Weights that depend on the step alone."""
-
-    mixer: OpenLoop
-    names: tuple[str, ...]
-
-    def weights(self, step: int) -> Int64:
-        """Return the weights of `step` in whole parts, int64 [K]."""
-        return whole_parts(self.mixer.weights_at(step, self.names), len(self.names), self.mixer)

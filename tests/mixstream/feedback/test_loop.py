@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixstream.errors import ConfigError, FeedbackError, StateError
-from mixstream.feedback.loop import FeedbackLoop, OpenLoopWeights, Progress
+from mixstream.feedback.loop import FeedbackLoop, Progress
 from mixstream.mixers import Schedule
+from mixstream.mixers.whole_parts import OpenLoopWeights
 from mixstream.plan.weights import WEIGHT_UNIT, quantise
 
 PRIOR = np.array([0.5, 0.3, 0.2])
