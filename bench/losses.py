@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
-from mixstream.feedback.losses import domain_cross_entropy, domain_sums
+from mixstream import domain_cross_entropy, domain_sums
 
 Result = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

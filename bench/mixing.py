@@ -305,7 +305,7 @@ def resume(table: Table) -> None:
     saved, taken = play.save(), 0
     for step in (0, 598, 599, 601, 700):
         with contextlib.suppress(FeedbackError):
-            play.loop.report(step, np.ones(3), np.ones(3))
+            play.loop.conclude(step, np.ones(3), np.ones(3))
             taken += 1
     table.line("reports of steps 0 598 599 601 700 that were taken where 600 is due", taken, at_most=0, form="7.0f")
     table.line("state that changed by them", float(play.save() != saved), at_most=0, form="7.0f")

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from mixstream.mixers import ADO, ODM, Aioli
-from mixstream.plan.plan import Plan
-from mixstream.plan.weights import quantise
+from mixstream.plan import Plan, quantise
 from mixstream.types import Feedback
 
 REFIT = 5_500

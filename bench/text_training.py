@@ -23,7 +23,7 @@ import torch
 from torch.nn import functional
 
 import mixstream as ms
-from mixstream.loader.validation import ValidationSet
+from mixstream import ValidationSet
 from mixstream.mixers import Mixer
 from mixstream_examples.train import Model
 from mixstream_tools.convert import Fields, Recipe, describe_tokenizer, run_conversion

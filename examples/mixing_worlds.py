@@ -25,11 +25,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mixstream.feedback.json_arrays import pack, unpack
-from mixstream.feedback.loop import FeedbackLoop
+from mixstream.feedback import FeedbackLoop, from_json, to_json
 from mixstream.mixers import ADO, Aioli, Mixer
-from mixstream.plan.plan import Plan
-from mixstream.plan.weights import WEIGHT_UNIT, normalise, quantise
+from mixstream.plan import WEIGHT_UNIT, Plan, normalise, quantise
 from mixstream.types import Cursor, Float64, Int64
 
 
@@ -263,7 +261,7 @@ class Play:
         if self.loop is not None:
             count_K = rows_K.astype(np.float64)
             self.loop.drew(self.step, count_K)
-            self.loop.report(self.step, np.where(rows_K > 0, loss_K * count_K, 0.0), count_K)
+            self.loop.conclude(self.step, np.where(rows_K > 0, loss_K * count_K, 0.0), count_K)
         self.weights_TK.append(parts_K / WEIGHT_UNIT)
         self.rows_TK.append(rows_K)
         self.step += 1
@@ -281,12 +279,12 @@ class Play:
         """Return what a resume needs, as JSON: the position in the plan, and the loop's document. No world."""
         assert self.cursor is not None
         loop = None if self.loop is None else self.loop.document(self.step)
-        return json.dumps({"cursor": pack(asdict(self.cursor)), "loop": loop})
+        return json.dumps({"cursor": to_json(asdict(self.cursor)), "loop": loop})
 
     def load(self, saved: str) -> Play:
         """Go on where `saved` was taken; the world has to be as it was then."""
         document = json.loads(saved)
-        self.cursor = Cursor(**unpack(document["cursor"]))
+        self.cursor = Cursor(**from_json(document["cursor"]))
         self.step = self.cursor.step
         if self.loop is not None:
             self.loop.restore(document["loop"], self.step)

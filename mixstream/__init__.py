@@ -4,13 +4,13 @@
     for batch in mixstream.Loader(dataset):
         ...
 
-Names are imported when they are first used: writing shards needs no torch, and a command line should not wait for one.
+Names are imported on first use, so that writing shards does not import torch and the command line starts quickly.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mixstream import errors
+from mixstream.lazy import lazily
 
 if TYPE_CHECKING:
     from mixstream import losses, mixers
@@ -28,20 +28,24 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Batch": "data.batch",
-    "Feedback": "types",
-    "Loader": "loader.loader",
-    "MDSWriter": "writer",
-    "Stream": "loader.stream",
-    "StreamingDataLoader": "loader.dataloader",
-    "StreamingDataset": "loader.dataset",
-    "ValidationSet": "loader.validation",
-    "domain_cross_entropy": "feedback.losses",
-    "domain_sums": "feedback.losses",
-    "evaluate": "feedback.evaluate",
-    "replay": "feedback.replay",
-}
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "data.batch": ["Batch"],
+        "feedback.evaluate": ["evaluate"],
+        "feedback.losses": ["domain_cross_entropy", "domain_sums"],
+        "feedback.replay": ["replay"],
+        "loader.dataloader": ["StreamingDataLoader"],
+        "loader.dataset": ["StreamingDataset"],
+        "loader.loader": ["Loader"],
+        "loader.stream": ["Stream"],
+        "loader.validation": ["ValidationSet"],
+        "losses": [],
+        "mixers": [],
+        "types": ["Feedback"],
+        "writer": ["MDSWriter"],
+    },
+)
 
 __all__ = [
     "Batch",
@@ -61,16 +65,3 @@ __all__ = [
     "mixers",
     "replay",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name in {"losses", "mixers"}:
-        return import_module(f"mixstream.{name}")
-    if name in _HOMES:
-        globals()[name] = value = getattr(import_module(f"mixstream.{_HOMES[name]}"), name)
-        return value
-    raise AttributeError(f"module 'mixstream' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

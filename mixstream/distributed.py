@@ -1,4 +1,4 @@
-"""Ranks: who we are among how many, and what all of them know together. The only user of torch.distributed."""
+"""Ranks: this process's rank and world size, and what ranks exchange. The only user of torch.distributed."""
 
 from __future__ import annotations
 
@@ -16,36 +16,39 @@ from mixstream.world import World
 
 
 def detect_world(rank: int | None = None, world_size: int | None = None) -> World:
-    """Return the world given, or that of torch.distributed if it is initialised, or of RANK and WORLD_SIZE."""
+    """Return the world of the arguments, else of torch.distributed if initialised, else of RANK and WORLD_SIZE."""
     if (rank is None) != (world_size is None):
         raise ConfigError(f"give both rank and world_size or neither; got rank={rank}, world_size={world_size}")
     if rank is not None and world_size is not None:
         return World(rank=rank, size=world_size)
     rank, world_size = _group() or (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))  # not said: one machine
+    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))  # if unset: one machine
     return World(rank=rank, size=world_size, nodes=max(world_size // max(per_node, 1), 1))
 
 
 class Exchange:
-    """What the ranks of a run tell each other about their losses, beside the training.
+    """Sums and comparisons of losses over the ranks of a run, separate from the training.
 
-    All its collectives go through a process group of its own, on the CPU, and are made by one thread of each rank: the
-    training never waits for them, and they never mix with its own. Making one is collective.
+    All its collectives run on the CPU, in a process group of its own, and are called from one thread on each rank, so
+    training neither waits for them nor mixes with them. The constructor is collective too.
 
-    Where the run has fewer ranks than the job, the others are replicas, and each row is counted once all the same.
+    A job may have more ranks than the run: the others are replicas, and every row still counts once.
 
     Args:
-        size: ranks of the run, those that see different rows.
-        patience: seconds that a collective waits for the slowest rank.
+        size: ranks of the run, which see different rows.
+        timeout: seconds that a collective waits for the slowest rank.
+
+    Raises:
+        ConfigError: torch.distributed is not initialised, or its ranks are no multiple of `size`.
     """
 
-    def __init__(self, *, size: int, patience: float = 1800.0) -> None:
+    def __init__(self, *, size: int, timeout: float = 1800.0) -> None:
         import torch.distributed as dist
 
         if (group := _group()) is None:
             raise ConfigError(
                 f"losses of {size} ranks have to be summed and torch.distributed is not initialised: call "
-                "init_process_group first, or hand the global sums to report_sums()"
+                "init_process_group first, or pass the global sums to report_sums()"
             )
         self.ranks = group[1]
         if self.ranks % size:
@@ -54,7 +57,7 @@ class Exchange:
                 "dataset a world_size and replication that fit"
             )
         self.size, self._replicas = size, self.ranks // size
-        self._group: Any = dist.new_group(backend="gloo", timeout=timedelta(seconds=patience))
+        self._group: Any = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
 
     def agree(self, facts: Mapping[str, Any], *, what: str) -> None:
         """Compare `facts` over all ranks.
@@ -64,23 +67,23 @@ class Exchange:
         """
         import torch.distributed as dist
 
-        told: list[Any] = [None] * self.ranks
-        dist.all_gather_object(told, dict(facts), group=self._group)
+        gathered: list[Any] = [None] * self.ranks
+        dist.all_gather_object(gathered, dict(facts), group=self._group)
         differing = []
-        for name in dict.fromkeys(name for of_rank in told for name in of_rank):
+        for name in dict.fromkeys(name for of_rank in gathered for name in of_rank):
             values: dict[str, list[int]] = {}
-            for rank, of_rank in enumerate(told):
+            for rank, of_rank in enumerate(gathered):
                 values.setdefault(repr(of_rank.get(name)), []).append(rank)
             if len(values) > 1:
-                said = "; ".join(f"{value} on ranks {ranks}" for value, ranks in values.items())
-                differing.append(f"{name}: {said}")
+                values_by_rank = "; ".join(f"{value} on ranks {ranks}" for value, ranks in values.items())
+                differing.append(f"{name}: {values_by_rank}")
         if differing:
             raise RanksDisagreeError(
                 f"the ranks disagree {what}:\n  - " + "\n  - ".join(differing) + "\nStart every rank with the same "
                 "arguments, code and checkpoint, and report on every rank"
             )
 
-    def sum(self, values: Float64) -> Float64:
+    def all_reduce(self, values: Float64) -> Float64:
         """Return `values`, float64, summed over the ranks of the run."""
         import torch
         import torch.distributed as dist
@@ -89,7 +92,7 @@ class Exchange:
         dist.all_reduce(tensor, group=self._group)
         return np.asarray(tensor.numpy(), dtype=np.float64) / self._replicas
 
-    def from_leader(self, values: Int64) -> Int64:
+    def broadcast(self, values: Int64) -> Int64:
         """Return rank 0's `values`, int64."""
         import torch
         import torch.distributed as dist
@@ -101,29 +104,30 @@ class Exchange:
 
 @dataclass(kw_only=True)
 class Channel:
-    """The exchange of a run, made when it is first asked for: that is collective.
+    """The exchange of a run, or None: until it is opened, and in a job of one process.
 
     Args:
         size: ranks of the run.
+        ranks: processes of the job.
     """
 
     size: int
-    _exchange: Exchange | None = field(default=None, init=False)
+    ranks: int
+    exchange: Exchange | None = field(default=None, init=False, compare=False)
 
-    def __call__(self) -> Exchange:
-        """Return it."""
-        if self._exchange is None:
-            self._exchange = Exchange(size=self.size)
-        return self._exchange
+    def open(self) -> None:
+        """Create the exchange at the first call: collective, so every rank has to call this in the trainer's thread."""
+        if self.exchange is None and self.ranks > 1:
+            self.exchange = Exchange(size=self.size)
 
 
 class RankNotes:
-    """Short notes that every rank of the job can read at any time: no rank waits for another.
+    """Short notes that every rank of the job can read at any time; no rank waits for another.
 
-    They are kept by the store that torch.distributed itself was started with.
+    They are kept in the store that torch.distributed was started with.
 
     Args:
-        topic: notes under another topic are not seen.
+        topic: ranks see the notes of their own topic only.
     """
 
     def __init__(self, topic: str) -> None:
@@ -133,7 +137,7 @@ class RankNotes:
 
     @classmethod
     def of_job(cls, topic: str) -> RankNotes | None:
-        """Return the bulletin of this job; None where there is one process alone."""
+        """Return the notes of this job; None in a job of one process."""
         group = _group()
         return cls(topic) if group is not None and group[1] > 1 else None
 
@@ -147,12 +151,12 @@ class RankNotes:
 
 
 def job(world: World) -> tuple[int, int]:
-    """Return this process's rank and the number of processes of the job, of which a run's ranks may be replicas."""
+    """Return this process's rank and the number of processes in the job, of which some may be replicas."""
     return _group() or (world.rank, world.size)
 
 
 def _group() -> tuple[int, int] | None:
-    """Return (rank, size) of the default process group, None if there is none."""
+    """Return (rank, size) of the default process group; None if there is none."""
     import torch.distributed as dist
 
     if not (dist.is_available() and dist.is_initialized()):

@@ -20,24 +20,6 @@ FACES = {"formats", "storage", "plan", "feedback", "mixers", "errors", "types", 
 OTHER_FACES = {"demo": "convert"}
 """Command → another command whose face it may import."""
 
-# Imports that wait for a face. Each entry goes when the face exports the names; none is added.
-NOT_YET = {
-    ("tools/convert/command.py", "mixstream.storage.destination"),
-    ("tools/demo/learned.py", "mixstream.mixers.scaling_law"),
-    ("tools/demo/learned.py", "mixstream.recorded"),
-    ("tools/demo/learned.py", "mixstream.snapshot"),
-    ("tools/demo/learned.py", "mixstream.state"),
-    ("tools/demo/learned.py", "mixstream.weights"),
-    ("tools/demo/proof.py", "mixstream.recorded"),
-    ("tools/plan/show.py", "mixstream.weights"),
-    ("tools/plan/source.py", "mixstream.journal"),
-    ("tools/plan/source.py", "mixstream.recorded"),
-    ("tools/plan/source.py", "mixstream.state"),
-    ("tools/plan/source.py", "mixstream.weights"),
-    ("examples/mixing_worlds.py", "mixstream.snapshot"),
-    ("examples/mixing_worlds.py", "mixstream.weights"),
-}
-
 
 class Import(NamedTuple):
     """One imported module, or one name imported from it; `level` counts the dots of a relative import."""
@@ -94,7 +76,7 @@ def strangers(folder: str, parts: tuple[str, ...], source: str) -> set[str]:
 def test_only_faces_are_imported() -> None:
     found = {(path.relative_to(ROOT).as_posix(), module) for path in FILES for module in deeper(path.read_text())}
     assert len(FILES) > 40
-    assert found == NOT_YET, "import the face instead, and export the name there; drop from NOT_YET what is switched"
+    assert not found, "import the face instead, and export the name there"
 
 
 def test_commands_import_their_own_folder_and_shared() -> None:

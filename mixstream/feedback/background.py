@@ -1,8 +1,8 @@
-"""One thread that does jobs in order, beside the trainer's.
+"""One thread that runs jobs in order, beside the trainer's.
 
-Rules: jobs are done one at a time, in the order in which they were handed in. The first that fails ends the work; its
-exception surfaces, as it is, at every later call. No wait is unbounded. Nothing relies on `__del__`: `close` ends the
-thread, and where nobody calls it the interpreter's exit does.
+Jobs run one at a time, in the order in which they were submitted. The first that fails ends the work: every later call
+raises its exception. No wait is unbounded. Nothing relies on `__del__`: `close` ends the thread, else the interpreter's
+exit does.
 """
 
 from __future__ import annotations
@@ -21,111 +21,106 @@ Job = Callable[[], None]
 
 
 class Background:
-    """A queue of jobs and the thread that does them, which begins with the first job.
+    """A queue of jobs and the thread that runs them, which starts with the first job.
 
     Args:
         name: of the thread.
-        patience: seconds that `wait` waits.
+        timeout: seconds that `wait` waits.
     """
 
-    def __init__(self, *, name: str, patience: float = 1800.0) -> None:
-        self._name, self._patience = name, patience
+    def __init__(self, *, name: str, timeout: float = 1800.0) -> None:
+        self._name, self._timeout = name, timeout
         self._jobs: deque[Job] = deque()
         self._change = threading.Condition()
-        self._error: BaseException | None = None
-        self._traceback: TracebackType | None = None
-        self._busy = self._closed = self._told = False
         self._thread: BackgroundThreads | None = None
+        self._failure: tuple[BaseException, TracebackType | None] | None = None
+        self._busy = self._closing = self._raised = False
 
     def submit(self, job: Job) -> None:
-        """Hand in a job.
+        """Add a job to the queue.
 
         Raises:
-            BaseException: what an earlier job raised.
+            BaseException: the error of an earlier job.
         """
         with self._change:
             self._check()
             self._jobs.append(job)
             if self._thread is None:
-                self._thread = BackgroundThreads(self._run, name=self._name, at_exit=self._leave)
+                self._thread = BackgroundThreads(self._run, name=self._name, at_exit=self._close_quietly)
             self._change.notify_all()
 
     def wait(self, until: Callable[[], bool], *, what: str) -> None:
-        """Wait until `until()` holds, which is looked at after each job, or until no job is left.
+        """Wait until `until()` is true, which is tested after each job, or until no job is left.
 
         Raises:
-            WaitTimeoutError: it took too long; the message says for `what` we waited.
-            BaseException: what a job raised.
+            WaitTimeoutError: it took too long; the message names `what` was waited for.
+            BaseException: the error of a job.
         """
         with self._change:
-            came = self._change.wait_for(lambda: self._error or self._idle() or until(), timeout=self._patience)
+            came = self._change.wait_for(
+                lambda: self._failure or not (self._jobs or self._busy) or until(), timeout=self._timeout
+            )
             self._check()
         if not came:
-            raise WaitTimeoutError(f"{what} did not come in {self._patience:g} s; is a rank stuck or gone?")
+            raise WaitTimeoutError(f"{what} did not come in {self._timeout:g} s; is a rank stuck or gone?")
 
     def drain(self, *, what: str) -> None:
         """Wait until all jobs are done; as `wait`."""
         self.wait(lambda: False, what=what)
 
     def check(self) -> None:
-        """Raise what a job raised, if one did."""
+        """Raise the error of a job, if one failed."""
         with self._change:
             self._check()
 
-    def close(self, *, patience: float = 10.0) -> None:
-        """Finish the jobs that are handed in, for so many seconds at most, and end the thread. A later job begins anew.
+    def close(self, *, timeout: float = 10.0) -> None:
+        """Finish the submitted jobs, within `timeout` seconds, and end the thread. A later job starts another.
 
         Raises:
-            BaseException: what a job raised, if nobody was told yet.
+            BaseException: the error of a job, if no call has raised it yet.
         """
         with self._change:
-            thread = self._thread
-            if thread is not None:
-                self._closed = True
-                self._change.notify_all()
-        if thread is not None and not thread.join(patience):
+            thread, self._closing = self._thread, self._thread is not None
+            self._change.notify_all()
+        if thread is not None and not thread.join(timeout):
             warnings.warn(
-                f"{self._name}: not done after {patience:g} s, and left behind; is another rank stuck or gone?",
+                f"{self._name}: not done after {timeout:g} s, and left behind; is another rank stuck or gone?",
                 stacklevel=3,
             )
         with self._change:
-            if not self._told:
+            if not self._raised:
                 self._check()
 
-    def _leave(self) -> None:
+    def _close_quietly(self) -> None:
         with contextlib.suppress(Exception):
             self.close()
 
-    def _idle(self) -> bool:
-        return not self._jobs and not self._busy
-
     def _check(self) -> None:
-        if self._error is not None:
-            self._told = True
-            raise self._error.with_traceback(self._traceback)
+        if self._failure is not None:
+            self._raised, (error, traceback) = True, self._failure
+            raise error.with_traceback(traceback)  # that of the job, however often this is raised
 
     def _run(self) -> None:
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._jobs or self._closed)
+                self._change.wait_for(lambda: self._jobs or self._closing)
                 if not self._jobs:
-                    self._thread, self._closed = None, False  # under the lock: a later job begins another thread
+                    self._thread, self._closing = None, False  # under the lock: a later job starts another thread
                     return
                 job, self._busy = self._jobs.popleft(), True
-            error: BaseException | None = None
+            failure = None
             try:
                 job()
-            except BaseException as raised:
-                error = raised
-            del job  # what it refers to may go while we wait for the next
+            except BaseException as error:
+                failure = error, error.__traceback__
+            del job  # what it refers to may be freed while this thread waits
             with self._change:
-                self._busy = False
-                if error is not None:
-                    self._error, self._traceback = error, error.__traceback__
+                self._busy, self._failure = False, failure
+                if failure is not None:
                     self._jobs.clear()
                     if self._thread is not None:
                         self._thread.release()
-                    self._thread, self._closed = None, False
+                    self._thread, self._closing = None, False
                 self._change.notify_all()
-                if error is not None:
+                if failure is not None:
                     return

@@ -1,8 +1,8 @@
-"""What all ranks conclude from one step: summed losses, rank 0's weights, one line in the log.
+"""What all ranks conclude from a step: summed losses, rank 0's weights, one line in the log.
 
-Runs on one thread per rank, off the trainer's. Every rank asks the mixer, which keeps the state the same everywhere, so
-that any rank can save it; the weights that count are rank 0's, as whole numbers. A rank that comes to others has other
-settings, another state or other reports: that is an error on all ranks, which names it.
+Runs in one feedback thread per rank. Every rank asks its own mixer, so that the state is the same on all ranks and any
+of them can save it; the weights of rank 0, as whole numbers, are those that count. If a rank computes different
+weights, its settings, state or reports differ: all ranks raise an error that names it.
 
 Shape suffixes: K domains in the plan's order, V validation groups.
 """
@@ -17,161 +17,129 @@ from typing import Any
 
 import numpy as np
 
-from mixstream.distributed import Exchange
+from mixstream.distributed import Channel, Exchange
 from mixstream.errors import RanksDisagreeError
 from mixstream.feedback.log import MixingLog
-from mixstream.feedback.loop import FeedbackLoop
+from mixstream.feedback.loop import Agree, FeedbackLoop
 from mixstream.plan.weights import WEIGHT_UNIT
 from mixstream.types import Float64, Int64, Weights
 
-_TOLERANCE = WEIGHT_UNIT >> 20  # rounding, on processors of several kinds
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Validation losses of the model before `step`: everybody's means, float64 [V], or this rank's sums and counts."""
-
-    step: int
-    values: Float64
-    means: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """One step as a rank reports it.
-
-    Attributes:
-        step: the step.
-        rows_K: float64 [K], rows of each domain in the global batch.
-        sums: float64 [2, K], summed losses and how many terms they have.
-        over_all_ranks: whether `sums` are summed over ranks already.
-        matrix_VK: what the trainer measured, float64 [V, K].
-    """
-
-    step: int
-    rows_K: Float64
-    sums: Float64
-    over_all_ranks: bool = False
-    matrix_VK: Float64 | None = None
+_TOLERANCE = WEIGHT_UNIT >> 20  # what rounding may differ by between kinds of processors
 
 
 @dataclass(kw_only=True)
 class RankConsensus:
-    """Concludes from reports, step by step.
+    """Concludes from steps and evaluations, one after the other.
 
     Args:
         loop: the feedback loop; None if nothing learns.
         weights: step -> the weights that it is drawn by, for the log.
-        facts: what all ranks must have in common before the first step.
-        publish: is told (step, weights) as soon as they are known.
-        journal: where the log is written; None for no log.
-
-    Attributes:
-        exchange: the ranks' channel; None in a run of one rank, or while all that is reported is summed already.
-        newest: the last weights that are known, and of which step they are; None where nothing learns.
+        facts: what all ranks must have in common, compared at the first sum.
+        publish: called with (step, weights) as soon as they are known.
+        channel: of the ranks, open before the first sum.
+        log: the mixing log; None for none, or after it could not be written.
     """
 
     loop: FeedbackLoop | None
     weights: Weights
-    facts: Mapping[str, Any]
+    facts: Mapping[str, Any] | None
     publish: Callable[[int, Int64], None]
-    journal: MixingLog | None
-    exchange: Exchange | None = field(default=None, init=False)
-    newest: tuple[int, Int64] | None = field(default=None, init=False)
-    _agreed: bool = field(default=False, init=False)
-    _odd: dict[str, Any] = field(default_factory=dict, init=False)
-
-    def __post_init__(self) -> None:
-        if self.loop is not None and (weights_K := self.loop.weights(self.loop.known - 1)) is not None:
-            self.newest = self.loop.known - 1, weights_K
+    channel: Channel
+    log: MixingLog | None
+    _odd: dict[str, Any] = field(default_factory=dict, init=False)  # in what this rank differs from rank 0
 
     def close(self) -> None:
-        """Close the log, until there is more to write."""
-        if self.journal is not None:
-            self.journal.close()
+        """Close the log; the next line opens it again."""
+        if self.log is not None:
+            self.log.close()
 
-    def conclude(self, report: Report) -> None:
-        """Take one step's losses to their end: to the weights that they lead to, and to the log.
+    def decide(
+        self, step: int, sums_2K: Float64, *, rows_K: Float64, matrix_VK: Float64 | None, over_all_ranks: bool
+    ) -> None:
+        """Take in a complete step: sum its losses, publish the weights that they lead to, and log it.
+
+        `sums_2K` are summed losses and the numbers of their terms: of this rank, or `over_all_ranks`.
 
         Raises:
             RanksDisagreeError: the ranks' reports, settings, states or weights are not those of one run.
         """
-        sums, matrix_VK = report.sums, report.matrix_VK
-        together = self.exchange is not None and not report.over_all_ranks
-        if self.exchange is not None and together:
-            sums = self._pool(self.exchange, report.step, sums, matrix=matrix_VK is not None)
+        exchange = None if over_all_ranks else self.channel.exchange
+        if exchange is not None:
+            sums_2K = self._summed(exchange, step, sums_2K, matrix=matrix_VK is not None)
             if matrix_VK is not None:
-                matrix_VK = self.exchange.sum(matrix_VK) / self.exchange.size
-        drawn_by_K = self.weights(report.step)
+                matrix_VK = exchange.all_reduce(matrix_VK) / exchange.size
+        drawn_by_K = self.weights(step)
         if self.loop is not None:
-            agree = self._of_leader if together else None
-            self._serve(self.loop.report(report.step, *sums, matrix_VK=matrix_VK, agree=agree))
-        with self._logging() as journal:
-            if journal is not None and drawn_by_K is not None:
-                journal.write(
-                    report.step,
+            found = self.loop.conclude(step, *sums_2K, matrix_VK=matrix_VK, agree=self._agree(exchange))
+            if found is not None:
+                self.publish(*found)
+        with self._logging() as log:
+            if log is not None and drawn_by_K is not None:
+                log.write(
+                    step,
                     weights_K=drawn_by_K,
-                    rows_K=report.rows_K,
-                    loss_sum_K=sums[0],
-                    count_K=sums[1],
+                    rows_K=rows_K,
+                    loss_sum_K=sums_2K[0],
+                    count_K=sums_2K[1],
                     explained=self.loop.explain() if self.loop is not None else None,
                 )
 
-    def evaluated(self, evaluation: Evaluation) -> None:
-        """Take one evaluation to its end; as `conclude`."""
+    def decide_evaluation(self, step: int, values: Float64, *, means: bool) -> None:
+        """Take in the validation losses of the model before `step`; as `decide`.
+
+        `values` are means over all ranks, float64 [V], or the sums and counts of this rank, float64 [2, K].
+        """
         assert self.loop is not None
-        values, domains = evaluation.values, len(self.loop.prior_K)
-        if self.exchange is not None:
-            told = np.zeros((2, domains)) if evaluation.means else values
-            sums = self._pool(self.exchange, evaluation.step, told, means=evaluation.means, evaluation=True)
-            values = values if evaluation.means else sums
-        if not evaluation.means:
+        exchange = self.channel.exchange
+        if exchange is not None:
+            sums_2K = np.zeros((2, len(self.loop.prior_K))) if means else values
+            sums_2K = self._summed(exchange, step, sums_2K, means=means, evaluation=True)
+            values = values if means else sums_2K
+        if not means:
             values = np.where(values[1] > 0, values[0], np.nan) / np.where(values[1] > 0, values[1], 1)
-        agree = self._of_leader if self.exchange is not None else None
-        self._serve(self.loop.evaluated(evaluation.step, values, agree=agree))
-        with self._logging() as journal:
-            if journal is not None:
-                journal.write_validation(evaluation.step - 1, values)
+        self.publish(*self.loop.evaluated(step, values, agree=self._agree(exchange)))
+        with self._logging() as log:
+            if log is not None:
+                log.write_validation(step - 1, values)
 
     @contextmanager
     def _logging(self) -> Iterator[MixingLog | None]:
-        """Give the log, or give it up: training does not need it."""
+        """Give the log, with the missed steps of a resumed run in it; drop it if it cannot be written."""
         try:
-            if self.journal is not None and self.loop is not None and self.loop.missed:
+            if self.log is not None and self.loop is not None and self.loop.missed:
                 missed, self.loop.missed = self.loop.missed, []
                 for step, weights_K, rows_K in missed:
-                    self.journal.write(step, weights_K=weights_K, rows_K=rows_K)
-            yield self.journal
+                    self.log.write(step, weights_K=weights_K, rows_K=rows_K)
+            yield self.log
         except OSError as error:
-            assert self.journal is not None
-            warnings.warn(f"the log {self.journal.file} ends here, and training goes on: {error}", stacklevel=2)
-            self.journal = None
+            assert self.log is not None
+            warnings.warn(f"the log {self.log.file} ends here, and training goes on: {error}", stacklevel=2)
+            self.log = None
 
-    def _pool(self, exchange: Exchange, step: int, values: Float64, **said: bool) -> Float64:
-        """Return `values`, [2, K], summed over all ranks, once it is known that all speak of the same."""
-        if not self._agreed:
+    def _summed(self, exchange: Exchange, step: int, values: Float64, **kinds: bool) -> Float64:
+        """Return `values`, [2, K], summed over all ranks, once all are known to report the same step and kinds."""
+        if self.facts is not None:
             exchange.agree(self.facts, what="about the run")
-            self._agreed = True
-        kinds = ("evaluation", "means", "matrix")
-        head = [step, step**2, float(bool(self._odd)), *(float(said.get(kind, False)) for kind in kinds)]
-        total, size = exchange.sum(np.concatenate([head, values.ravel()])), exchange.size
+            self.facts = None
+        kinds = {kind: kinds.get(kind, False) for kind in ("evaluation", "means", "matrix")}
+        head = [step, step**2, float(bool(self._odd)), *map(float, kinds.values())]
+        total, size = exchange.all_reduce(np.concatenate([head, values.ravel()])), exchange.size
         same = total[0] == step * size and total[1] == step**2 * size and set(total[3:6].tolist()) <= {0, size}
         if total[2] or not same:
-            told = {"step": step, **{kind: said.get(kind, False) for kind in kinds}, **self._odd}
-            exchange.agree(told, what=f"at step {step}")
-            raise RanksDisagreeError(f"the ranks disagree at step {step}: {told}")
+            ours = {"step": step, **kinds, **self._odd}
+            exchange.agree(ours, what=f"at step {step}")
+            raise RanksDisagreeError(f"the ranks disagree at step {step}: {ours}")
         return total[6:].reshape(values.shape)
 
-    def _serve(self, found: tuple[int, Int64] | None) -> None:
-        """Publish the weights that were `found`."""
-        if found is not None:
-            self.newest = found
-            self.publish(*found)
+    def _agree(self, exchange: Exchange | None) -> Agree | None:
+        """Return what turns this rank's weights into rank 0's; where they differ, the next sum raises."""
+        if exchange is None:
+            return None
 
-    def _of_leader(self, step: int, weights_K: Int64) -> Int64:
-        """Return rank 0's weights of `step`, and remember if ours were others."""
-        assert self.exchange is not None
-        theirs_K = self.exchange.from_leader(weights_K)
-        if np.abs(theirs_K - weights_K).max() > _TOLERANCE:
-            self._odd = {f"weights of step {step}": (weights_K / WEIGHT_UNIT).round(6).tolist()}
-        return theirs_K
+        def agree(step: int, weights_K: Int64) -> Int64:
+            theirs_K = exchange.broadcast(weights_K)
+            if np.abs(theirs_K - weights_K).max() > _TOLERANCE:
+                self._odd = {f"weights of step {step}": (weights_K / WEIGHT_UNIT).round(6).tolist()}
+            return theirs_K
+
+        return agree

@@ -1,13 +1,12 @@
 """Cross-entropy of a linear layer, chunk by chunk: the loss of every token without the logits of all.
 
-Rules. The caller may use one number of what comes out, the loss, for backward; so the gradients are known up to one
-factor while a chunk's logits are at hand, and are formed there and then. Nothing is computed twice and no [N, V] tensor
-exists. Per-token losses come out beside it, for reading alone. Gradients are kept without the factor until backward:
-then they are in the range of the weights themselves, and float16 does not lose them. What a domain is, this file does
-not know.
+Rules. Only the scalar loss can be differentiated, so the gradients are known up to one factor while the logits of a
+chunk are in memory, and are computed then. Nothing is computed twice and no [N, V] tensor exists. Per-token losses are
+returned beside it, without gradients. Gradients are kept without the factor until backward: in that range float16 does
+not lose them.
 
-The idea of forming gradients in forward is that of Liger Kernel (Hsu et al., "Liger Kernel: Efficient Triton Kernels
-for LLM Training", arXiv:2410.10989, section 3.2, FusedLinearCrossEntropy); it keeps a sum of losses, we keep each.
+Computing gradients in forward is the idea of Liger Kernel (Hsu et al., "Liger Kernel: Efficient Triton Kernels for LLM
+Training", arXiv:2410.10989, section 3.2, FusedLinearCrossEntropy), which keeps the sum of losses instead of each.
 
 Shape suffixes: N tokens, C tokens of a chunk, D width, V vocabulary.
 """
@@ -23,7 +22,7 @@ import torch
 from mixstream.errors import ConfigError
 
 _CHUNK_LOGITS = 1 << 24
-_CHUNK_LOGITS_GPU = 1 << 26  # the weight's gradient is read and written once a chunk: 512 tokens of 131,072 classes
+_CHUNK_LOGITS_GPU = 1 << 26  # 512 tokens of 131,072 classes: the weight's gradient is read and written once a chunk
 
 
 def linear_cross_entropy(
@@ -55,7 +54,7 @@ def linear_cross_entropy(
     how = _How(
         ignore_index=ignore_index,
         mean=reduction == "mean",
-        chunk=max(-(-len(hidden_ND) // chunks), 1),  # chunks of one size, rather than a small one at the end
+        chunk=max(-(-len(hidden_ND) // chunks), 1),  # chunks of one size, without a small one at the end
         compute=compute,
         differentiated=torch.is_grad_enabled(),
     )
@@ -64,7 +63,7 @@ def linear_cross_entropy(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _How:
-    """What the function has to know besides tensors."""
+    """The arguments of the function that are not tensors."""
 
     ignore_index: int
     mean: bool
@@ -105,7 +104,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     logits_CV *= scale_C1  # now probabilities, 0 for tokens that do not count
                     logits_CV.scatter_add_(1, class_N[part, None], -counted_N[part, None].to(exact))
                     grads.add(part, logits_CV, used_CD, used_VD)
-                del logits_CV  # before the next chunk's are made
+                del logits_CV  # before those of the next chunk are computed
         total = loss_N.sum(dtype=torch.float64)
         scale = 1 / counted_N.sum().clamp(min=1).double() if how.mean else torch.ones_like(total)
         ctx.save_for_backward(grads.hidden_ND, grads.weight_VD, grads.bias_V, scale)
@@ -115,7 +114,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        if torch.is_grad_enabled():  # else a penalty on the gradient would silently count for nothing
+        if torch.is_grad_enabled():  # else a penalty on the gradient would silently have no effect
             raise ConfigError(
                 "this loss can be differentiated once, and create_graph=True asks for more: use "
                 'F.cross_entropy(..., reduction="none") with domain_sums'
@@ -126,7 +125,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 class _Gradients:
-    """Gradients of the summed loss, as far as they are wanted, adding up over chunks."""
+    """The wanted gradients of the summed loss, added up over chunks."""
 
     def __init__(
         self, hidden_ND: torch.Tensor, weight_VD: torch.Tensor, wanted: list[bool], exact: torch.dtype
@@ -136,7 +135,7 @@ class _Gradients:
         self.bias_V = weight_VD.new_zeros(len(weight_VD), dtype=exact) if wanted[2] else None
 
     def add(self, part: slice, grad_CV: torch.Tensor, used_CD: torch.Tensor, used_VD: torch.Tensor) -> None:
-        """Take in the tokens `part`: `grad_CV` is the gradient of their logits, the others are what made these."""
+        """Take in the tokens `part`: `grad_CV` is the gradient of their logits, the product of the other two."""
         if self.bias_V is not None:
             self.bias_V += grad_CV.sum(dim=0)
         grad_CV = grad_CV.to(used_VD.dtype)
@@ -153,9 +152,9 @@ class _Gradients:
 def _exponentials(
     logits_CV: torch.Tensor, class_C1: torch.Tensor, counted_C: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Turn logits into exponentials in place; return (loss_C, scale_C1), `scale` being what makes them probabilities.
+    """Turn logits into exponentials in place; return (loss_C, scale_C1): times `scale`, they are probabilities.
 
-    In place, because a chunk's logits are the largest tensor there is. Tokens that do not count get 0 for both.
+    In place, since the logits of a chunk are the largest tensor. Tokens that do not count get 0 for both.
     """
     peak_C1 = logits_CV.amax(dim=1, keepdim=True)
     chosen_C1 = logits_CV.gather(1, class_C1) - peak_C1
@@ -165,11 +164,11 @@ def _exponentials(
 
 
 def _scaled(grad: torch.Tensor | None, factor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor | None:
-    """Return `grad * factor` in `dtype`, multiplied in float32 at least; `grad` stays, for a second backward."""
+    """Return `grad * factor` in `dtype`, multiplied in float32 at least; `grad` is kept for a second backward."""
     if grad is None:
         return None
     wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
-    # A factor with a dimension takes part in type promotion, so that half-precision gradients meet it unrounded.
+    # A factor with a dimension takes part in type promotion, so that it is not rounded to half precision.
     return torch.mul(grad, factor.to(wide).reshape(1), out=torch.empty_like(grad, dtype=dtype))
 
 
@@ -178,7 +177,7 @@ def _autocasts(device_type: str) -> bool:
 
 
 def _compute_dtype(hidden_ND: torch.Tensor, weight_VD: torch.Tensor) -> torch.dtype:
-    """Return the dtype to multiply in: autocast's where it is on (it leaves float64 alone), else that of both."""
+    """Return the dtype to multiply in: that of autocast if it is on (not for float64), else that of both."""
     on = hidden_ND.device.type
     if _autocasts(on) and torch.float64 not in {hidden_ND.dtype, weight_VD.dtype}:
         return torch.get_autocast_dtype(on)
@@ -197,7 +196,7 @@ def _check(
     bias_V: torch.Tensor | None,
     ignore_index: int,
 ) -> None:
-    """Raise ConfigError for what cannot be multiplied, or (if the host knows them) targets outside the vocabulary."""
+    """Raise ConfigError for shapes or dtypes that do not fit, or (on the CPU) targets outside the vocabulary."""
     if weight_VD.ndim != 2 or hidden_ND.shape[1] != weight_VD.shape[1] or not len(weight_VD):
         raise ConfigError(
             f"weight has shape {tuple(weight_VD.shape)} for hidden of width {hidden_ND.shape[1]}: give the output "
@@ -210,7 +209,7 @@ def _check(
     if targets_N.is_floating_point() or targets_N.dtype == torch.bool:
         raise ConfigError(f"targets have dtype {targets_N.dtype}: give class ids as whole numbers, such as int64")
     if targets_N.device.type != "cpu":
-        return  # looking would make the host wait for the device, which raises its own error
+        return  # a check would wait for the device, which raises its own error
     wrong = ((targets_N < 0) | (targets_N >= len(weight_VD))) & (targets_N != ignore_index)
     if bool(wrong.any()):
         raise ConfigError(

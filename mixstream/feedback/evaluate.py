@@ -1,7 +1,4 @@
-"""A model's losses on a validation set, summed by domain.
-
-Nothing here talks to other ranks: sums are of this rank's rows, to be added up by the caller.
-"""
+"""The losses of a model on the validation rows of this rank, summed by domain."""
 
 from __future__ import annotations
 
@@ -18,27 +15,27 @@ from mixstream.types import Float64
 
 
 class ValidationBatches(Iterable[Batch], Protocol):
-    """Batches of validation rows: a `ValidationSet`, say."""
+    """Batches of validation rows, such as a `ValidationSet`."""
 
     @property
     def names(self) -> Sequence[str]:
-        """The domains, in the order in which `Batch.domain` counts them."""
+        """The domains, in the order of `Batch.domain`."""
         ...
 
 
 def evaluate(
     model_loss: Callable[[Batch], Any], validation: ValidationBatches, *, model: torch.nn.Module | None = None
 ) -> tuple[Float64, Float64]:
-    """Return (sums_K, counts_K), float64 [K]: the summed losses on this rank's validation rows, and their terms.
+    """Return (sums_K, counts_K), float64 [K]: the summed losses on this rank's validation rows, and their numbers.
 
-    Mean losses are the sums over all ranks divided by the counts over all ranks. A count of 0 means that the domain
-    has no row on this rank, or no loss that is finite. Nothing waits for the device but the end.
+    Mean losses are the sums over all ranks divided by the counts over all ranks. A count of 0 means that the domain has
+    no row on this rank, or no finite loss. The host waits for the device only at the end.
 
     Args:
-        model_loss: what the model loses on a batch, without gradients: a tensor [B], [B, T] or [B * T]; or (loss,
-            mask), as in `domain_sums`; or (loss, sums, counts), as `domain_cross_entropy` returns them.
+        model_loss: returns the loss of a batch, without gradients: a tensor [B], [B, T] or [B * T]; or (loss, mask),
+            as in `domain_sums`; or (loss, sums, counts), as from `domain_cross_entropy`.
         validation: the rows.
-        model: switched to `eval()` meanwhile, and each of its modules back to the mode that it was in.
+        model: switched to `eval()` for the evaluation; then each module returns to its mode before.
 
     Raises:
         ConfigError: `model_loss` returned something else.
@@ -77,7 +74,7 @@ def _shape_of(result: Any) -> str:
 
 @contextmanager
 def _evaluating(model: torch.nn.Module | None) -> Iterator[None]:
-    """Switch `model` to evaluation, and each module back: some may be kept in it all through training."""
+    """Switch `model` to evaluation and then each module back, since some may be in evaluation mode already."""
     if model is None:
         yield
         return

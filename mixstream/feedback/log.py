@@ -1,11 +1,11 @@
-"""The mixing log: what every step was drawn by and what it cost, as JSONL that any tool reads, and to TensorBoard.
+"""The mixing log: the weights, rows and losses of every step as JSONL that any tool reads, and for TensorBoard.
 
-Rule 1: one line of JSON for each step, appended with one write and never changed. A process may be killed at any
-instant; whatever does not end in a newline is no line, readers pass it over and the next writer cuts it off.
+Rule 1: one line of JSON for each step, appended with one write and never changed. A process may be killed at any time:
+bytes after the last newline are not a line, readers skip them and the next writer removes them.
 Rule 2: exact. A weight is written as the float that is its whole parts of `WEIGHT_UNIT`, so a log replays bit for bit
-(`mixstream.feedback.replay`); a mean loss is for people. Equal runs write equal lines, but for `time` in the header.
-Rule 3: the later wins. Each run or resume writes a header with the step that it begins at; lines above it, of that
-step and later, are of a run that was cut short, and count no more.
+(`mixstream.feedback.replay`); a mean loss is for people. Equal runs write equal lines, except for `time`.
+Rule 3: the later line counts. Each run or resume writes a header with the step that it begins at; lines above it for
+that step and later belong to a run that was cut short, and are ignored.
 
     {"event":"begin","mixstream":1,"step":0,"time":…,"domains":["code","web"],"mixer":"ADO","lag":16,
      "global_batch_size":256,"row_tokens":2048,"samples":{"code":81000,"web":977000}}
@@ -13,9 +13,9 @@ step and later, are of a run that was cut short, and count no more.
      "loss":{"code":10.8,"web":10.9},"count":{"code":131008,"web":393024}}
     {"event":"validation","step":99,"loss":{"code":5.1,"web":6.2}}
 
-Everything by domain is an object by name. A domain that is not in `rows` had none in that batch; one that is not in
-`loss` has none that is known. `explained` has what a mixer tells of itself (`mixers.Explaining`), each entry where it
-changed. `validation` is measured after its step and before the next; step -1 is before training.
+Everything by domain is an object by name. A domain that is missing from `rows` had none in that batch; one that is
+missing from `loss` has no known loss. `explained` holds what the mixer explains (`Explaining`), each entry at the
+steps where it changed. `validation` is measured after its step and before the next; step -1 is before training.
 
 Shape suffixes: K domains, V validation groups.
 """
@@ -26,6 +26,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,7 +45,7 @@ _BLOCK = 1 << 16
 
 
 class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="begin"):
-    """The header of a run, or of a resume: what it draws from, and how."""
+    """The header of a run or resume: what it draws from, and how."""
 
     mixstream: int
     step: int
@@ -58,7 +59,7 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="b
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", tag="step"):
-    """One step: the weights that it was drawn by, what was drawn, and its losses over all ranks."""
+    """One step: the weights that it was drawn by, its rows, and its losses over all ranks."""
 
     step: int
     weights: dict[str, float]
@@ -76,39 +77,104 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", t
 
 
 def log_file(path: str | os.PathLike[str]) -> Path:
-    """Return the file of a log: `path` itself if it is a file or called *.jsonl, else `mixture.jsonl` below it."""
+    """Return the file of a log: `path` if it is a file or its name ends in .jsonl, else `mixture.jsonl` in it."""
     path = Path(path)
     return path if path.suffix == ".jsonl" or path.is_file() else path / FILE
 
 
+class _Lines:
+    """A file that grows by whole lines; it is open from `open` or the first line to `close`."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._opened: tuple[int, int] | None = None  # its descriptor, and its size up to the last whole line
+
+    def open(self) -> tuple[int, int]:
+        """Open the file, remove what follows its last newline, and return (descriptor, size)."""
+        if self._opened is not None:
+            return self._opened
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            self._opened = fd, self._cut(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return self._opened
+
+    def _cut(self, fd: int) -> int:
+        size = os.fstat(fd).st_size
+        if not os.pread(fd, len(_OPENING), 0).startswith(_OPENING[:size]):
+            raise ConfigError(f"{self._file} is there and is no mixing log: choose another path for the log")
+        end = size
+        while end > 0:
+            start = max(end - _BLOCK, 0)
+            if (at := os.pread(fd, end - start, start).rfind(b"\n")) >= 0:
+                end = start + at + 1
+                break
+            end = start
+        if end < size:
+            os.ftruncate(fd, end)
+        return end
+
+    def append(self, line: Begin | Step | Validation) -> None:
+        fd, size = self.open()
+        data = rest = msgspec.json.encode(line) + b"\n"
+        try:
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, size)  # so that the next line does not follow a part of this one
+            error.add_note(f"writing the mixing log {self._file}; training does not need it")
+            raise
+        self._opened = fd, size + len(data)
+
+    def close(self) -> None:
+        if self._opened is not None:
+            os.close(self._opened[0])
+            self._opened = None
+
+
+@dataclass(slots=True)
+class _Begun:
+    """What a log has from `begin` on: its file, the header until it is written, and the entries last explained."""
+
+    lines: _Lines
+    header: Begin | None
+    explained: dict[str, bytes] = field(default_factory=dict)
+
+
 class MixingLog:
-    """Writes the mixing log of a run. One process does (rank 0), one thread at a time; nothing is open before `begin`.
+    """Writes the mixing log of a run: in one process (rank 0), from one thread at a time.
 
     Args:
-        path: directory for `mixture.jsonl`, or a file called *.jsonl. A log that is there is gone on with.
+        path: directory for `mixture.jsonl`, or a file whose name ends in .jsonl. An existing log is continued.
         names: the domains, in the order of all arrays.
-        tensorboard: write the same numbers as event files beside the log, a point every 10 steps, with the mean losses
-            of these; None does if tensorboard is installed.
+        tensorboard: write the same numbers as event files beside the log, a point every 10 steps with the mean losses
+            of these; None does so if tensorboard is installed.
 
     Raises:
         ConfigError: `tensorboard=True` and it is not installed.
+
+    A step that drew 1 row of code and 3 of web by the weights 0.25 and 0.75:
+
+        >>> import tempfile
+        >>> log = MixingLog(tempfile.mkdtemp(), names=["code", "web"], tensorboard=False)
+        >>> log.begin(step=0, mixer="ADO", lag=16, global_batch_size=4, samples_K=np.array([81, 977]))
+        >>> quarter = WEIGHT_UNIT // 4
+        >>> log.write(0, weights_K=np.array([quarter, 3 * quarter]), rows_K=np.array([1, 3]),
+        ...           loss_sum_K=np.array([8.0, 12.0]), count_K=np.array([4.0, 12.0]))
+        >>> log.close()
+        >>> print(log.file.read_text().splitlines()[1])  # doctest: +NORMALIZE_WHITESPACE
+        {"event":"step","step":0,"weights":{"code":0.25,"web":0.75},"rows":{"code":1,"web":3},"loss":{"code":2.0,"web":1.0},"count":{"code":4.0,"web":12.0}}
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        names: Sequence[str],
-        tensorboard: bool | None = None,
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, names: Sequence[str], tensorboard: bool | None = None) -> None:
         self.file = log_file(path)
         self._names = list(names)
-        self._encode = msgspec.json.Encoder().encode
-        self._lines: _Lines | None = None
-        self._header: Begin | None = None
-        self._begun = False
-        self._explained: dict[str, bytes] = {}
-        self._board = (
+        self._begun: _Begun | None = None
+        self._tensorboard = (
             None if tensorboard is False else TensorBoardWriter.installed(self.file.parent, required=bool(tensorboard))
         )
 
@@ -122,21 +188,23 @@ class MixingLog:
         samples_K: Int64,
         row_tokens: int | None = None,
     ) -> None:
-        """Say that what follows are the steps from `step` on. The header is written with the first line.
+        """Start with the steps from `step` on.
 
-        So whoever begins and then goes on from a checkpoint instead leaves no trace.
+        The header is written with the first line, so a run that begins and then loads a checkpoint leaves no trace.
 
         Args:
             step: the first step to come; later than 0 where a run is resumed.
-            mixer: what mixes, as a name for people.
-            lag: of the run; None where the mixer needs no losses.
+            mixer: the name of the mixer.
+            lag: of the run; None if the mixer needs no losses.
             global_batch_size: rows of a step, over all ranks.
-            samples_K: int64 [K], samples that each domain has.
-            row_tokens: tokens of a row; None where rows are not all as long.
+            samples_K: int64 [K], samples of each domain.
+            row_tokens: tokens of a row; None if rows differ in length.
 
         Raises:
-            ConfigError: the file that is there is no mixing log.
+            ConfigError: the file exists and is not a mixing log.
         """
+        lines = _Lines(self.file) if self._begun is None else self._begun.lines
+        lines.open()
         header = Begin(
             mixstream=VERSION,
             step=step,
@@ -148,10 +216,7 @@ class MixingLog:
             row_tokens=row_tokens,
             samples=dict(zip(self._names, np.asarray(samples_K).tolist())),
         )
-        if self._lines is None:
-            self._lines = _Lines(self.file)
-        self._header, self._begun = header, True
-        self._explained = {}  # the lines that told it may count no more
+        self._begun = _Begun(lines, header)  # with nothing explained: earlier lines may be ignored from now on
 
     def write(
         self,
@@ -167,13 +232,13 @@ class MixingLog:
         """Write one step.
 
         Args:
-            step: whose batch it was.
-            weights_K: int64 [K], the weights that the step was drawn by, in parts of `WEIGHT_UNIT`.
-            rows_K: [K], rows that each domain had in the global batch.
-            loss_sum_K: float64 [K], summed losses over all ranks, in nats; None where none were reported.
+            step: the step.
+            weights_K: int64 [K], the weights that it was drawn by, in parts of `WEIGHT_UNIT`.
+            rows_K: [K], rows of each domain in the global batch.
+            loss_sum_K: float64 [K], summed losses over all ranks, in nats; None if none were reported.
             count_K: float64 [K], tokens (or rows) that the sums are over.
             validation_V: float64 [V], mean validation losses after the step.
-            explained: what the mixer tells (`mixers.Explaining`); only what changed is written.
+            explained: what the mixer explains (`mixers.Explaining`); only entries that changed are written.
         """
         weights = dict(zip(self._names, (np.asarray(weights_K) / WEIGHT_UNIT).tolist()))
         rows = {name: int(rows) for name, rows in zip(self._names, np.asarray(rows_K).tolist()) if rows}
@@ -182,32 +247,31 @@ class MixingLog:
             count = {name: n for name, n in zip(self._names, np.asarray(count_K).tolist()) if n > 0}
             sums = dict(zip(self._names, np.asarray(loss_sum_K).tolist()))
             loss = {name: sums[name] / n for name, n in count.items()}
-        news = self._news(explained or {})
-        self._append(Step(step=step, weights=weights, rows=rows, loss=loss, count=count, explained=news))
-        if self._board is not None:
-            self._board.collect(step, weights=weights, loss=loss, count=count, explained=news)
+        changed = self._changed(explained or {})
+        self._append(Step(step=step, weights=weights, rows=rows, loss=loss, count=count, explained=changed))
+        if self._tensorboard is not None:
+            self._tensorboard.add_step(step, weights=weights, loss=loss, count=count, explained=changed)
         if validation_V is not None:
             self.write_validation(step, validation_V)
 
     def write_validation(self, step: int, validation_V: Float64) -> None:
         """Write mean validation losses, float64 [V], measured after `step`; -1 is before any training.
 
-        Groups that are not the domains, one for one, are called "group 0" and so on.
+        Groups are named after the domains if there are as many, else "group 0", "group 1", ….
         """
         losses = np.asarray(validation_V, dtype=np.float64).tolist()
         groups = self._names if len(losses) == len(self._names) else [f"group {at}" for at in range(len(losses))]
         loss = dict(zip(groups, losses))
         self._append(Validation(step=step, loss=loss))
-        if self._board is not None:
-            self._board.add(step, {"validation": loss})
+        if self._tensorboard is not None:
+            self._tensorboard.add(step, {"validation": loss})
 
     def close(self) -> None:
-        """Close the files; the log is whole without it. A later line opens them again."""
-        if self._lines is not None:
-            self._lines.close()
-            self._lines = None
-        if self._board is not None:
-            self._board.close()
+        """Close the files, which are complete at any time. The next line opens them again."""
+        if self._begun is not None:
+            self._begun.lines.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
     def __enter__(self) -> Self:
         return self
@@ -215,70 +279,23 @@ class MixingLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _append(self, line: Begin | Step | Validation) -> None:
-        if self._lines is None:
-            if not self._begun:
-                raise ConfigError(f"{self.file}: the log was not begun: call begin(...) before write(...)")
-            self._lines = _Lines(self.file)
-        if self._header is not None:
-            self._lines.append(self._encode(self._header) + b"\n")
-            if self._board is not None:
-                self._board.begin(self._header.step)
-            self._header = None
-        self._lines.append(self._encode(line) + b"\n")
+    def _append(self, line: Step | Validation) -> None:
+        if (begun := self._begun) is None:
+            raise ConfigError(f"{self.file}: the log was not begun: call begin(...) before write(...)")
+        if begun.header is not None:
+            begun.lines.append(begun.header)
+            if self._tensorboard is not None:
+                self._tensorboard.begin(begun.header.step)
+            begun.header = None
+        begun.lines.append(line)
 
-    def _news(self, explained: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the entries that are not as they were last written."""
-        news = {}
+    def _changed(self, explained: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the entries that differ from what was last written."""
+        last, changed = {} if self._begun is None else self._begun.explained, {}
         for key, value in explained.items():
             array = np.asarray(value)
             plain = dict(zip(self._names, array.tolist())) if array.shape == (len(self._names),) else array.tolist()
-            text = self._encode(plain)
-            if self._explained.get(key) != text:
-                self._explained[key], news[key] = text, plain
-        return news
-
-
-class _Lines:
-    """A file that grows by whole lines."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        try:
-            self._size = self._cut()
-        except BaseException:
-            self.close()
-            raise
-
-    def _cut(self) -> int:
-        """Cut off what follows the last newline; return the size that is left."""
-        size = os.fstat(self._fd).st_size
-        if not os.pread(self._fd, len(_OPENING), 0).startswith(_OPENING[:size]):
-            raise ConfigError(f"{self._file} is there and is no mixing log: choose another path for the log")
-        end = size
-        while end > 0:
-            start = max(end - _BLOCK, 0)
-            if (at := os.pread(self._fd, end - start, start).rfind(b"\n")) >= 0:
-                end = start + at + 1
-                break
-            end = start
-        if end < size:
-            os.ftruncate(self._fd, end)
-        return end
-
-    def append(self, line: bytes) -> None:
-        rest = line
-        try:
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, self._size)  # no half of a line stays before the next
-            error.add_note(f"writing the mixing log {self._file}; training does not need it")
-            raise
-        self._size += len(line)
-
-    def close(self) -> None:
-        os.close(self._fd)
+            text = msgspec.json.encode(plain)
+            if last.get(key) != text:
+                last[key], changed[key] = text, plain
+        return changed

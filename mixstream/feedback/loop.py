@@ -1,39 +1,73 @@
-"""feedback -> mixer -> weights of later steps: the loop that makes a mixture online.
+"""Feedback -> mixer -> weights of later steps: the states of a step, and the mixer at work.
 
-The invariant is the lag. Weights of step t come from the feedback of step t - 1 - lag and before, and from nothing
-else; so batches can be made `lag` steps ahead, and neither timing nor prefetch depth changes one. The steps that no
-feedback can reach yet are drawn by the prior, or as the mixer says (`Opening`). Every weight vector is logged as the
-whole parts that the plan uses (`weights.quantise`); the tail of that log and the mixer's own state are all that a
-resume needs.
+The invariant is the lag. Weights of step t depend on the feedback of step t - 1 - lag and before, and on nothing else,
+so batches can be made `lag` steps ahead, and neither timing nor prefetch depth changes one. Steps that no feedback can
+reach yet are drawn by the prior, or by the weights of an `Opening` mixer. Every weight vector is logged in whole parts
+of `WEIGHT_UNIT`; the tail of that log and the mixer's state are all that a resume needs.
 
-Two threads may use a loop: one reports, any other asks for weights.
+A run is one fixed sequence of reports, and of evaluations that are due before some of them: report 0, report 1,
+evaluation before 2, report 2, … The loop has two places in it (`Progress`), the trainer's and the mixer's:
+
+    (t, evaluated)       --the report of step t-->            (t + 1, evaluated), or (t + 1, not evaluated) if the
+                                                              mixer wants an evaluation before step t + 1
+    (t, not evaluated)   --the evaluation before step t-->    (t, evaluated)
+
+    first step of unknown weights = step + lag + (1 if evaluated else 0)
+
+So a step is always in one of these states:
+
+    handed out   `drew`; not complete on this rank     accepted.step <= step
+    accepted     complete; the mixer has not seen it   concluded.step <= step < accepted.step
+    concluded    the mixer has seen it                 step < concluded.step
+    missed       concluded by `restore` without losses: handed out before a save and reported too late
+
+Threads. The trainer's thread calls `drew` and `accept` and reads `due`; the feedback thread calls `conclude` and
+`evaluated`; any thread may call `weights`. During `document` and `restore` the feedback thread is idle.
 
 Shape suffixes: K domains in the plan's order, V validation groups.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mixstream.errors import ConfigError, FeedbackError, StateError
-from mixstream.feedback.json_arrays import pack, unpack
-from mixstream.mixers import Adapting, Explaining, Mixer, Opening, OpenLoop, Validating
-from mixstream.plan.weights import WEIGHT_UNIT, quantise
+from mixstream.feedback.json_arrays import from_json, to_json
+from mixstream.mixers import Adapting, Explaining, Mixer, Opening, Validating
+from mixstream.mixers.whole_parts import whole_parts
+from mixstream.plan.weights import WEIGHT_UNIT
 from mixstream.types import Feedback, Float64, Int64
 
 Agree = Callable[[int, Int64], Int64]
-"""(step, this rank's weights) -> everybody's."""
+"""(step, this rank's weights) -> the weights of all ranks."""
+
+
+class Progress(NamedTuple):
+    """A place in the run's sequence of reports and evaluations; the later of two is the greater.
+
+    Attributes:
+        step: the next step to be reported.
+        evaluated: False while an evaluation is due before that step.
+    """
+
+    step: int
+    evaluated: bool
+
+    def known(self, lag: int) -> int:
+        """Return the first step whose weights do not follow from the reports and evaluations up to here."""
+        return self.step + lag + (1 if self.evaluated else 0)
 
 
 @dataclass(frozen=True)
 class _Losses:
-    """One step's, over all ranks."""
+    """The losses of one step over all ranks."""
 
     sum_K: Float64
     count_K: Float64
@@ -48,69 +82,112 @@ class FeedbackLoop:
         mixer: the policy.
         prior_K: float64 [K], weights before any feedback.
         lag: steps between the newest feedback in a weight vector and the first batch that it shapes; constant of a run.
-
         origin: the first step whose losses count; later than 0 where a run was resumed with other domains.
 
     Attributes:
-        reported: the next step to be reported.
-        missed: (step, weights, rows) of steps that a resumed run drew before the save and reported no losses of.
+        accepted: how far the trainer has come.
+        concluded: how far the mixer has come.
+        newest: int64 [K], the newest known weights; None before any.
+        missed: (step, weights, rows) of missed steps that are not in the mixing log yet.
+
+    A mixer that weighs domains by their mean losses, with a lag of 1: step 0 decides the weights of step 2.
+
+        >>> class Greedy:
+        ...     def init(self, prior_K):
+        ...         return {}
+        ...     def update(self, state, feedback):
+        ...         return state, feedback.loss_K / feedback.loss_K.sum()
+        >>> loop = FeedbackLoop(mixer=Greedy(), prior_K=np.array([0.5, 0.5]), lag=1)
+        >>> loop.drew(0, rows_K=np.array([4.0, 4.0])); loop.accept()
+        >>> loop.accepted, loop.concluded, loop.weights(2)
+        (Progress(step=1, evaluated=True), Progress(step=0, evaluated=True), None)
+        >>> effective, weights_K = loop.conclude(0, np.array([4.0, 12.0]), np.array([4.0, 4.0]))
+        >>> effective, (weights_K / WEIGHT_UNIT).tolist()
+        (2, [0.25, 0.75])
     """
 
     mixer: Mixer
     prior_K: Float64
     lag: int
     origin: int = 0
-    reported: int = field(default=0, init=False)
+    accepted: Progress = field(init=False)
+    concluded: Progress = field(init=False)
+    newest: Int64 | None = field(init=False)
     missed: list[tuple[int, Int64, Float64]] = field(default_factory=list, init=False)
-    _state: Any = field(default=None, init=False)
-    _log: dict[int, Int64] = field(default_factory=dict, init=False)
-    _drawn: dict[int, Float64] = field(default_factory=dict, init=False)
-    _waiting: _Losses | None = field(default=None, init=False)
+    _state: Any = field(init=False)
+    _log: dict[int, Int64] = field(init=False)
+    _drawn: dict[int, Float64] = field(init=False)
+    _held: _Losses | None = field(init=False)  # of the step before the evaluation that the mixer waits for
 
     def __post_init__(self) -> None:
         if self.lag < 0:
             raise ConfigError(f"lag must be at least 0 steps, got {self.lag}")
-        self._validating = self.mixer if isinstance(self.mixer, Validating) else None  # asked often, and slowly told
+        self._validating = self.mixer if isinstance(self.mixer, Validating) else None  # once, since the check is slow
         self._begin(self.mixer.init(self.prior_K), origin=self.origin)
 
     def _begin(self, state: Any, *, origin: int) -> None:
-        """Go on from a `state` that has seen no feedback of this loop."""
-        self._state, self.origin, self.reported, self._log, self._drawn = state, origin, origin, {}, {}
-        self._waiting = None
+        """Start at step `origin` from a `state` that has seen no feedback of this loop."""
+        self._state, self.origin, self._log, self._drawn, self._held = state, origin, {}, {}, None
         if self.wants_validation(origin):
             nothing_K = np.zeros(len(self.prior_K))
-            self._drawn[origin - 1], self._waiting = nothing_K, _Losses(nothing_K, nothing_K)
+            self._drawn[origin - 1], self._held = nothing_K, _Losses(nothing_K, nothing_K)
+        self.accepted = self.concluded = Progress(origin, evaluated=self._held is None)
         for step in range(origin, self.known):
             opening = self.mixer.opening(state, step) if isinstance(self.mixer, Opening) else self.prior_K
             self._log[step] = whole_parts(opening, len(self.prior_K), self.mixer)
+        self.newest = self._log.get(self.known - 1)
+
+    def _after(self, progress: Progress) -> Progress:
+        """Return the next place in the sequence: the transitions at the top of this file."""
+        step, evaluated = progress
+        return Progress(step + 1, not self.wants_validation(step + 1)) if evaluated else Progress(step, evaluated=True)
 
     @property
-    def waiting(self) -> bool:
-        """Whether the evaluation before step `reported` is due and has not come."""
-        return self._waiting is not None
-
-    @property
-    def known(self) -> int:
-        """The first step whose weights are not known yet."""
-        return self.reported + self.lag + (0 if self.waiting else 1)
-
-    def weights(self, step: int) -> Int64 | None:
-        """Return the weights of `step` in whole parts, int64 [K]; None while its feedback has not been reported."""
-        return self._log.get(step)
-
-    def wants_validation(self, step: int) -> bool:
-        """Tell whether the model has to be evaluated before it trains on `step`."""
-        return self._validating is not None and self._validating.wants_validation(self._state, step)
-
-    def explain(self) -> Mapping[str, Any]:
-        """Return how the mixer came to its newest weights, by name; empty if it does not tell."""
-        return self.mixer.explain(self._state) if isinstance(self.mixer, Explaining) else {}
+    def due(self) -> Progress:
+        """What the trainer has to do next: the report of `due.step`, or the evaluation before it."""
+        return max(self.accepted, self.concluded)  # a caller may conclude without `accept`
 
     def drew(self, step: int, rows_K: Float64) -> None:
         """Note that `step` was handed out, with `rows_K` (float64 [K]) rows of each domain in its global batch."""
         self._drawn[step] = rows_K
 
-    def report(
+    def accept(self) -> None:
+        """Note that the trainer has done what is `due`; call it before the feedback thread concludes from it."""
+        self.accepted = self._after(self.due)
+
+    def lacks_evaluation(self, step: int) -> bool:
+        """Return whether an evaluation has to be accepted before `step` may be reported."""
+        due = self.due
+        return not due.evaluated if step == due.step else step > due.step and self.wants_validation(step)
+
+    def wants_validation(self, step: int) -> bool:
+        """Return whether the mixer wants the model evaluated before it trains on `step`."""
+        return self._validating is not None and self._validating.wants_validation(self._state, step)
+
+    @property
+    def reported(self) -> int:
+        """The next step that the mixer takes in."""
+        return self.concluded.step
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the mixer needs the evaluation before step `reported` first."""
+        return not self.concluded.evaluated
+
+    @property
+    def known(self) -> int:
+        """The first step whose weights are not known yet."""
+        return self.concluded.known(self.lag)
+
+    def weights(self, step: int) -> Int64 | None:
+        """Return the weights of `step` in whole parts, int64 [K]; None while they are not known."""
+        return self._log.get(step)
+
+    def explain(self) -> Mapping[str, Any]:
+        """Return how the mixer explains its newest weights, by name; empty if it is not `Explaining`."""
+        return self.mixer.explain(self._state) if isinstance(self.mixer, Explaining) else {}
+
+    def conclude(
         self,
         step: int,
         loss_sum_K: Float64,
@@ -119,40 +196,35 @@ class FeedbackLoop:
         matrix_VK: Float64 | None = None,
         agree: Agree | None = None,
     ) -> tuple[int, Int64] | None:
-        """Take in one step's losses, summed over all ranks.
+        """Take in the losses of one step, summed over all ranks.
 
-        Returns the step that they lead to and its weights; None if an evaluation has to come first (`evaluated`). Where
-        ranks have to `agree` on weights, no one draws by others before.
+        Returns the step whose weights they decide, and those weights; None if an evaluation comes first (`evaluated`).
+        `agree` turns this rank's weights into those of all ranks before they are published.
 
         Raises:
-            FeedbackError: `step` is not the next one to report, was not handed out, or lacks the evaluation before it.
+            FeedbackError: `step` is not the next one, was not handed out, or lacks the evaluation before it.
         """
         if step != self.reported or self.waiting:
             lacking = " and an evaluation before it" if self.waiting else ""
             raise FeedbackError(f"step {step} is reported; the next to report is {self.reported}{lacking}")
         if step not in self._drawn:
             raise FeedbackError(f"step {step} is reported and has not been handed out")
-        self.reported = step + 1
-        losses = _Losses(loss_sum_K, count_K, matrix_VK)
-        if self.wants_validation(step + 1):
-            self._waiting = losses
+        losses, self.concluded = _Losses(loss_sum_K, count_K, matrix_VK), self._after(self.concluded)
+        if self.waiting:
+            self._held = losses
             return None
-        return self._take(losses, None, agree)
+        return self._take(step, losses, None, agree)
 
     def evaluated(self, step: int, validation_V: Float64 | None, *, agree: Agree | None = None) -> tuple[int, Int64]:
-        """Take in the validation losses, float64 [V], of the model before `step`; return as `report` does.
-
-        None stands for an evaluation that was due and missed.
-        """
-        if self._waiting is None or step != self.reported:
+        """Take in the validation losses, float64 [V], of the model before `step`, None if missed; as `conclude`."""
+        if self._held is None or step != self.reported:
             raise FeedbackError(f"no evaluation is due before step {step}")
-        losses, self._waiting = self._waiting, None
-        return self._take(losses, validation_V, agree)
+        losses, self._held, self.concluded = self._held, None, self._after(self.concluded)
+        return self._take(step - 1, losses, validation_V, agree)
 
-    def _take(self, losses: _Losses, validation_V: Float64 | None, agree: Agree | None) -> tuple[int, Int64]:
-        """Ask the mixer what follows from the step before `reported`."""
-        step = self.reported - 1
-        drawn_by_K = self._log.pop(step, None)  # the step is drawn already, on every rank
+    def _take(self, step: int, losses: _Losses, validation_V: Float64 | None, agree: Agree | None) -> tuple[int, Int64]:
+        """Ask the mixer what follows from `step`."""
+        drawn_by_K = self._log.pop(step, None)  # every rank has drawn the step already
         feedback = Feedback(
             step=step,
             effective=step + 1 + self.lag,
@@ -169,7 +241,8 @@ class FeedbackLoop:
         except Exception as error:
             error.add_note(f"in {type(self.mixer).__name__}, with the losses of step {step}")
             raise
-        self._log[feedback.effective] = weights_K = agree(feedback.effective, weights_K) if agree else weights_K
+        self.newest = weights_K = agree(feedback.effective, weights_K) if agree else weights_K
+        self._log[feedback.effective] = weights_K
         return feedback.effective, weights_K
 
     def document(self, step: int) -> dict[str, Any]:
@@ -185,42 +258,43 @@ class FeedbackLoop:
             "lag": self.lag,
             "origin": self.origin,
             "reported": self.reported,
-            "state": pack(self._state),
+            "state": to_json(self._state),
             "log": [[at, self._log[at].tolist()] for at in sorted(self._log)],
             "drawn": [[at, rows_K.tolist()] for at, rows_K in sorted(self._drawn.items()) if at < step],
-            "waiting": None if self._waiting is None else pack(vars(self._waiting)),
+            "waiting": None if self._held is None else to_json(vars(self._held)),
         }
 
     def restore(self, document: Mapping[str, Any], step: int) -> None:
-        """Go on from `document`; the next step to be drawn is `step`.
+        """Continue from `document`; the next step to be drawn is `step`.
 
         Raises:
             StateError: it cannot be read, or is not one of a run that is about to draw `step`.
         """
         try:
-            self.origin, self.reported = int(document["origin"]), int(document["reported"])
+            self.origin, reported = int(document["origin"]), int(document["reported"])
             self._log = {int(at): np.asarray(parts, dtype=np.int64) for at, parts in document["log"]}
             self._drawn = {int(at): np.asarray(rows, dtype=np.float64) for at, rows in document["drawn"]}
-            self._state = unpack(document["state"])
-            self._waiting = None if document["waiting"] is None else _Losses(**unpack(document["waiting"]))
+            self._state = from_json(document["state"])
+            self._held = None if document["waiting"] is None else _Losses(**from_json(document["waiting"]))
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(
-                f"the saved mixer state cannot be read ({error!r}); pass strict=False to begin it anew"
+                f"the saved mixer state cannot be read ({error!r}); pass strict=False to restart the mixer"
             ) from error
+        self.accepted = self.concluded = Progress(reported, evaluated=self._held is None)
         if not self._consistent(step):
             raise StateError(
-                f"the saved log of weights does not reach from step {step} to what step {self.reported} leads to; load "
-                "an older checkpoint, or pass strict=False to begin the mixture anew"
+                f"the saved log of weights does not reach from step {step} to what step {reported} leads to; load an "
+                "older checkpoint, or pass strict=False to restart the mixer"
             )
-        nothing_K = np.zeros(len(self.prior_K))
-        while self.reported < step:  # handed out before the save, and never reported
+        self.newest, nothing_K = self._log.get(self.known - 1), np.zeros(len(self.prior_K))
+        while self.reported < step:
             if self.waiting:
                 self.evaluated(self.reported, None)
             self.missed.append((self.reported, self._log[self.reported], self._drawn[self.reported]))
-            self.report(self.reported, nothing_K, nothing_K)
+            self.conclude(self.reported, nothing_K, nothing_K)
 
     def _consistent(self, step: int) -> bool:
-        """Tell whether log and rows are those that a run about to draw `step` can have."""
+        """Return whether log and rows are those that a run about to draw `step` can have."""
         K, first = len(self.prior_K), self.reported - 1 if self.waiting else self.reported
         if not self.origin <= self.reported <= step <= self.known:
             return False
@@ -241,54 +315,18 @@ class FeedbackLoop:
     def carry_over(
         self, document: Mapping[str, Any] | None, *, names: list[str], into: tuple[str, ...], step: int
     ) -> bool:
-        """Begin at `step` with what the mixer of another run learned, as far as it can be kept; tell whether it was.
+        """Start at `step` with the state of another run's mixer if it can be kept; return whether it was.
 
-        Args:
-            document: of a loop over the domains `names`; None if that run had no mixer that learns.
-            names: its domains, in its order.
-            into: this loop's.
-            step: the first step that is drawn.
+        `document` is of a loop over the domains `names`, or None if that run learned nothing; `into` are the domains
+        of this loop.
         """
         state, source_K = None, np.array([names.index(name) if name in names else -1 for name in into], dtype=np.int64)
         if document is not None and isinstance(self.mixer, Adapting):
-            try:
-                state = self.mixer.adapt(unpack(document["state"]), source_K, self.prior_K, step)
-            except (KeyError, TypeError, ValueError, IndexError):
-                state = None  # another mixer's
-        kept = state is not None
-        if not kept:
+            with contextlib.suppress(KeyError, TypeError, ValueError, IndexError):  # the state of another mixer
+                state = self.mixer.adapt(from_json(document["state"]), source_K, self.prior_K, step)
+        if not (kept := state is not None):
             state = self.mixer.init(self.prior_K)
-            if isinstance(self.mixer, Adapting):  # so that it knows where it begins
+            if isinstance(self.mixer, Adapting):  # to begin at `step`
                 state = self.mixer.adapt(state, np.arange(len(into)), self.prior_K, step)
         self._begin(state, origin=step)
         return kept
-
-
-def whole_parts(weights_K: Any, domains: int, mixer: Any) -> Int64:
-    """Return what `mixer` gave as weights in whole parts, int64 [K].
-
-    Raises:
-        ConfigError: they are not one finite number >= 0 for each of `domains`.
-    """
-    if np.shape(weights_K) != (domains,):
-        raise ConfigError(
-            f"{type(mixer).__name__} returned weights of shape {np.shape(weights_K)} for {domains} domains: return one "
-            "for each, in the order of the prior"
-        )
-    return quantise(weights_K)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenLoopWeights:
-    """Weights that depend on the step alone."""
-
-    mixer: OpenLoop
-    names: tuple[str, ...]
-
-    def weights(self, step: int) -> Int64:
-        """Return the weights of `step` in whole parts, int64 [K]."""
-        return whole_parts(self.mixer.weights_at(step, self.names), len(self.names), self.mixer)
-
-
-Weights = Callable[[int], Int64 | None]
-"""step -> weights in whole parts, int64 [K]; None while they are not known."""

@@ -1,9 +1,9 @@
-"""Losses of a batch, summed by domain: what a trainer hands to `loader.report`.
+"""Losses of a batch, summed by domain, as `loader.report` takes them.
 
-Rules. Sums and counts come out together, never means: sums of micro-batches and ranks add up, means do not. Nothing
-waits for the device: values stay where the losses are. The result does not depend on how rows are split over ranks and
-micro-batches, nor on the order of additions, so that a mixture that learns from it can be replayed on another world:
-each row's sum is rounded to a grid on which float64 adds exactly (to 2**33 nats).
+Rules. Results are sums and counts, never means: sums of micro-batches and ranks add up, means do not. Nothing waits for
+the device: values stay where the losses are. The result does not depend on how rows are split over ranks and
+micro-batches, nor on the order of additions, so a mixer learns the same under any world size: the sum of each row is
+rounded to a grid on which float64 adds exactly (up to 2**33 nats).
 
 Shape suffixes: B rows, T tokens of a row, K domains, N terms.
 """
@@ -23,27 +23,33 @@ from mixstream.feedback.cross_entropy import linear_cross_entropy
 _GRID = 1 << 20
 """Parts of a nat to which a row's sum is rounded."""
 _MASKED_TERMS = 1 << 22
-"""Elements of the [K, N] table that `masked_sums` makes at a time: 32 MB of float64."""
+"""Elements of the [K, N] table that `masked_sums` holds at a time: 32 MB of float64."""
 
 
 def domain_sums(
     loss: torch.Tensor, domain: Any, domains: int, *, mask: Any = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (sums, counts), float64 [K] on the loss's device: each domain's summed loss and how many terms it has.
+    """Return (sums, counts), float64 [K] on the device of `loss`: the summed loss and the number of terms by domain.
 
-    A term with mask w adds w * loss to the sum and w to the count. Terms that are not finite are left out, and nothing
-    waits for the device.
+    A term with mask w adds w * loss to the sum and w to the count. Terms that are not finite are left out. The host
+    does not wait for the device.
 
     Args:
         loss: [B] per row, [B, T] per token, or [B * T] per token and flattened row by row; in nats.
-        domain: [B], each row's domain, as in `batch["domain"]`; or each token's, in the shape of `loss` or flattened,
-            where rows are packed from several domains.
-        domains: K, how many there are.
+        domain: [B], the domain of each row, as in `batch["domain"]`; or of each token, in the shape of `loss` or
+            flattened, if rows are packed from several domains.
+        domains: K, the number of domains.
         mask: which terms count: bool, or a weight >= 0 for each; in the shape of `loss` or flattened, [B] per row, or
-            anything that broadcasts to it. All, if not given.
+            anything that broadcasts to it. All terms count if not given.
 
     Raises:
         ConfigError: the shapes do not fit, or a domain that is known on the host is not in [0, K).
+
+    Losses of three rows, of which two are of domain 1:
+
+        >>> sums, counts = domain_sums(torch.tensor([2.0, 3.0, 5.0]), [0, 1, 1], domains=2)
+        >>> sums.tolist(), counts.tolist()
+        ([2.0, 8.0], [1.0, 2.0])
     """
     if not isinstance(loss, torch.Tensor):
         raise ConfigError(
@@ -82,30 +88,29 @@ def domain_cross_entropy(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return (loss, sums, counts): the cross-entropy of `hidden @ weight.T + bias`, and its sums by domain.
 
-    The logits are never held whole and never computed twice: they are made `chunk` tokens at a time, and the gradients
-    are formed along with them, since all that is missing of them is the one number that backward brings. Read the
-    losses off here instead of asking for `reduction="none"`, which costs a second product with `weight` in backward or
-    all of the logits in memory. `targets` are taken as they are: shift them first.
+    The logits are never held whole and never computed twice: they are computed `chunk` tokens at a time, together with
+    the gradients, which backward only has to scale by one number. `reduction="none"` would cost a second product with
+    `weight` in backward, or all logits in memory. `targets` are not shifted here: shift them first.
 
     Args:
         hidden: [B, T, D] or [N, D], the last layer's output; float16, bfloat16, float32 or float64.
         weight: [V, D], of the output projection; under autocast it is used in autocast's dtype.
         targets: [B, T] or [N], ids in [0, V), or `ignore_index` where there is nothing to predict.
         domain: as in `domain_sums`: [B] per row (also for flattened [N], of equally long rows), or per token.
-        domains: K, how many there are.
+        domains: K, the number of domains.
         bias: [V], of the output projection, if it has one.
         ignore_index: target that is neither counted nor trained on.
         reduction: "mean" over the counted tokens, or their "sum".
-        chunk: tokens whose logits are held at a time; as many as make 2**24 logits (2**26 on a GPU) if not given.
+        chunk: tokens whose logits are held at a time; those of 2**24 logits (2**26 on a GPU) if not given.
 
     Returns:
         loss: scalar, float32 (float64 for float64 inputs), that can be differentiated once. If every target is
-            ignored it is 0, and so are its gradients (torch's mean is NaN there).
-        sums: float64 [K], each domain's summed loss in nats, and
-        counts: float64 [K], its counted tokens; both without gradients, on the device of `hidden`.
+            ignored, it and its gradients are 0 (torch's mean is NaN there).
+        sums: float64 [K], summed loss by domain in nats, and
+        counts: float64 [K], counted tokens by domain; both without gradients, on the device of `hidden`.
 
     Raises:
-        ConfigError: shapes or dtypes do not fit, or (on the CPU, where looking costs no wait) an id is out of range.
+        ConfigError: shapes or dtypes do not fit, or (checked on the CPU only) an id is out of range.
     """
     index = _domain_ids(domain, domains, hidden.device)
     if hidden.ndim < 2 or targets.shape != hidden.shape[:-1]:
@@ -128,12 +133,12 @@ def domain_cross_entropy(
 
 
 def indexed_sums(values: torch.Tensor, index_N: torch.Tensor, domains: int) -> torch.Tensor:
-    """Return `values`, [M, N], summed by domain: [M, K]. One pass, and on a GPU atomic additions in any order."""
+    """Return `values`, [M, N], summed by domain: [M, K]. One pass; on a GPU with atomic additions in any order."""
     return values.new_zeros(len(values), domains).index_add_(1, index_N, values)
 
 
 def masked_sums(values: torch.Tensor, index_N: torch.Tensor, domains: int) -> torch.Tensor:
-    """Return what `indexed_sums` does, by one masked sum per domain: no atomics, so the same bits on every run.
+    """As `indexed_sums`, by one masked sum per domain: no atomics, so the same bits in every run.
 
     Terms of domains outside [0, K) are in no sum.
     """
@@ -148,7 +153,7 @@ def masked_sums(values: torch.Tensor, index_N: torch.Tensor, domains: int) -> to
 
 
 def _domain_ids(domain: Any, domains: int, device: torch.device) -> torch.Tensor:
-    """Return `domain` as int64 on `device`, checked if the host knows its values."""
+    """Return `domain` as int64 on `device`, with a range check if it is on the CPU."""
     index = torch.as_tensor(domain)
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise ConfigError(f'domain has dtype {index.dtype}: give the rows\' domain numbers, as in batch["domain"]')
@@ -159,11 +164,11 @@ def _domain_ids(domain: Any, domains: int, device: torch.device) -> torch.Tensor
                 f"domain holds numbers from {low} to {high}, and there are {domains} domains, counted from 0: pass "
                 "domains=len(dataset.streams)"
             )
-    return index.to(device, torch.int64, non_blocking=True)  # a copy that waited would stall the step
+    return index.to(device, torch.int64, non_blocking=True)  # a copy that waits would stall the step
 
 
 def _rows(loss: torch.Tensor, index: torch.Tensor) -> int:
-    """Return into how many rows of terms of one domain `loss` has to be folded."""
+    """Return the number of rows to fold `loss` into, so that the terms of a row have one domain."""
     if loss.ndim and index.ndim:
         flat = loss.ndim == 1 or index.ndim == 1
         if loss.shape == index.shape or (flat and loss.numel() == index.numel()):
@@ -196,13 +201,13 @@ def _term_weights(mask: Any, loss: torch.Tensor, rows: int) -> torch.Tensor:
 
 
 def fetch(values: torch.Tensor) -> Callable[[], NDArray[Any]]:
-    """Begin to copy `values` to the CPU; return a function that waits for the copy and gives the array."""
+    """Start a copy of `values` to the CPU; return a function that waits for it and returns the array."""
     if not values.is_cuda:
         array = values.detach().cpu().numpy()
         return lambda: array
     pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     pinned.copy_(values.detach(), non_blocking=True)
-    copied = torch.cuda.Event(blocking=True)  # who waits leaves the core to others
+    copied = torch.cuda.Event(blocking=True)  # a thread that waits does not use its core
     copied.record(torch.cuda.current_stream(values.device))
 
     def wait() -> NDArray[Any]:

@@ -1,7 +1,7 @@
-"""The mixing log (`mixstream.feedback.log`) read again: for tables and pictures, and to replay a run from it.
+"""Reads the mixing log (`mixstream.feedback.log`): for tables and pictures, and to replay a run.
 
-Rules: nothing is guessed. A torn last line is passed over; any other line that cannot be read is an error with its
-number. Weights are exact: a log in which they are not whole parts of `WEIGHT_UNIT` any more is refused.
+Rules: a torn last line is skipped; any other line that cannot be read is an error with its number. A log whose weights
+are no longer whole parts of `WEIGHT_UNIT` is an error.
 
 Shape suffixes: T logged steps, K domains, V validation groups, C changes of the weights.
 """
@@ -27,12 +27,17 @@ from mixstream.types import Float64, Int64
 
 @dataclass(frozen=True)
 class Replay:
-    """An `OpenLoop` mixer that draws by logged weights, to the bit; after the log's end the last ones stay.
+    """An `OpenLoop` mixer that draws by logged weights, bit for bit; after the end of the log the last ones stay.
 
     Args:
         names: the domains.
         step_C: int64 [C], steps at which weights change, rising from 0.
         weights_CK: int64 [C, K], in parts of `WEIGHT_UNIT`.
+
+        >>> quarter = WEIGHT_UNIT // 4
+        >>> mixer = Replay(("code", "web"), np.array([0, 8]), quarter * np.array([[2, 2], [1, 3]]))
+        >>> mixer.weights_at(7, ("code", "web")).tolist(), mixer.weights_at(8, ("code", "web")).tolist()
+        ([0.5, 0.5], [0.25, 0.75])
     """
 
     names: tuple[str, ...]
@@ -42,13 +47,13 @@ class Replay:
 
     def __post_init__(self) -> None:
         content = blake2b(self.step_C.tobytes() + self.weights_CK.tobytes(), digest_size=8)
-        object.__setattr__(self, "digest", content.hexdigest())  # tells replays apart in a run's state
+        object.__setattr__(self, "digest", content.hexdigest())  # so that replays differ in the state of a run
 
     def weights_at(self, step: int, names: tuple[str, ...]) -> Float64:
         """Return the weights of `step`, float64 [K], in the order of `names`.
 
         Raises:
-            ConfigError: `names` are not the log's domains.
+            ConfigError: `names` are not the domains of the log.
         """
         at = int(np.searchsorted(self.step_C, step, side="right")) - 1
         weights = dict(zip(self.names, (self.weights_CK[at] / WEIGHT_UNIT).tolist()))
@@ -57,19 +62,19 @@ class Replay:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoggedRun:
-    """What a log says, step by step; steps that were run again after a resume as they were last.
+    """The content of a log by step; a step that was run again after a resume counts as it was run last.
 
     Attributes:
         path: the file.
-        headers: of the run and its resumes that count.
-        names: the domains, in the order of all arrays; of all headers, where domains came or went.
+        headers: of the run and its resumes, without those of runs that were cut short.
+        names: the domains of all headers, in the order of all arrays.
         step_T: int64 [T], the logged steps, rising.
-        weights_TK: int64 [T, K], what each step was drawn by, in parts of `WEIGHT_UNIT`.
+        weights_TK: int64 [T, K], the weights that each step was drawn by, in parts of `WEIGHT_UNIT`.
         rows_TK: int64 [T, K], rows of each domain in the global batch.
         loss_TK: float64 [T, K], mean loss in nats; NaN where none is known.
         count_TK: float64 [T, K], tokens (or rows) that the means are over.
         validation: step -> group -> mean validation loss after it.
-        explained: step -> what the mixer told of itself: entries that changed there.
+        explained: step -> what the mixer explained: the entries that changed there.
     """
 
     path: str
@@ -98,7 +103,7 @@ class LoggedRun:
         """Return the mixer that draws these weights again.
 
         Raises:
-            StateError: the log does not have every step from 0 on, or domains came or went in mid-run.
+            StateError: the log lacks a step, or domains changed during the run.
         """
         if not len(self.step_T):
             raise StateError(f"{self.path}: the log has no steps yet, so there is nothing to replay")
@@ -119,7 +124,7 @@ class LoggedRun:
 
 
 def replay(path: str | os.PathLike[str]) -> Replay:
-    """Return a mixer that draws a logged run's weights again: the same batches, without its losses.
+    """Return a mixer that draws by the weights of a logged run again: the same batches, without its losses.
 
     Args:
         path: the log, or the directory with its `mixture.jsonl`.
@@ -131,14 +136,11 @@ def replay(path: str | os.PathLike[str]) -> Replay:
 
 
 def read_log(path: str | os.PathLike[str]) -> LoggedRun:
-    """Read a log; also one that is being written.
-
-    Args:
-        path: the log, or the directory with its `mixture.jsonl`.
+    """Read a log, which may be in use by a run; `path` is as for `replay`.
 
     Raises:
         FileNotFoundError: there is none.
-        ConfigError: the file is no mixing log.
+        ConfigError: the file is not a mixing log.
         StateError: a line of it is damaged.
     """
     file, pages = log_file(path), _Pages()
@@ -146,9 +148,9 @@ def read_log(path: str | os.PathLike[str]) -> LoggedRun:
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
-                break  # torn: its writer was killed, or is writing it now
+                break  # torn: the writer was killed, or is writing it now
             try:
-                pages.turn(decode(line))
+                pages.add(decode(line))
             except msgspec.DecodeError as error:
                 if number == 1:
                     raise ConfigError(f"{file} is no mixing log: its first line is no header ({error})") from error
@@ -158,18 +160,18 @@ def read_log(path: str | os.PathLike[str]) -> LoggedRun:
                 ) from error
     if not pages.pages:
         raise StateError(f"{file}: the log is empty: its run has not begun to write it")
-    return pages.bound(str(file))
+    return pages.logged_run(str(file))
 
 
 class _Pages:
-    """The lines that count so far: a page for each header, of step -> float64 [4, K] (weights, rows, loss, count)."""
+    """The lines that count so far: for each header a page, step -> float64 [4, K] (weights, rows, loss, count)."""
 
     def __init__(self) -> None:
         self.pages: list[tuple[Begin, dict[int, Float64]]] = []
         self.validation: dict[int, dict[str, float]] = {}
         self.explained: dict[int, dict[str, Any]] = {}
 
-    def turn(self, line: Begin | Step | Validation) -> None:
+    def add(self, line: Begin | Step | Validation) -> None:
         """Take in the next line."""
         if isinstance(line, Begin):
             self._open(line)
@@ -195,8 +197,8 @@ class _Pages:
         self.validation = _before(header.step, self.validation)
         self.explained = _before(header.step, self.explained)
 
-    def bound(self, path: str) -> LoggedRun:
-        """Return all of it as arrays."""
+    def logged_run(self, path: str) -> LoggedRun:
+        """Return all pages as arrays."""
         headers = tuple(header for header, _ in self.pages)
         names = tuple(dict.fromkeys(name for header in headers for name in header.domains))
         steps = sorted((step, at) for at, (_, page) in enumerate(self.pages) for step in page)

@@ -1,12 +1,13 @@
-"""The mixing log's numbers for TensorBoard. Needs the package tensorboard; whoever has it not has the log all the same.
+"""The numbers of the mixing log for TensorBoard. Needs the package tensorboard; the log itself does not.
 
-Written through torch's `FileWriter`: `SummaryWriter.add_scalar` costs some 100 us a number.
+Written through torch's `FileWriter`: `SummaryWriter.add_scalar` takes about 100 us per number.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,17 @@ Numbers = Mapping[str, float]
 _STEPS = 10
 
 
+@dataclass(slots=True)
+class _Window:
+    """The steps since the last point."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
+    explained: dict[str, Any] = field(default_factory=dict)
+
+
 class TensorBoardWriter:
-    """The same numbers for TensorBoard, at every tenth step: an event costs it about a millisecond."""
+    """Writes every tenth step, since an event takes about a millisecond; losses are means over the steps between."""
 
     def __init__(self, directory: Path) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2  # pyright: ignore[reportMissingImports]
@@ -27,11 +37,11 @@ class TensorBoardWriter:
         self._event: Any = event_pb2
         self._summary: Any = getattr(summary_pb2, "Summary")  # noqa: B009 - generated, so not visible to a type checker
         self._writer: Any = None
-        self._forget()
+        self._window = _Window()
 
     @classmethod
     def installed(cls, directory: Path, *, required: bool) -> TensorBoardWriter | None:
-        """Return the board in `directory`; None where tensorboard is not installed, an error if it is `required`."""
+        """Return a writer to `directory`; None if tensorboard is not installed, an error if it is `required`."""
         try:
             return cls(directory)
         except ImportError as error:
@@ -43,48 +53,45 @@ class TensorBoardWriter:
             ) from error
 
     def begin(self, step: int) -> None:
-        """Let TensorBoard drop what an earlier run wrote of `step` and later."""
-        if self._writer is None:
-            self._writer = self._open(str(self._directory))
-        self._forget()
+        """Make TensorBoard drop what an earlier run wrote for `step` and later."""
+        self._window, writer = _Window(), self._opened()
         event, log = self._event.Event, self._event.SessionLog
-        self._writer.add_event(event(file_version="brain.Event:2"), step)
-        self._writer.add_event(event(session_log=log(status=log.START)), step)
+        writer.add_event(event(file_version="brain.Event:2"), step)
+        writer.add_event(event(session_log=log(status=log.START)), step)
 
-    def _forget(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, float] = {}
-        self._explained: dict[str, Any] = {}
-
-    def collect(
+    def add_step(
         self, step: int, *, weights: Numbers, loss: Numbers, count: Numbers, explained: Mapping[str, Any]
     ) -> None:
         """Take in a step, and write the point if it is due."""
+        window = self._window
         for name in (name for name, mean in loss.items() if math.isfinite(mean)):
-            self._sums[name] = self._sums.get(name, 0.0) + loss[name] * count[name]
-            self._counts[name] = self._counts.get(name, 0.0) + count[name]
-        self._explained |= explained
+            window.sums[name] = window.sums.get(name, 0.0) + loss[name] * count[name]
+            window.counts[name] = window.counts.get(name, 0.0) + count[name]
+        window.explained |= explained
         if step % _STEPS == 0:
-            means = {name: self._sums[name] / n for name, n in self._counts.items()}
-            self.add(step, {"weight": weights, "loss": means, "explained": self._explained})
-            self._forget()
+            means = {name: window.sums[name] / n for name, n in window.counts.items()}
+            self.add(step, {"weight": weights, "loss": means, "explained": window.explained})
+            self._window = _Window()
 
     def add(self, step: int, tables: Mapping[str, Any]) -> None:
         """Write one event."""
+        values = [self._summary.Value(tag=tag, simple_value=number) for tag, number in _scalars(tables)]
+        self._opened().add_summary(self._summary(value=values), step)
+
+    def _opened(self) -> Any:
         if self._writer is None:
             self._writer = self._open(str(self._directory))
-        values = [self._summary.Value(tag=tag, simple_value=number) for tag, number in _scalars(tables)]
-        self._writer.add_summary(self._summary(value=values), step)
+        return self._writer
 
     def close(self) -> None:
-        """Let TensorBoard see all of it."""
+        """Flush and close the event file; the next event opens another."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
 
 def _scalars(tables: Mapping[str, Any], prefix: str = "mixture") -> Iterator[tuple[str, float]]:
-    """Yield (tag, number) of every number in `tables`, however deep its names; lists have no place in TensorBoard."""
+    """Yield (tag, number) for every number in the nested `tables`; TensorBoard cannot show lists."""
     for name, value in tables.items():
         if isinstance(value, Mapping):
             yield from _scalars(value, f"{prefix}/{name}")

@@ -7,7 +7,7 @@ anything that a mixer computes. In the order of the flow:
     run             what is drawn, from which domains, by which mixer
     checkpoint      where a run goes on: the start, or a state that was loaded
     dataset         `StreamingDataset`                            mosaic_api, workers
-    progress        how far a loader has come in a run            reports: losses and evaluations
+    place        how far a loader has come in a run            reports: losses and evaluations
     loader          `Loader`: threads in the trainer's process    batch_maker, prefetch, device, describe
     dataloader      `StreamingDataLoader`: torch's worker processes
     validation      a fixed set of rows per domain

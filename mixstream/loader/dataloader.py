@@ -14,7 +14,7 @@ from mixstream.data.batch import collate_samples
 from mixstream.errors import ConfigError
 from mixstream.feedback.loop import FeedbackLoop
 from mixstream.loader.dataset import StreamingDataset
-from mixstream.loader.progress import Progress
+from mixstream.loader.place import Place
 from mixstream.loader.reports import LossReports
 from mixstream.loader.run import Run
 from mixstream.loader.workers import WeightRing
@@ -54,8 +54,8 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         super().__init__(dataset, *args, **kwargs)
         self.num_samples_yielded, self.transforms = 0, checked_transforms(transforms)
         self._source = dataset if isinstance(dataset, StreamingDataset) else None
-        self._log = Path(log) if log is not None else None
-        self._progress: Progress | None = None  # as over another kind of dataset
+        self._device, self._feedback, self._log = None, None, Path(log) if log is not None else None
+        self._place: Place | None = None  # as over another kind of dataset
         self._ring: WeightRing | None = None
         self._handed = False  # whether the last iter() has handed out a batch
         if self._source is None:
@@ -72,14 +72,14 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
             dataset.forget_run()
         self._begin(dataset)
 
-    def _begin(self, dataset: StreamingDataset) -> Progress:
+    def _begin(self, dataset: StreamingDataset) -> Place:
         """Begin at the dataset's position: the start, or a state that was loaded."""
-        progress = self._progress = Progress(dataset)
+        place = self._place = Place(dataset)
         self._handed, self._iterator = False, None
-        self._ring = self._weight_ring(dataset, progress.loop) if progress.loop is not None else None
+        self._ring = self._weight_ring(dataset, place.loop) if place.loop is not None else None
         publish = self._ring.put if self._ring is not None else lambda step, weights_K: None
-        self._listen(progress.run, progress.loop, progress.cursor, publish)
-        return progress
+        self._feedback = self._begin_feedback(place, publish)
+        return place
 
     def _weight_ring(self, dataset: StreamingDataset, loop: FeedbackLoop) -> WeightRing | None:
         """Return a ring by which workers receive the weights of later steps; None if there are no workers.
@@ -98,13 +98,13 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Begin an epoch."""
-        if self._source is None or (progress := self._current()) is None:
+        if self._source is None or (place := self._current()) is None:
             yield from super().__iter__()
             return
-        walk, batches = self._begin_epoch(self._source, progress), None
+        walk, batches = self._begin_epoch(self._source, place), None
         for _ in range(walk.steps_left):
-            if self._reporter is not None and not walk.ready():
-                self._reporter.await_weights(walk.cursor.step)
+            if self._feedback is not None and not walk.ready():
+                self._feedback.collector.await_weights(walk.cursor.step)
             try:
                 if batches is None:
                     batches = super().__iter__()  # not before, since its workers would wait for these weights
@@ -113,45 +113,45 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
                 break
             if (rows := walk.advance()) is None:
                 break
-            progress.exhaustion.check(walk.cursor)
-            progress.cursor, self._handed = walk.cursor, True
-            self.num_samples_yielded += progress.run.run_plan.batch_size
-            if self._reporter is not None:
-                self._reporter.drew(rows)
-            yield self._tagged(batch, progress.run, rows)
+            place.exhaustion.check(walk.cursor)
+            place.cursor, self._handed = walk.cursor, True
+            self.num_samples_yielded += place.run.run_plan.batch_size
+            if self._feedback is not None:
+                self._feedback.collector.drew(rows)
+            yield self._tagged(batch, place.run, rows)
         else:
             return
-        warnings.warn(progress.end(), stacklevel=2)
+        warnings.warn(place.end(), stacklevel=2)
 
-    def _current(self) -> Progress | None:
-        """Return the progress, from the dataset's position on if that has changed; None over another dataset."""
-        dataset, progress = self._source, self._progress
-        if dataset is not None and progress is not None and progress.is_outdated(dataset):
+    def _current(self) -> Place | None:
+        """Return the place, from the dataset's position on if that has changed; None over another dataset."""
+        dataset, place = self._source, self._place
+        if dataset is not None and place is not None and place.is_outdated(dataset):
             return self._begin(dataset)
-        return progress
+        return place
 
     @property
     def _cursor(self) -> Cursor:
-        assert self._progress is not None
-        return self._progress.cursor
+        assert self._place is not None
+        return self._place.cursor
 
-    def _begin_epoch(self, dataset: StreamingDataset, progress: Progress) -> Walk:
+    def _begin_epoch(self, dataset: StreamingDataset, place: Place) -> Walk:
         """Return the walk of the next epoch, and let the dataset, also in its workers, begin at the same place."""
-        progress.check_not_ended()
-        run, loop = progress.run, progress.loop
-        if self._handed and progress.cursor.step_in_epoch:  # the last iter() was abandoned
-            progress.cursor = run.walk_to_epoch(progress.cursor, progress.cursor.epoch + 1)
+        place.check_not_ended()
+        run, loop = place.run, place.loop
+        if self._handed and place.cursor.step_in_epoch:  # the last iter() was abandoned
+            place.cursor = run.walk_to_epoch(place.cursor, place.cursor.epoch + 1)
             self._iterator = None
         self._handed, self.num_samples_yielded = False, 0
         if self._iterator is None:  # persistent workers are at this place already, at the end of their epoch
-            dataset.begin_at(progress.cursor)
+            dataset.begin_at(place.cursor)
         if loop is not None:  # at every epoch, since the dataset may have another loader
             dataset.weights_source = loop.weights if self._ring is None else self._ring.get
         if self._ring is not None and loop is not None:
-            for step in range(progress.cursor.step, loop.reported + loop.lag + 1):
+            for step in range(place.cursor.step, loop.reported + loop.lag + 1):
                 if (weight_K := loop.weights(step)) is not None:
                     self._ring.put(step, weight_K)
-        return run.walk(progress.cursor, run.weights(loop))
+        return run.walk(place.cursor, run.weights(loop))
 
     def _tagged(self, batch: Any, run: Run, rows: Rows) -> Any:
         run.quarantine.publish()
@@ -160,10 +160,10 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the run's state after the batches handed out; None over another kind of dataset."""
-        progress = self._current()
-        if self._reporter is not None:
-            self._reporter.drain()
-        return None if progress is None else progress.run.document(progress.cursor, progress.loop)
+        place = self._current()
+        if self._feedback is not None:
+            self._feedback.collector.drain()
+        return None if place is None else place.run.document(place.cursor, place.loop)
 
     def load_state_dict(self, obj: Mapping[str, Any], strict: bool = True) -> None:
         """Go on from a state; as `StreamingDataset.load_state_dict`."""

@@ -25,8 +25,8 @@ from mixstream.loader.batch_maker import BatchMaker
 from mixstream.loader.dataset import StreamingDataset, overrides
 from mixstream.loader.describe import Counters, describe
 from mixstream.loader.device import BufferPool, DeviceCopy, deliver
+from mixstream.loader.place import Place
 from mixstream.loader.prefetch import BlockedError, Prefetcher
-from mixstream.loader.progress import Progress
 from mixstream.loader.reports import LossReports
 from mixstream.loader.run import Run
 from mixstream.threads import weak_callback
@@ -73,10 +73,11 @@ class Loader(LossReports):
         self.counters = Counters()
         self.transforms = checked_transforms(transforms)
         self._source, self._device, self._log = dataset, self.device, Path(log) if log is not None else None
+        self._feedback = None
         self._running: _Running | None = None
-        self._progress = self._begin()
+        self._place = self._begin()
         self.batch_size, self.drop_last = self.run.run_plan.batch_size, dataset.drop_last
-        if (loop := self._progress.loop) is not None and prefetch > loop.lag:
+        if (loop := self._place.loop) is not None and prefetch > loop.lag:
             raise ConfigError(
                 f"prefetch={prefetch} batches cannot be ready before the losses that they depend on: the dataset's lag "
                 f"is {loop.lag} steps; lower prefetch, or give the dataset lag={prefetch} (it changes the run)"
@@ -88,25 +89,25 @@ class Loader(LossReports):
         )
         self._copy = DeviceCopy(self.device) if self.device.type == "cuda" else None
 
-    def _begin(self) -> Progress:
+    def _begin(self) -> Place:
         """Begin at the dataset's position: the start, or a state that was loaded."""
         self._stop()
-        progress = self._progress = Progress(self.dataset)
-        self._listen(progress.run, progress.loop, progress.cursor, weak_callback(self._wake, None))
-        return progress
+        place = self._place = Place(self.dataset)
+        self._feedback = self._begin_feedback(place, weak_callback(self._wake, None))
+        return place
 
-    def _current(self) -> Progress:
-        """Return the progress, from the dataset's position on if that has changed."""
-        return self._begin() if self._progress.is_outdated(self.dataset) else self._progress
+    def _current(self) -> Place:
+        """Return the place, from the dataset's position on if that has changed."""
+        return self._begin() if self._place.is_outdated(self.dataset) else self._place
 
     @property
     def run(self) -> Run:
         """The run whose batches are handed out."""
-        return self._progress.run
+        return self._place.run
 
     @property
     def _cursor(self) -> Cursor:
-        return self._progress.cursor
+        return self._place.cursor
 
     # --- iteration ------------------------------------------------------------------------------------------------
 
@@ -122,24 +123,24 @@ class Loader(LossReports):
             try:
                 batch = self._next()
             except StopIteration:
-                warnings.warn(self._progress.end(), stacklevel=2)
+                warnings.warn(self._place.end(), stacklevel=2)
                 return
-            self._progress.exhaustion.check(self._cursor)
+            self._place.exhaustion.check(self._cursor)
             yield batch
 
     def _next(self) -> Any:
         running = self._running or self._start()
         asked = time.perf_counter()
         try:
-            batch, self._progress.cursor, rows = self._get(running.prefetcher)
+            batch, self._place.cursor, rows = self._get(running.prefetcher)
         except FeedbackError:
             raise  # the trainer may report what is missing, and go on
         except BaseException:
             self._stop()
             raise
         self.run.quarantine.publish()
-        if self._reporter is not None:
-            self._reporter.drew(rows)
+        if self._feedback is not None:
+            self._feedback.collector.drew(rows)
         self.counters.waited += time.perf_counter() - asked
         if self._copy is not None and isinstance(batch, dict):
             self._copy.receive(batch)
@@ -153,7 +154,7 @@ class Loader(LossReports):
         maker = BatchMaker(
             run=self.run,
             cursor=self._cursor,
-            weights=self.run.weights(self._progress.loop),
+            weights=self.run.weights(self._place.loop),
             assembler=Assembler(
                 domains=self._domains,
                 columns=self._columns,
@@ -177,8 +178,8 @@ class Loader(LossReports):
         while True:
             with contextlib.suppress(BlockedError):
                 return prefetcher.get()
-            assert self._reporter is not None
-            self._reporter.await_weights(self._cursor.step)
+            assert self._feedback is not None
+            self._feedback.collector.await_weights(self._cursor.step)
             prefetcher.wake()
 
     def _wake(self, step: int, weights_K: Int64) -> None:
@@ -197,14 +198,14 @@ class Loader(LossReports):
     @property
     def epoch(self) -> int:
         """The epoch that the next batch belongs to."""
-        progress = self._current()
-        return progress.run.plan.settle(progress.cursor).epoch
+        place = self._current()
+        return place.run.plan.settle(place.cursor).epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Move to the beginning of `epoch`; do nothing if the next batch belongs to it."""
         if epoch != self.epoch:
             self._stop()
-            self._progress.cursor = self.run.walk_to_epoch(self.run.plan.settle(self._cursor), epoch)
+            self._place.cursor = self.run.walk_to_epoch(self.run.plan.settle(self._cursor), epoch)
 
     def state_dict(self, num_samples: int | None = None, from_beginning: bool = True) -> dict[str, Any]:
         """Return the run's state after the batches handed out: a small JSON-able dict, the same on every rank.
@@ -212,10 +213,10 @@ class Loader(LossReports):
         The arguments are those of mosaicml-streaming. They are ignored, since a loader knows its position.
         """
         del num_samples, from_beginning
-        progress = self._current()
-        if self._reporter is not None:
-            self._reporter.drain()
-        return progress.run.document(progress.cursor, progress.loop)
+        place = self._current()
+        if self._feedback is not None:
+            self._feedback.collector.drain()
+        return place.run.document(place.cursor, place.loop)
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Go on from `state`, saved by any rank of a run with any number of ranks, workers or prefetched batches.
@@ -247,8 +248,8 @@ class Loader(LossReports):
         """
         self._stop()
         self._domains.opened.close()
-        if self._reporter is not None:
-            self._reporter.close()
+        if self._feedback is not None:
+            self._feedback.collector.close()
 
     def _stop(self) -> None:
         if (running := self._running) is None:
@@ -264,8 +265,8 @@ class Loader(LossReports):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if exception[0] is not None and self._reporter is not None:
-            self._reporter.leave()  # without a second error
+        if exception[0] is not None and self._feedback is not None:
+            self._feedback.end()  # without a second error
         self.close()
 
     def __repr__(self) -> str:

@@ -19,8 +19,9 @@ import msgspec
 
 from mixstream.data.bad_samples import Quarantine, RowReader
 from mixstream.data.domains import Domains
-from mixstream.feedback.loop import FeedbackLoop, OpenLoopWeights
+from mixstream.feedback.loop import FeedbackLoop
 from mixstream.mixers import Mixer, OpenLoop, Static
+from mixstream.mixers.whole_parts import OpenLoopWeights
 from mixstream.plan.plan import Plan
 from mixstream.plan.run_plan import RunPlan
 from mixstream.plan.state import RunState, load_state, save_state, settings_of

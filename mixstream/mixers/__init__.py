@@ -1,10 +1,11 @@
 """Mixers: policies that turn feedback into weights, one paper a file.
 
-A mixer is a frozen dataclass of hyper-parameters with two pure methods (`Mixer`). One whose weights depend on nothing
-but the step has one (`OpenLoop`), and needs no reports. `protocol.py` has what a mixer may do besides. Arrays over
-domains stand in the plan's canonical order, `names`.
+A mixer is a frozen dataclass of hyper-parameters with two pure methods (`Mixer`). One whose weights depend on the step
+alone has one method (`OpenLoop`) and needs no reports. `protocol.py` lists the optional methods. Arrays over domains
+are in the plan's order, `names`.
 """
 
+from mixstream.mixers import scaling_law
 from mixstream.mixers.ado import ADO
 from mixstream.mixers.aioli import Aioli
 from mixstream.mixers.doge import DoGE
@@ -40,4 +41,5 @@ __all__ = [
     "Temperature",
     "UniMax",
     "Validating",
+    "scaling_law",
 ]

@@ -1,8 +1,8 @@
-"""ADO: weights from scaling laws that are fitted to the domains' own losses while the model trains.
+"""ADO: weights from scaling laws that are fitted to the losses of the domains while the model trains.
 
-A domain gets rows in proportion to how fast a further row still lowers its loss. The laws are `scaling_law.py`'s, the
-loss curves that they are fitted to are `history.py`'s; here is what the paper does with them. In its symbols, at step t
-and for domain k, with the fitted L_k(n) = eps_k + beta_k n^-alpha_k:
+A domain gets rows in proportion to how fast another row still lowers its loss. `scaling_law.py` fits the laws,
+`history.py` keeps the loss curves; this file turns both into weights. In the paper's symbols, at step t and for domain
+k, with the fitted L_k(n) = eps_k + beta_k n^-alpha_k:
 
     speed_k  = -dL_k/dn = alpha_k beta_k n_k^-alpha_k / n_k
     h_k      = (1 - gamma1) h_k + gamma1 (rows of k in the step / rows of the step)           credit_K
@@ -10,7 +10,7 @@ and for domain k, with the fitted L_k(n) = eps_k + beta_k n^-alpha_k:
     pi_k     = (1 - gamma2) pibar_k + gamma2 rho_k                                            served_K, the weights
     pibar_k  = the mean of rho_k over all steps, mu_k in those before the first policy        average_K
 
-The invariant: what leaves is on the simplex and finite, whatever comes in.
+Invariant: the weights are finite and on the simplex, whatever is reported.
 
 Source: Jiang et al. 2024, "Adaptive Data Optimization: Dynamic Sample Selection with Scaling Laws", arXiv 2410.11820;
 section 1 of specs/mixing.md describes the released code.
@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
 from mixstream.mixers import scaling_law
-from mixstream.mixers.floors import clip, delta_min, lift
-from mixstream.mixers.history import History, Sampling
+from mixstream.mixers._floors import clip, delta_min, lift
+from mixstream.mixers._history import History, Sampling
 from mixstream.mixers.protocol import State
 from mixstream.mixers.scaling_law import ALPHA, LOG_BETA, LOG_EPS, Limits
 from mixstream.plan.weights import normalise
@@ -47,57 +47,57 @@ _CHOICES |= {"accept": ("each", "all"), "data_term": ("mean", "sum")}
 class ADO:
     """Adaptive Data Optimization.
 
-    `ADO()` is what to run; `ADO.reference()` is the released code. They differ, with these reasons:
+    `ADO()` is recommended; `ADO.reference()` is the released code. They differ in:
 
     | | reference | here | why |
     |---|---|---|---|
-    | `same_step` | yes | no | with the total as n, who is fed more appears to learn faster: positive feedback |
-    | `log_eps_min` | 0.5 | ln 0.01 | 0.5 says that no domain's loss can go below 1.65 nats: false for bytes and code |
-    | `data_term` | sum | mean | the limits of the laws give way to a sum from about 1000 points on |
-    | `accept` | all | each | one domain whose fit fails need not hold up the others for the rest of the run |
-    | `min_points` | 1 | 20 | the reference's first fit sees one point, through which any law goes |
+    | `same_step` | yes | no | with the total as n, domains that get more rows seem to learn faster: positive feedback |
+    | `log_eps_min` | 0.5 | ln 0.01 | 0.5 means that no loss can go below 1.65 nats: false for bytes and code |
+    | `data_term` | sum | mean | from about 1000 points on, a sum overrides the limits of the laws |
+    | `accept` | all | each | one failed fit does not stop the others for the rest of the run |
+    | `min_points` | 1 | 20 | the reference's first fit has one point, which fits any law |
     | `min_seen` | 0 | 10 | a domain not seen yet has no curve; the reference gives it the mean loss of the others |
     | `ignore_steps`, `update_interval` | 1000 | 500 | the first law of more than one point: at step 1000, not 2000 |
     | `max_points` | all | 512 | bounds the state and the cost of a fit; a curve of 3 parameters needs no more |
     | `p_min` | 0.01 | min(0.01, 0.25 / K) | with 100 domains, 0.01 for each would be everything |
     | `revive` | yes | no | weight 0 in the prior means that a domain is left out |
 
-    Both guard where the released code fails for good: losses that are NaN, infinite, zero or negative count as missing,
+    Both handle what makes the released code fail: losses that are NaN, infinite, zero or negative count as missing,
     laws use finite points alone, a domain without rows or with a flat or rising curve has speed 0, and if all have, rho
     is mu.
 
-    `ADO()` has its first policy at step 1000; before, it serves the prior, without a word. A run of less than a few
-    thousand steps has to set its windows lower. For one of 1000 steps
+    `ADO()` has its first policy at step 1000; until then it serves the prior. A run of less than a few thousand steps
+    has to set its windows lower. For one of 1000 steps
 
         ADO(window=51, ignore_steps=60, start_step=100, update_interval=100, subsample=2)
 
-    finds its first laws at step 100: 21 points, from 60 on, where `min_points` asks for 20. With subsample=5 they would
-    come at step 200, of 29 points.
+    fits its first laws at step 100, to the 21 points since step 60; `min_points` is 20. With subsample=5 it would fit
+    them at step 200, to 29 points.
 
     Args:
-        s: exponent of the credit h; 0 takes it out.
+        s: exponent of the credit h; 0 turns it off.
         gamma1: weight of the newest step in h.
         gamma2: weight of rho in the served weights; the rest is the running mean of rho.
         p_min: delta_min, the least share of a domain; None for min(0.01, 0.25 / K).
         floor_on: "rho" raises rho to `p_min` before it is averaged, so that weights can be lower for long (as
-            released); "p" raises the served weights, which then hold it at every step from the first policy on.
+            released); "p" raises the served weights, which are never lower from the first policy on.
         credit: what h averages: "rows" that were trained on (as released), or the "weights" they were drawn by (as in
             the paper).
-        same_step: n_k is the number of all sequences (as released), not the domain's own. Of the gain that the best
-            static mixture has over uniform in world W1, own counts recover 94 to 96 %, the total 69 to 86 %
+        same_step: n_k is the number of all sequences (as released), not that of the domain. Of the gain that the best
+            static mixture has over uniform in world W1, counts by domain recover 94 to 96 %, the total 69 to 86 %
             (specs/mixing.md section 5.2).
         start_step: first step that can lead to a policy, counted from 0; before, the weights are the prior.
         update_interval: steps between fits; there is one at each multiple that is not before `start_step`.
         ignore_steps: steps at the beginning whose losses are not fitted.
-        subsample: steps between fitted points, to begin with.
-        window: steps in a smoothing window, odd. There is no fit before so many steps.
+        subsample: steps between fitted points at first.
+        window: steps in a smoothing window, odd. No law is fitted in the first `window` steps.
         degree: of the smoothing polynomials.
-        max_points: points kept, beyond which every other one goes; None for all.
-        min_points: points that a domain's law needs.
-        min_seen: steps in which a domain must have had a loss before its points count; 0 also gives a domain that never
-            had one the mean loss of the step, as released.
-        accept: "each" domain's law by itself, or a refit only if "all" have one (as released).
-        alpha_floor: least alpha in the factor alpha of the speed; the curve keeps the fitted one.
+        max_points: points kept; beyond it every other point is dropped. None for all.
+        min_points: points that a law needs.
+        min_seen: steps with a loss that a domain needs before its points count; 0 also gives a domain without any loss
+            the mean loss of the step, as released.
+        accept: "each" law by itself, or a refit only if "all" domains have one (as released).
+        alpha_floor: least alpha in the factor alpha of the speed; the curve keeps the fitted alpha.
         alpha_max: upper limit of alpha.
         log_beta_max: upper limit of log beta, for n in sequences (of 1024 tokens, in the paper).
         log_eps_min: lower limit of log eps, eps in nats; `-math.inf` for none.
@@ -105,7 +105,7 @@ class ADO:
         revive: give domains of prior 0 their `p_min` too (as released).
 
     Raises:
-        ConfigError: a value that cannot be.
+        ConfigError: an option is out of its range.
     """
 
     s: float = 0.5
@@ -147,23 +147,23 @@ class ADO:
         if not self.alpha_max > 0 or math.isnan(self.log_beta_max + self.log_eps_min):
             raise ConfigError(
                 f"ADO limits alpha_max={self.alpha_max}, log_beta_max={self.log_beta_max} and"
-                f" log_eps_min={self.log_eps_min} leave no law; give an alpha_max above 0, and numbers"
+                f" log_eps_min={self.log_eps_min} allow no law; give an alpha_max above 0, and numbers"
             )
         _ = self._sampling  # checks its window
         if self.max_points is not None and self.max_points < 2 * self.min_points:
             raise ConfigError(
                 f"ADO max_points={self.max_points} would leave fewer than min_points={self.min_points} after every"
-                f" other one is dropped, and so no law; give {2 * self.min_points} or more"
+                f" other one is dropped, so no law could be fitted; give {2 * self.min_points} or more"
             )
 
     @classmethod
     def reference(cls, **overrides: Any) -> Self:
-        """Return the released code's form, with its defaults where `overrides` has no other.
+        """Return the form of the released code, with its defaults where `overrides` has no other.
 
-        Given sound losses its policies are those of the released code. It departs from the letter where that fails:
-        floors that add up to more than 1 are refused (there, weights are about uniform); losses that are not finite or
-        not positive count as missing (there, one ends all refits for good); curves that do not fall have speed 0, not
-        what the optimiser left of beta; and where no domain has a speed, rho is mu (there, NaN from then on).
+        For finite positive losses its policies are those of the released code. It differs where that code fails:
+        floors that add up to more than 1 raise (there, weights are about uniform); losses that are not finite or not
+        positive count as missing (there, one stops all refits); curves that do not fall have speed 0, not one from the
+        optimiser's last beta; and where no domain has a speed, rho is mu (there, NaN from then on).
         """
         released: dict[str, Any] = {
             "same_step": True,
@@ -196,12 +196,12 @@ class ADO:
         }
 
     def opening(self, state: State, step: int) -> Float64:
-        """Return the weights that are served until feedback leads to others."""
+        """Return the weights that are served until the first feedback."""
         return state["served_K"].copy()
 
     def update(self, state: State, feedback: Feedback) -> tuple[State, Float64]:
         """Return the state after one step's losses, and the weights, float64 [K], that follow."""
-        if feedback.step < 0:  # validation before any training: nothing here
+        if feedback.step < 0:  # a validation before any training
             return state, state["served_K"].copy()
         step, theta_K3 = int(state["step"]), state["theta_K3"]
         share_K = feedback.rows_K if self.credit == "rows" else feedback.weights_K
@@ -220,7 +220,7 @@ class ADO:
         return {**after, "theta_K3": theta_K3, "average_K": average_K, "served_K": served_K}, served_K.copy()
 
     def refit(self, state: State) -> Float64:
-        """Return the laws, float64 [K, 3], that follow from the curves in `state`; NaN for a domain without one."""
+        """Return the laws, float64 [K, 3], fitted to the curves in `state`; NaN for a domain without one."""
         before_K3 = state["theta_K3"]
         theta_K3 = scaling_law.fit(
             *History.load(state["history"]).points(self._sampling),
@@ -240,7 +240,7 @@ class ADO:
 
         Args:
             theta_K3: the laws; NaN for a domain without one, which gets its prior share of rho.
-            n_K: sequences that the laws' n counts by now.
+            n_K: the n of the laws by now, in sequences.
             prior_K: mu.
             credit_K: h.
             average_K: pibar.
@@ -259,8 +259,8 @@ class ADO:
     def adapt(self, state: State, source_K: Int64, prior_K: Float64, step: int) -> State:
         """Return the state for other domains.
 
-        A new domain begins as all domains did: h, pibar and its weight are its prior share, and it has no law until
-        enough of its own points are there. The others keep theirs, and share the rest as before.
+        A new domain begins as all domains did: h, pibar and its weight are its prior share, and it has no law until it
+        has enough points. The others keep theirs and share the rest in the same proportions.
         """
         prior_K = normalise(prior_K, what="the prior")
         self._floor(prior_K)
@@ -285,7 +285,7 @@ class ADO:
         }
 
     def explain(self, state: State) -> Mapping[str, Any]:
-        """Return the laws, the speeds in nats per sequence, h, pibar and each domain's number of fitted points."""
+        """Return the laws, the speeds in nats per sequence, h, pibar and the number of fitted points by domain."""
         history, theta_K3 = History.load(state["history"]), state["theta_K3"].copy()
         return {
             "log_beta": theta_K3[:, LOG_BETA],
@@ -298,10 +298,7 @@ class ADO:
         }
 
     def curves(self, state: State) -> tuple[Float64, Float64]:
-        """Return what the laws are fitted to: n and smoothed loss in nats, float64 [P, K]; NaN where there is none.
-
-        `scaling_law.loss_at(theta, n)` is the law beside it.
-        """
+        """Return the points that the laws (`scaling_law.loss_at`) are fitted to: n and loss, float64 [P, K], or NaN."""
         n_PK, loss_PK = History.load(state["history"]).points(self._sampling)
         return n_PK, loss_PK
 
@@ -319,10 +316,7 @@ class ADO:
     @property
     def _limits(self) -> Limits:
         return Limits(
-            log_beta_max=self.log_beta_max,
-            log_eps_min=self.log_eps_min,
-            alpha_max=self.alpha_max,
-            data=self.data_term,
+            log_beta_max=self.log_beta_max, log_eps_min=self.log_eps_min, alpha_max=self.alpha_max, data=self.data_term
         )
 
     def _enabled(self, prior_K: Float64) -> NDArray[np.bool_]:
@@ -345,5 +339,5 @@ class ADO:
 
 
 def _fitted(theta_K3: Float64) -> NDArray[np.bool_]:
-    """Tell which domains have a law, bool [K]."""
+    """Return which domains have a law, bool [K]."""
     return ~np.isnan(theta_K3[:, ALPHA])

@@ -1,11 +1,11 @@
-"""Aioli: measure how domains help each other by short probes on the way, then weigh them by it.
+"""Aioli: measure by short probes during training how domains help each other, and weigh them by it.
 
 Chen et al. 2024, "Aioli: A Unified Optimization Framework for Language Model Data Mixing", arXiv 2411.05735; code
 HazyResearch/aioli. Written from specs/mixing.md section 2.
 
-What lives here: when probes are, what they found, the estimate of A. What is done with A is `mixers.lmo`'s. Invariants:
-where probes lie, and in which order, depends on the options, the seed and the step alone, so the plan runs through
-them ahead of the feedback; weights of step t depend on the feedback up to t - 1 - lag alone.
+This file places the probes, collects what they measured and estimates A; `mixers.lmo` turns A into weights. Invariant:
+which step probes which domain depends on the options, the seed and the step alone, so batches are planned through the
+probes ahead of the feedback.
 
 Shape suffixes: K domains, N active domains (those whose prior is not 0), R sweeps, V validation groups.
 """
@@ -20,8 +20,8 @@ from typing import Any, Literal
 import numpy as np
 
 from mixstream.errors import ConfigError, FeedbackError
+from mixstream.mixers._probes import WORST_CONDITION, solve
 from mixstream.mixers.lmo import LMO, Targets, bind_targets, weigh_groups
-from mixstream.mixers.probes import WORST_CONDITION, solve
 from mixstream.mixers.protocol import State
 from mixstream.plan.rng import derive_key
 from mixstream.plan.weights import normalise as on_simplex
@@ -30,19 +30,19 @@ from mixstream.types import Feedback, Float64, Int64
 
 @dataclass(frozen=True, kw_only=True)
 class Aioli:
-    """Probe, solve, exploit; anew every `round_steps` steps (arXiv 2411.05735).
+    """Probe, solve, exploit, in rounds of `round_steps` steps (arXiv 2411.05735).
 
     A round begins at step `prior_steps` + r `round_steps`. First come the probes: `sweeps` times, in random order, one
     for each of the N domains whose prior is not 0; the probe of domain j trains `probe_steps` real steps on a mixture
-    of `one_hot` of j and (1 - `one_hot`) / (N - 1) of each other. Validation losses are wanted before the first probe
-    and after each: N R + 1 times a round. Column j of G is how much each loss fell in the probe of j, column j of P
-    what that probe was really made of, both averaged over the sweeps; A = G P^-1 goes to `LMO`. The rest of the round,
-    the exploit, trains on the weights that come out.
+    of `one_hot` of j and (1 - `one_hot`) / (N - 1) of each other. Validation losses are needed before the first probe
+    and after each: N R + 1 times a round. Column j of G is how much each loss fell in the probe of j, column j of P the
+    actual composition of that probe, both averaged over the sweeps; A = G P^-1 goes to `LMO`. The rest of the round,
+    the exploit, trains on the resulting weights.
 
     Only the exploit mixture waits. The last evaluation comes with the feedback of the last probe step, s - 1, and
-    shapes the weights from step s + lag on. The steps between, from s, still get the exploit weights of the round
-    before (the prior, if there was none), and so does the whole round if its estimate fails. With lag 0 there are no
-    such steps, and the timing is the reference's.
+    shapes the weights from step s + lag on. Steps s to s + lag - 1 still get the exploit weights of the round before
+    (the prior, if there was none), and so does the whole round if its estimate fails. With lag 0 there are no such
+    steps, and the timing is that of the reference.
 
     Args:
         round_steps: U (update_steps), steps of a round, probes included.
@@ -65,21 +65,21 @@ class Aioli:
 
     Differences from the paper and the released code:
 
-    - A is solved with the composition that the probes' batches really had (`Feedback.rows_K`), not with the one asked
-      for: whole rows are only near it. Equal where probes are exact. The released batches are far from it with many
-      domains (max(1, floor(p B)) rows, the remainder on the last domain, which may come out negative) and their probe
-      sets run out early, yet it solves with exact P.
-    - A round whose P is ill-conditioned (above 1e6), that lacks an evaluation or a step's feedback, or whose A is
-      constant, leaves the weights as they are; the reference divides 0 by 0. A validation loss that is not finite
-      costs that group's row of A, not the round.
+    - A is solved with the actual composition of the probes' batches (`Feedback.rows_K`), which whole rows only
+      approximate to the requested one. The released batches are far from it with many domains (max(1, floor(p B)) rows,
+      the remainder on the last domain, which can be negative) and their probe sets run out early, but P is the
+      requested one.
+    - A round whose P is ill-conditioned (above 1e6), that lacks an evaluation or the feedback of a step, or whose A is
+      constant, does not change the weights; the reference divides 0 by 0. A validation loss that is not finite drops
+      the row of its group from A, not the round.
     - Probe order comes from (seed, round, sweep), not from numpy's global generator.
     - A boundary between two rounds is evaluated once; the reference evaluates it twice.
-    - Rounds begin at prior_steps + r U. The released loop goes on to multiples of U, the same if U divides
-      prior_steps, and does not end with prior_steps 0, which here is a run without that phase.
+    - Rounds begin at prior_steps + r U. The released loop continues to multiples of U, which is the same if U divides
+      prior_steps, and does not end if prior_steps is 0, which here is a run without that phase.
     - Domains of prior 0 are neither probed nor drawn; their validation losses, if reported, count as groups. A domain
-      that has left the mix (`max_epochs`) helps as much as the others do on the average.
-    - Not reproduced, being bugs: options that are read and never parsed, steps subtracted from sequences, arrays
-      normalised in place (the raw A in `explain` is raw).
+      that has left the mix (`max_epochs`) gets the mean effect of the others.
+    - Bugs that are not reproduced: options that are read and never parsed, steps subtracted from sequences, arrays
+      normalised in place (the A in `explain` is raw).
 
     Raises:
         ConfigError: an option is out of its range; or, from `init`, the probes do not fit into a round.
@@ -110,17 +110,11 @@ class Aioli:
 
     @property
     def _lmo(self) -> LMO:
-        return LMO(
-            eta=self.eta,
-            mode="accumulate" if self.ema is None else "restart",
-            ema=self.ema,
-            normalise=self.normalise,
-            targets=self.targets,
-            w0=self.w0,
-        )
+        mode = "accumulate" if self.ema is None else "restart"
+        return LMO(eta=self.eta, mode=mode, ema=self.ema, normalise=self.normalise, targets=self.targets, w0=self.w0)
 
     def bind(self, names: tuple[str, ...], samples_K: Int64) -> Aioli:
-        """Return this for the domains `names`, in whose order targets are put; sizes do not matter."""
+        """Return this with `targets` in the order of the domains `names`; sizes are not used."""
         return replace(self, targets=bind_targets(self.targets, names))
 
     def init(self, prior_K: Float64) -> State:
@@ -135,11 +129,11 @@ class Aioli:
         return {"began": 0, "prior_K": prior_K, "lmo": law, "probing": {}, "estimate": {}, "solved": 0, "failed": 0}
 
     def opening(self, state: State, step: int) -> Float64:
-        """Return the weights of a `step` that comes too early for feedback: its probe's mixture, or the prior."""
+        """Return the weights of a `step` that no feedback can reach: the mixture of its probe, or the prior."""
         return self._weights(state, step)
 
     def wants_validation(self, state: State, step: int) -> bool:
-        """Tell whether `step` is the first of a probe, or the first after a round's probes."""
+        """Return whether `step` is the first of a probe, or the first after the probes of a round."""
         domains = _active(state)
         if domains < 2 or (place := self._place(state, step)) is None:
             return False
@@ -149,7 +143,7 @@ class Aioli:
         """Return the state after `feedback` and the weights of step `feedback.effective`.
 
         Raises:
-            FeedbackError: the number of validation groups is not what it was, or not what `targets` say.
+            FeedbackError: the number of validation groups has changed, or is not that of `targets`.
         """
         after = dict(state)
         if after["probing"]:
@@ -159,46 +153,44 @@ class Aioli:
         return after, self._weights(after, feedback.effective)
 
     def adapt(self, state: State, source_K: Int64, prior_K: Float64, step: int) -> State:
-        """Carry the weights over to other domains; go on at the first round that begins at `step` or later.
+        """Carry the weights over to other domains and begin a round at `step` or later; as `init`.
 
-        A running round is abandoned and the running mean of A dropped.
-
-        Raises:
-            ConfigError: see `init`.
+        The round in progress and the running mean of A are dropped.
         """
         after = dict(self.init(prior_K))
         after |= {"began": step, "lmo": self._lmo.adapt(state["lmo"], source_K, prior_K)}
         return after | {"solved": state["solved"], "failed": state["failed"]}
 
     def explain(self, state: State) -> Mapping[str, Any]:
-        """Return the weights, what they come from, and how sure it is.
+        """Return the weights and the measurements behind them.
 
         - `weights`, `score`: the exploit weights [K], and the column sums of v A [K] as used for them;
-        - `probe_share`: delta = N R m / U, the share of a round's steps that are probes;
-        - `rounds_solved`, `rounds_failed`: rounds that moved the weights, and rounds that could not;
-        - of the last round with all its evaluations: `condition` of P; unless it was too bad, `matrix` A [V, K] and
+        - `probe_share`: delta = N R m / U, the share of steps that are probes;
+        - `rounds_solved`, `rounds_failed`: rounds that moved the weights, and rounds that did not;
+        - of the last round with all its evaluations: `condition` of P; unless it was too large, `matrix` A [V, K] and
           `column_sums` of v A [K] before normalisation; with two sweeps or more `gain_error` [V, K] and
           `column_sums_error` [K], standard errors of G and of the column sums over the sweeps.
         """
         domains = _active(state)
         law = self._lmo.explain(state["lmo"])
-        told = {
-            **{name: law[name] for name in ("weights", "score")},
+        explained = {
+            "weights": law["weights"],
+            "score": law["score"],
             "probe_share": self._probing_steps(domains) / self.round_steps if domains > 1 else 0.0,
             "rounds_solved": state["solved"],
             "rounds_failed": state["failed"],
         }
-        return told | {name: np.array(value) for name, value in state["estimate"].items()}
+        return explained | {name: np.array(value) for name, value in state["estimate"].items()}
 
     def probe_order(self, number: int, sweep: int, domains: int) -> tuple[int, ...]:
-        """Return in which order round `number` probes its domains in `sweep`: a permutation of 0 … `domains` - 1."""
+        """Return the order in which round `number` probes its domains in `sweep`: a permutation of range(`domains`)."""
         return _probe_order(self.seed, number, sweep, domains)
 
-    # Where a step lies: from the options, the seed and where the state began, never from what feedback told.
+    # The place of a step, from the options, the seed and the step at which the state began, never from feedback.
 
     def _check(self, domains: int) -> None:
         if domains < 2:
-            return  # one domain has one mixture: there is nothing to probe
+            return  # a single domain is not probed
         if (steps := self._probing_steps(domains)) > self.round_steps:
             raise ConfigError(
                 f"the probes of {domains} domains take {domains} x {self.sweeps} sweeps x {self.probe_steps} steps = "
@@ -208,7 +200,7 @@ class Aioli:
         if not self.diagonal and abs(self.one_hot * domains - 1) * WORST_CONDITION < domains - 1:
             raise ConfigError(
                 f"one_hot = {self.one_hot} of {domains} domains makes all probes the same uniform mixture, from which "
-                f"nothing can be told; set one_hot well above {1 / domains:.3g}, such as 0.75"
+                f"nothing can be learned; set one_hot well above {1 / domains:.3g}, such as 0.75"
             )
 
     def _probing_steps(self, domains: int) -> int:
@@ -240,21 +232,21 @@ class Aioli:
         weights_K[active_N[probed]] = self.one_hot
         return weights_K
 
-    # What the probes found. `probing` is the round at work, empty between rounds and after one that broke off:
-    #   next: the step whose feedback must come next · steps: of the running probe that were fed back · done: probes
-    #   loss_V: at the last boundary · gain_RVN: fall of losses per probe · made_N: the running probe's composition,
-    #   summed over its steps · made_NN: column j, those of the probes of j, summed over the sweeps
+    # Measurements. `probing` is the round in progress, empty between rounds and after one that failed:
+    #   next: the step whose feedback must come next · steps: of the current probe with feedback · done: complete probes
+    #   loss_V: at the last boundary · gain_RVN: fall of losses per probe · made_N: composition of the current probe,
+    #   summed over its steps · made_NN: column j, compositions of the probes of j, summed over the sweeps
 
     def _open(self, state: State, feedback: Feedback) -> dict[str, Any]:
         """Begin a round with the losses before its first probe."""
         if feedback.validation_V is None:
             return {"failed": state["failed"] + 1}
         loss_V, domains = _finite(feedback.validation_V), _active(state)
-        weigh_groups(self.targets, len(loss_V))  # refuses a wrong number here, not at the end of the probes
+        weigh_groups(self.targets, len(loss_V))  # raises for a wrong number here, not at the end of the probes
         if self.diagonal and len(loss_V) != len(state["prior_K"]):
             raise FeedbackError(
                 f"{len(loss_V)} validation losses were reported for {len(state['prior_K'])} domains, and diagonal=True "
-                "asks how each domain helps itself: report one loss per domain, in the plan's order"
+                "measures how each domain helps itself: report one loss per domain, in the plan's order"
             )
         probing = {
             "next": feedback.step + 1,
@@ -268,7 +260,7 @@ class Aioli:
         return {"probing": probing}
 
     def _watch(self, state: State, feedback: Feedback) -> dict[str, Any]:
-        """Take in one step of a probe; at its end, how the losses fell; at the end of the last, solve."""
+        """Take in one step of a probe; at the end of the probe, the fall of losses; after the last probe, solve."""
         at, broken = dict(state["probing"]), {"probing": {}, "failed": state["failed"] + 1}
         if feedback.step != at["next"]:
             return broken
@@ -294,7 +286,7 @@ class Aioli:
         return {"probing": at} if at["done"] < self.sweeps * len(rows_N) else self._solve(state, at)
 
     def _solve(self, state: State, probing: Mapping[str, Any]) -> dict[str, Any]:
-        """Turn a round's probes into A, and A into weights."""
+        """Turn the probes of a round into A, and A into weights."""
         made_NN, active_N = probing["made_NN"] / self.sweeps, np.flatnonzero(state["prior_K"])
         gain_RVN, domains = probing["gain_RVN"], len(state["prior_K"])
         target_V = weigh_groups(self.targets, gain_RVN.shape[1])
@@ -318,4 +310,4 @@ def _probe_order(seed: int, number: int, sweep: int, domains: int) -> tuple[int,
 
 
 def _finite(loss_V: Float64) -> Float64:
-    return np.where(np.abs(loss_V) < 1e100, loss_V, np.nan)  # beyond it, differences could overflow
+    return np.where(np.abs(loss_V) < 1e100, loss_V, np.nan)  # so that differences do not overflow

@@ -1,4 +1,4 @@
-"""DoGE: more weight to domains whose gradients point where the targets' do.
+"""DoGE: more weight to domains whose gradients point in the direction of the targets' gradients.
 
 Fan et al. 2023, "DoGE: Domain Reweighting with Generalization Estimation", arXiv 2310.15393. Written from
 specs/mixing.md sections 2.4 and 3; the released code was not run.
@@ -29,7 +29,7 @@ HIGHEST_SCORE = 5.0
 class DoGE:
     """Exponentiated gradient on inner products of gradients (arXiv 2310.15393).
 
-    The trainer reports A_ij = <g_i, g_j> as `Feedback.matrix_VK`, whenever it has it: rows are targets, columns
+    The trainer reports A_ij = <g_i, g_j> as `Feedback.matrix_VK` when it has measured it: rows are targets, columns
     domains, g_j the gradient of domain j's loss (clipped to norm 1 in the paper). Then, with v the `targets`:
 
         score_j = lr clip(sum_i v_i A_ij / (mean_k ||g_k|| + 1e-6), 0, 5)      log p <- log p + score / mu
@@ -37,8 +37,8 @@ class DoGE:
     normalised. The method's result is the mean of p over the updates: `explain()["average"]`.
 
     Args:
-        learning_rate: lr, the trainer's; a constant here. Only lr / mu matters.
-        mu: strength of the regulariser, a Bregman divergence from the last weights; smaller moves faster.
+        learning_rate: lr of the trainer, constant here. Only lr / mu matters.
+        mu: strength of the regulariser, a Bregman divergence from the last weights; a smaller one moves faster.
         scaled: False: the matrix is the K x K Gram matrix of the domains' gradients, whose diagonal has the norms.
             True: the trainer has divided it by the mean norm; its rows may then be any, such as validation gradients.
         targets: v, how much each row counts; all 1 by default. See `LMO`.
@@ -46,11 +46,11 @@ class DoGE:
 
     Differences from the paper and the released code:
 
-    - The learning rate is constant, not the schedule's present value: a mixer is not told of the optimiser's. Scale the
-      matrix by the schedule and set `scaled=True` to have it.
-    - p starts at the prior; the paper's starts uniform (`w0="uniform"`).
-    - A domain's own gradient counts for its score where it is a target, as in the released code, whose branch that
-      would exclude it never runs.
+    - The learning rate is constant, since a mixer does not see the optimiser's schedule: scale the matrix by the
+      schedule and set `scaled=True` to follow it.
+    - p starts at the prior; in the paper, uniform (`w0="uniform"`).
+    - If a domain is a target, its own gradient counts for its score, as in the released code, where the branch that
+      excludes it never runs.
     - A domain whose gradient is missing (NaN on the diagonal; with `scaled=True`, in its whole column) gets score 0.
       A target whose row lacks any other number is left out.
 
@@ -78,7 +78,7 @@ class DoGE:
         return LMO(eta=self.learning_rate / self.mu, normalise=False, w0=self.w0)
 
     def bind(self, names: tuple[str, ...], samples_K: Int64) -> DoGE:
-        """Return this for the domains `names`, in whose order targets are put; sizes do not matter."""
+        """Return this with targets in the order of the domains `names`; sizes are not used."""
         return replace(self, targets=bind_targets(self.targets, names))
 
     def init(self, prior_K: Float64) -> State:
@@ -87,7 +87,7 @@ class DoGE:
         return {"lmo": law, "average_K": law["prior_K"].copy(), "steps": 0}
 
     def update(self, state: State, feedback: Feedback) -> tuple[State, Float64]:
-        """Take in the matrix, if one came; one that holds no gradient at all changes nothing.
+        """Take in the matrix, if one was reported; a matrix without any gradient has no effect.
 
         Raises:
             FeedbackError: its shape is not [V, K], or [K, K] where norms are on its diagonal, or a squared norm in it
@@ -120,7 +120,7 @@ class DoGE:
         }
 
     def _score(self, matrix_VK: Float64, active_K: NDArray[np.bool_]) -> Float64 | None:
-        """Return the clipped scores in units of lr, float64 [K]; None if there are none."""
+        """Return the clipped scores in units of lr, float64 [K]; None if no gradient is known."""
         domains = len(active_K)
         if matrix_VK.ndim != 2 or matrix_VK.shape[1] != domains or not (self.scaled or len(matrix_VK) == domains):
             raise FeedbackError(

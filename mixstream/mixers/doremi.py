@@ -29,23 +29,22 @@ class DoReMi:
     Every step, with s_k the excess loss of domain k: p_k <- p_k exp(eta s_k) / Z, then p <- (1 - c) p + c / K. The
     method's result is the mean of p over all steps, with which the real model is then trained: `explain()["average"]`.
 
-    The excess comes in one of two ways. Without `reference`, what the trainer reports as losses is the excess itself:
-    per token max(loss - reference loss, 0), averaged per domain, as in the paper. With it, plain losses are
-    reported, and the excess is max(mean loss - reference, 0) per domain, which needs no second model at hand, but lets
-    tokens that are easier than the reference's make up for harder ones.
+    Without `reference`, the reported losses are the excess itself: per token max(loss - reference loss, 0), averaged
+    per domain, as in the paper. With it, the trainer reports plain losses, and the excess is max(mean loss - reference,
+    0) per domain, which needs no second model, but tokens that are easier than for the reference offset harder ones.
 
     Args:
         eta: step size.
         smoothing: c, the share of uniform weight.
         reference: mean loss of the reference model per domain, in nats; by name, or in the plan's order.
-        serve: what to draw by, the "current" weights p or their "average" so far.
+        serve: the weights to draw by: the "current" p, or the "average" of p so far.
         w0: where the first step starts, the "prior" or "uniform"; `LMO`.
 
     Differences from the paper and the released code:
 
-    - There, rows are drawn at fixed weights and the proxy's loss is reweighted by p_k / weight_k. Here p is what rows
-      are drawn by, so that no gradient is scaled; noise differs, and domains of low weight are measured less often.
-    - p starts at the prior; the paper's starts uniform (`w0="uniform"`).
+    - There, rows are drawn by fixed weights and the proxy's loss is reweighted by p_k / weight_k. Here rows are drawn
+      by p and no gradient is scaled; noise differs, and domains of low weight are measured less often.
+    - p starts at the prior; in the paper, uniform (`w0="uniform"`).
     - A domain that is absent from a batch, or whose loss is not finite, keeps its last excess (0 before the first).
     - c / K is spread over the domains whose prior is not 0; the others stay at 0.
 
@@ -73,7 +72,7 @@ class DoReMi:
         return LMO(eta=self.eta, normalise=False, w0=self.w0, smoothing=self.smoothing)
 
     def bind(self, names: tuple[str, ...], samples_K: Int64) -> DoReMi:
-        """Return this with the reference in the order of `names`; sizes do not matter.
+        """Return this with the reference in the order of `names`; sizes are not used.
 
         Raises:
             ConfigError: the reference does not name these domains.
@@ -115,7 +114,7 @@ class DoReMi:
         return after, self._served(after)
 
     def adapt(self, state: State, source_K: Int64, prior_K: Float64, step: int) -> State:
-        """Carry weights, average and excess over to other domains; new ones come with an excess of 0."""
+        """Carry weights, average and excess over to other domains; new ones begin with an excess of 0."""
         after = dict(self.init(prior_K))
         law = self._lmo.adapt(state["lmo"], source_K, prior_K)
         excess_K = np.where(source_K >= 0, state["excess_K"][np.maximum(source_K, 0)], 0.0)
@@ -123,7 +122,7 @@ class DoReMi:
         return after | {"lmo": law, "excess_K": excess_K, "average_K": average_K, "steps": state["steps"]}
 
     def explain(self, state: State) -> Mapping[str, Any]:
-        """Return the weights p, their average over the steps (the method's result), and the excess losses."""
+        """Return the weights p, their average over the steps (the result of the method), and the excess losses."""
         return {
             "weights": self._lmo.weights(state["lmo"]),
             "average": state["average_K"].copy(),

@@ -1,15 +1,15 @@
-"""Exponentiated gradient on a mixing law, the engine of Aioli's family; and the mixer that takes any such law.
+"""Exponentiated gradient on a linear mixing law, for Aioli and its family; and a mixer for any such law.
 
-Chen et al. 2024, "Aioli: A Unified Optimization Framework for Language Model Data Mixing", arXiv 2411.05735: many ways
-to mix differ only in how they get the matrix A of a linear law, loss_i(t + 1) = loss_i(t) - b sum_j A_ij p_j, in which
-rows i are validation groups, columns j are domains and a positive entry says that domain j helps group i. What they do
-with A is one and the same step, and it lives here and nowhere else:
+Chen et al. 2024, "Aioli: A Unified Optimization Framework for Language Model Data Mixing", arXiv 2411.05735: many
+mixing methods differ only in how they find the matrix A of a linear law, loss_i(t + 1) = loss_i(t) - b sum_j A_ij p_j,
+where rows i are validation groups, columns j are domains, and a positive entry means that domain j helps group i. All
+take the same step with A, which is here:
 
     p_j  <-  p_j exp(eta sum_i v_i A_ij) / Z
 
-Front ends (`Aioli`, `SkillIt`, `DoReMi`, `DoGE`, `MatrixMixer`) hold an `LMO` and only bring A.
-Invariants: weights are kept as logarithms, so none overflows or is lost; a domain of prior 0 stays at 0; a number that
-is not finite never gets into the weights.
+`Aioli`, `SkillIt`, `DoReMi`, `DoGE` and `MatrixMixer` hold an `LMO` and supply A.
+Invariants: weights are kept as logarithms, so none overflows or vanishes; a domain of prior 0 stays at 0; numbers that
+are not finite never reach the weights.
 
 Shape suffixes: K domains, V validation groups.
 """
@@ -31,7 +31,7 @@ from mixstream.types import Feedback, Float64, Int64
 
 Mask = NDArray[np.bool_]
 Targets = Mapping[str, float] | Sequence[float] | None
-"""How much each validation group counts (v): by name, or one number for each in the plan's order; None: all count 1."""
+"""v, how much each validation group counts: by name, or a number for each in the plan's order; None for 1 each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +40,25 @@ class LMO:
 
     Args:
         eta: step size, >= 0.
-        mode: "accumulate" goes on from the weights at hand, true exponentiated gradient; "restart" takes every step
-            from the first weights.
-        ema: share of the old matrices in the running mean, 0 <= ema < 1: Abar <- (1 - ema) A + ema Abar; the first is
-            taken as it is. None: no mean, each A counts once.
-        normalise: bring A to one scale before use (`normalise_matrix`), so that eta means the same all along the run.
-        targets: v, how much each validation group counts. A mapping by name leaves out (v = 0) who is not named.
-        w0: where the first step starts: at the "prior", or "uniform" over the domains whose prior is not 0. It is not
-            what is served: until a matrix has come, the weights are the prior.
-        smoothing: c, uniform weight mixed in after every step, p <- (1 - c) p + c / K; what DoReMi does.
+        mode: "accumulate" steps from the current weights, true exponentiated gradient; "restart" takes every step from
+            the first weights.
+        ema: share of the old matrices in the running mean, 0 <= ema < 1: Abar <- (1 - ema) A + ema Abar, from the first
+            A on. None: no mean, each A counts once.
+        normalise: bring A to one scale before use (`normalise_matrix`), so that eta has the same effect all the time.
+        targets: v, how much each validation group counts; 0 for those that a mapping by name leaves out.
+        w0: where the first step starts: at the "prior", or "uniform" over the domains whose prior is not 0. Until the
+            first matrix, the weights are the prior in either case.
+        smoothing: c, uniform weight added after every step, p <- (1 - c) p + c / K; as in DoReMi.
 
     Raises:
         ConfigError: an option is out of its range.
+
+    One step from equal weights, with a matrix by which only the first domain helps:
+
+        >>> lmo = LMO(eta=1.0)
+        >>> state, weights_K = lmo.observe(lmo.begin(np.array([0.5, 0.5])), np.array([[1.0, 0.0], [0.0, 0.0]]))
+        >>> weights_K.round(3).tolist()  # e / (e + 1), 1 / (e + 1)
+        [0.731, 0.269]
     """
 
     eta: float = 0.2
@@ -78,18 +85,14 @@ class LMO:
         check_targets(self.targets)
 
     def bind(self, names: tuple[str, ...]) -> LMO:
-        """Return this with `targets` by name put into the order of `names`.
-
-        Raises:
-            ConfigError: a target is none of `names`.
-        """
+        """Return this with `targets` in the order of `names`; as `bind_targets`."""
         return replace(self, targets=bind_targets(self.targets, names))
 
     def begin(self, prior_K: Float64) -> State:
         """Return the state before any matrix; `prior_K` is float64 [K], any positive scale.
 
         Raises:
-            ConfigError: the prior is no point on the simplex, or targets by name have not been bound to an order.
+            ConfigError: the prior is not on the simplex, or targets by name have not been bound to an order.
         """
         if isinstance(self.targets, Mapping):
             raise ConfigError(_UNBOUND)
@@ -98,7 +101,7 @@ class LMO:
         return {"prior_K": prior_K, "log_K": log_K, "score_K": np.zeros(len(prior_K)), "observed": 0}
 
     def weights(self, state: State) -> Float64:
-        """Return the weights of `state`, float64 [K], summing to 1: the prior until a matrix has been taken in."""
+        """Return the weights of `state`, float64 [K], summing to 1: the prior until the first matrix."""
         if not state["observed"]:
             return state["prior_K"].copy()
         weights_K = np.exp(state["log_K"])
@@ -107,12 +110,12 @@ class LMO:
     def observe(self, state: State, matrix_VK: Float64) -> tuple[State, Float64]:
         """Return the state after one step of exponentiated gradient on A = `matrix_VK`, and its weights [K].
 
-        Rows that hold a number that is not finite are left out, as if their groups had not been measured; the running
-        mean keeps what it had of them. Where nothing usable is left (no row that a target counts, or a matrix that
-        cannot be normalised), the state is returned as it was. Columns of domains of prior 0 are not looked at.
+        Rows with a number that is not finite are ignored, as if their groups had not been measured; the running mean
+        keeps its old rows. If nothing usable is left (no row that a target counts, or a matrix that cannot be
+        normalised), the state is returned unchanged. Columns of domains of prior 0 are ignored.
 
         Raises:
-            FeedbackError: the matrix has other columns than there are domains, or other rows than `targets`.
+            FeedbackError: the number of columns is not that of domains, or the number of rows not that of `targets`.
         """
         matrix_VK = np.asarray(matrix_VK, dtype=np.float64)
         active_K: Mask = state["prior_K"] > 0
@@ -137,7 +140,7 @@ class LMO:
         return after, self.weights(after)
 
     def adapt(self, state: State, source_K: Int64, prior_K: Float64) -> State:
-        """Return the state for other domains: weights are carried over (`carry`), the running mean of A is dropped."""
+        """Return the state for other domains, with weights carried over (`carry`) and without the running mean of A."""
         after = dict(self.begin(prior_K))
         if state["observed"]:
             after["log_K"] = carry(state["log_K"], source_K, after["prior_K"])
@@ -145,7 +148,7 @@ class LMO:
         return after
 
     def explain(self, state: State) -> dict[str, Any]:
-        """Return the weights, the scores (column sums of v A as used) and how many matrices were taken in."""
+        """Return the weights, the scores (column sums of v A as used) and the number of matrices so far."""
         return {"weights": self.weights(state), "score": state["score_K"].copy(), "matrices": state["observed"]}
 
     def _start(self, prior_K: Float64) -> Float64:
@@ -153,7 +156,7 @@ class LMO:
         return _log(start_K)
 
     def _targets_of(self, matrix_VK: Float64, domains: int) -> Float64:
-        """Return v [V]; refuse a matrix that does not fit."""
+        """Return v [V]; raise FeedbackError for a matrix of another shape."""
         if matrix_VK.ndim != 2 or matrix_VK.shape[1] != domains:
             raise FeedbackError(
                 f"a matrix of shape {list(matrix_VK.shape)} was reported, and there are {domains} domains: give "
@@ -184,16 +187,16 @@ _UNBOUND = "targets are given by name, and no order of domains was set; call bin
 
 
 def check_targets(targets: Targets) -> None:
-    """Raise ConfigError if `targets` are no weights: finite, >= 0, not all zero. Their scale matters and is kept."""
+    """Raise ConfigError unless `targets` are weights: finite, >= 0, not all zero. Their scale matters and is kept."""
     if targets is not None:
         on_simplex(list(targets.values() if isinstance(targets, Mapping) else targets), what="targets")
 
 
 def bind_targets(targets: Targets, names: tuple[str, ...]) -> Targets:
-    """Return targets by name put into the order of `names`, 0 for who is not named; others as they are.
+    """Return targets by name in the order of `names`, 0 for names without one; other targets as they are.
 
     Raises:
-        ConfigError: a target is none of `names`.
+        ConfigError: a target is not one of `names`.
     """
     if not isinstance(targets, Mapping):
         return targets
@@ -203,11 +206,11 @@ def bind_targets(targets: Targets, names: tuple[str, ...]) -> Targets:
 
 
 def weigh_groups(targets: Targets, groups: int) -> Float64:
-    """Return v, float64 [V], for so many validation groups.
+    """Return v, float64 [V], for a number of validation groups.
 
     Raises:
         ConfigError: targets by name have not been bound to an order.
-        FeedbackError: there are more or fewer targets than groups.
+        FeedbackError: the number of targets is not that of groups.
     """
     if targets is None:
         return np.ones(groups)
@@ -216,17 +219,16 @@ def weigh_groups(targets: Targets, groups: int) -> Float64:
     if len(targets) != groups:
         raise FeedbackError(
             f"{groups} validation groups were reported, and targets weigh {len(targets)}: give one target for each "
-            "group, or none to let all count the same"
+            "group, or none to weigh all alike"
         )
     return np.asarray(targets, dtype=np.float64)
 
 
 def normalise_matrix(matrix_VK: Float64) -> Float64:
-    """Return the matrix with no entry below 0 and all adding up to 1; all NaN where there is no such thing.
+    """Return the matrix with no entry below 0 and sum 1; all NaN if its entries are equal and <= 0.
 
-    If the smallest entry is negative, it is taken from every entry; then all are divided by their sum. NaN entries
-    (not measured) take no part and stay NaN. A matrix of equal entries <= 0 sums to 0 and says nothing about which
-    domain is better. Aioli's `aioli_normalize_A`, without its division 0 / 0.
+    If the smallest entry is negative, it is subtracted from every entry; then all are divided by their sum. NaN entries
+    (not measured) are ignored and stay NaN. Aioli's `aioli_normalize_A`, without its division 0 / 0.
     """
     known_VK = np.isfinite(matrix_VK)
     if not known_VK.any():
@@ -242,12 +244,12 @@ def normalise_matrix(matrix_VK: Float64) -> Float64:
 def carry(log_K: Float64, source_K: Int64, prior_K: Float64) -> Float64:
     """Return log-weights over other domains, float64 [K], of a distribution that sums to 1.
 
-    Domains that were there keep their weights relative to each other, and together what the prior gives them; domains
-    that are new, or had weight 0, get their share of the prior; domains of prior 0 get none.
+    Domains that stay keep their weights relative to each other, and get together their share of the prior; domains that
+    are new, or had weight 0, get their own share of the prior; domains of prior 0 get none.
 
     Args:
         log_K: log-weights over the old domains; -inf is weight 0.
-        source_K: int64 [K], for each new domain its place among the old ones, -1 if it was not there.
+        source_K: int64 [K], the place of each new domain among the old ones, -1 if it is not one of them.
         prior_K: float64 [K], prior over the new domains, summing to 1.
     """
     old_K = np.where(source_K >= 0, log_K[np.maximum(source_K, 0)], -np.inf)
@@ -259,12 +261,12 @@ def carry(log_K: Float64, source_K: Int64, prior_K: Float64) -> Float64:
 
 
 def carry_weights(weights_K: Float64, source_K: Int64, prior_K: Float64) -> Float64:
-    """Return what `carry` does, of weights rather than their logarithms."""
+    """As `carry`, for weights instead of their logarithms."""
     return np.exp(carry(_log(weights_K), source_K, prior_K))
 
 
 def _known(matrix_VK: Float64, active_K: Mask) -> Mask:
-    """Tell which groups [V] have been measured in all the active domains."""
+    """Return which groups [V] have been measured in all active domains."""
     return np.asarray(np.isfinite(matrix_VK[:, active_K]).all(axis=1))
 
 
@@ -282,12 +284,12 @@ def _log_normalised(log_K: Float64) -> Float64:
 class MatrixMixer:
     """Weights from any matrix A that the trainer measures: inner products of gradients, ablations, influence.
 
-    Whenever `Feedback.matrix_VK` comes it is taken in, one step of exponentiated gradient; in between, weights stay.
-    Until the first one the prior is served. It hosts methods such as PiKE (arXiv 2502.06244) and R&B (2505.00358),
-    whose matrices only the trainer can compute.
+    Every reported `Feedback.matrix_VK` is one step of exponentiated gradient; until the first, the weights are the
+    prior. It fits methods such as PiKE (arXiv 2502.06244) and R&B (2505.00358), whose matrices only the trainer can
+    compute.
 
     Args:
-        lmo: what is done with A; its step size, running mean, normalisation and targets.
+        lmo: step size, running mean, normalisation and targets of the step.
     """
 
     needs_matrix: ClassVar[bool] = True
@@ -295,7 +297,7 @@ class MatrixMixer:
     lmo: LMO = LMO()
 
     def bind(self, names: tuple[str, ...], samples_K: Int64) -> MatrixMixer:
-        """Return this for the domains `names`, in whose order targets are put; sizes do not matter."""
+        """Return this with targets in the order of the domains `names`; sizes are not used."""
         return replace(self, lmo=self.lmo.bind(names))
 
     def init(self, prior_K: Float64) -> State:
@@ -303,7 +305,7 @@ class MatrixMixer:
         return self.lmo.begin(prior_K)
 
     def update(self, state: State, feedback: Feedback) -> tuple[State, Float64]:
-        """Take in the matrix, if one came.
+        """Take in the matrix, if one was reported.
 
         Raises:
             FeedbackError: its shape is not [V, K].
@@ -317,5 +319,5 @@ class MatrixMixer:
         return self.lmo.adapt(state, source_K, prior_K)
 
     def explain(self, state: State) -> Mapping[str, Any]:
-        """Return the weights, the scores of the domains by the last matrix, and how many matrices came."""
+        """Return the weights, the scores of the domains by the last matrix, and the number of matrices so far."""
         return self.lmo.explain(state)

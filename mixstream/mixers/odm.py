@@ -1,9 +1,9 @@
-"""ODM: domains as the arms of a bandit, paid by their training loss; in the paper's form and in both released ones.
+"""ODM: domains as arms of a bandit, rewarded by their training loss; in the paper's form and both released ones.
 
-Rule 1: one call of `update` is one optimiser step. All domains of the step are judged by the same old weights, then
-there is one softmax and one new exploration rate.
-Rule 2: nothing that a trainer may report (a NaN, an infinity, a zero, a step without losses) leaves a trace that is not
-a finite number, and a domain of prior 0 has weight 0 for ever.
+Rule 1: one call of `update` is one optimiser step: the rewards of all its domains use the same old weights, followed by
+one softmax and one new exploration rate.
+Rule 2: the state stays finite whatever is reported (a NaN, an infinity, a zero, a step without losses), and a domain of
+prior 0 always has weight 0.
 
 Source: Albalak, Pan, Raffel, Wang, "Efficient Online Data Mixing For Language Model Pre-Training", 2023
 (arXiv 2312.02406); the code released with it (alon-albalak/online-data-mixing); DataFlex's `odm_mixer`. Formulas are
@@ -31,11 +31,11 @@ _SMOOTHING = {"paper": 0.9, "smoothed": 0.9, "smoothed_single": 0.9}
 _SCALE = {"paper": 1.0, "exp3": 0.1}
 _FORMS = ("paper", "exp3", "smoothed", "smoothed_single")
 
-# Guards: far above what a language model reports, so that one broken loss passes and does not decide the run.
-_LOSS_LIMIT = 30.0  # nats, before exp(): e^30 is no perplexity
-_REWARD_LIMIT = 10.0  # of Exp3's reward, which its theory wants in [0, 1] and which is never forgotten
-_ESTIMATE_LIMIT = 1e6  # of the paper form's estimate; DataFlex has 1e4, which hundreds of domains reach honestly
-_P_LIMIT = 1e-12  # a weight below has never drawn a row
+# Limits far above the losses of a language model, so that one wrong loss does not decide the run.
+_LOSS_LIMIT = 30.0  # nats, before exp()
+_REWARD_LIMIT = 10.0  # of Exp3's reward, which should be in [0, 1] and which is never forgotten
+_ESTIMATE_LIMIT = 1e6  # of the paper form's estimate; DataFlex has 1e4, which hundreds of domains can reach
+_P_LIMIT = 1e-12  # no smaller weight ever draws a row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class ODM:
 
     With estimates R_k = 0 at first, and t the iteration (1 for the run's first step), every step does
 
-        R_k   <- form (below), for every domain that the step has a loss of; others keep theirs
+        R_k   <- form (below), for every domain with a loss in the step; the others keep theirs
         eps_t  = min(1/K, sqrt(ln K / (K t)))
         p_k    = (1 - K eps_t) softmax_k(eps_{t-1} R) + eps_t
 
@@ -59,37 +59,34 @@ class ODM:
     step was drawn by (`Feedback.weights_K`; under a lag that is not the newest). K counts the domains of positive
     prior. Weights are those of rows.
 
-    `ODM()` is the paper's algorithm with nothing added, since every addition is a number that depends on the run. It
-    begins uniform (eps_t = 1/K while t <= K ln K), so it needs no warm-up, which would have to be a part of the run's
-    unknown length; and no weight is ever below eps_t, so every estimate stays fresh. What others run, to type:
+    `ODM()` is the algorithm of the paper, without options that depend on the run. It begins uniform (eps_t = 1/K while
+    t <= K ln K), so it needs no warm-up; and no weight is ever below eps_t, so every estimate is updated. Others use:
 
     - released, 1B and 3B: `ODM(form="smoothed", smoothing=0.5, warmup=2000)`;
     - DataFlex: `ODM(reward_scale=15, min_exploration=0.03, logit_range=5, warmup=n, count_warmup=False)`.
 
-    Know what each form tends to. eps_t falls, so the paper form and the single form lose contrast with time: late in a
-    run weights are near uniform, whatever the prior (`min_exploration` keeps the contrast, and the floor with it).
-    "smoothed" tends to weights in proportion to perplexity; "exp3", where every domain is in every step, to weights in
-    proportion to the loss (then all R grow alike).
+    In the long run: eps_t falls, so the paper form and the single form lose contrast and end near uniform, whatever the
+    prior (`min_exploration` keeps the contrast, and the floor with it). "smoothed" tends to weights in proportion to
+    perplexity; "exp3", if every domain is in every step, to weights in proportion to the loss.
 
     Differences from the sources:
 
-    - A batch here holds many domains, where the paper draws one per micro-batch. A domain that is in a step counts as
-      drawn once, by its mean loss, however many rows it had: the released group update. With one domain in the step
-      it is the single update.
-    - A step without any loss leaves weights and eps as they are.
+    - A batch holds many domains; the paper draws one per micro-batch. A domain in a step counts as drawn once, by its
+      mean loss, however many rows it had: the released group update, or with one domain the single update.
+    - A step without any loss does not change weights or eps.
     - A domain whose prior is 0 is left out for good. The released code would give it eps_t.
-    - Guards: a loss that is not finite counts as absent; exp(loss) takes at most 30 nats, an Exp3 reward at most 10,
-      the paper form's |R| at most 1e6. The first estimate of domains that join in mid-run is the mean of the others'.
+    - A loss that is not finite counts as absent; exp(loss) takes at most 30 nats, an Exp3 reward at most 10, the paper
+      form's |R| at most 1e6. The first estimate of domains that join during a run is the mean of the others.
 
     Args:
-        form: which estimate, see above.
+        form: of the estimate, see above.
         smoothing: a, in [0, 1); 0.9 unless given. "exp3" has none.
         reward_scale: s, above 0; 1 in the paper form, 0.1 in "exp3". The smoothed forms have none.
-        warmup: first iterations that keep the prior and learn nothing.
-        count_warmup: whether t counts those (as released: exploration is small when they end) or begins after them
-            (as in DataFlex: uniform weights come next).
+        warmup: first iterations, which keep the prior and learn nothing.
+        count_warmup: whether t counts them (as released: exploration is small when they end) or starts after them (as
+            in DataFlex: uniform weights follow).
         min_exploration: lower limit of eps_t, which itself never exceeds 1/K.
-        logit_range: how far below the largest a logit eps R can lie; None for no limit. "smoothed" has no logits.
+        logit_range: largest distance of a logit eps R below the largest; None for no limit. "smoothed" has no logits.
     """
 
     form: Form = "paper"
@@ -118,7 +115,7 @@ class ODM:
             raise ConfigError(f"ODM min_exploration={self.min_exploration} must lie in [0, 1]")
 
     def init(self, prior_K: Float64) -> State:
-        """Return the state before any loss: estimates of 0, weights of the prior, the widest exploration."""
+        """Return the state before any loss: estimates 0, weights of the prior, the largest exploration rate."""
         prior_K = np.array(prior_K, dtype=np.float64)
         return {
             "prior_K": prior_K,
@@ -142,14 +139,14 @@ class ODM:
         return after, weights_K.copy()
 
     def opening(self, state: State, step: int) -> Float64:
-        """Return the weights, float64 [K], until feedback arrives: the prior, or what `adapt` made of the estimates."""
+        """Return the weights, float64 [K], until the first feedback: the prior, or those of `adapt`."""
         return state["weights_K"].copy()
 
     def adapt(self, state: State, source_K: Int64, prior_K: Float64, step: int) -> State:
         """Return the state for other domains, from `step` on.
 
-        Domains that stay keep their estimates; new ones begin with the mean of these, so that they are neither
-        preferred nor starved. Weights follow from the estimates at once; they are the prior where nothing is known yet.
+        Domains that stay keep their estimates; new ones begin with the mean of these. Weights follow from the estimates
+        at once; they are the prior while there are none.
         """
         fresh = self.init(prior_K)
         enabled_K = fresh["prior_K"] > 0
@@ -173,7 +170,7 @@ class ODM:
         if self.form in ("smoothed", "smoothed_single"):
             return self._average(old, np.exp(np.minimum(loss, _LOSS_LIMIT)))
         scale = _SCALE[self.form] if self.reward_scale is None else self.reward_scale
-        # Limited before it is scaled and divided, so that neither overflows.
+        # Limited before scaling and dividing, so that neither overflows.
         limit = (_REWARD_LIMIT if self.form == "exp3" else _ESTIMATE_LIMIT) / scale
         reward = scale * np.clip(loss, -limit, limit) / np.maximum(p, _P_LIMIT)
         if self.form == "exp3":

@@ -1,14 +1,17 @@
-"""What a mixer has to be, and what it may be besides. Nothing else is asked of it: no base class, no registration.
+"""The methods that a mixer must have, and those that it may have. There is no base class and no registration.
 
-A policy that learns is a `Mixer`; one that knows its weights beforehand is an `OpenLoop`; fixed proportions are a
-`Static`. The other protocols are single methods that any mixer may have on top. Arrays over domains stand in the
-plan's canonical order (domains sorted by name).
+A policy that learns is a `Mixer`; one whose weights depend on the step alone is an `OpenLoop`; fixed proportions are a
+`Static`. The other protocols are single methods that any mixer may add. Arrays over domains are in the plan's order.
 
-A mixer that only learns from `Feedback.matrix_VK` says so by a class attribute `needs_matrix = True`, so that a trainer
-that never measures one is told.
+A mixer that learns from `Feedback.matrix_VK` alone has a class attribute `needs_matrix = True`, so that the loader can
+warn a trainer that never reports one.
 
 State is a dict of numbers, strings, lists and numpy arrays; the library turns it into JSON and back, bit for bit
-(`feedback.json_arrays`). Methods are pure: equal arguments give equal results, and what is passed in is left as it was.
+(`feedback.json_arrays`). Methods are pure: equal arguments give equal results, and arguments are never changed.
+
+    >>> from mixstream.mixers import ADO, Schedule, Static
+    >>> isinstance(ADO(), Mixer), isinstance(Schedule({0: {"web": 1}}), OpenLoop), isinstance(Static({"web": 1}), Mixer)
+    (True, True, False)
 
 Shape suffixes: K domains, V validation groups.
 """
@@ -28,7 +31,7 @@ State = Mapping[str, Any]
 class Mixer(Protocol):
     """A policy that learns from losses.
 
-    The weights of the first steps, up to the first that feedback can reach, are the prior (but see `Opening`).
+    The first steps, which no feedback can reach, are drawn by the prior (but see `Opening`).
     """
 
     def init(self, prior_K: Float64) -> State:
@@ -38,14 +41,14 @@ class Mixer(Protocol):
     def update(self, state: State, feedback: Feedback) -> tuple[State, Float64]:
         """Return the state after `feedback` and the weights, float64 [K], of step `feedback.effective`.
 
-        Pure. Called once for every step, in order, from a thread of its own.
+        Called once for every step, in order, in the feedback thread.
         """
         ...
 
 
 @runtime_checkable
 class OpenLoop(Protocol):
-    """A policy that knows its weights beforehand, from the step alone."""
+    """A policy whose weights depend on the step alone."""
 
     def weights_at(self, step: int, names: tuple[str, ...]) -> Float64:
         """Return the weights of `step`, float64 [K], in the order of `names`."""
@@ -54,10 +57,10 @@ class OpenLoop(Protocol):
 
 @runtime_checkable
 class Binding(Protocol):
-    """A policy that is stated by domain names or depends on domains' sizes."""
+    """A policy that is given by domain names or depends on the sizes of domains."""
 
     def bind(self, names: tuple[str, ...], samples_K: Int64) -> Any:
-        """Return the `Mixer`, `OpenLoop` or `Static` for these domains, in this order, with so many samples each.
+        """Return the `Mixer`, `OpenLoop` or `Static` for the domains `names`, which have `samples_K` samples.
 
         Raises:
             ConfigError: it does not fit the domains.
@@ -70,45 +73,42 @@ class Opening(Protocol):
     """A mixer whose first weights are not the prior."""
 
     def opening(self, state: State, step: int) -> Float64:
-        """Return the weights, float64 [K], of a `step` that comes too early for any feedback to reach it.
-
-        `state` is what `init` or `adapt` returned.
-        """
+        """Return the weights, float64 [K], of a `step` that no feedback can reach, from a new or adapted `state`."""
         ...
 
 
 @runtime_checkable
 class Validating(Protocol):
-    """A mixer that needs validation losses at steps that it knows beforehand."""
+    """A mixer that needs validation losses at steps which it can name in advance."""
 
     def wants_validation(self, state: State, step: int) -> bool:
-        """Tell whether the model is to be evaluated before it trains on `step`, that is, after step - 1.
+        """Return whether the model has to be evaluated before it trains on `step`, that is, after step - 1.
 
-        The losses come with the feedback of step - 1. Depends on nothing in `state` that feedback changes.
+        The losses come with the feedback of step - 1. The result must not depend on anything that feedback changes.
         """
         ...
 
 
 @runtime_checkable
 class Adapting(Protocol):
-    """A mixer that keeps what it learned when domains come or go in mid-run."""
+    """A mixer that keeps its state when domains are added or removed during a run."""
 
     def adapt(self, state: State, source_K: Int64, prior_K: Float64, step: int) -> State:
-        """Return the state to go on with at `step`, with other domains.
+        """Return the state for other domains, from `step` on.
 
         Args:
             state: of the old domains.
-            source_K: int64 [K], for each new domain its place among the old ones, -1 if it was not there.
+            source_K: int64 [K], the place of each new domain among the old ones, -1 if it is not one of them.
             prior_K: float64 [K], prior over the new domains.
-            step: the first that is drawn with the new domains.
+            step: the first step that is drawn from the new domains.
         """
         ...
 
 
 @runtime_checkable
 class Explaining(Protocol):
-    """A mixer that can tell how it came to its weights."""
+    """A mixer that can explain its weights."""
 
     def explain(self, state: State) -> Mapping[str, Any]:
-        """Return what it goes by now, for logs and pictures: name -> number, or array whose last axis is domains."""
+        """Return the numbers behind its weights: name -> number, or array whose last axis is the domains."""
         ...

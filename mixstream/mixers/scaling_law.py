@@ -1,17 +1,17 @@
-"""Scaling laws of single domains: L(n) = eps + beta n^-alpha, fitted to losses seen so far.
+"""Scaling laws of single domains: L(n) = eps + beta n^-alpha, fitted to the losses so far.
 
-Pure numerics: arrays in, arrays out, nothing random. A law is theta = (log beta, log eps, alpha), and its domain is
-fitted independently of the others; all of them go through the same array operations, which release the GIL.
+Pure numerics: arrays in, arrays out, nothing random. A law is theta = (log beta, log eps, alpha). Each domain is fitted
+independently; all go through the same array operations, which release the GIL.
 
 The objective of a domain with points (n_i, y_i) is that of ADO's released code (specs/mixing.md section 1.3):
 
     F = sum_i Huber( log L(n_i) - log y_i ) + hinges,   Huber's delta 1e-3
     hinges = max(alpha - 0.8, 0) - min(alpha, 0.001) + max(log beta - 6.5, 0) + max(0.5 - log eps, 0)
 
-It is minimised from a grid of 512 starts, as there. Instead of running an optimiser from each, the starts are scored
-on a few points, the best are polished, and the best of these once more on all points. What polishes is a damped
-Gauss-Newton method (Levenberg-Marquardt) with Huber's weights, which treats the hinges exactly: inside a piece
-between kinks they are linear, a step ends at a kink, and a coordinate stays at a kink whose two slopes enclose zero.
+It is minimised from the same grid of 512 starts. Instead of running an optimiser from each, the starts are scored on a
+few points, the best are polished, and the best of these again on all points. The polishing is a damped Gauss-Newton
+method (Levenberg-Marquardt) with Huber's weights, which treats the hinges exactly: between kinks they are linear, a
+step ends at a kink, and a coordinate stays at a kink whose two slopes enclose zero.
 
 Source: Jiang et al. 2024, "Adaptive Data Optimization", arXiv 2410.11820; Hoffmann et al. 2022 for Huber in log space.
 
@@ -31,7 +31,7 @@ from mixstream.types import Float64, Int64
 
 LOG_BETA, LOG_EPS, ALPHA = range(3)
 FLAT = -20.0
-"""The least log beta: exp(-20) nats are no slope that any loss could show."""
+"""The least log beta: a slope of exp(-20) nats cannot be measured."""
 
 _DELTA = 1e-3  # Huber: squares below, absolute values above
 _ALPHA_MIN = 1e-3
@@ -44,15 +44,15 @@ _ROUGH, _SWEEPS, _DOMAINS_AT_ONCE = 30, 80, 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Where the hinges of the objective begin, and against what they stand.
+    """Where the hinges of the objective begin, and how the data term is scaled against them.
 
     Attributes:
         log_beta_max: upper limit of log beta; beta is in nats, with n counted in rows.
         log_eps_min: lower limit of log eps, the log of the irreducible loss in nats; -inf for none.
         alpha_max: upper limit of alpha.
-        data: "sum" over points, as the released code has it: every point pulls with up to 1e-3, a hinge pushes back
-            with 1, so that limits give way from about 1000 points on. "mean": they hold however many points there are;
-            inside the limits the minimum is the same.
+        data: "sum" over points, as in the released code: every point pulls with up to 1e-3, a hinge pushes back with 1,
+            so that limits no longer hold from about 1000 points on. "mean": they hold for any number of points; inside
+            the limits the minimum is the same.
     """
 
     log_beta_max: float = 6.5
@@ -67,7 +67,7 @@ class Limits:
 
 
 class _Points(NamedTuple):
-    """What the minimisations go by: one row each."""
+    """The points of each minimisation, one row each."""
 
     log_n_MP: Float64
     log_loss_MP: Float64
@@ -163,9 +163,9 @@ def _polished(theta_DS3: Float64, points: _Points, limits: Limits, sweeps: int, 
 def _flat_marked(theta_D3: Float64, points: _Points, limits: Limits) -> Float64:
     """Return laws with the best constant, and log beta = FLAT, where beta's part shows no fall over the points.
 
-    On a flat or rising curve the optimiser's beta and alpha are chance, and so would be the speed: it stops at alpha's
-    lower limit, with a large beta, about 1e-9 of F a point from the optimum. Where all points stand at one n, no law is
-    preferred to another.
+    On a flat or rising curve beta and alpha of the optimiser are arbitrary, and so would be the speed: it stops at the
+    lower limit of alpha, with a large beta, about 1e-9 of F a point from the optimum. Where all points have one n, no
+    law is preferred to another.
     """
     usable_DP = points.weight_MP > 0
     first_D = np.where(usable_DP, points.log_n_MP, np.inf).min(axis=1)
@@ -271,7 +271,7 @@ def _polish(theta_M3: Float64, points: _Points, limits: Limits, sweeps: int, gai
         trial = _evaluate(trial_M3, points)
         trial_M = trial.value_M + _hinges(trial_M3, limits)
         gain_M = value_M - trial_M
-        better_M = (gain_M > 0) & (idle_M < 4)  # what is done stays, however long others take
+        better_M = (gain_M > 0) & (idle_M < 4)  # a finished minimisation does not change while others continue
         idle_M = np.where((gain_M > least_M + gain * value_M) & (idle_M < 4), 0, idle_M + 1)
         damping_M = np.where(better_M, np.maximum(damping_M / 5, 1e-9), damping_M * 4)
         theta_M3 = np.where(better_M[:, None], trial_M3, theta_M3)
@@ -301,7 +301,7 @@ def _step(theta_M3: Float64, model: _Model, damping_M: Float64, limits: Limits) 
     down_M3, up_M3 = np.maximum(low_M3 - theta_M3, -3.0), np.minimum(high_M3 - theta_M3, 3.0)
     fixed_M3 = down_M3 == up_M3
     step_M3 = np.zeros_like(theta_M3)
-    for _ in range(3):  # what a bound stops is fixed there, and the others are solved for anew
+    for _ in range(3):  # a coordinate stopped by a bound is fixed there, and the others are solved for again
         along_M3 = np.einsum("mij,mj->mi", hessian_M33, np.where(fixed_M3, step_M3, 0.0))
         free_M3 = _solve(hessian_M33, np.where(fixed_M3, 0.0, -(gradient_M3 + along_M3)), fixed_M3)
         step_M3 = np.where(fixed_M3, step_M3, np.clip(free_M3, down_M3, up_M3))

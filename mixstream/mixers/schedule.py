@@ -1,4 +1,4 @@
-"""Weights that change at steps known beforehand: curricula, warm-ups, the upsampling of good data at the end."""
+"""Weights that change at given steps: curricula, warm-ups, upsampling of good data at the end."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from mixstream.types import Float64, Int64
 
 @dataclass(frozen=True)
 class Schedule:
-    """Piecewise weights by step.
+    """Piecewise weights by step: constant from one entry to the next, or linear between them.
 
-    `Schedule({0: {"web": 0.9, "code": 0.1}, 10_000: {"web": 0.5, "code": 0.5}})` changes at step 10,000; with
-    `kind="linear"` weights move in a straight line from one entry to the next. After the last entry they stay. A
-    schedule may be as long as the log of a run: `weights_at` looks up one entry, or two.
+    After the last entry they stay. A schedule may be as long as the log of a run: a look-up reads one or two entries.
+
+        >>> schedule = Schedule({0: {"web": 0.9, "code": 0.1}, 1000: {"web": 0.5, "code": 0.5}}, kind="linear")
+        >>> schedule.weights_at(500, names=("code", "web")).round(3).tolist()
+        [0.3, 0.7]
 
     Args:
         weights: step -> weight per domain name, any positive scale. Must begin at step 0.
@@ -33,7 +35,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if 0 not in self.weights or min(self.weights) < 0:
-            raise ConfigError(f"a Schedule says what holds from step 0 on; its steps are {sorted(self.weights)}")
+            raise ConfigError(
+                f"a Schedule must have weights for step 0 and no negative step; its steps are {sorted(self.weights)}"
+            )
         if fractions := sorted(step for step in self.weights if step != int(step)):
             raise ConfigError(f"Schedule steps are whole numbers; got {fractions[:5]}")
         if self.kind not in ("step", "linear"):
@@ -54,7 +58,7 @@ class Schedule:
 
     @cached_property
     def _steps(self) -> Int64:
-        """The steps at which something changes, int64, ascending."""
+        """The steps of the entries, int64, ascending."""
         return np.array(sorted(self.weights), dtype=np.int64)
 
     def _entry(self, step: int, names: tuple[str, ...]) -> Float64:

@@ -1,4 +1,4 @@
-"""Skill-It: a graph of which domain teaches what, measured beforehand, times what is still to be learned.
+"""Skill-It: a graph of how much each domain helps each group, measured beforehand, times the current losses.
 
 Chen et al. 2023, "Skill-it! A Data-Driven Skills Framework for Understanding and Training Language Models", arXiv
 2307.14430. Written from specs/mixing.md sections 2.4 and 3; the released code was not run.
@@ -26,29 +26,29 @@ Graph = Mapping[str, Mapping[str, float]] | Sequence[Sequence[float]]
 class SkillIt:
     """Restarted exponentiated gradient on A_ij = Lw_i S_ij (arXiv 2307.14430; as a mixing law: arXiv 2411.05735).
 
-    S_ij = (L_i(before) - L_i(after)) / L_i(before) of a short run on domain j alone: measured beforehand, it stays. Lw
-    is the sum of the last `window` validation losses (their mean if `targets` are given). The first mixture is
+    S_ij = (L_i(before) - L_i(after)) / L_i(before) of a short run on domain j alone, measured beforehand and constant.
+    Lw is the sum of the last `window` validation losses (their mean if `targets` are given). The first mixture is
     p_j ~ p0_j exp(eta sum_i S_ij); every `round_steps` steps it becomes p_j ~ p0_j exp(eta sum_i v_i Lw_i S_ij), each
-    time from p0, the prior. Validation losses are wanted at those steps; a round late does no harm.
+    time from p0, the prior. Validation losses are needed at those steps.
 
     Args:
         graph: as stored by the authors: a row for each domain trained on, a column for each validation group, so S is
-            its transpose. By names, `{"code": {"code": 0.3, "web": 0.05}}`, where what is left out is 0; or a matrix
+            its transpose. By names, `{"code": {"code": 0.3, "web": 0.05}}`, with 0 for names left out; or a matrix
             [K, V] in the plan's order.
         eta: step size.
         round_steps: steps between two updates.
-        window: evaluations that Lw looks back on.
-        relative_losses: divide losses by those before training (L_0), so that groups of high loss do not rule. This
-            asks for one more evaluation, before the first step.
+        window: evaluations in Lw.
+        relative_losses: divide losses by those before training (L_0), so that groups of high loss do not dominate. It
+            needs one more evaluation, before the first step.
         targets: v, how much each validation group counts; all 1 by default. See `LMO`.
 
     Differences from the paper and the released code:
 
-    - p0 is the prior of the run (the paper's is uniform: give a uniform prior).
-    - A validation loss that is not finite is replaced by the group's last one; a group that has none is left out,
-      until the window holds only evaluations in which it was known.
-    - Options of the released code that are not here: eta that grows as losses fall (eta L_0 / L_t: use
-      `relative_losses` to balance groups instead), and graphs with edges thresholded to 0.5: give such a graph.
+    - p0 is the prior of the run; for the uniform p0 of the paper, give a uniform prior.
+    - A validation loss that is not finite is replaced by the last one of the group; a group without one is left out
+      until it is known in every evaluation of the window.
+    - Options of the released code that are missing: eta that grows as losses fall (eta L_0 / L_t: use
+      `relative_losses` to balance groups instead), and edges thresholded to 0.5 (give such a graph).
 
     Raises:
         ConfigError: an option is out of its range, or the graph does not fit the domains.
@@ -65,7 +65,7 @@ class SkillIt:
         for name in ("round_steps", "window"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not isinstance(self.graph, Mapping):  # as tuples, whatever it came as: a mixer is compared and printed
+        if not isinstance(self.graph, Mapping):  # as tuples: a mixer is compared and printed
             object.__setattr__(self, "graph", tuple(map(tuple, _matrix(self.graph).tolist())))
         _ = self._lmo  # checks its options
 
@@ -74,10 +74,10 @@ class SkillIt:
         return LMO(eta=self.eta, mode="restart", normalise=False, targets=self.targets, w0="prior")
 
     def bind(self, names: tuple[str, ...], samples_K: Int64) -> SkillIt:
-        """Return this for the domains `names`, with graph and targets in their order; sizes do not matter.
+        """Return this with graph and targets in the order of the domains `names`; sizes are not used.
 
         Raises:
-            ConfigError: graph or targets name what is no domain, or the graph lacks the row of a domain.
+            ConfigError: graph or targets name other domains, or the graph lacks the row of a domain.
         """
         targets = bind_targets(self.targets, names)
         if not isinstance(self.graph, Mapping):
@@ -109,16 +109,16 @@ class SkillIt:
         return self._lmo.weights(state["lmo"])
 
     def wants_validation(self, state: State, step: int) -> bool:
-        """Tell whether `step` begins a round that is not the first; with `relative_losses`, or the run."""
+        """Return whether `step` begins a round that is not the first or, with `relative_losses`, the run."""
         if step <= state["began"]:
             return self.relative_losses and step == state["began"]
         return step % self.round_steps == 0
 
     def update(self, state: State, feedback: Feedback) -> tuple[State, Float64]:
-        """Take in the validation losses, at the steps that want them.
+        """Take in the validation losses, at the steps that need them.
 
         Raises:
-            FeedbackError: there are other validation groups than the graph has columns.
+            FeedbackError: the number of validation groups is not that of the graph's columns.
         """
         if feedback.validation_V is None or not self.wants_validation(state, feedback.step + 1):
             return state, self._lmo.weights(state["lmo"])
@@ -129,7 +129,7 @@ class SkillIt:
             return after, self._lmo.weights(state["lmo"])
         after["window"] = [*state["window"], loss_V][-self.window :]
         skill_VK = self._skill(len(state["lmo"]["prior_K"]))
-        with np.errstate(over="ignore", invalid="ignore"):  # LMO leaves out what is not finite
+        with np.errstate(over="ignore", invalid="ignore"):  # LMO ignores what is not finite
             weight_V = np.sum(after["window"], axis=0) / (1 if self.targets is None else len(after["window"]))
             if self.relative_losses:
                 weight_V = weight_V / np.where(after["first_V"] > 0, after["first_V"], np.nan)
@@ -138,15 +138,12 @@ class SkillIt:
         return after, weights_K
 
     def adapt(self, state: State, source_K: Int64, prior_K: Float64, step: int) -> State:
-        """Carry the weights over to other domains until the next round; the losses seen so far are dropped.
-
-        The graph of this mixer must be that of the new domains.
-        """
+        """Carry the weights over to other domains, those of this graph, until the next round; losses are dropped."""
         fresh = dict(self.init(prior_K))
         return fresh | {"began": step, "lmo": self._lmo.adapt(state["lmo"], source_K, prior_K)}
 
     def explain(self, state: State) -> Mapping[str, Any]:
-        """Return the weights, the scores of the domains, how often they were set, and the graph S [V, K]."""
+        """Return the weights, the scores of the domains, the number of updates, and the graph S [V, K]."""
         return self._lmo.explain(state["lmo"]) | {"matrix": self._skill(len(state["lmo"]["prior_K"]))}
 
     def _skill(self, domains: int) -> Float64:
@@ -164,7 +161,7 @@ class SkillIt:
         return np.ascontiguousarray(graph_KV.T)
 
     def _loss(self, state: State, feedback: Feedback) -> Float64:
-        """Return the losses [V], those not finite replaced by the last that were known."""
+        """Return the losses [V], with those that are not finite replaced by the last known."""
         assert feedback.validation_V is not None
         loss_V, first_V = feedback.validation_V, state["first_V"]
         if len(loss_V) != len(first_V):

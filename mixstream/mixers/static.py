@@ -1,4 +1,4 @@
-"""Fixed proportions. An epoch draws exactly its share of each domain, so this is resolved into counts, not weights."""
+"""Fixed proportions. An epoch draws exactly its share of each domain, so they become row counts, not weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mixstream.plan.weights import normalise
 class Static:
     """Draw domains in fixed `proportions` of the rows, by domain name.
 
-    The same as `proportion` on every stream; without a mixer, streams' own `proportion`, `repeat` or `choose` hold.
+    The same as `proportion` on every stream; without a mixer, the `proportion`, `repeat` or `choose` of streams hold.
 
     Args:
         proportions: weight per domain name; any positive scale. A domain of weight 0 is not drawn.

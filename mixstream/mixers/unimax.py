@@ -1,4 +1,4 @@
-"""UniMax: as even over domains as their sizes allow, with no domain read more than a few times.
+"""UniMax: as even over domains as their sizes allow, without reading any domain more than a few times.
 
 Source: Chung et al., "UniMax: Fairer and More Effective Language Sampling for Large-Scale Multilingual Pretraining",
 2023 (arXiv 2304.09151), algorithm 1; specs/mixing.md section 3.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixstream.errors import ConfigError
+from mixstream.mixers.sized import rows_of
 from mixstream.mixers.static import Static
 from mixstream.types import Int64
 
@@ -22,14 +23,14 @@ from mixstream.types import Int64
 class UniMax:
     """Share a budget of rows evenly, up to `max_epochs` passes over a domain; larger ones get what small ones leave.
 
-    Domains are visited from the smallest to the largest: u_k = min(what is left / domains left, max_epochs * n_k), and
-    p = u / sum(u). If the budget exceeds what all caps allow together, every domain gets its cap, that is, natural
-    weights. The caps hold for a run of `budget` rows; a longer one reads small domains more often in proportion
+    Domains are visited from the smallest to the largest: u_k = min(rows left / domains left, max_epochs * n_k), and
+    p = u / sum(u). If the budget exceeds the sum of all caps, every domain gets its cap, that is, natural weights. The
+    caps hold for a run of `budget` rows; a longer run reads small domains more often in proportion
     (`Stream(max_epochs=)` stops them).
 
     Args:
         budget: rows of the whole run: global batch size times steps.
-        max_epochs: passes over a domain that are allowed; need not be whole.
+        max_epochs: allowed passes over a domain; need not be whole.
     """
 
     budget: float
@@ -41,16 +42,8 @@ class UniMax:
                 raise ConfigError(f"UniMax {name}={value} must be a finite number above 0")
 
     def bind(self, names: tuple[str, ...], samples_K: Int64) -> Static:
-        """Return the proportions of these domains.
-
-        Raises:
-            ConfigError: no domain has a row.
-        """
-        cap_K = self.max_epochs * np.asarray(samples_K, dtype=np.float64)
-        if not (cap_K > 0).any():
-            raise ConfigError(
-                f"the domains {list(names)} hold no rows, so that none could weigh; check their selection"
-            )
+        """Return the proportions of these domains; raise ConfigError if none has a row."""
+        cap_K = self.max_epochs * rows_of(names, samples_K)
         rows_K, left = np.zeros(len(cap_K)), float(self.budget)
         for visited, k in enumerate(np.argsort(cap_K, kind="stable").tolist()):
             rows_K[k] = min(left / (len(cap_K) - visited), cap_K[k])

@@ -15,3 +15,23 @@ size, the lanes and the weights up to that step, and on nothing else. In the ord
     forecast    which shards a run needs next, and in how many steps
     state       a cursor as a JSON document, and back
 """
+
+from typing import TYPE_CHECKING
+
+from mixstream.lazy import lazily
+
+if TYPE_CHECKING:
+    from mixstream.plan.plan import Plan
+    from mixstream.plan.state import RunState, parse_state
+    from mixstream.plan.weights import WEIGHT_UNIT, apportion, normalise, quantise
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "plan": ["Plan"],
+        "state": ["RunState", "parse_state"],
+        "weights": ["WEIGHT_UNIT", "apportion", "normalise", "quantise"],
+    },
+)
+
+__all__ = ["WEIGHT_UNIT", "Plan", "RunState", "apportion", "normalise", "parse_state", "quantise"]

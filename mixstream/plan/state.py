@@ -10,14 +10,16 @@ The size is O(domains x lanes): no sample numbers, no random generator, nothing 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
 
 from mixstream.errors import StateError
-from mixstream.plan.run_plan import RunPlan
 from mixstream.types import Cursor
+
+if TYPE_CHECKING:  # so that reading a state does not compile the kernels
+    from mixstream.plan.run_plan import RunPlan
 
 VERSION = 2
 _PER_RANK = ("global_batch_size",)
@@ -105,7 +107,7 @@ def save_state(
     """Return the state at `cursor` as a plain dict.
 
     >>> from mixstream.plan.addressing import WholeShards
-    >>> from mixstream.plan.run_plan import PlannedDomain
+    >>> from mixstream.plan.run_plan import PlannedDomain, RunPlan
     >>> from mixstream.world import World
     >>> sizes = {"code": 3, "web": 9}
     >>> run_plan = RunPlan(

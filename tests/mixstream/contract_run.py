@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from contract import TABLE, Case, bound
 
-from mixstream.feedback.json_arrays import pack, unpack
+from mixstream.feedback.json_arrays import from_json, to_json
 from mixstream.mixers import Opening, Validating
 from mixstream.plan.weights import apportion, normalise
 from mixstream.types import Feedback
@@ -158,9 +158,9 @@ def run_of(name: str, lag: int = 2, nasty: bool = True) -> Run:
 
 def text_of(state: Any) -> str:
     """Return a state as the text that is saved."""
-    return json.dumps(pack(state), allow_nan=False)
+    return json.dumps(to_json(state), allow_nan=False)
 
 
 def state_of(text: str) -> Any:
     """Return what `text_of` was given."""
-    return unpack(json.loads(text))
+    return from_json(json.loads(text))

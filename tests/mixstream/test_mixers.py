@@ -32,7 +32,7 @@ def test_a_linear_schedule_moves_in_a_straight_line_over_the_simplex():
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
-        ({5: {"web": 1, "code": 1}}, "from step 0 on"),
+        ({5: {"web": 1, "code": 1}}, "must have weights for step 0"),
         ({0: {"web": 0, "code": 0}}, "all zero"),
         ({0: {"web": -1, "code": 2}}, "finite numbers >= 0"),
         ({0: {"web": float("nan"), "code": 2}}, "finite numbers >= 0"),

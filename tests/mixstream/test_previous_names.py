@@ -93,7 +93,7 @@ def reprs() -> dict[str, str]:
     found = {}
     for name in ms.mixers.__all__:
         value = getattr(ms.mixers, name)
-        if getattr(value, "_is_protocol", False):
+        if getattr(value, "_is_protocol", False) or inspect.ismodule(value):
             continue
         found[name] = repr(value(*INSTANCES.get(name, ()), **KEYWORDS.get(name, {})))
     named: dict[str, Any] = {"reference": ms.mixers.ADO.reference()}

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mixstream.feedback.json_arrays import unpack
-from mixstream.feedback.replay import read_log
-from mixstream.mixers.scaling_law import ALPHA, FLAT, LOG_BETA, LOG_EPS, loss_at
-from mixstream.plan.state import parse_state
-from mixstream.plan.weights import WEIGHT_UNIT
+from mixstream.feedback import from_json, read_log
+from mixstream.mixers import scaling_law
+from mixstream.plan import WEIGHT_UNIT, parse_state
 from mixstream.types import Float64
 
 from .settings import Settings
@@ -65,15 +63,17 @@ class Learned:
 
     def law(self, k: int) -> Law | None:
         """Return the law of domain `k`; None if there is none, or if the curve is flat."""
-        log_beta, log_eps, alpha = self.theta_K3[k, [LOG_BETA, LOG_EPS, ALPHA]].tolist()
-        if np.isnan(alpha) or log_beta <= FLAT:
+        log_beta, log_eps, alpha = self.theta_K3[
+            k, [scaling_law.LOG_BETA, scaling_law.LOG_EPS, scaling_law.ALPHA]
+        ].tolist()
+        if np.isnan(alpha) or log_beta <= scaling_law.FLAT:
             return None
         bounded = log_eps <= self.log_eps_min + 1e-6
         return Law(eps=float(np.exp(log_eps)), beta=float(np.exp(log_beta)), alpha=alpha, bounded=bounded)
 
     def loss_at(self, k: int, n: Float64) -> Float64:
         """Return the loss of domain `k` after n rows by its law, in nats per byte; float64, in the shape of `n`."""
-        return loss_at(self.theta_K3[k], n)
+        return scaling_law.loss_at(self.theta_K3[k], n)
 
 
 def read_learned(settings: Settings) -> Learned:
@@ -85,7 +85,7 @@ def read_learned(settings: Settings) -> Learned:
     mixer, saved = settings.mixer(), torch.load(settings.checkpoint, weights_only=True)
     mixing = parse_state(saved["data"]).mixing
     assert mixing is not None  # ADO learns
-    state = unpack(mixing["state"])
+    state = from_json(mixing["state"])
     n_PK, loss_PK = mixer.curves(state)
     return Learned(
         weights_TK=read_log(settings.run).weights_TK / WEIGHT_UNIT,

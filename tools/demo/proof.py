@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 import mixstream as ms
-from mixstream.feedback.replay import read_log
+from mixstream.feedback import read_log
 from mixstream.types import Int64
 from mixstream_examples import train as example  # pyright: ignore[reportMissingImports]  # pyright cannot follow it
 

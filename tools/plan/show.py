@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from mixstream.plan.weights import apportion
+from mixstream.plan import apportion
 
 from ..shared.console import table
 from .course import Course, Float64, Int64, Outlook

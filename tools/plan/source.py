@@ -16,11 +16,9 @@ from typing import Any
 import numpy as np
 
 from mixstream.errors import ConfigError, StateError, StoreError
-from mixstream.feedback.log import FILE
-from mixstream.feedback.replay import LoggedRun, read_log
+from mixstream.feedback import FILE, LoggedRun, read_log
 from mixstream.formats import Index, fixed_array
-from mixstream.plan.state import RunState, parse_state
-from mixstream.plan.weights import WEIGHT_UNIT
+from mixstream.plan import WEIGHT_UNIT, RunState, parse_state
 from mixstream.storage import Retry, open_store, redact
 
 from ..shared.datasets import Dataset, find_datasets

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from scaling_world import feedbacks, golden, heard, told
 
 from mixstream.errors import ConfigError
-from mixstream.feedback.json_arrays import pack, unpack
+from mixstream.feedback.json_arrays import from_json, to_json
+from mixstream.mixers._floors import clip, lift
 from mixstream.mixers.ado import ADO
-from mixstream.mixers.floors import clip, lift
 
 SHORT = {"window": 11, "ignore_steps": 20, "start_step": 40, "update_interval": 40, "subsample": 4, "min_points": 5}
 MU = (5.0, 3.0, 2.0)
 
 
 def _saved(state):
-    return json.dumps(pack(state))
+    return json.dumps(to_json(state))
 
 
 def _last(mixer, prior_K=MU, **world):
@@ -212,7 +212,7 @@ def test_explain_tells_the_laws_and_curves_draws_them():
 def test_a_run_goes_on_from_json_bit_for_bit(at, mixer):
     pieces = list(feedbacks(steps=131, noise=0.01))
     states = list(heard(mixer, MU, iter(pieces)))
-    state = unpack(json.loads(_saved(states[at][0])))
+    state = from_json(json.loads(_saved(states[at][0])))
     for piece, (straight, straight_K) in zip(pieces[at + 1 :], states[at + 1 :]):
         state, weights_K = mixer.update(state, piece)
         assert weights_K.tobytes() == straight_K.tobytes()

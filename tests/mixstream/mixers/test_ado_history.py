@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixstream.feedback.json_arrays import pack, unpack
-from mixstream.mixers.history import History, Sampling, smoother
+from mixstream.feedback.json_arrays import from_json, to_json
+from mixstream.mixers._history import History, Sampling, smoother
 
 SMALL = Sampling(window=7, degree=3, ignore=4, every=3, most=None, seen=0)
 
@@ -80,10 +80,10 @@ def test_a_bounded_history_drops_every_other_point_and_doubles_their_distance(sh
 
 def test_appending_leaves_the_history_as_it_was():
     history = _filled(np.full((30, 2), 2.0), SMALL)
-    before = json.dumps(pack(history.dump()))
+    before = json.dumps(to_json(history.dump()))
     for loss in (1.0, 3.0):
         history.append(np.full(2, loss), np.ones(2), SMALL)
-    assert json.dumps(pack(history.dump())) == before
+    assert json.dumps(to_json(history.dump())) == before
 
 
 @settings(max_examples=20)
@@ -93,10 +93,10 @@ def test_a_history_goes_on_from_json_bit_for_bit(at, shared, most):
     loss_TK = np.random.default_rng(0).uniform(1, 3, (61, 3))
     loss_TK[::7, 1] = np.nan
     history = _filled(loss_TK[:at], sampling, shared=shared)
-    resumed = History.load(unpack(json.loads(json.dumps(pack(history.dump())))))
+    resumed = History.load(from_json(json.loads(json.dumps(to_json(history.dump())))))
     for loss_K in loss_TK[at:]:
         history, resumed = (one.append(loss_K, np.ones(3), sampling) for one in (history, resumed))
-    assert pack(history.dump()) == pack(resumed.dump())
+    assert to_json(history.dump()) == to_json(resumed.dump())
     for straight, again in zip(history.points(sampling), resumed.points(sampling)):
         assert np.array_equal(straight, again, equal_nan=True)
 
@@ -144,4 +144,4 @@ def test_the_state_of_a_long_run_of_22_domains_is_small(most, limit):
     points = 9895 if most is None else most
     grown = replace(history, rows=100_000, final_loss_PK=np.ones((points, 22), np.float32))
     assert len(history.final_n) == 2  # one batch size: the first point's n, and the distance of all others
-    assert len(json.dumps(pack(grown.dump()))) < limit
+    assert len(json.dumps(to_json(grown.dump()))) < limit

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from toy_trainer import BATCH, Run, linear, told
 
 from mixstream.errors import ConfigError, FeedbackError
-from mixstream.feedback.json_arrays import pack, unpack
+from mixstream.feedback.json_arrays import from_json, to_json
 from mixstream.mixers.aioli import Aioli
 from mixstream.mixers.protocol import Adapting, Binding, Explaining, Mixer, Opening, Validating
 from mixstream.types import Feedback
@@ -203,9 +203,9 @@ def test_a_resume_at_any_step_is_bit_for_bit(at, ema, lag):
         return Run(mixer, [0.2, 0.3, 0.5], *linear(MATRIX)[:2], lag=lag)
 
     whole, parted = make().run(130), make().run(at)
-    parted.state = unpack(json.loads(json.dumps(pack(parted.state), allow_nan=False)))
+    parted.state = from_json(json.loads(json.dumps(to_json(parted.state), allow_nan=False)))
     parted.run(130)
-    assert pack(parted.state) == pack(whole.state)
+    assert to_json(parted.state) == to_json(whole.state)
     assert all(np.array_equal(parted.weights[step], whole.weights[step]) for step in whole.weights)
 
 
@@ -214,9 +214,9 @@ def test_update_is_pure():
     train, losses, _ = linear([[0.5, 0.1], [0.0, 0.2]])
     run = Run(mixer, [0.5, 0.5], train, losses)
     for step in range(25):
-        before, state = json.dumps(pack(run.state)), run.state
+        before, state = json.dumps(to_json(run.state)), run.state
         run.run(step + 1)
-        assert json.dumps(pack(state)) == before
+        assert json.dumps(to_json(state)) == before
         feedback = Feedback(
             step=step,
             effective=step + 1,
@@ -227,7 +227,7 @@ def test_update_is_pure():
             validation_V=losses() if mixer.wants_validation(state, step + 1) else None,
         )
         again, weights_K = mixer.update(state, feedback)
-        assert pack(again) == pack(run.state)
+        assert to_json(again) == to_json(run.state)
         assert weights_K.tolist() == run.weights[step + 1].tolist()
 
 

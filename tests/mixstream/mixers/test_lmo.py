@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from toy_trainer import feedback_of
 
 from mixstream.errors import ConfigError, FeedbackError
-from mixstream.feedback.json_arrays import pack, unpack
+from mixstream.feedback.json_arrays import from_json, to_json
 from mixstream.mixers.lmo import LMO, MatrixMixer, carry, carry_weights, normalise_matrix
 from mixstream.types import Feedback
 
@@ -81,7 +81,7 @@ def test_a_matrix_that_says_nothing_changes_nothing(mode, ema):
     state, before_K = lmo.observe(lmo.begin(PRIOR), A)
     for nothing in (np.zeros((2, 3)), np.full((2, 3), -1.0), np.full((2, 3), np.nan), [[np.inf, 0, 0], [0, np.nan, 0]]):
         after, weights_K = lmo.observe(state, np.array(nothing))
-        assert pack(after) == pack(state)
+        assert to_json(after) == to_json(state)
         assert weights_K.tolist() == before_K.tolist()
 
 
@@ -144,14 +144,14 @@ entries = st.floats(allow_nan=True, allow_infinity=True)
 def test_weights_are_on_the_simplex_whatever_comes(matrices, prior, lmo):
     state = lmo.begin(np.array(prior))
     for numbers in matrices:
-        before = json.dumps(pack(state))
+        before = json.dumps(to_json(state))
         after, weights_K = lmo.observe(state, np.array(numbers).reshape(2, 3))
-        assert json.dumps(pack(state)) == before
+        assert json.dumps(to_json(state)) == before
         assert np.isfinite(weights_K).all()
         assert (weights_K >= 0).all()
         assert abs(weights_K.sum() - 1) < 1e-9
         assert (weights_K[np.array(prior) == 0] == 0).all()
-        state = unpack(json.loads(json.dumps(pack(after), allow_nan=False)))
+        state = from_json(json.loads(json.dumps(to_json(after), allow_nan=False)))
         assert lmo.weights(state).tolist() == weights_K.tolist()
 
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixstream.errors import ConfigError, FeedbackError, StateError
-from mixstream.feedback.loop import FeedbackLoop, OpenLoopWeights
+from mixstream.feedback.loop import FeedbackLoop, Progress
 from mixstream.mixers import Schedule
+from mixstream.mixers.whole_parts import OpenLoopWeights
 from mixstream.plan.weights import WEIGHT_UNIT, quantise
 
 PRIOR = np.array([0.5, 0.3, 0.2])
@@ -31,7 +32,7 @@ def losses_of(step: int) -> tuple[np.ndarray, np.ndarray]:
 def report(to: FeedbackLoop, steps: range) -> None:
     for step in steps:
         to.drew(step, ROWS)
-        to.report(step, *losses_of(step))
+        to.conclude(step, *losses_of(step))
 
 
 @given(st.integers(0, 12), st.integers(0, 40), st.integers(0, 5))
@@ -53,7 +54,7 @@ def test_weights_of_a_step_do_not_depend_on_later_feedback(lag, steps):
     report(other, range(steps))
     for step in range(steps, steps + lag):
         other.drew(step, ROWS)
-        other.report(step, np.full(3, 1000.0), np.ones(3))
+        other.conclude(step, np.full(3, 1000.0), np.ones(3))
     known = range(steps + lag, steps + lag + 1)
     assert [other.weights(step).tolist() for step in known] == [one.weights(step).tolist() for step in known]
 
@@ -86,14 +87,14 @@ def test_reports_must_be_in_order_and_once():
     for step in range(6):
         feedback.drew(step, ROWS)
     with pytest.raises(FeedbackError, match="step 2 is reported; the next to report is 0"):
-        feedback.report(2, *losses_of(2))
+        feedback.conclude(2, *losses_of(2))
     report(feedback, range(3))
     with pytest.raises(FeedbackError, match="step 1 is reported; the next to report is 3"):
-        feedback.report(1, *losses_of(1))
+        feedback.conclude(1, *losses_of(1))
     report(feedback, range(3, 6))
     assert feedback.reported == 6
     with pytest.raises(FeedbackError, match="step 6 is reported and has not been handed out"):
-        feedback.report(6, *losses_of(6))
+        feedback.conclude(6, *losses_of(6))
 
 
 @pytest.mark.parametrize("weights", [np.ones(4), np.ones(2), np.ones((3, 1)), 1.0])
@@ -105,7 +106,7 @@ def test_weights_must_be_one_for_each_domain(weights):
     feedback = FeedbackLoop(mixer=Wrong(), prior_K=PRIOR, lag=1)
     feedback.drew(0, ROWS)
     with pytest.raises(ConfigError, match=r"Wrong returned weights of shape .* for 3 domains") as caught:
-        feedback.report(0, *losses_of(0))
+        feedback.conclude(0, *losses_of(0))
     assert caught.value.__notes__ == ["in Wrong, with the losses of step 0"]
 
 
@@ -149,7 +150,7 @@ def test_a_state_before_the_report_says_what_is_lost():
     resumed.restore(json.loads(json.dumps(document)), 12)
     assert resumed.reported == 12  # the mixer was told of steps 10 and 11, and that they had no losses
     for step in (10, 11):
-        feedback.report(step, np.zeros(3), np.zeros(3))
+        feedback.conclude(step, np.zeros(3), np.zeros(3))
     assert resumed.document(12) == feedback.document(12)
 
 
@@ -191,7 +192,7 @@ def run_asking(to: FeedbackLoop, steps: range) -> None:
         if to.waiting:
             to.evaluated(step, np.array([step, 1.0, 2.0]))
         to.drew(step, ROWS)
-        to.report(step, *losses_of(step))
+        to.conclude(step, *losses_of(step))
 
 
 def test_a_mixer_may_say_how_the_first_steps_are_drawn():
@@ -206,7 +207,7 @@ def test_evaluations_have_to_come_where_they_are_due_and_nowhere_else():
     feedback = asking()
     feedback.drew(0, ROWS)
     with pytest.raises(FeedbackError, match="next to report is 0 and an evaluation before it"):
-        feedback.report(0, *losses_of(0))
+        feedback.conclude(0, *losses_of(0))
     run_asking(feedback, range(5))
     assert feedback.waiting
     assert feedback.weights(5 + 3) is None
@@ -244,3 +245,48 @@ def test_what_was_learned_is_kept_by_name_where_domains_change():
     assert not plain.carry_over(feedback.document(8), names=["a", "b", "c"], into=("c", "new"), step=8)
     assert (plain.weights(8 + 3) == quantise([0.5, 0.5])).all()
     assert plain.weights(8 + 4) is None
+
+
+# --- the sequence of reports and evaluations --------------------------------------------------------------------------
+
+
+def test_the_later_of_two_places_is_the_greater():
+    places = [Progress(3, evaluated=False), Progress(3, evaluated=True), Progress(4, evaluated=False)]
+    assert places[0] < places[1] < places[2]
+    assert [place.known(2) for place in places] == [5, 6, 6]
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_trainer_and_mixer_go_through_the_same_places(ahead):
+    """`ahead`: whether the trainer goes on, or the mixer follows, which it never does beyond the trainer."""
+    loop, accepted, concluded = asking(), [], []
+    for trainer in ahead:
+        if trainer:
+            if loop.due.evaluated:
+                loop.drew(loop.due.step, ROWS)
+            accepted.append(loop.due)
+            loop.accept()
+        elif loop.concluded < loop.due:
+            concluded.append(loop.concluded)
+            if loop.waiting:
+                loop.evaluated(loop.reported, PRIOR)
+            else:
+                loop.conclude(loop.reported, *losses_of(loop.reported))
+            assert loop.weights(loop.known - 1) is loop.newest
+            assert loop.weights(loop.known) is None
+        assert loop.concluded <= loop.due == loop.accepted
+    assert concluded == accepted[: len(concluded)]
+
+
+def test_an_evaluation_is_lacking_before_each_step_that_wants_one_and_is_not_accepted():
+    loop = asking()
+    assert [step for step in range(12) if loop.lacks_evaluation(step)] == [0, 5, 10]
+    loop.accept()
+    assert loop.due == Progress(0, evaluated=True)
+    assert [step for step in range(12) if loop.lacks_evaluation(step)] == [5, 10]
+
+
+def test_a_caller_that_concludes_at_once_need_not_accept():
+    loop = asking()
+    run_asking(loop, range(7))
+    assert loop.due == loop.concluded == Progress(7, evaluated=True)

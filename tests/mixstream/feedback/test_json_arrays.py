@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mixstream.errors import MixstreamError, StateError
-from mixstream.feedback.json_arrays import pack, unpack
+from mixstream.feedback.json_arrays import from_json, to_json
 
 DTYPES = ("bool", "int8", "int32", "int64", "uint16", "uint64", "float16", "float32", "float64")
 ARRAYS = st.sampled_from(DTYPES).flatmap(
@@ -24,7 +24,7 @@ TREES = st.recursive(PLAIN | ARRAYS, lambda inner: st.lists(inner) | st.dictiona
 
 
 def through_json(value: Any) -> Any:
-    return unpack(json.loads(json.dumps(pack(value), allow_nan=False)))
+    return from_json(json.loads(json.dumps(to_json(value), allow_nan=False)))
 
 
 def same(left: Any, right: Any) -> bool:
@@ -74,15 +74,15 @@ def test_numpy_numbers_and_tuples_become_plain_ones():
 def test_packing_changes_nothing_in_place():
     array = np.array([1.0, 2.0])
     tree = {"a": array, "b": [array]}
-    packed = pack(tree)
+    packed = to_json(tree)
     assert tree["a"] is array
-    unpack(packed)["a"][0] = 7
+    from_json(packed)["a"][0] = 7
     assert through_json(packed)["a"].tolist() == [1.0, 2.0]
     assert array.tolist() == [1.0, 2.0]
 
 
 def packed(**changes: Any) -> dict[str, Any]:
-    return {**pack(np.array([1.0, 2.0])), **changes}
+    return {**to_json(np.array([1.0, 2.0])), **changes}
 
 
 @pytest.mark.parametrize(
@@ -108,10 +108,15 @@ def packed(**changes: Any) -> dict[str, Any]:
 )
 def test_a_damaged_array_is_a_state_error(damaged):
     with pytest.raises(StateError, match=r"damaged .* load an older checkpoint") as caught:
-        unpack({"mixer": [damaged]})
+        from_json({"mixer": [damaged]})
     assert isinstance(caught.value, MixstreamError | ValueError)
 
 
 def test_a_mapping_that_only_looks_alike_is_left_alone():
-    assert unpack({"dtype": 1, "shape": 2}) == {"dtype": 1, "shape": 2}
-    assert unpack({"dtype": 1, "shape": 2, "base64": 3, "more": 4}) == {"dtype": 1, "shape": 2, "base64": 3, "more": 4}
+    assert from_json({"dtype": 1, "shape": 2}) == {"dtype": 1, "shape": 2}
+    assert from_json({"dtype": 1, "shape": 2, "base64": 3, "more": 4}) == {
+        "dtype": 1,
+        "shape": 2,
+        "base64": 3,
+        "more": 4,
+    }

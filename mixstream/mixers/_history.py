@@ -1,12 +1,11 @@
-"""What ADO remembers of a run: every domain's loss curve, smoothed, subsampled and small.
+"""The loss curves that ADO keeps: one per domain, smoothed, subsampled and small.
 
-Rules. A `History` is a value: `append` returns the next one and leaves this one as it was. The curve is smoothed by
-local polynomials (Savitzky and Golay 1964) as by `scipy.signal.savgol_filter` over the whole history, mode "interp": a
-row's smoothed loss is the value there of the polynomial fitted to the window around it; the first and last half window
-lie on the first and last window's polynomial. So a smoothed loss is final once half a window of rows follows it. Only
-final points are stored, every `every`-th row, as float32, together with the last window of raw rows, from which the
-points of the last half window are made when asked for. What is stored is all that ever matters, so that a run goes on
-bit for bit from a saved state.
+Rules. A `History` is a value: `append` returns another one. The curve is smoothed by local polynomials (Savitzky and
+Golay 1964) as by `scipy.signal.savgol_filter` over the whole history, mode "interp": the smoothed loss of a row is the
+value there of the polynomial fitted to the window around it; the first and last half window lie on the polynomial of
+the first and last window. So a smoothed loss is final once half a window of rows follows it. Stored are the final
+points, every `every`-th row, as float32, and the last window of raw rows, from which `points` computes those of the
+last half window. Nothing else matters, so a run continues bit for bit from a saved state.
 
 Shape suffixes: K domains, W rows of a window, P points, C counters (1 where all domains share one, else K), R runs.
 """
@@ -29,19 +28,19 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How a history is made from rows.
+    """How rows become points.
 
     Attributes:
-        window: rows that a smoothing polynomial goes through; odd.
+        window: rows that a smoothing polynomial is fitted to; odd.
         degree: of that polynomial, below `window`.
         ignore: rows at the beginning that give no points.
-        every: rows between points, to begin with.
-        most: final points that are kept; beyond it every other one goes and the distance doubles. None: all.
-        seen: rows in which a domain must have had a loss before points of it count. With 0, a domain that had none yet
-            takes the mean loss of the row, as the released code has it.
+        every: rows between points at first.
+        most: final points kept; beyond it every other point is dropped and the distance doubles. None for all.
+        seen: rows with a loss that a domain needs before its points count. With 0, a domain without any loss takes the
+            mean loss of the row, as in the released code.
 
     Raises:
-        ConfigError: no such polynomial goes through such a window.
+        ConfigError: no polynomial of that degree can be fitted to such a window.
     """
 
     window: int
@@ -64,7 +63,7 @@ class Points(NamedTuple):
 
     Attributes:
         n_PK: float64 [P, K], rows of the corpus (or of the domain) seen by then.
-        loss_PK: float64 [P, K], smoothed loss in nats; NaN where the domain has none that counts.
+        loss_PK: float64 [P, K], smoothed loss in nats; NaN where no loss of the domain counts.
     """
 
     n_PK: Float64
@@ -73,18 +72,18 @@ class Points(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """A run's loss curves.
+    """The loss curves of a run.
 
     Attributes:
         rows: rows so far.
-        every: rows between points, by now.
+        every: rows between points by now.
         recent_loss_WK: float32 [<= window, K], the last raw rows, oldest first; NaN for a domain never seen.
-        recent_n_WC: float64 [<= window, C], sequences seen up to and with each of them.
-        final_loss_PK: float32 [P, K], smoothed losses that will not change any more.
-        final_n: what n they stand at; shared counters: float64 [R, 2], runs of (points, sequences between points), as
-            a batch's size seldom changes; else float32 [P, K].
+        recent_n_WC: float64 [<= window, C], sequences seen up to and including each of them.
+        final_loss_PK: float32 [P, K], smoothed losses that no longer change.
+        final_n: their n. With shared counters float64 [R, 2], runs of (points, sequences between points), since the
+            size of a batch seldom changes; else float32 [P, K].
         sightings_K: int64 [K], rows in which the domain had a loss.
-        ready_K: int64 [K], the row in which it had been seen often enough; -1 before.
+        ready_K: int64 [K], the row from which its points count; -1 while none do.
     """
 
     rows: int
@@ -98,7 +97,7 @@ class History:
 
     @classmethod
     def begin(cls, domains: int, sampling: Sampling, *, shared: bool) -> Self:
-        """Return the empty history; `shared` counters count all domains' sequences together."""
+        """Return the empty history; a `shared` counter counts the sequences of all domains together."""
         return cls(
             rows=0,
             every=sampling.every,
@@ -112,16 +111,16 @@ class History:
 
     @classmethod
     def load(cls, state: Mapping[str, Any]) -> Self:
-        """Return what `dump` was called on."""
+        """Return the history that `dump` was called on."""
         return cls(**state)
 
     def dump(self) -> dict[str, Any]:
-        """Return the history as a dict of numbers and arrays, not copied."""
+        """Return the history as a dict of numbers and arrays, without copies."""
         return {name: getattr(self, name) for name in self.__slots__}
 
     @property
     def shared(self) -> bool:
-        """Whether one counter stands for all domains."""
+        """Whether all domains share one counter."""
         return self.final_n.dtype == np.float64
 
     @property
@@ -134,8 +133,8 @@ class History:
         """Return the history with one more step.
 
         Args:
-            loss_K: float64 [K], mean losses in nats. One that is not finite or not positive counts as not known, and
-                takes the value that the domain had before.
+            loss_K: float64 [K], mean losses in nats. One that is not finite or not positive counts as unknown and
+                takes the last value of the domain.
             rows_K: float64 [K], sequences of each domain in the step.
             sampling: the same in every call.
         """
@@ -160,7 +159,7 @@ class History:
         return longer._settled(sampling)
 
     def points(self, sampling: Sampling) -> Points:
-        """Return all points by now, those of the last half window among them; none in less than a window of rows."""
+        """Return all points by now, including those of the last half window; none before a window of rows."""
         domains = len(self.sightings_K)
         if self.rows < sampling.window:
             return Points(np.empty((0, domains)), np.empty((0, domains)))
@@ -173,7 +172,7 @@ class History:
         return Points(np.broadcast_to(n_PC, loss_PK.shape), np.where(counts_PK, loss_PK, np.nan))
 
     def adapt(self, source_K: Int64, sampling: Sampling) -> History:
-        """Return the history of other domains; `source_K` is each one's place among these, -1 for a new one."""
+        """Return the history of other domains; `source_K` has the place of each among these, -1 for a new one."""
         new_K = source_K < 0
 
         def columns(array: NDArray[Any], empty: float) -> NDArray[Any]:
@@ -190,7 +189,7 @@ class History:
         )
 
     def _imputed(self, row_K: Float32, known_K: NDArray[np.bool_], rows_K: Float64, sampling: Sampling) -> Float32:
-        """Return the row with unknown losses as they were before; never known: NaN, or the mean of the row."""
+        """Return the row with unknown losses replaced by the last known; if there is none, by NaN or the row's mean."""
         previous_K = self.recent_loss_WK[-1] if self.rows else np.full_like(row_K, np.nan)
         row_K = np.where(known_K, row_K, previous_K)
         if sampling.seen == 0 and np.isnan(row_K).any():
@@ -201,7 +200,7 @@ class History:
         return row_K
 
     def _settled(self, sampling: Sampling) -> History:
-        """Return the history with the points that its last row made final."""
+        """Return the history with the points that became final with its last row."""
         middle = sampling.window // 2
         first = self.rows - sampling.window
         if first < 0:
@@ -218,15 +217,15 @@ class History:
         every = self.every
         while sampling.most is not None and len(loss_PK) > sampling.most:
             loss_PK, n_PC, every = loss_PK[::2].copy(), n_PC[::2], 2 * every
-        return replace(self, every=every, final_loss_PK=loss_PK, final_n=self._packed_n(n_PC))
+        return replace(self, every=every, final_loss_PK=loss_PK, final_n=self._compact_n(n_PC))
 
     def _on_grid(self, at_Q: Int64, first: int, sampling: Sampling) -> Int64:
-        """Return those places of a window, beginning at row `first`, whose rows give points."""
+        """Return the places, in a window that begins at row `first`, whose rows give points."""
         row_Q = first + at_Q
         return at_Q[(row_Q >= sampling.ignore) & ((row_Q - sampling.ignore) % self.every == 0)]
 
     def _smoothed(self, at_Q: Int64, sampling: Sampling) -> Float32:
-        """Return the smoothed losses at places of the last window, as float32: this is the moment of rounding."""
+        """Return the smoothed losses at places of the last window, rounded to float32 here and nowhere else."""
         with np.errstate(invalid="ignore"):
             smooth_QK = smoother(sampling.window, sampling.degree)[at_Q] @ self.recent_loss_WK.astype(np.float64)
             return smooth_QK.astype(np.float32)
@@ -236,7 +235,7 @@ class History:
             return self.final_n.astype(np.float64)
         return np.cumsum(np.repeat(self.final_n[:, 1], self.final_n[:, 0].astype(np.int64)))[:, None]
 
-    def _packed_n(self, n_PC: Float64) -> NDArray[Any]:
+    def _compact_n(self, n_PC: Float64) -> NDArray[Any]:
         if not self.shared:
             return n_PC.astype(np.float32)
         grown_P = np.diff(n_PC[:, 0], prepend=0.0)
@@ -246,7 +245,7 @@ class History:
 
 @lru_cache(maxsize=8)
 def smoother(window: int, degree: int) -> Float64:
-    """Return the matrix, float64 [W, W], from a window's values to those of the polynomial fitted to it."""
+    """Return the matrix, float64 [W, W], from the values of a window to those of the polynomial fitted to it."""
     basis_WD = np.vander(np.linspace(-1.0, 1.0, window), degree + 1)
     orthonormal_WD = np.linalg.qr(basis_WD)[0]
     matrix_WW = orthonormal_WD @ orthonormal_WD.T

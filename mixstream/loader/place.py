@@ -11,7 +11,7 @@ from mixstream.loader.dataset import StreamingDataset
 from mixstream.plan.walk import ExhaustionWarnings
 
 
-class Progress:
+class Place:
     """A loader's place in a run.
 
     Args:
