@@ -43,7 +43,7 @@ class Background:
             BaseException: the error of an earlier job.
         """
         with self._change:
-            self._check()
+            self.check()
             self._jobs.append(job)
             if self._thread is None:
                 self._thread = BackgroundThreads(self._run, name=self._name, at_exit=self._close_quietly)
@@ -60,7 +60,7 @@ class Background:
             came = self._change.wait_for(
                 lambda: self._failure or not (self._jobs or self._busy) or until(), timeout=self._timeout
             )
-            self._check()
+            self.check()
         if not came:
             raise WaitTimeoutError(f"{what} did not come in {self._timeout:g} s; is a rank stuck or gone?")
 
@@ -70,8 +70,9 @@ class Background:
 
     def check(self) -> None:
         """Raise the error of a job, if one failed."""
-        with self._change:
-            self._check()
+        if self._failure is not None:
+            self._raised, (error, traceback) = True, self._failure
+            raise error.with_traceback(traceback)  # that of the job, however often this is raised
 
     def close(self, *, timeout: float = 10.0) -> None:
         """Finish the submitted jobs, within `timeout` seconds, and end the thread. A later job starts another.
@@ -87,18 +88,12 @@ class Background:
                 f"{self._name}: not done after {timeout:g} s, and left behind; is another rank stuck or gone?",
                 stacklevel=3,
             )
-        with self._change:
-            if not self._raised:
-                self._check()
+        if not self._raised:
+            self.check()
 
     def _close_quietly(self) -> None:
         with contextlib.suppress(Exception):
             self.close()
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            self._raised, (error, traceback) = True, self._failure
-            raise error.with_traceback(traceback)  # that of the job, however often this is raised
 
     def _run(self) -> None:
         while True:

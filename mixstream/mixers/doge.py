@@ -112,12 +112,8 @@ class DoGE:
     def explain(self, state: State) -> Mapping[str, Any]:
         """Return the weights, their average over the updates (the method's result), and the last scores / lr."""
         law = self._lmo.explain(state["lmo"])
-        return {
-            "weights": law["weights"],
-            "average": state["average_K"].copy(),
-            "score": law["score"],
-            "steps": state["steps"],
-        }
+        average_K = state["average_K"].copy()
+        return {"weights": law["weights"], "average": average_K, "score": law["score"], "steps": state["steps"]}
 
     def _score(self, matrix_VK: Float64, active_K: NDArray[np.bool_]) -> Float64 | None:
         """Return the clipped scores in units of lr, float64 [K]; None if no gradient is known."""

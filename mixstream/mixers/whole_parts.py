@@ -1,7 +1,4 @@
-"""From the float weights of a mixer to the whole parts that a plan draws by.
-
-Shape suffixes: K domains.
-"""
+"""From the float weights of a mixer, float64 [K], to the whole parts that a plan draws by, int64 [K]."""
 
 from __future__ import annotations
 
@@ -17,7 +14,10 @@ from mixstream.types import Int64
 
 
 def whole_parts(weights_K: Any, domains: int, mixer: Any) -> Int64:
-    """Return the weights that `mixer` returned in whole parts, int64 [K].
+    """Return the weights that `mixer` returned in whole parts.
+
+        >>> whole_parts([0.25, 0.75], domains=2, mixer=None).tolist()
+        [1073741824, 3221225472]
 
     Raises:
         ConfigError: they are not one finite number >= 0 for each of `domains`.
