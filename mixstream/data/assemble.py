@@ -80,7 +80,7 @@ def finish(made: Any, *, domain_B: Int64, step: int, repeats: int, transforms: S
         transforms: applied one after the other.
 
     Raises:
-        ConfigError: there are transforms and the batch is not a dict, or a transform does not return a dict.
+        ConfigError: there are transforms and the batch is not a dict, or a transform returns no dict, or not all rows.
     """
     if not isinstance(made, dict):
         if transforms:
@@ -91,14 +91,29 @@ def finish(made: Any, *, domain_B: Int64, step: int, repeats: int, transforms: S
         return made
     batch = _tagged(made, domain_B, step, repeats)
     for transform in transforms:
-        changed = transform(batch)
-        if not isinstance(changed, dict):
-            raise ConfigError(
-                f"the transform {getattr(transform, '__name__', transform)!r} returned a {type(changed).__name__}: "
-                "return the batch, or another dict of its columns"
-            )
-        batch = _tagged(changed, domain_B, step, repeats)
+        batch = _tagged(_transformed(batch, transform), domain_B, step, repeats)
     return batch
+
+
+def _transformed(batch: Batch, transform: Transform) -> dict[str, Any]:
+    name, rows = getattr(transform, "__name__", repr(transform)), len(batch.domain)
+    sizes = {key: value.numel() for key, value in batch.items() if isinstance(value, torch.Tensor)}
+    try:
+        changed = transform(batch)
+    except Exception as error:
+        error.add_note(f"in the transform {name!r} of the batch of step {batch.step}")
+        raise
+    if not isinstance(changed, dict):
+        raise ConfigError(
+            f"the transform {name!r} returned a {type(changed).__name__}: return the batch, or a dict of its columns"
+        )
+    for key, value in changed.items():  # all values of all rows may lie in one: as packed sequences do
+        if isinstance(value, torch.Tensor) and value.numel() != sizes.get(key, value.numel()) and len(value) != rows:
+            raise ConfigError(
+                f"the transform {name!r} returned {len(value)} rows of column {key!r} of a batch of {rows}, so losses "
+                "would be those of other domains: keep all rows in their order"
+            )
+    return changed
 
 
 def _tagged(made: dict[str, Any], domain_B: Int64, step: int, repeats: int) -> Batch:

@@ -161,6 +161,10 @@ class Domains:
             if self.opened.unmap_after_read:
                 self.opened.drop(shard)
 
+    def samples(self, at: Addresses) -> list[dict[str, Any]]:
+        """Return the decoded samples at these addresses."""
+        return [self.sample(shard, row) for shard, row in zip(at.shard_B.tolist(), at.row_B.tolist())]
+
     def fetch(self, shard: int, need: float) -> bool:
         """Fetch shard `shard` to local disk before it is read, as `Domain.fetch`."""
         domain, number = self.home(shard)

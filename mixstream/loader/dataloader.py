@@ -12,14 +12,13 @@ from torch.utils.data import DataLoader
 from mixstream.data.assemble import Transform, checked_transforms, finish
 from mixstream.data.batch import collate_samples
 from mixstream.errors import ConfigError
-from mixstream.feedback.loop import FeedbackLoop
 from mixstream.loader.dataset import StreamingDataset
 from mixstream.loader.place import Place
 from mixstream.loader.reports import LossReports
 from mixstream.loader.run import Run
 from mixstream.loader.workers import WeightRing
 from mixstream.plan.walk import Walk
-from mixstream.types import Cursor, Rows
+from mixstream.types import Rows
 
 
 class StreamingDataLoader(LossReports, DataLoader[Any]):
@@ -54,7 +53,7 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         super().__init__(dataset, *args, **kwargs)
         self.num_samples_yielded, self.transforms = 0, checked_transforms(transforms)
         self._source = dataset if isinstance(dataset, StreamingDataset) else None
-        self._device, self._feedback, self._log = None, None, Path(log) if log is not None else None
+        self._device, self._log = None, Path(log) if log is not None else None
         self._place: Place | None = None  # as over another kind of dataset
         self._ring: WeightRing | None = None
         self._handed = False  # whether the last iter() has handed out a batch
@@ -74,27 +73,27 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
 
     def _begin(self, dataset: StreamingDataset) -> Place:
         """Begin at the dataset's position: the start, or a state that was loaded."""
-        place = self._place = Place(dataset)
         self._handed, self._iterator = False, None
-        self._ring = self._weight_ring(dataset, place.loop) if place.loop is not None else None
+        loop = dataset.position.loop
+        self._ring = self._weight_ring(dataset, loop.lag) if loop is not None else None
         publish = self._ring.put if self._ring is not None else lambda step, weights_K: None
-        self._feedback = self._begin_feedback(place, publish)
+        place = self._place = Place(dataset, publish=publish, log=self._log, previous=self._place)
         return place
 
-    def _weight_ring(self, dataset: StreamingDataset, loop: FeedbackLoop) -> WeightRing | None:
+    def _weight_ring(self, dataset: StreamingDataset, lag: int) -> WeightRing | None:
         """Return a ring by which workers receive the weights of later steps; None if there are no workers.
 
         Raises:
             ConfigError: workers would make batches before their weights are known.
         """
         ahead = self.num_workers * (self.prefetch_factor or 0)
-        if ahead > loop.lag:
+        if ahead > lag:
             raise ConfigError(
                 f"{self.num_workers} workers x prefetch_factor {self.prefetch_factor} fetch {ahead} batches ahead, "
-                f"more than the lag of {loop.lag} steps between losses and the batches that they shape: lower "
+                f"more than the lag of {lag} steps between losses and the batches that they shape: lower "
                 f"them, or give the dataset lag={ahead} (it changes the run)"
             )
-        return WeightRing(domains=len(dataset.streams), lag=loop.lag) if self.num_workers else None
+        return WeightRing(domains=len(dataset.streams), lag=lag) if self.num_workers else None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Begin an epoch."""
@@ -103,8 +102,8 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
             return
         walk, batches = self._begin_epoch(self._source, place), None
         for _ in range(walk.steps_left):
-            if self._feedback is not None and not walk.ready():
-                self._feedback.collector.await_weights(walk.cursor.step)
+            if place.session is not None and not walk.ready():
+                place.session.collector.await_weights(walk.cursor.step)
             try:
                 if batches is None:
                     batches = super().__iter__()  # not before, since its workers would wait for these weights
@@ -116,8 +115,8 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
             place.exhaustion.check(walk.cursor)
             place.cursor, self._handed = walk.cursor, True
             self.num_samples_yielded += place.run.run_plan.batch_size
-            if self._feedback is not None:
-                self._feedback.collector.drew(rows)
+            if place.session is not None:
+                place.session.collector.drew(rows)
             yield self._tagged(batch, place.run, rows)
         else:
             return
@@ -129,11 +128,6 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         if dataset is not None and place is not None and place.is_outdated(dataset):
             return self._begin(dataset)
         return place
-
-    @property
-    def _cursor(self) -> Cursor:
-        assert self._place is not None
-        return self._place.cursor
 
     def _begin_epoch(self, dataset: StreamingDataset, place: Place) -> Walk:
         """Return the walk of the next epoch, and let the dataset, also in its workers, begin at the same place."""
@@ -148,7 +142,7 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         if loop is not None:  # at every epoch, since the dataset may have another loader
             dataset.weights_source = loop.weights if self._ring is None else self._ring.get
         if self._ring is not None and loop is not None:
-            for step in range(place.cursor.step, loop.reported + loop.lag + 1):
+            for step in range(place.cursor.step, loop.known):
                 if (weight_K := loop.weights(step)) is not None:
                     self._ring.put(step, weight_K)
         return run.walk(place.cursor, run.weights(loop))
@@ -160,10 +154,11 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the run's state after the batches handed out; None over another kind of dataset."""
-        place = self._current()
-        if self._feedback is not None:
-            self._feedback.collector.drain()
-        return None if place is None else place.run.document(place.cursor, place.loop)
+        if (place := self._current()) is None:
+            return None
+        if place.session is not None:
+            place.session.collector.drain()
+        return place.run.document(place.cursor, place.loop)
 
     def load_state_dict(self, obj: Mapping[str, Any], strict: bool = True) -> None:
         """Go on from a state; as `StreamingDataset.load_state_dict`."""

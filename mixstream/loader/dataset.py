@@ -26,7 +26,7 @@ from mixstream.mixers import Binding, Mixer, OpenLoop, Static
 from mixstream.plan.run_plan import PlannedDomain, RunPlan
 from mixstream.plan.shuffle import window_size
 from mixstream.plan.walk import ExhaustionWarnings
-from mixstream.types import Cursor, Weights
+from mixstream.types import Addresses, Cursor, Weights
 from mixstream.units import parse_bytes, parse_count
 from mixstream.world import World
 
@@ -254,8 +254,14 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
                     exhaustion.check(walk.cursor)
                 if step % workers == worker:
                     (at,) = run.run_plan.addressing.locate([rows], run.run_plan.part)
-                    yield from reader.each(rows, at, lambda at: self[int(self.number(at)[0])])
+                    yield from reader.each(rows, at, lambda at: self.samples_at(at)[0])
         epochs.reach(claim + 1, walk.cursor)
+
+    def samples_at(self, at: Addresses) -> list[Any]:
+        """Return the samples at these addresses; by number if a subclass returns samples of its own."""
+        if overrides(self):
+            return [self[number] for number in self.number(at).tolist()]
+        return self.domains.samples(at)
 
     def begin_at(self, cursor: Cursor) -> None:
         """Let the next `iter()` begin at `cursor`; for loaders, which keep the position themselves."""

@@ -73,9 +73,8 @@ class Loader(LossReports):
         self.counters = Counters()
         self.transforms = checked_transforms(transforms)
         self._source, self._device, self._log = dataset, self.device, Path(log) if log is not None else None
-        self._feedback = None
         self._running: _Running | None = None
-        self._place = self._begin()
+        self._place = self._begin(None)
         self.batch_size, self.drop_last = self.run.run_plan.batch_size, dataset.drop_last
         if (loop := self._place.loop) is not None and prefetch > loop.lag:
             raise ConfigError(
@@ -89,25 +88,22 @@ class Loader(LossReports):
         )
         self._copy = DeviceCopy(self.device) if self.device.type == "cuda" else None
 
-    def _begin(self) -> Place:
-        """Begin at the dataset's position: the start, or a state that was loaded."""
+    def _begin(self, previous: Place | None) -> Place:
+        """Return the place of the dataset's position: the start, or a state that was loaded."""
         self._stop()
-        place = self._place = Place(self.dataset)
-        self._feedback = self._begin_feedback(place, weak_callback(self._wake, None))
-        return place
+        wake = weak_callback(self._wake, None)
+        return Place(self.dataset, publish=wake, log=self._log, previous=previous)
 
     def _current(self) -> Place:
         """Return the place, from the dataset's position on if that has changed."""
-        return self._begin() if self._place.is_outdated(self.dataset) else self._place
+        if self._place.is_outdated(self.dataset):
+            self._place = self._begin(self._place)
+        return self._place
 
     @property
     def run(self) -> Run:
         """The run whose batches are handed out."""
         return self._place.run
-
-    @property
-    def _cursor(self) -> Cursor:
-        return self._place.cursor
 
     # --- iteration ------------------------------------------------------------------------------------------------
 
@@ -119,13 +115,13 @@ class Loader(LossReports):
         """Yield batches from the loader's position to the end of the running epoch."""
         self._current().check_not_ended()
         epoch = self.epoch
-        while self.run.plan.settle(self._cursor).epoch == epoch:
+        while self.run.plan.settle(self._place.cursor).epoch == epoch:
             try:
                 batch = self._next()
             except StopIteration:
                 warnings.warn(self._place.end(), stacklevel=2)
                 return
-            self._place.exhaustion.check(self._cursor)
+            self._place.exhaustion.check(self._place.cursor)
             yield batch
 
     def _next(self) -> Any:
@@ -139,8 +135,8 @@ class Loader(LossReports):
             self._stop()
             raise
         self.run.quarantine.publish()
-        if self._feedback is not None:
-            self._feedback.collector.drew(rows)
+        if self._place.session is not None:
+            self._place.session.collector.drew(rows)
         self.counters.waited += time.perf_counter() - asked
         if self._copy is not None and isinstance(batch, dict):
             self._copy.receive(batch)
@@ -153,13 +149,13 @@ class Loader(LossReports):
         dataset, collate = self.dataset, self.collate_fn or partial(collate_samples, widen=self.widen)
         maker = BatchMaker(
             run=self.run,
-            cursor=self._cursor,
+            cursor=self._place.cursor,
             weights=self.run.weights(self._place.loop),
             assembler=Assembler(
                 domains=self._domains,
                 columns=self._columns,
                 alloc=self._pool.empty,
-                samples=lambda at: [dataset[number] for number in dataset.number(at).tolist()],
+                samples=dataset.samples_at,
                 collate=collate,
                 transforms=self.transforms,
             ),
@@ -178,8 +174,8 @@ class Loader(LossReports):
         while True:
             with contextlib.suppress(BlockedError):
                 return prefetcher.get()
-            assert self._feedback is not None
-            self._feedback.collector.await_weights(self._cursor.step)
+            assert self._place.session is not None
+            self._place.session.collector.await_weights(self._place.cursor.step)
             prefetcher.wake()
 
     def _wake(self, step: int, weights_K: Int64) -> None:
@@ -205,7 +201,7 @@ class Loader(LossReports):
         """Move to the beginning of `epoch`; do nothing if the next batch belongs to it."""
         if epoch != self.epoch:
             self._stop()
-            self._place.cursor = self.run.walk_to_epoch(self.run.plan.settle(self._cursor), epoch)
+            self._place.cursor = self.run.walk_to_epoch(self.run.plan.settle(self._place.cursor), epoch)
 
     def state_dict(self, num_samples: int | None = None, from_beginning: bool = True) -> dict[str, Any]:
         """Return the run's state after the batches handed out: a small JSON-able dict, the same on every rank.
@@ -214,8 +210,8 @@ class Loader(LossReports):
         """
         del num_samples, from_beginning
         place = self._current()
-        if self._feedback is not None:
-            self._feedback.collector.drain()
+        if place.session is not None:
+            place.session.collector.drain()
         return place.run.document(place.cursor, place.loop)
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
@@ -229,7 +225,7 @@ class Loader(LossReports):
             StateError: the state does not fit; the message says why.
         """
         self.dataset.load_state_dict(state, strict=strict)
-        self._begin()
+        self._place = self._begin(self._place)
 
     save_state = state_dict
     restore_state = load_state_dict
@@ -238,7 +234,7 @@ class Loader(LossReports):
 
     def describe(self) -> str:
         """Return a picture of the run, with numbers: domains, shares, position, waiting."""
-        return describe(self.run, self._cursor, self.counters, self.weights)
+        return describe(self.run, self._place.cursor, self.counters, self.weights)
 
     def close(self) -> None:
         """End the background threads, after all reports are processed, and unmap the shards.
@@ -248,8 +244,8 @@ class Loader(LossReports):
         """
         self._stop()
         self._domains.opened.close()
-        if self._feedback is not None:
-            self._feedback.collector.close()
+        if self._place.session is not None:
+            self._place.session.collector.close()
 
     def _stop(self) -> None:
         if (running := self._running) is None:
@@ -265,8 +261,8 @@ class Loader(LossReports):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if exception[0] is not None and self._feedback is not None:
-            self._feedback.end()  # without a second error
+        if exception[0] is not None and self._place.session is not None:
+            self._place.session.end()  # without a second error
         self.close()
 
     def __repr__(self) -> str:

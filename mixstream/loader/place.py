@@ -1,14 +1,15 @@
-"""How far a loader has come in the run of its dataset. `Loader` and `StreamingDataLoader` share it.
-
-It begins at the dataset's position and counts the batches that were handed out. If the dataset's position changes, the
-loader replaces it by a new one.
-"""
+"""A loader's place in a run, and the feedback session that runs from there."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from mixstream.errors import ExhaustedError
+from mixstream.feedback.session import FeedbackSession
 from mixstream.loader.dataset import StreamingDataset
 from mixstream.plan.walk import ExhaustionWarnings
+from mixstream.types import Int64
 
 
 class Place:
@@ -16,19 +17,42 @@ class Place:
 
     Args:
         dataset: whose position it begins at: step 0, or a state that was loaded.
+        publish: called with (step, weights) as soon as weights are known.
+        log: directory of the mixing log; None for none.
+        previous: the loader's place before, whose session ends.
 
     Attributes:
         run: the run.
         cursor: the place in its plan after the last batch that was handed out.
         loop: the loader's own feedback loop; None where nothing learns.
+        session: takes what the trainer reports; None where nothing learns and nothing is logged.
         exhaustion: warns when a domain leaves the mix.
     """
 
-    def __init__(self, dataset: StreamingDataset) -> None:
+    def __init__(
+        self,
+        dataset: StreamingDataset,
+        *,
+        publish: Callable[[int, Int64], None],
+        log: Path | None,
+        previous: Place | None,
+    ) -> None:
         position = dataset.position
-        self.run, self.cursor, self.loop = position.run, position.cursor, position.begin_loop()
-        self.exhaustion = ExhaustionWarnings(self.run.plan, self.cursor)
-        self._loads, self._origin, self._ended = dataset.loads, position.cursor, False
+        run, cursor, loop = position.run, position.cursor, position.begin_loop()
+        self.run, self.cursor, self.loop = run, cursor, loop
+        self.exhaustion = ExhaustionWarnings(run.plan, cursor)
+        self._loads, self._origin, self._ended = dataset.loads, cursor, False
+        self.session = FeedbackSession.begin(
+            run.run_plan,
+            listed_K=run.domains.listed_K,
+            loop=loop,
+            weights=run.weights(loop) or run.fixed,
+            facts=lambda: run.facts(cursor, loop),
+            publish=publish,
+            log=log,
+            header={"step": cursor.step, **run.log_header},
+            previous=previous.session if previous is not None else None,
+        )
 
     def is_outdated(self, dataset: StreamingDataset) -> bool:
         """Return whether a state was loaded into the dataset, or its ranks changed before the first batch."""

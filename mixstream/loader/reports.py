@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from mixstream.loader.dataset import StreamingDataset
 from mixstream.loader.place import Place
 from mixstream.loader.validation import ValidationSet
 from mixstream.plan.weights import WEIGHT_UNIT
-from mixstream.types import Cursor, Float64, Int64
+from mixstream.types import Float64
 
 
 class LossReports:
@@ -29,28 +28,11 @@ class LossReports:
     transforms: tuple[Transform, ...]
     _source: StreamingDataset | None
     _device: torch.device | None
-    _log: Path | None
-    _feedback: FeedbackSession | None
-
-    def _begin_feedback(self, place: Place, publish: Callable[[int, Int64], None]) -> FeedbackSession | None:
-        """Return the feedback session from `place` on; the one before ends."""
-        run, cursor, loop = place.run, place.cursor, place.loop
-        return FeedbackSession.begin(
-            run.run_plan,
-            listed_K=run.domains.listed_K,
-            loop=loop,
-            weights=run.weights(loop) or run.fixed,
-            facts=lambda: run.facts(cursor, loop),
-            publish=publish,
-            log=self._log,
-            header={"step": cursor.step, **run.log_header},
-            previous=self._feedback,
-        )
+    _place: Any  # a Place; None over another kind of dataset
 
     @property
-    def _cursor(self) -> Cursor:
-        """The loader's place in the plan, after the last batch that was handed out."""
-        raise NotImplementedError
+    def _session(self) -> FeedbackSession | None:
+        return self._place.session if self._place is not None else None
 
     def report(self, batch: Batch, loss: Any, *, mask: torch.Tensor | None = None, matrix: Any = None) -> None:
         """Report the losses of `batch`; mixers that learn need this once for every batch, others do not.
@@ -70,22 +52,21 @@ class LossReports:
         Raises:
             FeedbackError: the batch is not one that this loader handed out, or an evaluation was due before it.
         """
-        if self._feedback is not None:
-            self._feedback.collector.collect(batch, loss, mask=mask, matrix=matrix)
+        if (session := self._session) is not None:
+            session.collector.collect(batch, loss, mask=mask, matrix=matrix)
 
     def report_sums(self, step: int, loss_sum_K: Float64, count_K: Float64) -> None:
         """Report losses that the caller summed over all ranks: float64 [K] each, in the order of `streams`."""
-        if self._feedback is not None:
-            self._feedback.collector.collect_sums(step, loss_sum_K, count_K)
+        if (session := self._session) is not None:
+            session.collector.collect_sums(step, loss_sum_K, count_K)
 
     @property
     def weights(self) -> dict[str, float]:
         """The newest weights that are known, by domain: if the mixer learns, those that the last report led to."""
-        assert self._source is not None
-        run, loop = self._source.run, self._feedback.consensus.loop if self._feedback is not None else None
-        parts_K = loop.newest if loop is not None else None
+        place: Place = self._place
+        run, parts_K = place.run, place.loop.newest if place.loop is not None else None
         if parts_K is None:
-            parts_K = (run.weights(None) or run.fixed)(self._cursor.step)
+            parts_K = (run.weights(None) or run.fixed)(place.cursor.step)
             assert parts_K is not None
         return dict(zip(run.plan.names, (parts_K / WEIGHT_UNIT).tolist()))
 
@@ -94,13 +75,13 @@ class LossReports:
 
         Domains stand in the order of `weights`. Empty for mixers that cannot explain themselves.
         """
-        loop = self._feedback.consensus.loop if self._feedback is not None else None
+        loop = self._place.loop if self._place is not None else None
         return dict(loop.explain()) if loop is not None else {}
 
     @property
     def wants_validation(self) -> bool:
         """Whether the mixer wants the model evaluated now, before it trains on the next unreported batch."""
-        return self._feedback is not None and self._feedback.collector.wants_validation
+        return (session := self._session) is not None and session.collector.wants_validation
 
     def validation(self, *, split: str = "val", rows: int = 64, **options: Any) -> ValidationSet:
         """Return this rank's share of a small set of rows per domain, the same during the whole run.
@@ -144,10 +125,10 @@ class LossReports:
 
     def report_evaluation(self, sums: tuple[Any, Any]) -> None:
         """Report an evaluation that was due: this rank's summed losses and counts, [K] each."""
-        if self._feedback is not None:
-            self._feedback.collector.collect_evaluation(sums, means=False)
+        if (session := self._session) is not None:
+            session.collector.collect_evaluation(sums, means=False)
 
     def report_validation(self, losses: Any) -> None:
         """Report an evaluation that was due: mean losses over all ranks, [V], domains in the order of `streams`."""
-        if self._feedback is not None:
-            self._feedback.collector.collect_evaluation(losses, means=True)
+        if (session := self._session) is not None:
+            session.collector.collect_evaluation(losses, means=True)

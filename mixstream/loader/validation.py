@@ -179,7 +179,7 @@ class ValidationSet:
             domains=self.domains,
             columns=None if self.collate_fn else self.domains.columns(widen=self.widen),
             alloc=lambda dtype, shape: np.empty(shape, dtype),
-            samples=lambda at: [self.domains.sample(*where) for where in zip(at.shard_B.tolist(), at.row_B.tolist())],
+            samples=self.domains.samples,
             collate=self.collate_fn or partial(collate_samples, widen=self.widen),
             transforms=self.transforms,
         )

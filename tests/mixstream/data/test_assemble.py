@@ -83,6 +83,36 @@ def test_a_transform_that_returns_no_batch_is_refused_by_its_name(library):
         next(iter(open_face("Loader", library, [forgetful])))
 
 
+def test_a_transform_that_loses_rows_is_refused_by_its_name(library):
+    def half(batch: ms.Batch) -> ms.Batch:
+        batch["tokens"] = batch["tokens"][:4]
+        return batch
+
+    with pytest.raises(ConfigError, match="the transform 'half' returned 4 rows of column 'tokens' of a batch of 8"):
+        next(iter(open_face("Loader", library, [half])))
+
+
+def test_rows_may_be_laid_out_in_one(library):
+    def flat(batch: ms.Batch) -> ms.Batch:
+        batch["tokens"] = batch["tokens"].reshape(1, -1)
+        return batch
+
+    assert next(iter(open_face("Loader", library, [flat])))["tokens"].shape == (1, 64)
+
+
+def test_the_error_of_a_transform_says_in_which_and_comes_in_its_place(library):
+    def failing(batch: ms.Batch) -> ms.Batch:
+        if batch.step == 3:
+            raise KeyError("labels")
+        return batch
+
+    loader, steps = open_face("Loader", library, [failing]), []
+    with pytest.raises(KeyError, match="labels") as caught:
+        steps.extend(batch.step for batch in loader)
+    assert caught.value.__notes__ == ["in the transform 'failing' of the batch of step 3"]
+    assert loader.step == 3
+
+
 def test_transforms_need_batches_that_are_dicts(library):
     loader = open_face("Loader", library, [negate], collate_fn=lambda samples: [s["tokens"] for s in samples])
     with pytest.raises(ConfigError, match="collate_fn returned a list: return a dict, or leave out transforms"):
