@@ -27,8 +27,8 @@ from mixstream.data.domains import Domains
 from mixstream.distributed import RankNotes
 from mixstream.errors import ConfigError, ExhaustedError, MixstreamError
 from mixstream.inherited_file import InheritedFile
-from mixstream.plan.addressing import Addressing
 from mixstream.plan.rng import derive_key
+from mixstream.plan.run_plan import RunPlan
 from mixstream.plan.state import SetAside
 from mixstream.types import Addresses, Rows
 
@@ -181,18 +181,14 @@ class RowReader:
         policy: "raise", "refetch" (fetch the shard again, once, before raising) or "quarantine" (the same, but set the
             sample or shard aside instead of raising).
         domains: the domains to read.
-        addressing: finds the samples that take the place of others.
-        part: this rank's rows of a global batch.
+        run_plan: what is drawn; by it other samples take the place of those that are set aside.
         quarantine: what is set aside.
-        seed: the run's shuffle seed; it decides which samples take the place of others.
     """
 
     policy: str
     domains: Domains
-    addressing: Addressing
-    part: slice
+    run_plan: RunPlan
     quarantine: Quarantine
-    seed: int
 
     def read(self, rows: Rows, mine: slice, at: Addresses, make: Callable[[Addresses], T]) -> T:
         """Return the result of `make` for the addresses of some of this rank's rows.
@@ -245,21 +241,21 @@ class RowReader:
         if not bad_B.any():
             return at
         shard_B, row_B = at.shard_B.copy(), at.row_B.copy()
-        lanes = self.addressing.lanes
+        lanes = self.run_plan.addressing.lanes
         per_lane = len(rows.domain_B) // lanes
         for i in np.flatnonzero(bad_B).tolist():
-            place = range(len(rows.domain_B))[self.part][mine][i]
+            place = range(len(rows.domain_B))[self.run_plan.part][mine][i]
             found = self._stand_in(place // per_lane, int(rows.domain_B[place]), int(rows.draw_B[place]))
             shard_B[i], row_B[i] = found.shard_B[0], found.row_B[0]
         return Addresses(domain_B=at.domain_B, shard_B=shard_B, row_B=row_B)
 
     def _stand_in(self, lane: int, k: int, draw: int) -> Addresses:
         """Return the address, of one row, that takes the place of `draw` of the plan's domain `k` in `lane`."""
-        order = self.addressing.orders[k]
+        order = self.run_plan.addressing.orders[k]
         total = int(order.samples_S.sum())
         for attempt in range(_TRIES):
             reach = min(_FIRST_REACH << attempt, total)
-            ahead = derive_key(self.seed, "stand-in", order.name, lane, draw, attempt) % reach
+            ahead = derive_key(self.run_plan.shuffle_seed, "stand-in", order.name, lane, draw, attempt) % reach
             if not self.quarantine.holds(found := self._at(lane, k, draw + 1 + ahead, 1)).any():
                 return found
         for begin in range(draw + 1, draw + 1 + total, 4096):  # few good samples are left: look at all
@@ -272,7 +268,9 @@ class RowReader:
         )
 
     def _at(self, lane: int, k: int, draw: int, count: int) -> Addresses:
-        return self.addressing.of_draws(domain=k, lane=lane, draw_B=np.arange(draw, draw + count, dtype=np.int64))
+        return self.run_plan.addressing.of_draws(
+            domain=k, lane=lane, draw_B=np.arange(draw, draw + count, dtype=np.int64)
+        )
 
 
 def _is_among(bad: tuple[int, int | None], at: Addresses) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError, IndexCorruptError, ShardCorruptError, UnsafeEncodingError
-from mixstream.formats import MDS, Container, FileInfo, ShardEntry, decompress, hash_hex
+from mixstream.formats import Container, FileInfo, ShardEntry, decompress, hash_hex, open_container
 from mixstream.formats import is_mds_encoding_safe as is_safe
 from mixstream.plan.addressing import View, WholeShards
 from mixstream.storage import CacheLimit, CompressedSpec, DatasetFiles, ShardSpec, map_file
@@ -51,11 +51,11 @@ class Domain:
         """
         data, where = files.read_index()
         try:
-            MDS.check_hash(data, validate_hash, where=where)
+            container = open_container(data, where=where, validate_hash=validate_hash)
         except IndexCorruptError:  # it may have been damaged in transfer
             data, where = files.read_index()
-            MDS.check_hash(data, validate_hash, where=where)
-        domain = cls(name=name, container=MDS.parse(data, where=where), files=files, validate_hash=validate_hash)
+            container = open_container(data, where=where, validate_hash=validate_hash)
+        domain = cls(name=name, container=container, files=files, validate_hash=validate_hash)
         for columns in {shard.column_encodings: shard.columns for shard in domain.shards}.values():
             for column, encoding in columns.items():
                 if not allow_unsafe_types and not is_safe(encoding):

@@ -8,14 +8,15 @@ they are used, and every error names the file, the fact and the remedy. In the o
     hashing      digests of files, by name
     container    the protocol of a format: its shards, where a row's bytes lie, what they decode to
     mds/         MDS version 2, as mosaicml-streaming writes and reads it
+    open         the index of a dataset becomes a container
 
-A further format is a folder beside `mds/` that implements `Container`.
+A further format is a folder beside `mds/` that implements `Container`, and a line in `open`. In every format, columns have
+MDS's names of encodings (`"ndarray:uint16:2048"`).
 """
 
 from mixstream.formats.compression import compress, decompress, extension, is_compression
 from mixstream.formats.container import Container, FileInfo, OffsetTable, RowLayout, ShardEntry
 from mixstream.formats.hashing import hash_hex, hash_names, is_hash
-from mixstream.formats.mds.container import MDS
 from mixstream.formats.mds.encodings import (
     fixed_array,
     get_mds_encoded_size,
@@ -35,10 +36,10 @@ from mixstream.formats.mds.index import (
     parse_index,
 )
 from mixstream.formats.mds.shard import decode_sample, encode_sample, encode_shard, read_offsets
+from mixstream.formats.open import open_container
 
 __all__ = [
     "INDEX_HASHES",
-    "MDS",
     "Container",
     "FileInfo",
     "Index",
@@ -66,6 +67,7 @@ __all__ = [
     "mds_decode",
     "mds_encode",
     "ndarray_dtype",
+    "open_container",
     "parse_index",
     "read_offsets",
 ]

@@ -46,7 +46,8 @@ class OffsetTable:
 
 
 RowLayout = OffsetTable
-"""Where the rows of a shard lie. A format with rows of a fixed stride, or in spans, adds its own kind."""
+"""Where the rows of a shard lie. A format with rows of a fixed stride, or in spans, adds its own kind here and to the
+compiled loop of `data.gather`, which reads positions itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,14 +55,7 @@ class Run:
 
     def reader(self, domains: Domains) -> RowReader:
         """Return a reader of rows of `domains` that handles bad samples."""
-        return RowReader(
-            policy=self.on_bad_sample,
-            domains=domains,
-            addressing=self.run_plan.addressing,
-            part=self.run_plan.part,
-            quarantine=self.quarantine,
-            seed=self.run_plan.shuffle_seed,
-        )
+        return RowReader(policy=self.on_bad_sample, domains=domains, run_plan=self.run_plan, quarantine=self.quarantine)
 
     def loop(self) -> FeedbackLoop | None:
         """Return a new feedback loop; None if the mixer does not learn."""

@@ -10,6 +10,7 @@ The size is O(domains x lanes): no sample numbers, no random generator, nothing 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -282,13 +283,5 @@ def _carry_over(state: RunState, run_plan: RunPlan, fresh: Cursor) -> Cursor:
                 f"samples: pass num_canonical_nodes={len(drawn_L)}"
             )
         drawn_LK[:, k] = drawn_L
-    return Cursor(
-        step=state.step,
-        epoch=state.epoch,
-        step_in_epoch=0,
-        drawn_LK=drawn_LK,
-        base_LK=drawn_LK,
-        credit_LK=fresh.credit_LK,
-        total_L=fresh.total_L,
-        repeats=state.repeats,
-    )
+    begun = {"step": state.step, "epoch": state.epoch, "repeats": state.repeats}
+    return replace(fresh, **begun, step_in_epoch=0, drawn_LK=drawn_LK, base_LK=drawn_LK)

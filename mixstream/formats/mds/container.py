@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixstream.formats.container import OffsetTable
-from mixstream.formats.mds.index import Index, ShardInfo, check_index_hash, parse_index
+from mixstream.formats.mds.index import Index, ShardInfo
 from mixstream.formats.mds.shard import decode_sample, read_offsets
 from mixstream.types import UInt8
 
@@ -18,7 +18,7 @@ class MDS:
     """The shards of one MDS dataset. See `Container`.
 
     >>> import numpy as np
-    >>> from mixstream.formats.mds.index import FileInfo, dump_index
+    >>> from mixstream.formats.mds.index import FileInfo, dump_index, parse_index
     >>> from mixstream.formats.mds.shard import encode_config, encode_sample, encode_shard
     >>> columns = {"names": ("id", "text"), "encodings": ("uint8", "str"), "sizes": (1, None)}
     >>> samples = [encode_sample({"id": i, "text": text}, **columns) for i, text in enumerate(["red", "blue"])]
@@ -30,7 +30,7 @@ class MDS:
     ...     column_sizes=columns["sizes"], compression=None, hashes=(), size_limit=None, zip=None,
     ...     raw=FileInfo(basename="shard.00000.mds", bytes=len(shard), hashes={}),
     ... )
-    >>> dataset = MDS.parse(dump_index(Index(shards=(entry,), extra={})), where="index.json")
+    >>> dataset = MDS(parse_index(dump_index(Index(shards=(entry,), extra={})), where="index.json"))
     >>> data = np.frombuffer(shard, dtype=np.uint8)
     >>> dataset.check(0, data, where="shard.00000.mds")
     >>> begin, end = dataset.rows(0).span(data, row=1)
@@ -43,20 +43,6 @@ class MDS:
     """
 
     index: Index
-
-    @classmethod
-    def parse(cls, data: bytes, *, where: str) -> MDS:
-        """Return the container that the bytes of an `index.json` describe; `where` names the file in errors.
-
-        Raises:
-            IndexCorruptError: the index is invalid.
-        """
-        return cls(parse_index(data, where=where))
-
-    @staticmethod
-    def check_hash(data: bytes, validate_hash: str | None, *, where: str) -> None:
-        """Check the bytes of an `index.json` against the hash `validate_hash` in it, if there is one."""
-        check_index_hash(data, validate_hash, where=where)
 
     @property
     def shards(self) -> tuple[ShardInfo, ...]:

@@ -1,0 +1,22 @@
+"""The index of a dataset becomes a container: the one place where a format is chosen. MDS is the only one today."""
+
+from __future__ import annotations
+
+from mixstream.formats.container import Container
+from mixstream.formats.mds.container import MDS
+from mixstream.formats.mds.index import check_index_hash, parse_index
+
+
+def open_container(index: bytes, *, where: str, validate_hash: str | None = None) -> Container:
+    """Return the container that an index describes.
+
+    Args:
+        index: the bytes of the dataset's index file.
+        where: names the file in errors.
+        validate_hash: name of the hash that the index is checked against, where it has one; None for none.
+
+    Raises:
+        IndexCorruptError: the index is invalid, or does not match its hash.
+    """
+    check_index_hash(index, validate_hash, where=where)
+    return MDS(parse_index(index, where=where))
