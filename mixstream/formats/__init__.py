@@ -10,8 +10,8 @@ they are used, and every error names the file, the fact and the remedy. In the o
     mds/         MDS version 2, as mosaicml-streaming writes and reads it
     open         the index of a dataset becomes a container
 
-A further format is a folder beside `mds/` that implements `Container`, and a line in `open`. In every format, columns have
-MDS's names of encodings (`"ndarray:uint16:2048"`).
+A further format is a folder beside `mds/` that implements `Container`, and a line in `open`. In every format, columns
+have MDS's names of encodings (`"ndarray:uint16:2048"`).
 """
 
 from mixstream.formats.compression import compress, decompress, extension, is_compression

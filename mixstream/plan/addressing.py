@@ -21,8 +21,8 @@ from mixstream.types import Addresses, Int64, Rows
 class View(Protocol):
     """Which samples of a domain's shards count. Only a view addresses stored rows.
 
-    A view can leave out, repeat or cut samples without rewriting shards; selections and packings are views. What a stored
-    row is (a record, or the spans of several documents) is for the container to say.
+    A view can leave out, repeat or cut samples without rewriting shards; selections and packings are views. What a
+    stored row is (a record, or the spans of several documents) is for the container to say.
     """
 
     @property
