@@ -217,7 +217,8 @@ class DatasetFiles:
         directory = self.home
         if directory is None:
             original = self.origin / INDEX if self.origin is not None else None
-            # A dataset may be rebuilt with the same sizes, and so the same index; on local disk, its time tells.
+            # A dataset may be rebuilt with the same sizes, and so the same index; on local disk, its modification time
+            # tells versions apart.
             stamp = f":{original.stat().st_mtime_ns}" if original is not None and original.is_file() else ""
             directory = private_directory(origin + stamp) / digest
         owner = CacheOwner(

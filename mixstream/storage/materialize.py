@@ -135,8 +135,8 @@ class ShardSource:
             except ShardCorruptError as error:
                 if not left:
                     error.add_note(
-                        f"{store.url}/{part.name} was fetched anew, and is wrong again: the original is damaged, or "
-                        "does not belong to the index"
+                        f"{store.url}/{part.name} was downloaded again and still does not match: the original is "
+                        "damaged, or does not belong to the index"
                     )
                     raise
             if left > 1:

@@ -94,8 +94,8 @@ def check_name(name: str) -> None:
     own = parts[-1].startswith(PREFIX) or (parts[-1].startswith(".") and parts[-1].endswith(".partial"))
     if not name or "\0" in name or own or name == INDEX or any(part in ("", ".", "..") for part in parts):
         raise IndexCorruptError(
-            f"{name!r} is no name for a shard: it leads out of the dataset's directory, or is one that the cache uses "
-            "itself; fetch the index again, or write the dataset again"
+            f"{name!r} is not a valid name for a shard: it leads out of the dataset's directory, or is one that the "
+            "cache uses itself; fetch the index again, or write the dataset again"
         )
 
 

@@ -133,7 +133,9 @@ class _PartLimit:
             if self._closed:
                 raise StoreError("the interpreter is exiting: nothing is read from stores any more")
             if not came:
-                raise WaitTimeoutError(f"no request could be made in {timeout:.0f} s: {self._taken} others hang")
+                raise WaitTimeoutError(
+                    f"no request could be made in {timeout:.0f} s: {self._taken} requests in progress do not end"
+                )
             self._taken += parts
         change = 1.0
         try:

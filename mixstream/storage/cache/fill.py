@@ -156,7 +156,7 @@ def opened(path: Path, opener: Callable[[str, int], int] | None = None) -> Binar
 def _reserve_blocks(number: int, size: int) -> None:
     """Reserve the blocks of a file on the disk; OSError where that cannot be done.
 
-    `os.posix_fallocate` will not do: where the file system cannot (NFS 3), it writes into every block, one by one.
+    `os.posix_fallocate` is not used: where the file system cannot (NFS 3), it writes into every block, one by one.
     """
     fallocate = getattr(_LIBC, "fallocate", None)  # Linux
     if fallocate is None or not size:

@@ -198,7 +198,7 @@ def _flock(number: int) -> bool:
             raise
         raise ConfigError(
             f"the file system of the cache directory has no flock ({os.strerror(error.errno or 0)}), and without it "
-            "processes would spoil each other's files; pass a `local` directory on a disk of this machine"
+            "processes would corrupt each other's files; pass a `local` directory on a disk of this machine"
         ) from error
     return True
 

@@ -123,7 +123,7 @@ class FsspecStore:
         Exceptions of a file system become errors of `mixstream.errors`, without the cause, which may hold signed URLs.
         """
         if ".." in name.split("/"):
-            raise StoreError(f"{name!r} is no name of a file below {self.url}: names are without '..'")
+            raise StoreError(f"{name!r} is not a valid name for a file below {self.url}: names are without '..'")
 
         def run() -> T:
             files, directory = self._opened()
