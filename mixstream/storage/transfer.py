@@ -18,15 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from mixstream.errors import (
-    NoRangesError,
-    ShardCorruptError,
-    StoreBusyError,
-    StoreChangedError,
-    StoreError,
-    StoreFaultError,
-    WaitTimeoutError,
-)
+from mixstream import errors
 from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.retry import Retry
 from mixstream.storage.store import ObjectBytes, Store
@@ -76,7 +68,7 @@ def read_object(
     while True:
         try:
             return _Reading(store, name, size=size, whole=whole, retry=retry, into=into, heartbeat=heartbeat).run()
-        except NoRangesError:
+        except errors.NoRangesError:
             if whole or size is None:
                 raise
             # The server chooses how large the body is, so its size is requested first.
@@ -85,7 +77,7 @@ def read_object(
             if found != size:
                 raise _other_size(store, name, size, found) from None
             whole = True
-        except StoreChangedError as error:
+        except errors.StoreChangedError as error:
             begun += 1
             if begun >= retry.attempts:
                 error.add_note(
@@ -94,15 +86,15 @@ def read_object(
                 )
                 raise
             time.sleep(retry.pause(begun - 1))
-        except StoreFaultError as error:
-            with suppress(StoreError):  # an object of another size is not the store's fault
+        except errors.StoreFaultError as error:
+            with suppress(errors.StoreError):  # an object of another size is not the store's fault
                 if size is not None and (found := store.info(name).size) != size:
                     raise _other_size(store, name, size, found) from error
             raise
 
 
-def _other_size(store: Store, name: str, size: int, found: int) -> ShardCorruptError:
-    return ShardCorruptError(
+def _other_size(store: Store, name: str, size: int, found: int) -> errors.ShardCorruptError:
+    return errors.ShardCorruptError(
         f"{store.url}/{name}: {found} bytes, the index says {size}; the shard is truncated or belongs to another "
         "index: upload it again from its origin, or convert it again"
     )
@@ -131,16 +123,16 @@ class _PartLimit:
         with self._change:
             came = self._change.wait_for(free, timeout=timeout)
             if self._closed:
-                raise StoreError("the interpreter is exiting: nothing is read from stores any more")
+                raise errors.StoreError("the interpreter is exiting: nothing is read from stores any more")
             if not came:
-                raise WaitTimeoutError(
+                raise errors.WaitTimeoutError(
                     f"no request could be made in {timeout:.0f} s: {self._taken} requests in progress do not end"
                 )
             self._taken += parts
         change = 1.0
         try:
             yield
-        except (StoreFaultError, StoreBusyError):
+        except (errors.StoreFaultError, errors.StoreBusyError):
             change = -self._now / 2
             raise
         finally:
@@ -214,7 +206,7 @@ class _Reading:
                 if self._change.wait_for(lambda: self._error or self._arrived == len(self._parts), timeout=timeout):
                     return
                 if ended == _limit.value.ended:
-                    raise WaitTimeoutError(
+                    raise errors.WaitTimeoutError(
                         f"{self._store.url}/{self._name}: no request ended in {timeout:.0f} s, though each has a "
                         f"timeout of {self._retry.timeout:g} s: the client hangs; restart this process"
                     )
@@ -256,16 +248,18 @@ class _Reading:
         """Check a part and put it in its place."""
         place, info = f"{self._store.url}/{self._name}", part.info
         if self._size is not None and info.size != self._size:
-            raise StoreFaultError(f"{place}: the store has {info.size} bytes of it, the index says {self._size}")
+            raise errors.StoreFaultError(f"{place}: the store has {info.size} bytes of it, the index says {self._size}")
         data = memoryview(part.data).cast("B")
         if data.nbytes != (expected := (info.size if end is None else end) - begin):
-            raise StoreFaultError(f"{place}: {data.nbytes} bytes came from {begin} on, {expected} were requested")
+            raise errors.StoreFaultError(
+                f"{place}: {data.nbytes} bytes came from {begin} on, {expected} were requested"
+            )
         with self._change:
             if self._stop.is_set():
                 return
             self._version = self._version if self._version is not None else info.version
             if info.version != self._version:
-                raise StoreChangedError(
+                raise errors.StoreChangedError(
                     f"{place}: replaced while it was read: version {info.version} after {self._version}"
                 )
             self._writing += 1
