@@ -195,13 +195,7 @@ class DatasetFiles:
 
     @property
     def _source(self) -> ShardSource:
-        return ShardSource(
-            directory=self.directory,
-            origin=self.origin,
-            store=self.store,
-            retry=self.retry,
-            keep_compressed=self.keep_compressed,
-        )
+        return ShardSource(self.directory, self.origin, self.store, self.retry, self.keep_compressed)
 
     @property
     def _opened(self) -> Cache:

@@ -10,13 +10,11 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from mixstream.errors import IndexCorruptError, ShardCorruptError
 from mixstream.storage.mapping import map_file
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer  # collections.abc has it from Python 3.12 on
+from mixstream.types import Buffer
 
 INDEX = "index.json"
 PREFIX = ".mixstream-"  # of the files that a cache directory holds beside the shards
@@ -103,5 +101,5 @@ def wrong_size(path: object, found: int, expected: int) -> ShardCorruptError:
     """Return the error for a file of another size than its index says."""
     return ShardCorruptError(
         f"{path}: {found} bytes, the index says {expected}; the shard is truncated or belongs to another index: "
-        "copy it again from its origin, or convert it again"
+        "copy or upload it again from its origin, or convert it again"
     )

@@ -16,21 +16,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from mixstream import errors
 from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.retry import Retry
+from mixstream.storage.spec import wrong_size
 from mixstream.storage.store import ObjectBytes, Store
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from mixstream.types import Buffer
 
 PART = 16 << 20  # bytes per request
 PARTS_OF_ONE = 4  # of one object at once
 PARTS_AT_ONCE = 16  # of all objects of a process
 
 _SLACK = 60.0  # seconds on top of all that retries may take, after which a client counts as hanging
+_CHUNK = 64 << 20  # bytes of one write, which takes 2 GiB at most
 _AT_EXIT = 2.0  # seconds that the interpreter's exit waits for requests under way
 
 
@@ -75,7 +74,7 @@ def read_object(
             what = f"asking for the size of {store.url}/{name}"
             found = retry.call(what, lambda: store.info(name), renew=store.renew).size
             if found != size:
-                raise _other_size(store, name, size, found) from None
+                raise wrong_size(f"{store.url}/{name}", found, size) from None
             whole = True
         except errors.StoreChangedError as error:
             begun += 1
@@ -89,15 +88,8 @@ def read_object(
         except errors.StoreFaultError as error:
             with suppress(errors.StoreError):  # an object of another size is not the store's fault
                 if size is not None and (found := store.info(name).size) != size:
-                    raise _other_size(store, name, size, found) from error
+                    raise wrong_size(f"{store.url}/{name}", found, size) from error
             raise
-
-
-def _other_size(store: Store, name: str, size: int, found: int) -> errors.ShardCorruptError:
-    return errors.ShardCorruptError(
-        f"{store.url}/{name}: {found} bytes, the index says {size}; the shard is truncated or belongs to another "
-        "index: upload it again from its origin, or convert it again"
-    )
 
 
 class _PartLimit:
@@ -268,7 +260,7 @@ class _Reading:
             if self._into is None:
                 self._received[begin] = part.data
             else:
-                _write_all(self._into, data, begin)
+                write_all(self._into, data, begin)
             arrived = 1
         finally:
             with self._change:
@@ -277,8 +269,8 @@ class _Reading:
                 self._change.notify_all()
 
 
-def _write_all(number: int, data: memoryview, offset: int) -> None:
-    """Write all of `data` at `offset`: one `pwrite` may write less."""
+def write_all(number: int, data: memoryview, offset: int = 0) -> None:
+    """Write all of `data` at `offset`, in pieces, by which other processes see progress."""
     done = 0
     while done < len(data):
-        done += os.pwrite(number, data[done:], offset + done)
+        done += os.pwrite(number, data[done : done + _CHUNK], offset + done)

@@ -28,7 +28,7 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing import util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -38,9 +38,7 @@ from mixstream.storage.forks import ProcessLocal, unforked
 from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
 from mixstream.storage.stores.frames import Answer, Request, read_frame, write_frame
 from mixstream.storage.url import redact
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from mixstream.types import Buffer
 
 _SLACK = 30.0  # seconds beyond a request's own timeout in which a live server has answered
 _MANY_REQUESTS = 3600.0  # seconds for calls that may take many requests: a listing, an upload
