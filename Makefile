@@ -26,7 +26,7 @@ check: $(READY)  ## everything of the gate but the tests
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
 
-format: $(READY)  ## mend format and what lint can mend
+format: $(READY)  ## reformat, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -225,7 +225,7 @@ class History:
         return at_Q[(row_Q >= sampling.ignore) & ((row_Q - sampling.ignore) % self.every == 0)]
 
     def _smoothed(self, at_Q: Int64, sampling: Sampling) -> Float32:
-        """Return the smoothed losses at places of the last window, rounded to float32 here and nowhere else."""
+        """Return the smoothed losses at places of the last window, rounded to float32 only here."""
         with np.errstate(invalid="ignore"):
             smooth_QK = smoother(sampling.window, sampling.degree)[at_Q] @ self.recent_loss_WK.astype(np.float64)
             return smooth_QK.astype(np.float32)

@@ -195,13 +195,7 @@ class DatasetFiles:
 
     @property
     def _source(self) -> ShardSource:
-        return ShardSource(
-            directory=self.directory,
-            origin=self.origin,
-            store=self.store,
-            retry=self.retry,
-            keep_compressed=self.keep_compressed,
-        )
+        return ShardSource(self.directory, self.origin, self.store, self.retry, self.keep_compressed)
 
     @property
     def _opened(self) -> Cache:
@@ -217,7 +211,8 @@ class DatasetFiles:
         directory = self.home
         if directory is None:
             original = self.origin / INDEX if self.origin is not None else None
-            # A dataset may be rebuilt with the same sizes, and so the same index; on local disk, its time tells.
+            # A dataset may be rebuilt with the same sizes, and so the same index; on local disk, its modification time
+            # tells versions apart.
             stamp = f":{original.stat().st_mtime_ns}" if original is not None and original.is_file() else ""
             directory = private_directory(origin + stamp) / digest
         owner = CacheOwner(

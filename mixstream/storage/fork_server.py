@@ -9,16 +9,14 @@ import os
 import signal
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import msgspec
 
 from mixstream.storage.open import open_store
 from mixstream.storage.stores.frames import Answer, Request, read_frame, write_frame
 from mixstream.storage.url import redact
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from mixstream.types import Buffer
 
 
 def serve() -> NoReturn:

@@ -1,4 +1,4 @@
-"""Forks of this process: what must not be half done when one happens, and what a forked child must begin afresh.
+"""Forks of this process: what must not be half done when one happens, and what a forked child must re-create.
 
 A forked child has its parent's memory and one thread of it. What another thread was in the middle of stays so for
 ever: an import keeps its lock, and a client of obstore, which runs on threads of Rust, waits for answers that never
@@ -37,10 +37,10 @@ class _Forks:
     def after_in_child(self) -> None:
         self.lock = threading.RLock()
         self.use_proxy = self.use_proxy or "obstore" in sys.modules
-        with ExitStack() as stack:  # all are begun afresh, even if letting go of one fails
+        with ExitStack() as stack:  # all are re-created, even if closing one fails
             for local in self.locals:
-                if local.let_go is not None:
-                    stack.callback(local.let_go, local.value)
+                if local.close_inherited is not None:
+                    stack.callback(local.close_inherited, local.value)
                 local.value = local.make()
 
 
@@ -56,11 +56,11 @@ class ProcessLocal(Generic[T]):
 
     Args:
         make: returns a new value.
-        let_go: called in the child with the parent's value, to close what the child should not keep open.
+        close_inherited: called in the child with the parent's value, to close what the child should not keep open.
     """
 
-    def __init__(self, make: Callable[[], T], let_go: Callable[[T], None] | None = None) -> None:
-        self.make, self.let_go = make, let_go
+    def __init__(self, make: Callable[[], T], close_inherited: Callable[[T], None] | None = None) -> None:
+        self.make, self.close_inherited = make, close_inherited
         self.value = make()
         _forks.locals.add(self)
 

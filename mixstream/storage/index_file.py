@@ -5,17 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from mixstream.errors import (
-    IndexCorruptError,
-    IndexNotFoundError,
-    NoRangesError,
-    ShardCorruptError,
-    StoreBusyError,
-    StoreChangedError,
-    StoreError,
-    StoreFaultError,
-    StoreNotFoundError,
-)
+from mixstream import errors
 from mixstream.storage.cache.owner import kept_index
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX
@@ -36,10 +26,12 @@ def read_local_index(*directories: Path) -> tuple[bytes, str]:
             return path.read_bytes(), str(path)
     place = directories[0]
     if not place.is_dir():
-        raise IndexNotFoundError(f"no {INDEX} in {place}: there is no such directory; check `remote`, `local`, `split`")
+        raise errors.IndexNotFoundError(
+            f"no {INDEX} in {place}: there is no such directory; check `remote`, `local`, `split`"
+        )
     below = sorted(path.parent.name for path in place.glob(f"*/{INDEX}"))
     hint = f"; there is one in its sub-directories {below}: pass it as `split`" if below else ""
-    raise IndexNotFoundError(
+    raise errors.IndexNotFoundError(
         f"no {INDEX} in {place}: not an MDS dataset, or an unfinished one; check `remote`, `local`, `split`{hint}"
     )
 
@@ -62,15 +54,15 @@ def read_remote_index(store: Store, *, home: Path | None, retry: Retry) -> tuple
     where = f"{store.url}/{INDEX}"
     try:
         return _whole(store, where, retry), where
-    except StoreNotFoundError as error:
+    except errors.StoreNotFoundError as error:
         hint = ""
         if (kept := kept_index(home, store.url)) is not None:
             hint = f"; the index read before is kept: pass remote=None, local={str(kept[1].parent)!r} to read that"
-        raise IndexNotFoundError(
+        raise errors.IndexNotFoundError(
             f"no {INDEX} in {store.url}: not an MDS dataset, or an unfinished one; check `remote` and `split`"
             f"{_below(store)}{hint}"
         ) from error
-    except (StoreBusyError, StoreFaultError, StoreChangedError) as error:
+    except (errors.StoreBusyError, errors.StoreFaultError, errors.StoreChangedError) as error:
         if (kept := kept_index(home, store.url)) is None:
             raise
         warnings.warn(
@@ -88,13 +80,13 @@ def _whole(store: Store, where: str, retry: Retry) -> bytes:
     while True:
         size = retry.call(f"asking for the size of {where}", lambda: _size(store), renew=store.renew)
         if size > _LARGEST:
-            raise IndexCorruptError(
+            raise errors.IndexCorruptError(
                 f"{where}: {size} bytes, more than the {_LARGEST} that an index may have (millions of shards); it "
                 "was not used; write larger shards, or divide the dataset into several streams"
             )
         try:
             data = read_object(store, INDEX, size=size, retry=retry)
-        except ShardCorruptError:  # it was rewritten in between
+        except errors.ShardCorruptError:  # it was rewritten in between
             if last:
                 raise
             last = True
@@ -107,7 +99,7 @@ def _size(store: Store) -> int:
     """Return the size of the index, by reading one byte where ranges can be read: a refusal of a read says why."""
     try:
         return store.read(INDEX, 0, 1).info.size
-    except NoRangesError:
+    except errors.NoRangesError:
         return store.info(INDEX).size
 
 
@@ -115,7 +107,7 @@ def _below(store: Store) -> str:
     """Return what to say of a store that has no index, from the names that it lists."""
     try:
         names = store.names(limit=1000)
-    except StoreError:
+    except errors.StoreError:
         return ""
     if found := sorted({name.removesuffix(f"/{INDEX}") for name in names if name.endswith(f"/{INDEX}")}):
         shown = ", ".join(map(repr, found[:8])) + (", …" if len(found) > 8 else "")

@@ -8,21 +8,52 @@ hold a bounded number of them. Compressed files on local disk are used before th
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from mixstream.errors import ShardCorruptError, ShardNotFoundError, StoreNotFoundError
 from mixstream.storage.cache.contents import remove
 from mixstream.storage.cache.fill import Partial, opened
-from mixstream.storage.memory import unpacking
+from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX, CompressedSpec, ShardSpec, wrong_size
 from mixstream.storage.store import Store
 from mixstream.storage.transfer import read_object
 
+_UNPACKING = 1 << 30  # bytes, compressed and raw ones, that a process holds in memory at once
 
-@dataclass(frozen=True, kw_only=True)
+
+class _MemoryBound:
+    """A number of bytes that threads share: what is larger is let in alone, so that no thread waits indefinitely."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._taken = size, 0
+        self._change = threading.Condition()
+
+    @contextmanager
+    def hold(self, size: int, heartbeat: Callable[[], None]) -> Iterator[None]:
+        """Hold `size` bytes; `heartbeat` is called about once a second while other threads hold too many."""
+        with self._change:
+            while self._taken and self._taken + size > self._size:
+                self._change.wait(timeout=1.0)
+                heartbeat()
+            self._taken += size
+        try:
+            yield
+        finally:
+            with self._change:
+                self._taken -= size
+                self._change.notify_all()
+
+
+_unpacking = ProcessLocal(lambda: _MemoryBound(_UNPACKING))
+
+
+@dataclass(frozen=True)
 class ShardSource:
     """Fills the raw shards of one dataset. See `cache.directory.Source`.
 
@@ -79,7 +110,7 @@ class ShardSource:
     def _unpack(self, spec: ShardSpec, compressed: CompressedSpec, file: Partial, kept: Partial | None) -> bool:
         """Fill a shard from its compressed file; return False if there is none."""
         size = 2 * compressed.size + spec.size  # its parts and the whole are in memory together for an instant
-        with unpacking.value.hold(size, file.heartbeat):
+        with _unpacking.value.hold(size, file.heartbeat):
             try:
                 data, raw = self._unpacked(spec, compressed, file)
             except StoreNotFoundError:
@@ -135,8 +166,8 @@ class ShardSource:
             except ShardCorruptError as error:
                 if not left:
                     error.add_note(
-                        f"{store.url}/{part.name} was fetched anew, and is wrong again: the original is damaged, or "
-                        "does not belong to the index"
+                        f"{store.url}/{part.name} was downloaded again and still does not match: the original is "
+                        "damaged, or does not belong to the index"
                     )
                     raise
             if left > 1:

@@ -129,11 +129,11 @@ def _noted(error: StoreError, what: str, made: int, seconds: float, retry: Retry
     known = dict(zip(retry.knobs, (f"{retry.attempts}", f"{retry.timeout:g} s per request")))
     knobs = [f"`{knob}` (now {value})" for knob, value in known.items() if knob]
     if isinstance(error, StoreBusyError):
-        remedy = f"; the store kept asking to slow down for {retry.timeout:g} s: have fewer processes at it at once"
+        remedy = f"; the store kept asking to slow down for {retry.timeout:g} s: read with fewer processes"
         remedy += f", or raise `{retry.knobs[1]}`" if retry.knobs[1] else ""
     elif isinstance(error, StoreFaultError):
         remedy = "; check the network and the endpoint"
-        remedy += f"; if they are well but slow, raise {' or '.join(knobs)}" if knobs else ""
+        remedy += f"; if both work but are slow, raise {' or '.join(knobs)}" if knobs else ""
     elif isinstance(error, StoreAccessError):
         remedy = "; check the credentials, their expiry, and that they may read this bucket"
     error.add_note(tried + remedy)

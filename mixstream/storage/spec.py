@@ -10,13 +10,11 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from mixstream.errors import IndexCorruptError, ShardCorruptError
 from mixstream.storage.mapping import map_file
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer  # collections.abc has it from Python 3.12 on
+from mixstream.types import Buffer
 
 INDEX = "index.json"
 PREFIX = ".mixstream-"  # of the files that a cache directory holds beside the shards
@@ -94,8 +92,8 @@ def check_name(name: str) -> None:
     own = parts[-1].startswith(PREFIX) or (parts[-1].startswith(".") and parts[-1].endswith(".partial"))
     if not name or "\0" in name or own or name == INDEX or any(part in ("", ".", "..") for part in parts):
         raise IndexCorruptError(
-            f"{name!r} is no name for a shard: it leads out of the dataset's directory, or is one that the cache uses "
-            "itself; fetch the index again, or write the dataset again"
+            f"{name!r} is not a valid name for a shard: it leads out of the dataset's directory, or is one that the "
+            "cache uses itself; fetch the index again, or write the dataset again"
         )
 
 
@@ -103,5 +101,5 @@ def wrong_size(path: object, found: int, expected: int) -> ShardCorruptError:
     """Return the error for a file of another size than its index says."""
     return ShardCorruptError(
         f"{path}: {found} bytes, the index says {expected}; the shard is truncated or belongs to another index: "
-        "copy it again from its origin, or convert it again"
+        "copy or upload it again from its origin, or convert it again"
     )

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from mixstream.errors import StoreChangedError, StoreFaultError
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer  # collections.abc has it from Python 3.12 on
+from mixstream.types import Buffer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,29 +16,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
-from mixstream.errors import (
-    NoRangesError,
-    ShardCorruptError,
-    StoreBusyError,
-    StoreChangedError,
-    StoreError,
-    StoreFaultError,
-    WaitTimeoutError,
-)
+from mixstream import errors
 from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.retry import Retry
+from mixstream.storage.spec import wrong_size
 from mixstream.storage.store import ObjectBytes, Store
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from mixstream.types import Buffer
 
 PART = 16 << 20  # bytes per request
 PARTS_OF_ONE = 4  # of one object at once
 PARTS_AT_ONCE = 16  # of all objects of a process
 
 _SLACK = 60.0  # seconds on top of all that retries may take, after which a client counts as hanging
+_CHUNK = 64 << 20  # bytes of one write, which takes 2 GiB at most
 _AT_EXIT = 2.0  # seconds that the interpreter's exit waits for requests under way
 
 
@@ -76,16 +67,16 @@ def read_object(
     while True:
         try:
             return _Reading(store, name, size=size, whole=whole, retry=retry, into=into, heartbeat=heartbeat).run()
-        except NoRangesError:
+        except errors.NoRangesError:
             if whole or size is None:
                 raise
             # The server chooses how large the body is, so its size is requested first.
             what = f"asking for the size of {store.url}/{name}"
             found = retry.call(what, lambda: store.info(name), renew=store.renew).size
             if found != size:
-                raise _other_size(store, name, size, found) from None
+                raise wrong_size(f"{store.url}/{name}", found, size) from None
             whole = True
-        except StoreChangedError as error:
+        except errors.StoreChangedError as error:
             begun += 1
             if begun >= retry.attempts:
                 error.add_note(
@@ -94,18 +85,11 @@ def read_object(
                 )
                 raise
             time.sleep(retry.pause(begun - 1))
-        except StoreFaultError as error:
-            with suppress(StoreError):  # an object of another size is not the store's fault
+        except errors.StoreFaultError as error:
+            with suppress(errors.StoreError):  # an object of another size is not the store's fault
                 if size is not None and (found := store.info(name).size) != size:
-                    raise _other_size(store, name, size, found) from error
+                    raise wrong_size(f"{store.url}/{name}", found, size) from error
             raise
-
-
-def _other_size(store: Store, name: str, size: int, found: int) -> ShardCorruptError:
-    return ShardCorruptError(
-        f"{store.url}/{name}: {found} bytes, the index says {size}; the shard is truncated or belongs to another "
-        "index: upload it again from its origin, or convert it again"
-    )
 
 
 class _PartLimit:
@@ -131,14 +115,16 @@ class _PartLimit:
         with self._change:
             came = self._change.wait_for(free, timeout=timeout)
             if self._closed:
-                raise StoreError("the interpreter is exiting: nothing is read from stores any more")
+                raise errors.StoreError("the interpreter is exiting: nothing is read from stores any more")
             if not came:
-                raise WaitTimeoutError(f"no request could be made in {timeout:.0f} s: {self._taken} others hang")
+                raise errors.WaitTimeoutError(
+                    f"no request could be made in {timeout:.0f} s: {self._taken} requests in progress do not end"
+                )
             self._taken += parts
         change = 1.0
         try:
             yield
-        except (StoreFaultError, StoreBusyError):
+        except (errors.StoreFaultError, errors.StoreBusyError):
             change = -self._now / 2
             raise
         finally:
@@ -212,7 +198,7 @@ class _Reading:
                 if self._change.wait_for(lambda: self._error or self._arrived == len(self._parts), timeout=timeout):
                     return
                 if ended == _limit.value.ended:
-                    raise WaitTimeoutError(
+                    raise errors.WaitTimeoutError(
                         f"{self._store.url}/{self._name}: no request ended in {timeout:.0f} s, though each has a "
                         f"timeout of {self._retry.timeout:g} s: the client hangs; restart this process"
                     )
@@ -254,16 +240,18 @@ class _Reading:
         """Check a part and put it in its place."""
         place, info = f"{self._store.url}/{self._name}", part.info
         if self._size is not None and info.size != self._size:
-            raise StoreFaultError(f"{place}: the store has {info.size} bytes of it, the index says {self._size}")
+            raise errors.StoreFaultError(f"{place}: the store has {info.size} bytes of it, the index says {self._size}")
         data = memoryview(part.data).cast("B")
         if data.nbytes != (expected := (info.size if end is None else end) - begin):
-            raise StoreFaultError(f"{place}: {data.nbytes} bytes came from {begin} on, {expected} were requested")
+            raise errors.StoreFaultError(
+                f"{place}: {data.nbytes} bytes came from {begin} on, {expected} were requested"
+            )
         with self._change:
             if self._stop.is_set():
                 return
             self._version = self._version if self._version is not None else info.version
             if info.version != self._version:
-                raise StoreChangedError(
+                raise errors.StoreChangedError(
                     f"{place}: replaced while it was read: version {info.version} after {self._version}"
                 )
             self._writing += 1
@@ -272,7 +260,7 @@ class _Reading:
             if self._into is None:
                 self._received[begin] = part.data
             else:
-                _write_all(self._into, data, begin)
+                write_all(self._into, data, begin)
             arrived = 1
         finally:
             with self._change:
@@ -281,8 +269,8 @@ class _Reading:
                 self._change.notify_all()
 
 
-def _write_all(number: int, data: memoryview, offset: int) -> None:
-    """Write all of `data` at `offset`: one `pwrite` may write less."""
+def write_all(number: int, data: memoryview, offset: int = 0) -> None:
+    """Write all of `data` at `offset`, in pieces, by which other processes see progress."""
     done = 0
     while done < len(data):
-        done += os.pwrite(number, data[done:], offset + done)
+        done += os.pwrite(number, data[done : done + _CHUNK], offset + done)

@@ -34,6 +34,10 @@ Bytes = bytes | bytearray | memoryview
 _INT64 = little_endian("int64")
 
 
+class CodecError(ValueError):
+    """The bare fact: what is wrong with a value or with its bytes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
     """Both directions of one encoding, and its size in bytes (None if it varies)."""
@@ -81,9 +85,7 @@ def mds_encode(encoding: str, obj: Any) -> bytes:
         return obj
     try:
         return encode_value(codec, obj)
-    except MixstreamError:
-        raise
-    except ValueError as error:
+    except CodecError as error:
         raise EncodingError(f"encoding {encoding!r}: {error}") from error
 
 
@@ -99,9 +101,7 @@ def mds_decode(encoding: str, data: Bytes) -> Any:
     codec = require_codec(encoding)
     try:
         return decode_value(codec, memoryview(data))
-    except MixstreamError:
-        raise
-    except ValueError as error:
+    except CodecError as error:
         raise ShardCorruptError(f"not a value of encoding {encoding!r}: {error}") from error
 
 
@@ -140,23 +140,23 @@ def require_codec(encoding: str) -> Codec:
 
 
 def encode_value(codec: Codec, value: object) -> bytes:
-    """Encode with a codec; ValueError with the bare fact if it cannot hold the value."""
+    """Encode with a codec; CodecError with the bare fact if it cannot hold the value."""
     try:
         return codec.encode(value)
     except MixstreamError:
         raise
     except (TypeError, ValueError, OverflowError, RecursionError, OSError) as error:
-        raise ValueError(str(error) or type(error).__name__) from error
+        raise CodecError(str(error) or type(error).__name__) from error
 
 
 def decode_value(codec: Codec, data: memoryview) -> Any:
-    """Decode with a codec; ValueError with the bare fact if the bytes are not such a value."""
+    """Decode with a codec; CodecError with the bare fact if the bytes are not such a value."""
     try:
         return codec.decode(data)
     except MixstreamError:
         raise
     except (ValueError, OverflowError, RecursionError, InvalidOperation) as error:
-        raise ValueError(str(error) or type(error).__name__) from error
+        raise CodecError(str(error) or type(error).__name__) from error
 
 
 def _array_form(encoding: str) -> ArrayForm | None:

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from mixstream.errors import EncodingError, MissingColumnError, MixstreamError, ShardCorruptError
-from mixstream.formats.mds.encodings import decode_value, encode_value, require_codec
+from mixstream.errors import EncodingError, MissingColumnError, ShardCorruptError
+from mixstream.formats.mds.encodings import CodecError, decode_value, encode_value, require_codec
 from mixstream.formats.mds.index import MAX_OFFSET, ShardInfo, smallest_sample
 
 _REMEDY = "the shard cannot be used; delete this copy and fetch it again, or write the dataset again"
@@ -70,9 +70,7 @@ def encode_sample(
         value = sample[name]
         try:
             payload = value if isinstance(value, bytes) else encode_value(require_codec(encoding), value)
-        except MixstreamError:
-            raise
-        except ValueError as error:
+        except CodecError as error:
             raise EncodingError(f"column {name!r} of encoding {encoding!r}: {error}") from error
         if size is None:
             head.append(len(payload))
@@ -146,9 +144,7 @@ def decode_sample(data: bytes | memoryview, info: ShardInfo, *, where: str) -> d
     for name, encoding, size in zip(info.column_names, info.column_encodings, sizes):
         try:
             sample[name] = decode_value(require_codec(encoding), view[at : at + size])
-        except MixstreamError:
-            raise
-        except ValueError as error:
+        except CodecError as error:
             raise ShardCorruptError(f"{where}: column {name!r} of encoding {encoding!r}: {error}; {_REMEDY}") from error
         at += size
     return sample

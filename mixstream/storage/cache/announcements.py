@@ -57,7 +57,7 @@ class Announcement:
         except OSError as error:
             if error.errno not in (*FORBIDDEN, *FULL):
                 raise
-            return  # it is advice
+            return  # announcements are optional
         self.withdraw()
         if lock is not None:
             self._now.value = _Announced(directory, name, data, lock)

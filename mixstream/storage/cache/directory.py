@@ -242,8 +242,8 @@ class Cache:
         parent, leaf = stack.enter_context(parent_of(self.directory, name, create=True))
         stall = StallTimeout(
             self._timeout,
-            f"{self.directory / name}, which another thread or process is fetching; it hangs: end it, and another will "
-            "take its place",
+            f"{self.directory / name}, which another thread or process is fetching; that process is stuck: end it, "
+            "and this one continues",
         )
         while (lock := try_lock(parent, partial_name(leaf))) is None:
             if (file := self._open(fill.spec, source)) is not None or not fill.wait:
@@ -261,7 +261,7 @@ def _identity(found: os.stat_result) -> _Identity:
 
 def _unreadable(error: OSError, path: Path) -> StoreAccessError:
     made = StoreAccessError(
-        f"{path} is there and cannot be read ({os.strerror(error.errno or 0)}): it may belong to another user: ask "
+        f"{path} exists but cannot be read ({os.strerror(error.errno or 0)}): it may belong to another user: ask "
         "them to run chmod -R a+rX on the directory, or pass another `local` directory"
     )
     made.errno = error.errno

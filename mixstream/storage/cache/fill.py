@@ -15,16 +15,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from mixstream.storage.cache.contents import partial_name
 from mixstream.storage.cache.locks import FULL, release, same_file
 from mixstream.storage.spec import CompressedSpec, ShardSpec
+from mixstream.storage.transfer import write_all
+from mixstream.types import Buffer
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer  # collections.abc has it from Python 3.12 on
-
-_CHUNK = 64 << 20  # bytes; one write takes 2 GiB at most, and other processes see progress by it
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -60,9 +58,7 @@ class Partial:
 
     def write(self, data: Buffer) -> None:
         """Write the whole content."""
-        rest, done = memoryview(data).cast("B"), 0
-        while done < len(rest):
-            done += os.pwrite(self.number, rest[done : done + _CHUNK], done)
+        write_all(self.number, memoryview(data).cast("B"))
         self.filled = True
 
     def heartbeat(self) -> None:
@@ -156,7 +152,7 @@ def opened(path: Path, opener: Callable[[str, int], int] | None = None) -> Binar
 def _reserve_blocks(number: int, size: int) -> None:
     """Reserve the blocks of a file on the disk; OSError where that cannot be done.
 
-    `os.posix_fallocate` will not do: where the file system cannot (NFS 3), it writes into every block, one by one.
+    `os.posix_fallocate` is not used: where the file system cannot (NFS 3), it writes into every block, one by one.
     """
     fallocate = getattr(_LIBC, "fallocate", None)  # Linux
     if fallocate is None or not size:

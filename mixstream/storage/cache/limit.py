@@ -1,4 +1,4 @@
-"""`cache_limit`: room for a shard, taken from the shards that the plan needs last.
+"""`cache_limit`: room for a shard, taken from the shards that are needed furthest in the future.
 
 Rules: every writer to a cache directory asks here first. Room is made before it is taken, both under one lock, and
 taken by giving the partials their full size; so the files of all members together never exceed the limit, however many
@@ -72,7 +72,7 @@ class CacheLimit:
         return sum(member.scan().bytes for member in self._members.values())
 
     def announce(self, paths: Sequence[Path], steps: Sequence[float]) -> None:
-        """Tell other processes in how many steps this one needs which raw files; replaces what was announced before.
+        """Announce in how many steps this process needs each raw file; replaces what was announced before.
 
         To be called by one thread. Without a limit nothing is written, since no process would read it.
         """
@@ -195,8 +195,8 @@ class CacheLimit:
             if not limited and not self._warned:
                 self._warned = True
                 warnings.warn(
-                    f"the disk of {fill.directory} is full: shards that are needed last are evicted to make room for "
-                    "others; set `cache_limit`, or pass a `local` directory on a larger disk",
+                    f"the disk of {fill.directory} is full: shards that are needed furthest in the future are evicted "
+                    "to make room for others; set `cache_limit`, or pass a `local` directory on a larger disk",
                     RuntimeWarning,
                     stacklevel=2,
                 )

@@ -96,18 +96,6 @@ def try_lock(parent: int, name: str) -> int | None:
     )
 
 
-def try_existing(parent: int, name: str) -> int | None:
-    """Return a descriptor of an existing file, locked; None if it is locked already, is not a file, or is gone."""
-    try:
-        number = _open_to_lock(name, 0, parent)
-    except OSError:
-        return None
-    if _flock(number) and same_file(os.fstat(number), parent, name):
-        return number
-    release(number)
-    return None
-
-
 def release(number: int) -> None:
     """Close a descriptor, and so release its lock."""
     if number in _held.value:  # not in a forked child, where it is closed already
@@ -118,18 +106,22 @@ def release(number: int) -> None:
 
 def remove_if_dead(parent: int, name: str) -> bool:
     """Remove a file that is not locked: its process was killed. Return whether it is gone."""
-    number = try_existing(parent, name)
-    if number is None:
+    try:
+        number = _open_to_lock(name, 0, parent)
+    except OSError:  # it is not a file, or is gone
         return False
     try:
-        os.unlink(name, dir_fd=parent)
-    except OSError as error:
-        if error.errno not in (*FORBIDDEN, errno.ENOENT):
-            raise
-        return error.errno == errno.ENOENT
+        if not _flock(number) or not same_file(os.fstat(number), parent, name):
+            return False
+        try:
+            os.unlink(name, dir_fd=parent)
+        except OSError as error:
+            if error.errno not in (*FORBIDDEN, errno.ENOENT):
+                raise
+            return error.errno == errno.ENOENT
+        return True
     finally:
         release(number)
-    return True
 
 
 def same_file(mine: os.stat_result, parent: int, name: str) -> bool:
@@ -198,7 +190,7 @@ def _flock(number: int) -> bool:
             raise
         raise ConfigError(
             f"the file system of the cache directory has no flock ({os.strerror(error.errno or 0)}), and without it "
-            "processes would spoil each other's files; pass a `local` directory on a disk of this machine"
+            "processes would corrupt each other's files; pass a `local` directory on a disk of this machine"
         ) from error
     return True
 

@@ -69,7 +69,7 @@ class CacheOwner:
         self._bound, self.index = True, None
 
     def make_private(self) -> None:
-        """Create the parent of a `private_directory`, and check that it is this user's alone.
+        """Create the parent of a `private_directory`, and check that it is owned and writable by this user only.
 
         Raises:
             ConfigError: another user or program has put something in its place.
@@ -84,8 +84,8 @@ class CacheOwner:
             found = base.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
                 raise ConfigError(
-                    f"{base}: not a directory of this user's alone, and others could change shards in it; remove it, "
-                    "or pass `local`"
+                    f"{base}: not a directory owned and writable by this user only, and others could change shards in "
+                    "it; remove it, or pass `local`"
                 )
             directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:

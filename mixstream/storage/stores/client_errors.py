@@ -15,15 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mixstream.errors import (
-    NoRangesError,
-    StoreAccessError,
-    StoreBusyError,
-    StoreChangedError,
-    StoreError,
-    StoreFaultError,
-    StoreNotFoundError,
-)
+from mixstream import errors
 from mixstream.storage.url import redact
 
 _DUMP = "\n\nDebug source:"
@@ -41,66 +33,29 @@ _REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedire
 _FAULTS = (408, *(status for status in range(500, 600) if status not in (501, 503, 505)))
 
 # The codes and the statuses of a refusal, our error for it, and its text; the first rule that matches applies.
-_RULES: tuple[tuple[tuple[str, ...], tuple[int, ...], type[StoreError], str], ...] = (
-    (
-        ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"),
-        (),
-        StoreAccessError,
-        "the credentials have expired; {access}",
-    ),
-    (
-        ("RequestTimeTooSkewed",),
-        (),
-        StoreAccessError,
-        "the clocks disagree: set this machine's clock (chronyc makestep)",
-    ),
-    (
-        ("InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidAuthenticationInfo"),
-        (401, 403, 407),
-        StoreAccessError,
-        "{refused}; {access}",
-    ),
-    (
-        ("NoSuchBucket", "ContainerNotFound", "InvalidBucketName", "InvalidResourceName"),
-        (),
-        StoreNotFoundError,
-        "there is no such bucket or container: check the URL's spelling",
-    ),
-    ((), (404,), StoreNotFoundError, "there is no such object: check `remote` and `split`, or upload it again"),
-    (
-        (),
-        (412,),
-        StoreChangedError,
-        "the object was replaced (its version was {version}): do not replace objects while they are read",
-    ),
-    (
-        (
-            *("SlowDown", "ServerBusy", "TooManyRequests", "Throttling", "ThrottlingException", "RequestThrottled"),
-            *("RequestLimitExceeded", "BandwidthLimitExceeded", "rateLimitExceeded", "userRateLimitExceeded"),
-        ),
-        (429, 503),
-        StoreBusyError,
-        "it asks to slow down; read with fewer processes at once",
-    ),
-    (
-        (),
-        (416,),
-        StoreFaultError,
-        "the object ends before that range: it is truncated, or belongs to another index; upload it again",
-    ),
-    (
-        ("RequestTimeout", "IncompleteBody", "InternalError", "OperationAborted", "OperationTimedOut"),
-        _FAULTS,
-        StoreFaultError,
-        "the store failed",
-    ),
-    (
-        _REGION,
-        (301, 307),
-        StoreError,
-        "the bucket is in another region than the client is set to: set AWS_REGION to the bucket's",
-    ),
-)
+_RULES: tuple[tuple[tuple[str, ...], tuple[int, ...], type[errors.StoreError], str], ...] = (
+    (("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"), (),
+     errors.StoreAccessError, "the credentials have expired; {access}"),
+    (("RequestTimeTooSkewed",), (),
+     errors.StoreAccessError, "the clocks disagree: set this machine's clock (chronyc makestep)"),
+    (("InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidAuthenticationInfo"), (401, 403, 407),
+     errors.StoreAccessError, "{refused}; {access}"),
+    (("NoSuchBucket", "ContainerNotFound", "InvalidBucketName", "InvalidResourceName"), (),
+     errors.StoreNotFoundError, "there is no such bucket or container: check the URL's spelling"),
+    ((), (404,),
+     errors.StoreNotFoundError, "there is no such object: check `remote` and `split`, or upload it again"),
+    ((), (412,), errors.StoreChangedError,
+     "the object was replaced (its version was {version}): do not replace objects while they are read"),
+    (("SlowDown", "ServerBusy", "TooManyRequests", "Throttling", "ThrottlingException", "RequestThrottled",
+      "RequestLimitExceeded", "BandwidthLimitExceeded", "rateLimitExceeded", "userRateLimitExceeded"), (429, 503),
+     errors.StoreBusyError, "it asks to slow down; read with fewer processes at once"),
+    ((), (416,), errors.StoreFaultError,
+     "the object ends before that range: it is truncated, or belongs to another index; upload it again"),
+    (("RequestTimeout", "IncompleteBody", "InternalError", "OperationAborted", "OperationTimedOut"), _FAULTS,
+     errors.StoreFaultError, "the store failed"),
+    (_REGION, (301, 307), errors.StoreError,
+     "the bucket is in another region than the client is set to: set AWS_REGION to the bucket's"),
+)  # fmt: skip
 _OTHER = "which another try would not change; look the code up in the store's documentation"
 
 # Words in obstore's dump of a failure below HTTP, and our text for it; {server} is where the request went.
@@ -150,7 +105,7 @@ class Operation:
     version: str | None = None
 
 
-def explain(error: BaseException, operation: Operation) -> StoreError:
+def explain(error: BaseException, operation: Operation) -> errors.StoreError:
     """Return the error for an exception of obstore; the caller raises it `from None`."""
     text, _, dump = str(error).partition(_DUMP)
     kind = type(error).__name__
@@ -161,21 +116,23 @@ def explain(error: BaseException, operation: Operation) -> StoreError:
     if "token request" in text and status not in (429, *_FAULTS, 503):
         refused = "no credentials were found"
     if refused:
-        return StoreAccessError(f"{failed}: {refused}; {operation.access}")
+        return errors.StoreAccessError(f"{failed}: {refused}; {operation.access}")
     if kind in ("NotSupportedError", "NotImplementedError"):
         if "Range request" in text:
-            return NoRangesError(f"{failed}: the server sends whole objects only, no ranges")
-        return StoreError(f"{failed}: this kind of store cannot do that")
+            return errors.NoRangesError(f"{failed}: the server sends whole objects only, no ranges")
+        return errors.StoreError(f"{failed}: this kind of store cannot do that")
     if "redirect without LOCATION" in text:
         status, code = 301, _REGION[0]
     if status or code:
         return refusal(status, code, operation, pays=_PAYS.search(_ADDRESS.sub("", text)) is not None)
     if isinstance(error, (ValueError, TypeError)) or kind == "InvalidPathError":
-        return StoreError(f"{failed}: {' '.join(redact(text).split())[:200]}")  # about our arguments, not an answer
-    return StoreFaultError(f"{failed}: {_cause(text + dump)}")
+        return errors.StoreError(
+            f"{failed}: {' '.join(redact(text).split())[:200]}"
+        )  # about our arguments, not an answer
+    return errors.StoreFaultError(f"{failed}: {_cause(text + dump)}")
 
 
-def refusal(status: int, code: str, operation: Operation, *, pays: bool = False) -> StoreError:
+def refusal(status: int, code: str, operation: Operation, *, pays: bool = False) -> errors.StoreError:
     """Return the error for an answer of the store.
 
     Args:
@@ -185,13 +142,13 @@ def refusal(status: int, code: str, operation: Operation, *, pays: bool = False)
         pays: whether the answer mentions that the requester pays.
     """
     rules = (rule for rule in _RULES if code in rule[0] or status in rule[1])
-    _, _, kind, words = next(rules, ((), (), StoreError, _OTHER))
+    _, _, kind, words = next(rules, ((), (), errors.StoreError, _OTHER))
     refused = "the store does not accept the credentials, or they do not permit this"
     if not operation.signed:
         refused = "no credentials were found, so the request was not signed, and the object is not public"
     said = " ".join(str(part) for part in (status, code) if part)
     meant = words.format(access=operation.access, refused=refused, version=operation.version)
-    if pays and kind is StoreAccessError and operation.place.startswith("s3://"):
+    if pays and kind is errors.StoreAccessError and operation.place.startswith("s3://"):
         meant += "; if the requester pays for this bucket, name it in MOSAICML_STREAMING_AWS_REQUESTER_PAYS"
     return kind(f"{_failed(operation)}: {said}, {meant}")
 

@@ -1,7 +1,7 @@
 """Object stores for forked processes: a server process makes the requests, and this process sends them to it.
 
 obstore runs on threads of Rust. A fork copies none of them, and a client that the parent has used, or any other in the
-same copy of the library, then waits for ever (DESIGN.md section 5, Fork). So a process that was forked from one with
+same copy of the library, then hangs (DESIGN.md section 5, Fork). So a process that was forked from one with
 obstore loaded never uses obstore: `ProcessStore` sends each request to a server, a new Python started on first use.
 
 Rules: one server per process, shared by its threads, never by processes: a forked child closes its parent's pipes at
@@ -28,7 +28,7 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing import util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -38,9 +38,7 @@ from mixstream.storage.forks import ProcessLocal, unforked
 from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
 from mixstream.storage.stores.frames import Answer, Request, read_frame, write_frame
 from mixstream.storage.url import redact
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from mixstream.types import Buffer
 
 _SLACK = 30.0  # seconds beyond a request's own timeout in which a live server has answered
 _MANY_REQUESTS = 3600.0  # seconds for calls that may take many requests: a listing, an upload
@@ -122,18 +120,18 @@ class _Server:
     """The owner's side of a server."""
 
     def __init__(self) -> None:
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the listener; a pipe would need a reader
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by the listener; a pipe would need a reader
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
                 [sys.executable, "-c", _START, *(place for place in sys.path if isinstance(place, str))],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self._words,
+                stderr=self._stderr,
                 bufsize=0,
                 process_group=0,  # Ctrl-C is for its owner
             )
         except OSError as error:
-            self._words.close()
+            self._stderr.close()
             raise StoreError(
                 f"could not start {sys.executable} to read object stores for this forked process: {error}; "
                 'use num_workers=0, mixstream.Loader, or multiprocessing_context="spawn"'
@@ -212,9 +210,9 @@ class _Server:
             self._process.wait(timeout=5)
         self._kill("closed its output and was ended")
         why = self._ending or _how(self._process.wait())
-        self._words.seek(max(0, self._words.seek(0, os.SEEK_END) - 2000))
-        if words := self._words.read().decode(errors="replace").strip():
-            why += f"; its last words: {redact(words)}"
+        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - 2000))
+        if output := self._stderr.read().decode(errors="replace").strip():
+            why += f"; its last output: {redact(output)}"
         self._ending = why
         with self._lock:
             self.ended = True
@@ -247,7 +245,7 @@ class _Server:
         self._close()
 
     def _close(self) -> None:
-        for file in (self._requests, self._answers, self._words):
+        for file in (self._requests, self._answers, self._stderr):
             file.close()
 
 

@@ -12,12 +12,10 @@ import os
 import select
 import struct
 import time
-from typing import TYPE_CHECKING
 
 import msgspec
 
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from mixstream.types import Buffer
 
 _LENGTHS = struct.Struct("!IQ")  # bytes of the head, bytes of the object
 

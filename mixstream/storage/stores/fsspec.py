@@ -15,14 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mixstream.errors import (
-    ConfigError,
-    StoreAccessError,
-    StoreBusyError,
-    StoreError,
-    StoreFaultError,
-    StoreNotFoundError,
-)
+from mixstream import errors
 from mixstream.storage.store import ObjectBytes, ObjectInfo, check_version, range_end
 from mixstream.storage.url import redact, scheme_of
 
@@ -71,7 +64,7 @@ class FsspecStore:
             stop = range_end(place, begin, end, info.size)
             data = files.cat_file(path, start=begin, end=stop) if stop > begin else b""
             if len(data) != stop - begin:
-                raise StoreFaultError(f"{place}: bytes {begin} to {stop} requested, {len(data)} bytes received")
+                raise errors.StoreFaultError(f"{place}: bytes {begin} to {stop} requested, {len(data)} bytes received")
             check_version(place, _info(files.info(path)).version, info.version)  # it may have been replaced meanwhile
             return ObjectBytes(data=data, info=info)
 
@@ -123,7 +116,7 @@ class FsspecStore:
         Exceptions of a file system become errors of `mixstream.errors`, without the cause, which may hold signed URLs.
         """
         if ".." in name.split("/"):
-            raise StoreError(f"{name!r} is no name of a file below {self.url}: names are without '..'")
+            raise errors.StoreError(f"{name!r} is not a valid name for a file below {self.url}: names are without '..'")
 
         def run() -> T:
             files, directory = self._opened()
@@ -131,7 +124,7 @@ class FsspecStore:
 
         try:
             return _in_time(run, max(timeout, self.timeout))
-        except (StoreError, ConfigError):
+        except (errors.StoreError, errors.ConfigError):
             raise
         except Exception as error:
             raise _explain(error, f"{self.url}/{name}" if name else self.url, act) from None
@@ -143,7 +136,7 @@ class FsspecStore:
         try:
             return url_to_fs(self.location, skip_instance_cache=False)
         except ValueError as error:
-            raise ConfigError(f"{self.url}: fsspec does not accept it: {redact(str(error))[:200]}") from None
+            raise errors.ConfigError(f"{self.url}: fsspec does not accept it: {redact(str(error))[:200]}") from None
 
     def _require_packages(self) -> Any:
         """Return the class of the file system, or raise ConfigError if it is not installed; no connection is made."""
@@ -152,12 +145,12 @@ class FsspecStore:
             import fsspec
             from fsspec.registry import known_implementations
         except ImportError:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{self.url}: {scheme}:// is read through fsspec, which is not installed: "
                 "pip install fsspec, and the package that fsspec needs for it"
             ) from None
         if scheme not in fsspec.available_protocols():
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{self.url}: neither mixstream nor fsspec knows {scheme}://; write a path, file://, s3://, gs://, "
                 f"az://, https://, or what fsspec.available_protocols() lists"
             )
@@ -165,7 +158,7 @@ class FsspecStore:
             return fsspec.get_filesystem_class(scheme)
         except ImportError as error:
             hint = known_implementations.get(scheme, {}).get("err", "")
-            raise ConfigError(f"{self.url}: fsspec lacks the package for {scheme}://: {hint or error}") from None
+            raise errors.ConfigError(f"{self.url}: fsspec lacks the package for {scheme}://: {hint or error}") from None
 
 
 def _in_time(run: Callable[[], T], seconds: float) -> T:
@@ -182,25 +175,27 @@ def _in_time(run: Callable[[], T], seconds: float) -> T:
     return done.result(timeout=seconds)
 
 
-def _explain(error: Exception, place: str, act: str) -> StoreError:
+def _explain(error: Exception, place: str, act: str) -> errors.StoreError:
     said = f"{place}: could not {act} it: {type(error).__name__}"
     status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
     status = status if isinstance(status, int) else 0
     if status:
         said += f" {status}"
     if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)) or status == 404:
-        return StoreNotFoundError(f"{said}, there is no such file: check `remote` and `split`, or upload it again")
+        return errors.StoreNotFoundError(
+            f"{said}, there is no such file: check `remote` and `split`, or upload it again"
+        )
     if isinstance(error, PermissionError) or status in _REFUSED:
-        return StoreAccessError(f"{said}, refused; give credentials as the package of this scheme takes them")
+        return errors.StoreAccessError(f"{said}, refused; give credentials as the package of this scheme takes them")
     if status in _BUSY:
-        return StoreBusyError(f"{said}, it asks to slow down; read with fewer processes at once")
+        return errors.StoreBusyError(f"{said}, it asks to slow down; read with fewer processes at once")
     if isinstance(error, NotImplementedError):
-        return StoreError(f"{said}, this file system cannot do that")
+        return errors.StoreError(f"{said}, this file system cannot do that")
     passing = isinstance(error, (OSError, EOFError)) or type(error).__name__.endswith(_PASSING)
     if (status >= _LEAST_FAULT) or (passing and not status):
         why = "it did not answer in time" if isinstance(error, TimeoutError) else "the request failed"
-        return StoreFaultError(f"{said}, {why}")
-    return StoreError(f"{said}: {' '.join(redact(str(error)).split())[:200]}")
+        return errors.StoreFaultError(f"{said}, {why}")
+    return errors.StoreError(f"{said}: {' '.join(redact(str(error)).split())[:200]}")
 
 
 _PASSING = ("Timeout", "TimeoutError", "ConnectionError", "ConnectError", "ReadError", "ProtocolError", "SSHException")
@@ -211,6 +206,6 @@ def _info(found: dict[str, Any]) -> ObjectInfo:
         raise IsADirectoryError(found["name"])
     size = found.get("size")
     if not isinstance(size, int):
-        raise StoreError(f"{redact(str(found['name']))}: the file system does not report its size")
+        raise errors.StoreError(f"{redact(str(found['name']))}: the file system does not report its size")
     version = next((f"{key} {found[key]}" for key in _VERSIONS if found.get(key) is not None), None)
     return ObjectInfo(size=size, version=version)

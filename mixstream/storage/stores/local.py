@@ -79,8 +79,8 @@ class LocalStore:
     def _path(self, name: str) -> Path:
         if not name or name.startswith("/") or "\0" in name or ".." in name.split("/"):
             raise StoreError(
-                f"{name!r} is no name of a file below {self.directory}: nothing outside the directory is touched; "
-                "names are relative and without '..'"
+                f"{name!r} is not a valid name for a file below {self.directory}: nothing outside the directory is "
+                "touched; names are relative and without '..'"
             )
         return self.directory / name
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import obstore
 
@@ -29,10 +29,24 @@ from mixstream.storage.stores.client_errors import Operation, explain, wants_oth
 from mixstream.storage.stores.fork_proxy import ProcessStore
 from mixstream.storage.url import redact
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _CHUNK = 8 << 20  # bytes of a part of an upload; S3 takes 10,000 of them, so 80 GB
 _UPLOADS = 4  # parts of one object under way at once
+
+
+def _by_proxy_if_forked(method: Callable[Concatenate[ObjectStore, P], T]) -> Callable[Concatenate[ObjectStore, P], T]:
+    """Let the method of `fork_proxy` do it in a forked process."""
+
+    @wraps(method)
+    def ask(self: ObjectStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if not must_use_proxy():
+            return method(self, *args, **kwargs)
+        proxy: Store = ProcessStore(self.location, self.timeout, ObjectStore)
+        return getattr(proxy, method.__name__)(*args, **kwargs)
+
+    return ask
 
 
 @dataclass(frozen=True)
@@ -61,10 +75,9 @@ class ObjectStore:
         """The directory, without credentials."""
         return redact(self.location).rstrip("/")
 
+    @_by_proxy_if_forked
     def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         """Return the bytes [begin, end) of an object, by default all of it."""
-        if (proxy := self._proxy()) is not None:
-            return proxy.read(name, begin, end, version=version)
         if begin < 0 or (end is not None and end < begin):
             raise StoreError(f"{self.url}/{name}: no bytes lie between {begin} and {end}; pass 0 <= begin <= end")
         if begin == end or (end is None and begin > 0):  # HTTP has no empty range
@@ -82,18 +95,15 @@ class ObjectStore:
 
         return self._ask(operation, get)
 
+    @_by_proxy_if_forked
     def info(self, name: str) -> ObjectInfo:
         """Return the size and the version of an object."""
-        if (proxy := self._proxy()) is not None:
-            return proxy.info(name)
         operation = self._operation("look at", name)
         return self._ask(operation, lambda client: _info(obstore.head(client.pool, self._path(name))))
 
+    @_by_proxy_if_forked
     def write(self, name: str, data: bytes | Path) -> None:
         """Write an object, from memory or from a file, whole or not at all; large ones in parts."""
-        if (proxy := self._proxy()) is not None:
-            proxy.write(name, data)
-            return
         if isinstance(data, Path):
             data.stat()  # an error with the file is an OSError, not a StoreError
         operation = self._operation("write", name)
@@ -110,10 +120,9 @@ class ObjectStore:
 
         self._ask(operation, put)
 
+    @_by_proxy_if_forked
     def names(self, *, limit: int | None = None) -> list[str]:
         """Return the names of all objects below the directory, sorted; with `limit`, of no more than that many."""
-        if (proxy := self._proxy()) is not None:
-            return proxy.names(limit=limit)
         prefix = self._address.prefix
 
         def collect(client: clients.Client) -> list[str]:
@@ -126,11 +135,9 @@ class ObjectStore:
 
         return self._ask(self._operation("list", ""), collect)
 
+    @_by_proxy_if_forked
     def remove(self, name: str) -> None:
         """Remove an object; it is no error if there is none."""
-        if (proxy := self._proxy()) is not None:
-            proxy.remove(name)
-            return
         operation = self._operation("remove", name)
         try:
             self._ask(operation, lambda client: obstore.delete(client.pool, self._path(name)))
@@ -138,19 +145,14 @@ class ObjectStore:
             if "no such object" not in str(error):
                 raise
 
+    @_by_proxy_if_forked
     def renew(self) -> None:
         """Forget the client and the credentials: the next request reads them again."""
-        if (proxy := self._proxy()) is not None:
-            proxy.renew()
-        else:
-            clients.drop(self._address, self.timeout)
+        clients.drop(self._address, self.timeout)
 
     @cached_property
     def _address(self) -> clients.Address:
         return clients.address_of(self.location)
-
-    def _proxy(self) -> Store | None:
-        return ProcessStore(self.location, self.timeout, ObjectStore) if must_use_proxy() else None
 
     def _path(self, name: str) -> str:
         return f"{self._address.prefix}/{name}" if self._address.prefix else name

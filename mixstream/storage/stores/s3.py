@@ -203,11 +203,11 @@ def _no_endpoint(value: str) -> ConfigError:
     """Return the error for an endpoint that requests cannot be sent to."""
     name = next((name for name in _ENDPOINTS if os.environ.get(name, "").strip() == value.strip()), "endpoint_url")
     scheme, _, rest = value.strip().rpartition("://")
-    shown = rest.rpartition("@")[2].partition("?")[0]  # without a scheme, `redact` does not find the secret
+    redacted = rest.rpartition("@")[2].partition("?")[0]  # without a scheme, `redact` does not find the secret
     if scheme.lower() in ("http", "https"):
-        return ConfigError(f"{name}={scheme}://{shown} names no host; write {name}={scheme}://HOST:PORT")
+        return ConfigError(f"{name}={scheme}://{redacted} names no host; write {name}={scheme}://HOST:PORT")
     before = f"{scheme}://" if scheme else ""
-    return ConfigError(f"{name}={before}{shown} has no http:// or https://; write {name}=http://{shown}")
+    return ConfigError(f"{name}={before}{redacted} has no http:// or https://; write {name}=http://{redacted}")
 
 
 def _region_of(client: Any) -> str:

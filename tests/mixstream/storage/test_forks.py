@@ -23,15 +23,15 @@ def test_a_child_has_a_value_of_its_own_and_the_parent_keeps_its():
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_all_values_are_replaced_and_let_go_even_if_one_cannot_be():
+def test_all_values_are_replaced_and_closed_even_if_one_cannot_be():
     """Files that a child keeps open would outlive its parent."""
     gone: list[int] = []
 
-    def let_go(value: list[int]) -> None:
+    def close_inherited(value: list[int]) -> None:
         gone.extend(value)
-        raise OSError("cannot be let go")
+        raise OSError("cannot be closed")
 
-    values: list[ProcessLocal[list[int]]] = [ProcessLocal(list, let_go) for _ in range(3)]
+    values: list[ProcessLocal[list[int]]] = [ProcessLocal(list, close_inherited) for _ in range(3)]
     for number, each in enumerate(values):
         each.value.append(number)
     assert in_child(lambda: (sorted(gone), [each.value for each in values])) == ([0, 1, 2], [[], [], []])

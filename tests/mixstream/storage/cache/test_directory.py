@@ -75,7 +75,7 @@ def test_a_shard_that_another_user_keeps_to_himself_says_so(world, monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr("mixstream.storage.cache.directory.opened", refused)
-    with pytest.raises(StoreAccessError, match=r"shard.00000.mds is there and cannot be read.*`local`"):
+    with pytest.raises(StoreAccessError, match=r"shard.00000.mds exists but cannot be read.*`local`"):
         world.read(files, 0)
 
 
@@ -155,7 +155,7 @@ def test_what_comes_wrong_is_fetched_once_more_and_then_refused(world):
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(ShardCorruptError, match="Checksum failure") as caught:
         world.read(world.files(), 0)
-    assert "fetched anew" in "".join(caught.value.__notes__)
+    assert "downloaded again" in "".join(caught.value.__notes__)
     assert world.store.reads().count(name) == 2
     assert world.on_disk() == set()
 
@@ -223,7 +223,7 @@ def test_a_directory_that_is_a_link_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["../x", "/x", "a//b", ".", "index.json", ".mixstream-lock", ".a.partial", "a\0"])
 def test_names_that_lead_out_are_refused(tmp_path, name):
     world = World(tmp_path).build()
-    with pytest.raises(ValueError, match="is no name for a shard"):
+    with pytest.raises(ValueError, match="is not a valid name for a shard"):
         world.files().within(world.files().cache_limit, {name: None})
 
 
@@ -345,7 +345,7 @@ def test_a_temporary_directory_of_somebody_else_is_refused(tmp_path, temp):
     place = temp / f"mixstream-{os.getuid()}"
     place.mkdir()
     place.chmod(0o777)
-    with pytest.raises(ConfigError, match="not a directory of this user's alone"):
+    with pytest.raises(ConfigError, match="not a directory owned and writable by this user only"):
         World(tmp_path).build().files(home=None)
 
 

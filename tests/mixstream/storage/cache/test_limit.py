@@ -1,4 +1,4 @@
-"""`cache_limit`: never passed, kept by evicting what is needed last, and nobody is stuck below it."""
+"""`cache_limit`: never passed, kept by evicting what is needed furthest in the future, and nobody is stuck below it."""
 
 from __future__ import annotations
 
@@ -231,7 +231,9 @@ def test_a_full_disk_evicts_even_without_a_limit(tmp_path, small_disk, monkeypat
         monkeypatch.setattr(os, "posix_fallocate", refuse)
     world = World(tmp_path, size=3_000_000, shards=4, check=False).build()
     files = world.files(home=small_disk)
-    with pytest.warns(RuntimeWarning, match="is full: shards that are needed last are evicted") as told:
+    with pytest.warns(
+        RuntimeWarning, match="is full: shards that are needed furthest in the future are evicted"
+    ) as told:
         right = [world.read(files, number) for number in range(4)]
     assert (len(told), right) == (1, [True] * 4)
     assert {path.name for path in small_disk.glob("*.mds")} == {world.name(2), world.name(3)}

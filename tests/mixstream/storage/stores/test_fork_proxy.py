@@ -166,7 +166,7 @@ def test_a_helper_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest
         patch.setattr(sys, "executable", str(python))
         with pytest.raises(StoreFaultError):  # may still meet the one that was killed
             store.info("a")
-        with pytest.raises(StoreFaultError, match="ended with status 3; its last words: no such library"):
+        with pytest.raises(StoreFaultError, match="ended with status 3; its last output: no such library"):
             store.info("a")
     with pytest.raises(StoreNotFoundError):
         store.info("a")
