@@ -74,23 +74,23 @@ def test_validation_losses_are_by_group_and_may_come_before_training(tmp_path):
         log.write(0, weights_K=weights_at(0), rows_K=[3, 0, 5])
         log.write_validation(0, np.array([8.0, 7.0, 6.0]))
         log.write_validation(1, np.array([1.0, 2.0]))
-    told = read_log(tmp_path / "log.jsonl").validation
-    assert (told[-1]["code"], told[-1]["web"]) == (9.0, 8.0)
-    assert np.isnan(told[-1]["law"])
-    assert told[0] == {"code": 8.0, "law": 7.0, "web": 6.0}
-    assert told[1] == {"group 0": 1.0, "group 1": 2.0}, "groups that are no domains"
+    found = read_log(tmp_path / "log.jsonl").validation
+    assert (found[-1]["code"], found[-1]["web"]) == (9.0, 8.0)
+    assert np.isnan(found[-1]["law"])
+    assert found[0] == {"code": 8.0, "law": 7.0, "web": 6.0}
+    assert found[1] == {"group 0": 1.0, "group 1": 2.0}, "groups that are no domains"
 
 
 def test_explanations_are_written_where_they_change(log):
     begin(log)
-    told = {"limit": np.array([0.5, np.nan, 1.0]), "round": 0, "A": np.ones((2, 3))}
+    explained = {"limit": np.array([0.5, np.nan, 1.0]), "round": 0, "A": np.ones((2, 3))}
     for step, change in enumerate([{}, {}, {"round": 1}]):
-        log.write(step, weights_K=weights_at(0), rows_K=[3, 0, 5], explained=told | change)
+        log.write(step, weights_K=weights_at(0), rows_K=[3, 0, 5], explained=explained | change)
     plain = {"limit": {"code": 0.5, "law": None, "web": 1.0}, "round": 0, "A": [[1.0] * 3] * 2}
     assert read_log(log.file).explained == {0: plain, 2: {"round": 1}}
     begin(log, 2)
-    log.write(2, weights_K=weights_at(0), rows_K=[3, 0, 5], explained=told | {"round": 1})
-    assert read_log(log.file).explained[2] == plain | {"round": 1}, "the line that told it may be cut off"
+    log.write(2, weights_K=weights_at(0), rows_K=[3, 0, 5], explained=explained | {"round": 1})
+    assert read_log(log.file).explained[2] == plain | {"round": 1}, "the line that had it may be cut off"
 
 
 # --- a run that was cut short -----------------------------------------------------------------------------------------
