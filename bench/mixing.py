@@ -48,9 +48,9 @@ GOLDENS = Path(__file__).parent.parent / "tests" / "goldens" / "mixing"
 UNIFORM = np.full(3, 1 / 3)
 
 
-def relative_noise(told: Mapping[str, Any]) -> float:
+def relative_noise(explained: Mapping[str, Any]) -> float:
     """Return Aioli's own standard error of what moves its weights, over the spread of that between domains."""
-    return float(np.mean(told["column_sums_error"]) / np.std(told["column_sums"]))
+    return float(np.mean(explained["column_sums_error"]) / np.std(explained["column_sums"]))
 
 
 # --- 1 and 2: ADO where the best mixture is a formula -----------------------------------------------------------------
@@ -183,8 +183,8 @@ def measure(make: Callable[[int], Text], seed: int, *, learning_rate: float, row
     for _ in range(4):
         true_KK = one_hot_effect(world, steps=6, rows=rows)
         play.run(250)
-        told = play.explain()
-        found.append((*fidelity(told["matrix"], true_KK), relative_noise(told)))
+        explained = play.explain()
+        found.append((*fidelity(explained["matrix"], true_KK), relative_noise(explained)))
     return dict(zip(("score", "cosine", "noise"), np.mean(found, axis=0).tolist()))
 
 
@@ -197,8 +197,8 @@ def recovery(table: Table) -> None:
     for one_hot in (0.2, 0.5, 0.75, 1.0):
         for seed in range(3):  # of the order of probes
             mixer = Aioli(round_steps=60, sweeps=3, probe_steps=5, one_hot=one_hot, seed=seed)
-            told = Play(Linear(effect_KK), mixer, rows=64, lag=seed).run(60).explain()
-            wrong.append(np.abs(told["matrix"] - 5 * effect_KK).max())
+            explained = Play(Linear(effect_KK), mixer, rows=64, lag=seed).run(60).explain()
+            wrong.append(np.abs(explained["matrix"] - 5 * effect_KK).max())
     table.line("linear: largest error of A; q .2 .5 .75 1, 3 orders, lag 0-2", max(wrong), at_most=1e-9, form="7.1e")
     print("  score, its cosine alone, and the noise that Aioli itself reports over its signal; means of 4 rounds")
     quiet, noisy = {"learning_rate": 4.0, "rows": 512}, {"learning_rate": 20.0, "rows": 256}

@@ -40,7 +40,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from text_training import Corpus, Job, Setting, check_parts, prepare, train
+from text_training import Job, Setting, TextData, check_parts, prepare, train
 
 from mixstream.mixers import ADO, ODM, Aioli, Natural, Static, Stratified, Temperature, UniMax
 
@@ -59,9 +59,9 @@ class Method:
     even_prior: bool = False
 
 
-def methods(corpus: Corpus, setting: Setting) -> dict[str, Method]:
+def methods(data: TextData, setting: Setting) -> dict[str, Method]:
     """Return what is compared, by name."""
-    steps, names = setting.steps, corpus.names
+    steps, names = setting.steps, data.names
     # ADO's defaults are for runs of many thousands of steps. Here: the first tenth of the losses is not fitted, the
     # first law comes after a fifth, the next ones every tenth of the run.
     windows: dict[str, Any] = {
@@ -91,9 +91,9 @@ def methods(corpus: Corpus, setting: Setting) -> dict[str, Method]:
 # --- runs, and those that are done ------------------------------------------------------------------------------------
 
 
-def key_of(corpus: Corpus, setting: Setting, job: Job) -> str:
+def key_of(data: TextData, setting: Setting, job: Job) -> str:
     """Return a digest of all that a run's result depends on, the code and the machine aside."""
-    said = [corpus.identity, asdict(setting), repr(job.mixer), job.even_prior, job.seed]
+    said = [data.identity, asdict(setting), repr(job.mixer), job.even_prior, job.seed]
     return blake2b(json.dumps(said).encode(), digest_size=8).hexdigest()
 
 
@@ -108,14 +108,14 @@ def finished(file: Path) -> dict[str, dict[str, Any]]:
     return {result["key"]: result for result in results}
 
 
-def run_all(corpus: Corpus, setting: Setting, jobs: dict[str, Job], file: Path, *, workers: int) -> None:
+def run_all(data: TextData, setting: Setting, jobs: dict[str, Job], file: Path, *, workers: int) -> None:
     """Train `jobs`, as many at once as there are workers, and append each result to `file` when it is there."""
     began = time.perf_counter()
     # One thread per run, in numpy too, so that runs do not share a core.
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool, file.open("a", encoding="utf-8") as results:
-        running = {pool.submit(train, corpus, setting, job): key for key, job in jobs.items()}
+        running = {pool.submit(train, data, setting, job): key for key, job in jobs.items()}
         for number, future in enumerate(as_completed(running), 1):
             try:
                 key, result = running[future], future.result()
@@ -167,11 +167,11 @@ def best_of_grid(outcomes: dict[str, Outcome], grid: Sequence[str], which: str, 
     return min(grid, key=lambda name: float(outcomes[name].mean_S(which, size_K, choosing=True).mean()))
 
 
-def show_losses(corpus: Corpus, outcomes: dict[str, Outcome], shown: dict[str, str]) -> None:
-    size_K = np.array(corpus.samples_K, dtype=float)
+def show_losses(data: TextData, outcomes: dict[str, Outcome], shown: dict[str, str]) -> None:
+    size_K = np.array(data.samples_K, dtype=float)
     print("\nValidation loss, nats per byte: mean over seeds; for the two means also the lowest and highest seed")
     print(
-        f"  {'':<30}" + "".join(f"{name:>8}" for name in corpus.names),
+        f"  {'':<30}" + "".join(f"{name:>8}" for name in data.names),
         *(f"  {m + ' [lowest, highest]':>24}" for m in MEANS),
     )
     for title, name in shown.items():
@@ -197,14 +197,14 @@ def show_gaps(outcomes: dict[str, Outcome], shown: dict[str, str], size_K: np.nd
             print(f"  {title:<30}" + "".join(f"{gap:>28}" for gap in gaps))
 
 
-def show_mixtures(corpus: Corpus, setting: Setting, outcomes: dict[str, Outcome]) -> None:
-    size_K = np.array(corpus.samples_K, dtype=float)
+def show_mixtures(data: TextData, setting: Setting, outcomes: dict[str, Outcome]) -> None:
+    size_K = np.array(data.samples_K, dtype=float)
     print(
         "\nShares of the rows read in the last quarter (Aioli's probes included), mean over seeds; most passes over a"
     )
     print("domain in the run; seconds of a run; CPU of the mixer's updates; evaluations that the mixer asked for")
     print(
-        f"  {'':<14}" + "".join(f"{name:>7}" for name in corpus.names) + "   passes   wall s    update      evaluations"
+        f"  {'':<14}" + "".join(f"{name:>7}" for name in data.names) + "   passes   wall s    update      evaluations"
     )
     for name, found in outcomes.items():
         rows_K = np.mean([result["rows"] for result in found.results], axis=0)
@@ -219,7 +219,7 @@ def show_mixtures(corpus: Corpus, setting: Setting, outcomes: dict[str, Outcome]
         print(f"  {name:<14}{shares}  {(rows_K / size_K).max():>6.2f}  {wall:>7.1f}  {cost}   {evaluations}")
 
 
-def show(corpus: Corpus, setting: Setting, results: dict[str, list[dict[str, Any]]], ways: dict[str, Method]) -> None:
+def show(data: TextData, setting: Setting, results: dict[str, list[dict[str, Any]]], ways: dict[str, Method]) -> None:
     """Print all tables of `results`, lists of one result per seed by method."""
     outcomes = {
         name: Outcome(
@@ -231,14 +231,14 @@ def show(corpus: Corpus, setting: Setting, results: dict[str, list[dict[str, Any
     }
     shown = {name: name for name in outcomes if not ways[name].grid or name in ("Natural", "Stratified")}
     if all(name in outcomes for name, way in ways.items() if way.grid):
-        grid, size_K = [name for name, way in ways.items() if way.grid], np.array(corpus.samples_K, dtype=float)
+        grid, size_K = [name for name, way in ways.items() if way.grid], np.array(data.samples_K, dtype=float)
         for which in MEANS:
             best = best_of_grid(outcomes, grid, which, size_K)
             shown[f"best, {which}: {best}"] = best
         print(f"\nThe static grid: {', '.join(grid)}. `2x` doubles one domain's weight of an even mixture.")
     shown |= {name: name for name in outcomes if name not in shown.values()}
-    show_losses(corpus, outcomes, shown)
-    show_mixtures(corpus, setting, outcomes)
+    show_losses(data, outcomes, shown)
+    show_mixtures(data, setting, outcomes)
 
 
 def main() -> None:
@@ -250,9 +250,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="runs of a few seconds, which show that it works")
     options = parser.parse_args()
     setting = QUICK if options.quick else WHOLE
-    corpus = prepare(OUT)
-    check_parts(corpus, setting)
-    ways = methods(corpus, setting)
+    data = prepare(OUT)
+    check_parts(data, setting)
+    ways = methods(data, setting)
     if unknown := sorted(set(options.methods or ()) - set(ways)):
         raise SystemExit(f"no method is called {unknown}; there are {list(ways)}")
     # Seed by seed: what was done before an interruption is a comparison already (--seeds 0).
@@ -262,10 +262,10 @@ def main() -> None:
         for name, way in ways.items()
         if name in (options.methods or ways)
     ]
-    keyed = {key_of(corpus, setting, job): job for job in jobs}
+    keyed = {key_of(data, setting, job): job for job in jobs}
     file = OUT / "results.jsonl"
     known = finished(file)
-    run_all(corpus, setting, {k: job for k, job in keyed.items() if k not in known}, file, workers=options.workers)
+    run_all(data, setting, {k: job for k, job in keyed.items() if k not in known}, file, workers=options.workers)
     known = finished(file)
     results: dict[str, list[dict[str, Any]]] = {}
     for key, job in keyed.items():
@@ -277,8 +277,8 @@ def main() -> None:
         f"{setting.steps} steps of {setting.rows} rows of 128 bytes; seeds {options.seeds}; {setting.judged} rows per "
         "domain to choose by and as many to report"
     )
-    print("rows to train on: " + ", ".join(f"{name} {n:,}" for name, n in zip(corpus.names, corpus.samples_K)))
-    show(corpus, setting, results, ways)
+    print("rows to train on: " + ", ".join(f"{name} {n:,}" for name, n in zip(data.names, data.samples_K)))
+    show(data, setting, results, ways)
 
 
 if __name__ == "__main__":

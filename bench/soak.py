@@ -102,7 +102,7 @@ def read_on(settings: dict[str, Any]) -> None:
 
 
 class Sampler:
-    """Measures the cache until it is told to stop: the sum of all sizes, partial files included."""
+    """Measures the cache until it is stopped: the sum of all sizes, partial files included."""
 
     def __init__(self, directory: Path) -> None:
         self.peak, self.samples = 0, 0
@@ -179,9 +179,9 @@ def soak(stack: ExitStack, minutes: float, seed: int) -> int:
     options |= {"predownload": 400}
 
     def start(rank: int) -> subprocess.Popen[bytes]:
-        told = {"rank": rank, "root": s3.url, "options": options, "state": str(directory / f"state{rank}")}
-        told |= {"log": str(directory / f"log{rank}")}
-        return subprocess.Popen([sys.executable, __file__, "--child", json.dumps(told)], env=variables)
+        arguments = {"rank": rank, "root": s3.url, "options": options, "state": str(directory / f"state{rank}")}
+        arguments |= {"log": str(directory / f"log{rank}")}
+        return subprocess.Popen([sys.executable, __file__, "--child", json.dumps(arguments)], env=variables)
 
     misbehave(proxy, seed)
     sampler = Sampler(cache)
@@ -211,15 +211,15 @@ def judge(
     handed, wrong, epochs = 0, 0, []
     for rank in range(RANKS):
         lines = [line.split() for line in (directory / f"log{rank}").read_text().splitlines() if line.count(" ") == 1]
-        told = {(int(step), value) for step, value in lines if len(value) == 16}
-        last = max(step for step, _ in told)
+        reported = {(int(step), value) for step, value in lines if len(value) == 16}
+        last = max(step for step, _ in reported)
         undisturbed: dict[int, str] = {}
         loader = loader_of(str(directory / "origin"), rank)
         while loader.step <= last:
             undisturbed.update((batch.step, digest(batch)) for batch in loader)
-        handed += len(told)
-        wrong += sum(undisturbed[step] != value for step, value in told)
-        missing = set(range(last + 1)) - {step for step, _ in told}
+        handed += len(reported)
+        wrong += sum(undisturbed[step] != value for step, value in reported)
+        missing = set(range(last + 1)) - {step for step, _ in reported}
         wrong += len(missing)
         epochs.append(last / len(loader))
     faults = sum(rule.acted for rule in proxy._rules)

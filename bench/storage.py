@@ -230,7 +230,7 @@ def check(directory: Path, source: Path, name: str) -> None:
 
 
 class Disk:
-    """Measures what a directory takes on disk, until it is told to stop; evicted files that are mapped included."""
+    """Measures what a directory takes on disk, until it is stopped; evicted files that are mapped included."""
 
     def __init__(self, directory: Path) -> None:
         self.peak = self.samples = 0

@@ -1,11 +1,11 @@
-"""One training run on the demo's text, as `bench/mixing_text.py` compares them: the corpus, the model, what it lost.
+"""One training run on the demo's text, as `bench/mixing_text.py` compares them: the data, the model, what it lost.
 
 Rules. Every run of a seed begins with the same weights of the model, reads a domain's rows in the same order and ends
-after the same number of rows; only the mixture differs. Rows that are evaluated come from documents that nobody trains
-on, and are the same for every seed: of each domain the first `probe` are what Aioli steers by, of the others every
-second one is for choosing between mixtures and the rest for reporting. No number crosses from one part to another.
+after the same number of rows; only the mixture differs. Rows that are evaluated come from held-out documents and are
+the same for every seed: of each domain the first `probe` are what Aioli steers by, of the others every second one is
+for choosing between mixtures and the rest for reporting. No number crosses from one part to another.
 
-Shape suffixes: K domains in the order of `Corpus.names`, R validation rows.
+Shape suffixes: K domains in the order of `TextData.names`, R validation rows.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corpus:
+class TextData:
     """The converted text: where it is, its domains, and a digest of all that it was made of."""
 
     shards: Path
@@ -78,7 +78,7 @@ class Job:
     seed: int
 
 
-def prepare(out: Path) -> Corpus:
+def prepare(out: Path) -> TextData:
     """Gather and convert the text, or find that it is there."""
     found = gather(out / "text")
     recipe = Recipe(
@@ -87,19 +87,17 @@ def prepare(out: Path) -> Corpus:
     sources = [f"{name}={file}" for name, file in found.files.items()]
     shards = out / "shards"
     run_conversion(sources, out=shards, recipe=recipe, overwrite=True, console=Console())
-    told = json.loads((shards / "domains.json").read_text(encoding="utf-8"))
-    names = tuple(sorted(told["domains"]))
-    samples = tuple(int(told["domains"][name]["train"]["rows"]) for name in names)
-    return Corpus(shards=shards, names=names, samples_K=samples, identity=told["identity"])
+    meta = json.loads((shards / "domains.json").read_text(encoding="utf-8"))
+    names = tuple(sorted(meta["domains"]))
+    samples = tuple(int(meta["domains"][name]["train"]["rows"]) for name in names)
+    return TextData(shards=shards, names=names, samples_K=samples, identity=meta["identity"])
 
 
-def open_dataset(corpus: Corpus, setting: Setting, job: Job | None = None) -> ms.StreamingDataset:
+def open_dataset(data: TextData, setting: Setting, job: Job | None = None) -> ms.StreamingDataset:
     """Return what `job` trains on; without one, what validation sets are found beside."""
     even = 1.0 if job is not None and job.even_prior else None
     return ms.StreamingDataset(
-        streams=[
-            ms.Stream(name=name, local=str(corpus.shards / name / "train"), proportion=even) for name in corpus.names
-        ],
+        streams=[ms.Stream(name=name, local=str(data.shards / name / "train"), proportion=even) for name in data.names],
         batch_size=setting.rows,
         shuffle=True,
         shuffle_seed=0 if job is None else job.seed,
@@ -113,16 +111,16 @@ def validation(dataset: ms.StreamingDataset, rows: int) -> ValidationSet:
     return ValidationSet.open(dataset, rows=rows, batch_size=64, seed=0)
 
 
-def check_parts(corpus: Corpus, setting: Setting) -> None:
+def check_parts(data: TextData, setting: Setting) -> None:
     """Stop unless the rows to steer by are the first of all validation rows, and thus none of those that are judged."""
-    dataset = open_dataset(corpus, setting)
+    dataset = open_dataset(data, setting)
     with validation(dataset, setting.probe) as few, validation(dataset, setting.probe + 2 * setting.judged) as all_rows:
         steered, every = ([(k, row) for b in part for k, row in zip(b.domain, b["tokens"])] for part in (few, all_rows))
-        for k in range(len(corpus.names)):
+        for k in range(len(data.names)):
             first = [row for at, row in every if at == k]
             mine = [row for at, row in steered if at == k]
             if not (len(mine) < len(first) and all(torch.equal(a, b) for a, b in zip(mine, first))):
-                raise SystemExit(f"{corpus.names[k]}: the rows to steer by are not the first of its validation rows")
+                raise SystemExit(f"{data.names[k]}: the rows to steer by are not the first of its validation rows")
 
 
 def byte_losses(model: torch.nn.Module, batch: ms.Batch) -> torch.Tensor:
@@ -164,7 +162,7 @@ def judge(model: torch.nn.Module, rows: ValidationSet, setting: Setting) -> tupl
     return choose_K, report_K
 
 
-def train(corpus: Corpus, setting: Setting, job: Job) -> dict[str, Any]:
+def train(data: TextData, setting: Setting, job: Job) -> dict[str, Any]:
     """Train once; return losses, rows read and what it cost, JSON-able."""
     torch.set_num_threads(1)
     torch.manual_seed(job.seed)
@@ -173,12 +171,12 @@ def train(corpus: Corpus, setting: Setting, job: Job) -> dict[str, Any]:
     evaluating: list[float] = []
     if isinstance(job.mixer, Mixer):
         job = dataclasses.replace(job, mixer=timed(job.mixer, updating))
-    dataset = open_dataset(corpus, setting, job)
+    dataset = open_dataset(data, setting, job)
     probe = validation(dataset, setting.probe)
     model = Model(context=SEQ)
     optimizer = torch.optim.AdamW(model.parameters(), lr=setting.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmed_up(step, setting.steps))
-    rows_TK = np.zeros((setting.steps, len(corpus.names)), dtype=np.int64)
+    rows_TK = np.zeros((setting.steps, len(data.names)), dtype=np.int64)
     with ms.Loader(dataset, prefetch=setting.lag) as loader:
         while loader.step < setting.steps:
             for batch in loader:
@@ -191,7 +189,7 @@ def train(corpus: Corpus, setting: Setting, job: Job) -> dict[str, Any]:
                 optimizer.step()
                 schedule.step()
                 loader.report(batch, loss)
-                rows_TK[batch.step] = np.bincount(batch.domain, minlength=len(corpus.names))
+                rows_TK[batch.step] = np.bincount(batch.domain, minlength=len(data.names))
                 if loader.step == setting.steps:
                     break
         waited = loader.counters.waited

@@ -2,8 +2,8 @@
 
     python examples/mixing_worlds.py
 
-What a mixture gains on real text costs days to measure, and nobody knows the answer to compare with. In these worlds
-it costs seconds:
+What a mixture gains on real text costs days to measure, and the right answer is unknown. In these worlds it costs
+seconds:
 
 - `PowerLaws`: every domain's loss falls by a power law of its own rows. The best static mixture is a formula.
 - `Linear`: a step on mixture p lowers the losses by A p exactly. What a mixer measures of A can be held against A.
@@ -11,7 +11,7 @@ it costs seconds:
 
 A world has two methods: `train(rows_K)` takes one optimiser step on so many rows per domain and returns their mean
 losses, `validate()` returns the model's. `Play` is the rest: weights -> whole rows -> losses -> mixer -> weights.
-They are toys, built to test mixers: what holds here is no evidence of what holds for a real language model.
+They are toys, built to test mixers: what holds here is not evidence of what holds for a real language model.
 
 Shape suffixes: K domains, T steps, V tokens of the vocabulary; P pairs of tokens, V * V.
 """
@@ -267,8 +267,8 @@ class Play:
         self.step += 1
 
     def _evaluate(self) -> None:
-        """Tell a mixer that waits for it where the model stands."""
-        if self.loop is not None and self.loop.waiting:
+        """Report the validation losses that the mixer waits for."""
+        if self.loop is not None and not self.loop.concluded.evaluated:
             self.loop.evaluated(self.step, self.world.validate())
 
     def explain(self) -> Mapping[str, Any]:

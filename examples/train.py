@@ -5,8 +5,8 @@
     torchrun --nproc-per-node 2 examples/train.py --data shards/ --checkpoint run/model.pt --mixer ado --resume
 
 The third line goes on to step 1000, from where the second one ended or was killed; on two processes, with the global
-batches that one process would have read (if a mixer learns: from the same losses). `mixstream plan run/` tells what was
-read and by which weights. What belongs to mixstream is marked (1) to (6), the rest is any PyTorch loop.
+batches that one process would have read (if a mixer learns: from the same losses). `mixstream plan run/` prints what
+was read and by which weights. What belongs to mixstream is marked (1) to (6), the rest is any PyTorch loop.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def show(loader: ms.Loader, batch: ms.Batch, loss: torch.Tensor) -> None:
     if batch.step % 20 == 0 and RANK == 0:
         names = loader.dataset.domain_names
         sums, counts = ms.domain_sums(loss, batch.domain, len(names))
-        told = "  ".join(f"{name} {s / c:.3f}" for name, s, c in zip(names, sums, counts) if c)
-        print(f"step {batch.step:6,}  {told}  (waited {loader.counters.waited:.2f} s for data)", flush=True)
+        losses = "  ".join(f"{name} {s / c:.3f}" for name, s, c in zip(names, sums, counts) if c)
+        print(f"step {batch.step:6,}  {losses}  (waited {loader.counters.waited:.2f} s for data)", flush=True)
 
 
 def train(

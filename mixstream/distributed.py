@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class Exchange:
         timeout: seconds that a collective waits for the slowest rank.
 
     Raises:
-        ConfigError: torch.distributed is not initialised, or its ranks are no multiple of `size`.
+        ConfigError: torch.distributed is not initialised, or its ranks are not a multiple of `size`.
     """
 
     def __init__(self, *, size: int, timeout: float = 1800.0) -> None:
@@ -102,9 +103,9 @@ class Exchange:
         return np.asarray(tensor.numpy(), dtype=np.int64)
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Channel:
-    """The exchange of a run, or None: until it is opened, and in a job of one process.
+    """What the ranks of a run exchange by.
 
     Args:
         size: ranks of the run.
@@ -113,12 +114,11 @@ class Channel:
 
     size: int
     ranks: int
-    exchange: Exchange | None = field(default=None, init=False, compare=False)
 
-    def open(self) -> None:
-        """Create the exchange at the first call: collective, so every rank has to call this in the trainer's thread."""
-        if self.exchange is None and self.ranks > 1:
-            self.exchange = Exchange(size=self.size)
+    @cached_property
+    def exchange(self) -> Exchange | None:
+        """None in a job of one process. The first use is collective: on every rank, in the trainer's thread."""
+        return Exchange(size=self.size) if self.ranks > 1 else None
 
 
 class RankNotes:

@@ -21,7 +21,7 @@ from mixstream.data.domain import Domain
 from mixstream.data.gather import Field, field_span, gather
 from mixstream.data.open_shards import OpenShards
 from mixstream.errors import CacheFullError, ShardCorruptError, ShardNotFoundError
-from mixstream.formats import ShardEntry, fixed_array, mds_decode
+from mixstream.formats import ShardEntry, fixed_array, fixed_row_tokens, mds_decode
 from mixstream.types import Addresses, Int64, UInt8
 
 Alloc = Callable[[np.dtype[Any], tuple[int, ...]], NDArray[Any]]
@@ -134,9 +134,7 @@ class Domains:
     @property
     def row_tokens(self) -> int | None:
         """Tokens of a row, if every record has a column `tokens` of the same fixed length; None otherwise."""
-        found = [fixed_array(shard.columns.get("tokens", "")) for shard in self._kinds[0]]
-        lengths = {array[1][0] if array is not None and len(array[1]) == 1 else None for array in found}
-        return lengths.pop() if len(lengths) == 1 else None
+        return fixed_row_tokens(shard.columns for shard in self._kinds[0])
 
     def columns(self, *, widen: bool) -> dict[str, Column] | None:
         """Return the columns of a gathered batch; None if samples have to be collated one by one."""

@@ -59,7 +59,7 @@ class LossCollector:
     """Collects the reports of one loader from one position on.
 
     Args:
-        consensus: concludes from complete steps. Its channel is opened here, in the trainer's thread.
+        consensus: concludes from complete steps. Its exchange is created here, in the trainer's thread.
         rows: rows of this rank's batches.
         listed_K: int64 [K], the place of each of the plan's domains in `streams`.
     """
@@ -91,7 +91,7 @@ class LossCollector:
             )
         if (step := self._opened(batch.step, batch.rows)) is None:
             return
-        self._consensus.channel.open()
+        _ = self._consensus.channel.exchange  # collective at the first use
         sums = self._sums(loss, batch, mask)  # every check comes before the first change
         step.matrix_VK = step.matrix_VK if matrix is None else self._matrix(matrix)
         step.cover(batch.rows, sums)
@@ -114,7 +114,7 @@ class LossCollector:
             raise FeedbackError(f"no evaluation is due{before}; ask loader.wants_validation first")
         if array.shape[-1] == len(self._listed_K):
             array = array[..., self._listed_K]
-        self._consensus.channel.open()
+        _ = self._consensus.channel.exchange  # collective at the first use
         step = self._loop.due.step
         self._loop.accept()
         self._background.submit(partial(self._consensus.decide_evaluation, step, array, means=means))

@@ -36,7 +36,7 @@ class RankConsensus:
         weights: step -> the weights that it is drawn by, for the log.
         facts: what all ranks must have in common, compared at the first sum.
         publish: called with (step, weights) as soon as they are known.
-        channel: of the ranks, open before the first sum.
+        channel: of the ranks, used by the trainer's thread before the first sum.
         log: the mixing log; None for none, or after it could not be written.
     """
 

@@ -28,7 +28,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -45,7 +45,19 @@ _BLOCK = 1 << 16
 
 
 class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="begin"):
-    """The header of a run or resume: what it draws from, and how."""
+    """The header of a run or resume: what it draws from, and how.
+
+    Args:
+        mixstream: `VERSION`.
+        step: the first step to come; later than 0 where a run is resumed.
+        time: in seconds since 1970.
+        domains: in the order of all arrays.
+        mixer: the name of the mixer.
+        lag: of the run; None if the mixer needs no losses.
+        global_batch_size: rows of a step, over all ranks.
+        row_tokens: tokens of a row; None if rows differ in length.
+        samples: of each domain.
+    """
 
     mixstream: int
     step: int
@@ -105,7 +117,7 @@ class _Lines:
     def _cut(self, fd: int) -> int:
         size = os.fstat(fd).st_size
         if not os.pread(fd, len(_OPENING), 0).startswith(_OPENING[:size]):
-            raise ConfigError(f"{self._file} is there and is no mixing log: choose another path for the log")
+            raise ConfigError(f"{self._file} exists and is not a mixing log: choose another path for the log")
         end = size
         while end > 0:
             start = max(end - _BLOCK, 0)
@@ -148,20 +160,19 @@ class _Begun:
 class MixingLog:
     """Writes the mixing log of a run: in one process (rank 0), from one thread at a time.
 
+    If tensorboard is installed, the same numbers are written as event files beside the log: a point every 10 steps,
+    with the mean losses of these.
+
     Args:
         path: directory for `mixture.jsonl`, or a file whose name ends in .jsonl. An existing log is continued.
         names: the domains, in the order of all arrays.
-        tensorboard: write the same numbers as event files beside the log, a point every 10 steps with the mean losses
-            of these; None does so if tensorboard is installed.
-
-    Raises:
-        ConfigError: `tensorboard=True` and it is not installed.
 
     A step that drew 1 row of code and 3 of web by the weights 0.25 and 0.75:
 
         >>> import tempfile
-        >>> log = MixingLog(tempfile.mkdtemp(), names=["code", "web"], tensorboard=False)
-        >>> log.begin(step=0, mixer="ADO", lag=16, global_batch_size=4, samples_K=np.array([81, 977]))
+        >>> log = MixingLog(tempfile.mkdtemp(), names=["code", "web"])
+        >>> samples_K = np.array([81, 977])
+        >>> log.begin(step=0, mixer="ADO", lag=16, global_batch_size=4, row_tokens=4, samples_K=samples_K)
         >>> quarter = WEIGHT_UNIT // 4
         >>> log.write(0, weights_K=np.array([quarter, 3 * quarter]), rows_K=np.array([1, 3]),
         ...           loss_sum_K=np.array([8.0, 12.0]), count_K=np.array([4.0, 12.0]))
@@ -170,52 +181,29 @@ class MixingLog:
         {"event":"step","step":0,"weights":{"code":0.25,"web":0.75},"rows":{"code":1,"web":3},"loss":{"code":2.0,"web":1.0},"count":{"code":4.0,"web":12.0}}
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, names: Sequence[str], tensorboard: bool | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, names: Sequence[str]) -> None:
         self.file = log_file(path)
         self._names = list(names)
         self._begun: _Begun | None = None
-        self._tensorboard = (
-            None if tensorboard is False else TensorBoardWriter.installed(self.file.parent, required=bool(tensorboard))
-        )
+        self._tensorboard = TensorBoardWriter.installed(self.file.parent)
 
-    def begin(
-        self,
-        *,
-        step: int,
-        mixer: str,
-        lag: int | None,
-        global_batch_size: int,
-        samples_K: Int64,
-        row_tokens: int | None = None,
-    ) -> None:
+    def begin(self, *, samples_K: Int64, **facts: Any) -> None:
         """Start with the steps from `step` on.
 
         The header is written with the first line, so a run that begins and then loads a checkpoint leaves no trace.
 
         Args:
-            step: the first step to come; later than 0 where a run is resumed.
-            mixer: the name of the mixer.
-            lag: of the run; None if the mixer needs no losses.
-            global_batch_size: rows of a step, over all ranks.
             samples_K: int64 [K], samples of each domain.
-            row_tokens: tokens of a row; None if rows differ in length.
+            facts: `step`, `mixer`, `lag`, `global_batch_size` and `row_tokens` of the header (`Begin`).
 
         Raises:
             ConfigError: the file exists and is not a mixing log.
         """
         lines = _Lines(self.file) if self._begun is None else self._begun.lines
         lines.open()
-        header = Begin(
-            mixstream=VERSION,
-            step=step,
-            time=round(time.time(), 3),
-            domains=self._names,
-            mixer=mixer,
-            lag=lag,
-            global_batch_size=global_batch_size,
-            row_tokens=row_tokens,
-            samples=dict(zip(self._names, np.asarray(samples_K).tolist())),
-        )
+        samples = dict(zip(self._names, np.asarray(samples_K).tolist()))
+        now = round(time.time(), 3)
+        header = Begin(mixstream=VERSION, time=now, domains=self._names, samples=samples, **facts)
         self._begun = _Begun(lines, header)  # with nothing explained: earlier lines may be ignored from now on
 
     def write(
@@ -226,7 +214,6 @@ class MixingLog:
         rows_K: Int64 | Float64,
         loss_sum_K: Float64 | None = None,
         count_K: Float64 | None = None,
-        validation_V: Float64 | None = None,
         explained: Mapping[str, Any] | None = None,
     ) -> None:
         """Write one step.
@@ -237,7 +224,6 @@ class MixingLog:
             rows_K: [K], rows of each domain in the global batch.
             loss_sum_K: float64 [K], summed losses over all ranks, in nats; None if none were reported.
             count_K: float64 [K], tokens (or rows) that the sums are over.
-            validation_V: float64 [V], mean validation losses after the step.
             explained: what the mixer explains (`mixers.Explaining`); only entries that changed are written.
         """
         weights = dict(zip(self._names, (np.asarray(weights_K) / WEIGHT_UNIT).tolist()))
@@ -251,8 +237,6 @@ class MixingLog:
         self._append(Step(step=step, weights=weights, rows=rows, loss=loss, count=count, explained=changed))
         if self._tensorboard is not None:
             self._tensorboard.add_step(step, weights=weights, loss=loss, count=count, explained=changed)
-        if validation_V is not None:
-            self.write_validation(step, validation_V)
 
     def write_validation(self, step: int, validation_V: Float64) -> None:
         """Write mean validation losses, float64 [V], measured after `step`; -1 is before any training.
@@ -272,12 +256,6 @@ class MixingLog:
             self._begun.lines.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _append(self, line: Step | Validation) -> None:
         if (begun := self._begun) is None:

@@ -118,11 +118,12 @@ class FeedbackLoop:
     _log: dict[int, Int64] = field(init=False)
     _drawn: dict[int, Float64] = field(init=False)
     _held: _Losses | None = field(init=False)  # of the step before the evaluation that the mixer waits for
+    _validating: Validating | None = field(init=False)  # the mixer if it is one: the check is slow
 
     def __post_init__(self) -> None:
         if self.lag < 0:
             raise ConfigError(f"lag must be at least 0 steps, got {self.lag}")
-        self._validating = self.mixer if isinstance(self.mixer, Validating) else None  # once, since the check is slow
+        self._validating = self.mixer if isinstance(self.mixer, Validating) else None
         self._begin(self.mixer.init(self.prior_K), origin=self.origin)
 
     def _begin(self, state: Any, *, origin: int) -> None:
@@ -166,13 +167,8 @@ class FeedbackLoop:
 
     @property
     def reported(self) -> int:
-        """The next step that the mixer takes in."""
+        """The next step that the mixer takes in: `concluded.step`."""
         return self.concluded.step
-
-    @property
-    def waiting(self) -> bool:
-        """Whether the mixer needs the evaluation before step `reported` first."""
-        return not self.concluded.evaluated
 
     @property
     def known(self) -> int:
@@ -204,20 +200,20 @@ class FeedbackLoop:
         Raises:
             FeedbackError: `step` is not the next one, was not handed out, or lacks the evaluation before it.
         """
-        if step != self.reported or self.waiting:
-            lacking = " and an evaluation before it" if self.waiting else ""
-            raise FeedbackError(f"step {step} is reported; the next to report is {self.reported}{lacking}")
+        if self.concluded != (step, True):
+            lacking = "" if self.concluded.evaluated else " and an evaluation before it"
+            raise FeedbackError(f"step {step} is reported; the next to report is {self.concluded.step}{lacking}")
         if step not in self._drawn:
             raise FeedbackError(f"step {step} is reported and has not been handed out")
         losses, self.concluded = _Losses(loss_sum_K, count_K, matrix_VK), self._after(self.concluded)
-        if self.waiting:
-            self._held = losses
-            return None
-        return self._take(step, losses, None, agree)
+        if self.concluded.evaluated:
+            return self._take(step, losses, None, agree)
+        self._held = losses
+        return None
 
     def evaluated(self, step: int, validation_V: Float64 | None, *, agree: Agree | None = None) -> tuple[int, Int64]:
         """Take in the validation losses, float64 [V], of the model before `step`, None if missed; as `conclude`."""
-        if self._held is None or step != self.reported:
+        if self._held is None or step != self.concluded.step:
             raise FeedbackError(f"no evaluation is due before step {step}")
         losses, self._held, self.concluded = self._held, None, self._after(self.concluded)
         return self._take(step - 1, losses, validation_V, agree)
@@ -247,17 +243,18 @@ class FeedbackLoop:
 
     def document(self, step: int) -> dict[str, Any]:
         """Return what a resume before `step` needs, JSON-able."""
-        if self.reported < step and step > self.origin:
-            more = f" and {step - self.reported - 1} after it" if step - self.reported > 1 else ""
+        reported = self.concluded.step
+        if reported < step and step > self.origin:
+            more = f" and {step - reported - 1} after it" if step - reported > 1 else ""
             warnings.warn(
-                f"state is taken after step {self.reported}{more} was handed out and before it was reported: the mixer "
+                f"state is taken after step {reported}{more} was handed out and before it was reported: the mixer "
                 "will not learn from it after a resume; call report() before state_dict()",
                 stacklevel=3,
             )
         return {
             "lag": self.lag,
             "origin": self.origin,
-            "reported": self.reported,
+            "reported": reported,
             "state": to_json(self._state),
             "log": [[at, self._log[at].tolist()] for at in sorted(self._log)],
             "drawn": [[at, rows_K.tolist()] for at, rows_K in sorted(self._drawn.items()) if at < step],
@@ -287,16 +284,17 @@ class FeedbackLoop:
                 "older checkpoint, or pass strict=False to restart the mixer"
             )
         self.newest, nothing_K = self._log.get(self.known - 1), np.zeros(len(self.prior_K))
-        while self.reported < step:
-            if self.waiting:
-                self.evaluated(self.reported, None)
-            self.missed.append((self.reported, self._log[self.reported], self._drawn[self.reported]))
-            self.conclude(self.reported, nothing_K, nothing_K)
+        for missed in range(reported, step):
+            if not self.concluded.evaluated:
+                self.evaluated(missed, None)
+            self.missed.append((missed, self._log[missed], self._drawn[missed]))
+            self.conclude(missed, nothing_K, nothing_K)
 
     def _consistent(self, step: int) -> bool:
         """Return whether log and rows are those that a run about to draw `step` can have."""
-        K, first = len(self.prior_K), self.reported - 1 if self.waiting else self.reported
-        if not self.origin <= self.reported <= step <= self.known:
+        K, (reported, evaluated) = len(self.prior_K), self.concluded
+        first = reported if evaluated else reported - 1
+        if not self.origin <= reported <= step <= self.known:
             return False
         known = [self._log.get(at) for at in range(max(first, self.origin), self.known)]
         rows = [self._drawn.get(at) for at in range(first, step)]
@@ -306,7 +304,7 @@ class FeedbackLoop:
         )
 
     def copy(self) -> FeedbackLoop:
-        """Return a loop that stands where this one does and goes its own way."""
+        """Return an independent copy."""
         twin = copy.copy(self)
         twin.missed, twin._log, twin._drawn = list(self.missed), dict(self._log), dict(self._drawn)
         twin._state = copy.deepcopy(self._state)

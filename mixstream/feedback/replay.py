@@ -153,7 +153,9 @@ def read_log(path: str | os.PathLike[str]) -> LoggedRun:
                 pages.add(decode(line))
             except msgspec.DecodeError as error:
                 if number == 1:
-                    raise ConfigError(f"{file} is no mixing log: its first line is no header ({error})") from error
+                    raise ConfigError(
+                        f"{file} is not a mixing log: its first line is not a header ({error})"
+                    ) from error
                 raise StateError(
                     f"{file}: line {number} of the log is damaged ({error}); remove it and the lines from it on, or "
                     "take a copy of the log"
@@ -232,7 +234,7 @@ def _whole_parts(weights_TK: Float64, step_T: Int64, path: str) -> Int64:
     wrong_T = (parts_TK / WEIGHT_UNIT != weights_TK).any(axis=1) | (parts_TK.sum(axis=1) != WEIGHT_UNIT)
     if wrong_T.any():
         raise StateError(
-            f"{path}: the weights of step {int(step_T[wrong_T][0])} are no whole parts of 2**32 that sum to 1: they "
+            f"{path}: the weights of step {int(step_T[wrong_T][0])} are not multiples of 2**-32 that sum to 1: they "
             "were rounded since they were written; use the log as the run wrote it"
         )
     return parts_TK

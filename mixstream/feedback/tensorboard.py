@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mixstream.errors import ConfigError
-
 Numbers = Mapping[str, float]
 _STEPS = 10
 
@@ -40,17 +38,12 @@ class TensorBoardWriter:
         self._window = _Window()
 
     @classmethod
-    def installed(cls, directory: Path, *, required: bool) -> TensorBoardWriter | None:
-        """Return a writer to `directory`; None if tensorboard is not installed, an error if it is `required`."""
+    def installed(cls, directory: Path) -> TensorBoardWriter | None:
+        """Return a writer to `directory`; None if tensorboard is not installed."""
         try:
             return cls(directory)
-        except ImportError as error:
-            if not required:
-                return None
-            raise ConfigError(
-                f"tensorboard=True, and tensorboard cannot be imported ({error}): pip install tensorboard, or leave "
-                "the option out"
-            ) from error
+        except ImportError:
+            return None
 
     def begin(self, step: int) -> None:
         """Make TensorBoard drop what an earlier run wrote for `step` and later."""

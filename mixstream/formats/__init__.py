@@ -19,6 +19,7 @@ from mixstream.formats.container import Container, FileInfo, OffsetTable, RowLay
 from mixstream.formats.hashing import hash_hex, hash_names, is_hash
 from mixstream.formats.mds.encodings import (
     fixed_array,
+    fixed_row_tokens,
     get_mds_encoded_size,
     get_mds_encodings,
     is_mds_encoding,
@@ -56,6 +57,7 @@ __all__ = [
     "encode_shard",
     "extension",
     "fixed_array",
+    "fixed_row_tokens",
     "get_mds_encoded_size",
     "get_mds_encodings",
     "hash_hex",

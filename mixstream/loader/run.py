@@ -21,7 +21,7 @@ from mixstream.data.bad_samples import Quarantine, RowReader
 from mixstream.data.domains import Domains
 from mixstream.feedback.loop import FeedbackLoop
 from mixstream.mixers import Mixer, OpenLoop, Static
-from mixstream.mixers.whole_parts import OpenLoopWeights
+from mixstream.mixers.whole_parts import open_loop_weights
 from mixstream.plan.plan import Plan
 from mixstream.plan.run_plan import RunPlan
 from mixstream.plan.state import RunState, load_state, save_state, settings_of
@@ -69,7 +69,7 @@ class Run:
         if loop is not None:
             return loop.weights
         if isinstance(self.mixer, OpenLoop):
-            return OpenLoopWeights(mixer=self.mixer, names=self.plan.names).weights
+            return open_loop_weights(self.mixer, self.plan.names)
         return None
 
     def facts(self, cursor: Cursor, loop: FeedbackLoop | None) -> dict[str, Any]:

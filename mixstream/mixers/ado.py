@@ -141,9 +141,9 @@ class ADO:
                 raise ConfigError(f"ADO {name}={getattr(self, name)!r} is not known; choose {' or '.join(choices)}")
         for name in ("gamma1", "gamma2"):
             if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(f"ADO {name}={getattr(self, name)} is no weight; give more than 0 and at most 1")
+                raise ConfigError(f"ADO {name}={getattr(self, name)} is not a weight; give more than 0 and at most 1")
         if self.p_min is not None and not 0 <= self.p_min <= 1:
-            raise ConfigError(f"ADO p_min={self.p_min} is no share; give 0 to 1, or None for min(0.01, 0.25 / K)")
+            raise ConfigError(f"ADO p_min={self.p_min} is not a share; give 0 to 1, or None for min(0.01, 0.25 / K)")
         if not self.alpha_max > 0 or math.isnan(self.log_beta_max + self.log_eps_min):
             raise ConfigError(
                 f"ADO limits alpha_max={self.alpha_max}, log_beta_max={self.log_beta_max} and"

@@ -201,7 +201,7 @@ def bind_targets(targets: Targets, names: tuple[str, ...]) -> Targets:
     if not isinstance(targets, Mapping):
         return targets
     if unknown := sorted(set(targets) - set(names)):
-        raise ConfigError(f"targets name {unknown}, which are no domains; the domains are {sorted(names)}")
+        raise ConfigError(f"targets name {unknown}, which are not domains; the domains are {sorted(names)}")
     return tuple(float(targets.get(name, 0.0)) for name in names)
 
 

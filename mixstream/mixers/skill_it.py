@@ -84,7 +84,7 @@ class SkillIt:
             return replace(self, targets=targets)
         columns = {group for row in self.graph.values() for group in row}
         if unknown := sorted((set(self.graph) | columns) - set(names)):
-            raise ConfigError(f"the graph names {unknown}, which are no domains; the domains are {sorted(names)}")
+            raise ConfigError(f"the graph names {unknown}, which are not domains; the domains are {sorted(names)}")
         if missing := sorted(set(names) - set(self.graph)):
             raise ConfigError(
                 f"the graph has no row for the domains {missing}: measure what training on each of them alone does, or "

@@ -36,7 +36,7 @@ def by_name(weights: Mapping[str, float], names: tuple[str, ...], *, what: str) 
         ConfigError: the two do not name the same domains.
     """
     if unknown := sorted(set(weights) - set(names)):
-        raise ConfigError(f"{what} gives weights to {unknown}, which are no domains; the domains are {sorted(names)}")
+        raise ConfigError(f"{what} gives weights to {unknown}, which are not domains; the domains are {sorted(names)}")
     if missing := sorted(set(names) - set(weights)):
         raise ConfigError(f"{what} gives no weight to the domains {missing}; add them (0 leaves a domain out)")
     return [float(weights[name]) for name in names]

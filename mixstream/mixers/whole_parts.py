@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from mixstream.errors import ConfigError
 from mixstream.mixers.protocol import OpenLoop
 from mixstream.plan.weights import quantise
-from mixstream.types import Int64
+from mixstream.types import Int64, Weights
 
 
 def whole_parts(weights_K: Any, domains: int, mixer: Any) -> Int64:
@@ -30,13 +29,6 @@ def whole_parts(weights_K: Any, domains: int, mixer: Any) -> Int64:
     return quantise(weights_K)
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpenLoopWeights:
-    """Weights that depend on the step alone."""
-
-    mixer: OpenLoop
-    names: tuple[str, ...]
-
-    def weights(self, step: int) -> Int64:
-        """Return the weights of `step` in whole parts, int64 [K]."""
-        return whole_parts(self.mixer.weights_at(step, self.names), len(self.names), self.mixer)
+def open_loop_weights(mixer: OpenLoop, names: tuple[str, ...]) -> Weights:
+    """Return step -> the weights that `mixer` gives the domains `names`, in whole parts, int64 [K]."""
+    return lambda step: whole_parts(mixer.weights_at(step, names), len(names), mixer)

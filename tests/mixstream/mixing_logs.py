@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 
+from mixstream.feedback.log import MixingLog
 from mixstream.plan.weights import quantise
 
 NAMES = ("code", "law", "web")
 SAMPLES_K = np.array([50, 19, 150])
+
+
+def open_log(path, names=NAMES):
+    """Give a log that is closed at the end of the `with`."""
+    return contextlib.closing(MixingLog(path, names=names))
 
 
 def weights_at(step):

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from .parts import Part, plan_parts
 from .publish import publish, published
 from .recipe import Recipe
 from .remote import Remote, plan_uploads
-from .sources import BY_KEY, Choice, Corpus, describe_skipped, find_sources
+from .sources import BY_KEY, Choice, Sources, describe_skipped, find_sources
 from .uploads import Uploads
 from .work import PartTask, convert_part
 
@@ -66,9 +65,9 @@ def run_conversion(
     console = console or Console()
     recipe = recipe.checked()
     by_key = recipe.fields.domain is not None
-    corpus = find_sources(sources, out=out, choice=choice or Choice(), by_key=by_key)
-    _show_sources(corpus, console)
-    run = describe_run(recipe, corpus)
+    listed = find_sources(sources, out=out, choice=choice or Choice(), by_key=by_key)
+    _show_sources(listed, console)
+    run = describe_run(recipe, listed)
     identity = hashlib.sha256(run).hexdigest()
     ours = remote is not None and remote.check(run, overwrite=overwrite)
     ledger = Ledger(out)
@@ -78,12 +77,12 @@ def run_conversion(
             if ours and not any(uploads) and (found := remote.finished(identity)) and not _lacks(found, recipe):
                 return _outcome(found, None, 0)  # uploaded from another work directory, or this one was emptied
             _prepare_uploads(remote, uploads, run, ours=ours, console=console)
-        parts = [part for group in corpus.groups for part in plan_parts(group, recipe.part_bytes)]
+        parts = [part for group in listed.groups for part in plan_parts(group, recipe.part_bytes)]
         records = _records(ledger, recipe, parts, overwrite=overwrite)
         converted, sent = None, 0
-        with _resumable():
+        try:
             if None in records or (summary := published(ledger, identity)) is None:
-                named = [group.name for group in corpus.groups if group.name != BY_KEY]
+                named = [group.name for group in listed.groups if group.name != BY_KEY]
                 converted = _convert(ledger, recipe, parts, records, workers=workers, console=console)
                 summary = publish(ledger, recipe, named, _all_done(ledger, recipe, parts), identity)
             if remote is not None and uploads is not None:
@@ -91,6 +90,9 @@ def run_conversion(
                 sent = remote.upload(ledger, uploads, wanted, console)
                 if not remote.keep_work:
                     ledger.drop_shards()
+        except BaseException as error:
+            error.add_note(_RESUME)
+            raise
         return _outcome(summary, converted, sent)
 
 
@@ -101,15 +103,6 @@ def _prepare_uploads(remote: Remote, uploads: Uploads, run: bytes, *, ours: bool
     remote.confirm(uploads)
     if there := sum(1 for _ in uploads):
         console.note(f"going on: {there:,} objects are at {remote.store.url} already")
-
-
-@contextmanager
-def _resumable() -> Iterator[None]:
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(_RESUME)
-        raise
 
 
 def _outcome(summary: dict[str, Any], converted: int | None, sent: int) -> dict[str, Any]:
@@ -174,9 +167,9 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _show_sources(corpus: Corpus, console: Console) -> None:
-    for group in corpus.groups:
+def _show_sources(sources: Sources, console: Console) -> None:
+    for group in sources.groups:
         label = "domains by key" if group.name == BY_KEY else f"domain {group.name}"
         console.note(f"{label}: {len(group.files):,} files, {show_bytes(group.bytes)}")
-    if corpus.skipped:
-        console.note(f"passed over: {describe_skipped(corpus.skipped)}")
+    if sources.skipped:
+        console.note(f"skipped: {describe_skipped(sources.skipped)}")

@@ -24,7 +24,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from ..shared.datasets import INDEX, SUMMARY
 from .files import Slice
 from .parts import Part
 from .recipe import Recipe
-from .sources import Corpus
+from .sources import Sources
 from .uploads import Uploads
 
 TAIL = "part-tail"
@@ -91,7 +91,7 @@ def identify(recipe: Recipe, slices: Iterable[Slice]) -> str:
     return digest.hexdigest()
 
 
-def describe_run(recipe: Recipe, corpus: Corpus) -> bytes:
+def describe_run(recipe: Recipe, sources: Sources) -> bytes:
     """The content of run.json. Its SHA-256 is the conversion's identity."""
     groups = {
         group.name: {
@@ -99,7 +99,7 @@ def describe_run(recipe: Recipe, corpus: Corpus) -> bytes:
             "bytes": group.bytes,
             "identity": identify(recipe, (file.whole for file in group.files)),
         }
-        for group in corpus.groups
+        for group in sources.groups
     }
     return json.dumps({"recipe": recipe.describe(), "groups": groups}, indent=1, sort_keys=True).encode()
 
@@ -221,11 +221,9 @@ class Ledger:
 
     def is_there(self, name: str, size: int, stamp: str | None) -> bool:
         """Whether a file exists here in this size, or is uploaded in this size and with this stamp (None: any)."""
-        try:
+        with suppress(FileNotFoundError, NotADirectoryError):
             if (self.out / name).stat().st_size == size:
                 return True
-        except (FileNotFoundError, NotADirectoryError):
-            pass
         return self._uploads is not None and self._uploads.holds(name, size, stamp)
 
     def tail(self, part: Part, record: PartRecord, at: int) -> bytes:

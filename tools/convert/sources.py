@@ -62,14 +62,14 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Corpus:
+class Sources:
     """All groups, in the order of the command line, and how many files were skipped, by reason and suffix."""
 
     groups: tuple[Group, ...]
     skipped: Counter[tuple[str, str]]
 
 
-def find_sources(sources: Sequence[str], *, out: Path, choice: Choice, by_key: bool) -> Corpus:
+def find_sources(sources: Sequence[str], *, out: Path, choice: Choice, by_key: bool) -> Sources:
     """List the files of the SRC arguments; only files with an unknown suffix, and .json files, are opened.
 
     Raises:
@@ -90,7 +90,7 @@ def find_sources(sources: Sequence[str], *, out: Path, choice: Choice, by_key: b
     for name, files in found.items():
         _check_group(name, files, skipped, by_key=by_key)
     groups = tuple(Group(name=name, files=tuple(files)) for name, files in found.items())
-    return Corpus(groups=groups, skipped=skipped)
+    return Sources(groups=groups, skipped=skipped)
 
 
 def describe_skipped(skipped: Counter[tuple[str, str]]) -> str:

@@ -41,7 +41,7 @@ def run_demo(*, out: Path, steps: int, seed: int, console: Console) -> dict[str,
     console.note(f"4/5  resume   on {two} processes, from step {resumed}")
     with View(names=names, steps=steps, last=steps, earlier=before[:resumed]).shown() as view:
         after = run_part(settings, "after", on_step=view.add)
-    console.note("5/5  compare  with a loader that nothing interrupts, told the same losses\n")
+    console.note("5/5  compare  with an uninterrupted loader that receives the same losses\n")
     run_reference(settings)
     proof = compare(read_references(settings), before, after, weights=read_weights(settings))
     learned = read_learned(settings)

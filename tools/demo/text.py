@@ -19,6 +19,7 @@ import re
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,10 +195,8 @@ def _below(root: Path, suffixes: tuple[str, ...], without: set[str]) -> list[Pat
 
 def _texts(files: Iterable[Path]) -> Iterator[str]:
     for file in files:
-        try:
+        with suppress(OSError, UnicodeDecodeError):  # the demo can do without any single file
             yield file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):  # the demo can do without any single file
-            continue
 
 
 def _docstrings(source: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from cyclopts import Parameter
 
 from mixstream.errors import ConfigError, MixstreamError
-from mixstream.formats import ShardInfo, decode_sample, fixed_array, ndarray_dtype, read_offsets
+from mixstream.formats import ShardInfo, decode_sample, fixed_row_tokens, ndarray_dtype, read_offsets
 from mixstream.storage import Retry
 
 from ..shared.console import Console
@@ -166,15 +166,9 @@ def _is_plain(about: Mapping[str, Any]) -> bool:
 
 def _tokens(shards: Sequence[ShardInfo], about: Mapping[str, Any]) -> tuple[int | None, str | None]:
     """Return the number of tokens of a dataset and its source; None and None if the index does not have it."""
-    total = 0
-    for info in shards:
-        fixed = fixed_array(info.columns.get(_TOKENS, ""))
-        if fixed is None or len(fixed[1]) != 1:
-            break
-        total += info.samples * fixed[1][0]
-    else:
-        if shards:
-            return total, "row length"
+    fixed = [(info.samples, n) for info in shards if (n := fixed_row_tokens([info.columns])) is not None]
+    if shards and len(fixed) == len(shards):
+        return sum(samples * n for samples, n in fixed), "row length"
     known = about.get("tokens")
     return (known, "convert") if isinstance(known, int) and known >= 0 else (None, None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from mixstream.units import parse_count
 from ..shared.console import Console
 from .course import Course, Float64, look_ahead
 from .show import describe_preview, describe_source, show_preview, show_source, warnings_of
-from .source import Domains, Source, open_source, read_shards
+from .source import Sizes, Source, open_source, read_shards
 
 _Weights = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True, show_default=False)]
 _Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
@@ -114,7 +115,7 @@ class _Answer:
     def reaches(self) -> bool:
         return self.ahead is None or bool(self.ahead["reaches_the_end"])
 
-    def run(self, run: Source, domains: Domains, points: int) -> None:
+    def run(self, run: Source, domains: Sizes, points: int) -> None:
         """Add the run so far."""
         self.source = describe_source(run, domains, points=points)
         self.parts += show_source(self.source)
@@ -133,7 +134,7 @@ class _Answer:
             ]
 
     def preview(
-        self, run: Source | None, course: Course, domains: Domains, *, cap: float | None, end: int, batch: int | None
+        self, run: Source | None, course: Course, domains: Sizes, *, cap: float | None, end: int, batch: int | None
     ) -> None:
         """Add the run at step `end`."""
         # A log is replayed from its beginning; a state continues from its step.
@@ -187,7 +188,7 @@ def _check(source: str | None, data: str | None, **options: Any) -> None:
         raise ConfigError(f"--max-epochs {passes:g}: give a number above 0, or leave it out for no limit")
 
 
-def _domains(run: Source | None, data: str | None, split: str) -> Domains:
+def _domains(run: Source | None, data: str | None, split: str) -> Sizes:
     if data is None:
         assert run is not None
         return run.domains
@@ -195,7 +196,7 @@ def _domains(run: Source | None, data: str | None, split: str) -> Domains:
     return shards if run is None else shards.among(run.domains.names, where=run.where)
 
 
-def _length(steps: str | None, tokens: str | None, domains: Domains, batch: int | None, *, whole: bool) -> int | None:
+def _length(steps: str | None, tokens: str | None, domains: Sizes, batch: int | None, *, whole: bool) -> int | None:
     """Return the length of the run to preview, in steps, or in rows if the batch size is unknown; None for no preview.
 
     With `whole`, the default is one epoch of all samples.
@@ -226,7 +227,7 @@ def _course(run: Source) -> Course:
     return run.course
 
 
-def _room(domains: Domains, caps: tuple[float | None, ...], drawn_K: Float64) -> Float64:
+def _room(domains: Sizes, caps: tuple[float | None, ...], drawn_K: Float64) -> Float64:
     """Return the rows that may still be drawn of each domain, float64 [K]."""
     if not any(caps):
         return np.full(len(drawn_K), np.inf)
@@ -237,7 +238,7 @@ def _room(domains: Domains, caps: tuple[float | None, ...], drawn_K: Float64) ->
 
 
 def _static(
-    domains: Domains,
+    domains: Sizes,
     mixer: _Mixer | None,
     weights: tuple[str, ...],
     temperature: float | None,
@@ -263,9 +264,7 @@ def _static(
 
 def _weight(word: str) -> tuple[str, float]:
     name, _, number = word.rpartition("=")
-    try:
+    with suppress(ValueError):
         if name:
             return name, float(number)
-    except ValueError:
-        pass
     raise ConfigError(f"--weights {word}: write NAME=WEIGHT, as in web=0.7")

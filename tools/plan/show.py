@@ -15,14 +15,14 @@ from mixstream.plan import apportion
 
 from ..shared.console import table
 from .course import Course, Float64, Int64, Outlook
-from .source import Domains, Source
+from .source import Sizes, Source
 
 MANY_EPOCHS = 4
 """Up to so many epochs, repeated data is nearly as good as new data (Muennighoff et al. 2023, arXiv 2305.16264)."""
 _WINDOW = 100  # maximum number of steps in the mean of a first or last loss
 
 
-def describe_source(source: Source, domains: Domains, *, points: int) -> dict[str, Any]:
+def describe_source(source: Source, domains: Sizes, *, points: int) -> dict[str, Any]:
     """Return the document of the run so far.
 
     Args:
@@ -58,7 +58,7 @@ def describe_source(source: Source, domains: Domains, *, points: int) -> dict[st
 
 
 def describe_preview(
-    outlook: Outlook, domains: Domains, *, drawn_K: Float64, batch: int, asked: int, counts_steps: bool
+    outlook: Outlook, domains: Sizes, *, drawn_K: Float64, batch: int, asked: int, counts_steps: bool
 ) -> dict[str, Any]:
     """Return the document of a run at its end.
 
@@ -141,7 +141,7 @@ def _leaving(entry: dict[str, Any]) -> str:
     return "yes" if entry["leaves_at"] is None else f"in step {entry['leaves_at']:,}"
 
 
-def _rows_by_domain(domains: Domains, rows_K: Int64) -> list[dict[str, Any]]:
+def _rows_by_domain(domains: Sizes, rows_K: Int64) -> list[dict[str, Any]]:
     total, entries = max(int(rows_K.sum()), 1), []
     for k, (name, rows) in enumerate(zip(domains.names, rows_K.tolist())):
         samples = int(domains.samples_K[k])

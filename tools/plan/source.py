@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 
 from mixstream.errors import ConfigError, StateError, StoreError
 from mixstream.feedback import FILE, LoggedRun, read_log
-from mixstream.formats import Index, fixed_array
+from mixstream.formats import Index, fixed_row_tokens
 from mixstream.plan import WEIGHT_UNIT, RunState, parse_state
 from mixstream.storage import Retry, open_store, redact
 
@@ -29,7 +29,7 @@ _LOG_LINE = b'{"event":'
 
 
 @dataclass(frozen=True, kw_only=True)
-class Domains:
+class Sizes:
     """The domains and their sizes.
 
     Attributes:
@@ -42,7 +42,7 @@ class Domains:
     samples_K: Int64
     row_tokens: int | None
 
-    def among(self, names: tuple[str, ...], *, where: str) -> Domains:
+    def among(self, names: tuple[str, ...], *, where: str) -> Sizes:
         """Return these domains in the order of `names`.
 
         Raises:
@@ -55,7 +55,7 @@ class Domains:
             )
         samples = dict(zip(self.names, self.samples_K.tolist()))
         samples_K = np.array([samples[name] for name in names], dtype=np.int64)
-        return Domains(names=names, samples_K=samples_K, row_tokens=self.row_tokens)
+        return Sizes(names=names, samples_K=samples_K, row_tokens=self.row_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class Source:
 
     kind: str
     where: str
-    domains: Domains
+    domains: Sizes
     mixer: str
     learns: bool
     batch: int
@@ -113,7 +113,7 @@ def open_source(path: Path) -> Source:
     return _of_state(parse_state(state), f"{path}{place}")
 
 
-def read_shards(data: str, split: str) -> Domains:
+def read_shards(data: str, split: str) -> Sizes:
     """Return the domains below a directory or URL: DIR/DOMAIN/SPLIT, or DIR/DOMAIN for domains without splits.
 
     Raises:
@@ -137,7 +137,8 @@ def read_shards(data: str, split: str) -> Domains:
     names = tuple(sorted(at))
     indexes = [_index(at[name]) for name in names]
     samples_K = np.array([sum(shard.samples for shard in index.shards) for index in indexes], dtype=np.int64)
-    return Domains(names=names, samples_K=samples_K, row_tokens=_row_tokens(indexes))
+    shards = (shard.columns for index in indexes for shard in index.shards)
+    return Sizes(names=names, samples_K=samples_K, row_tokens=fixed_row_tokens(shards))
 
 
 def _index(dataset: Dataset) -> Index:
@@ -149,20 +150,13 @@ def _index(dataset: Dataset) -> Index:
     return dataset.index
 
 
-def _row_tokens(indexes: Sequence[Index]) -> int | None:
-    """Return the tokens in a row if every shard has a column `tokens` with the same fixed length; else None."""
-    found = [fixed_array(each) for each in {s.columns.get("tokens", "") for index in indexes for s in index.shards}]
-    lengths = {array[1][0] if array is not None and len(array[1]) == 1 else None for array in found}
-    return lengths.pop() if len(lengths) == 1 else None
-
-
 def _of_log(run: LoggedRun) -> Source:
     header, steps = run.header, run.step_T
     course = Course(step_C=steps, weights_CK=run.weights_TK / WEIGHT_UNIT) if len(steps) else None
     return Source(
         kind="log",
         where=run.path,
-        domains=Domains(names=run.names, samples_K=run.samples_K, row_tokens=header.row_tokens),
+        domains=Sizes(names=run.names, samples_K=run.samples_K, row_tokens=header.row_tokens),
         mixer=header.mixer,
         learns=header.lag is not None,
         batch=header.global_batch_size,
@@ -180,7 +174,7 @@ def _of_state(state: RunState, where: str) -> Source:
     return Source(
         kind="state",
         where=where,
-        domains=Domains(names=names, samples_K=np.array([d.samples for d in state.domains]), row_tokens=None),
+        domains=Sizes(names=names, samples_K=np.array([d.samples for d in state.domains]), row_tokens=None),
         mixer=state.settings.mixer.partition(" ")[0] if state.settings.mixer != "in order" else "none",
         learns=state.mixing is not None,
         batch=state.settings.global_batch_size,

@@ -11,13 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mixstream.errors import (
-    ConfigError,
-    MixstreamError,
-    ShardCorruptError,
-    StoreAccessError,
-    StoreNotFoundError,
-)
+from mixstream.errors import ConfigError, MixstreamError, ShardCorruptError, StoreAccessError, StoreNotFoundError
 from mixstream.formats import FileInfo, ShardInfo, decode_sample, hash_hex, is_hash, read_offsets
 from mixstream.storage import Retry, Store
 

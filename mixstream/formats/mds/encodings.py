@@ -8,7 +8,7 @@ or `ShardCorruptError` (bytes that are not a value of the column). Decoding chec
 
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache, partial
@@ -116,6 +116,13 @@ def fixed_array(encoding: str) -> tuple[np.dtype, tuple[int, ...]] | None:
         return little_endian(encoding), ()
     form = _array_form(encoding)
     return None if form is None or form.dtype is None or form.shape is None else (form.dtype, form.shape)
+
+
+def fixed_row_tokens(shards: Iterable[Mapping[str, str]]) -> int | None:
+    """Return the tokens of a row if every shard's columns (name -> encoding) have `tokens` of one fixed length."""
+    found = [fixed_array(encoding) for encoding in {columns.get("tokens", "") for columns in shards}]
+    lengths = {array[1][0] if array is not None and len(array[1]) == 1 else None for array in found}
+    return lengths.pop() if len(lengths) == 1 else None
 
 
 def ndarray_dtype(encoding: str) -> np.dtype | None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from mixing_logs import NAMES  # pyright: ignore[reportMissingImports]
-
-from mixstream.feedback.log import MixingLog
+from mixing_logs import open_log  # pyright: ignore[reportMissingImports]
 
 
 @pytest.fixture
 def log(tmp_path):
-    with MixingLog(tmp_path / "run", names=NAMES, tensorboard=False) as log:
+    with open_log(tmp_path / "run") as log:
         yield log

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixing_logs import NAMES, SAMPLES_K, begin, weights_at, write
+from mixing_logs import NAMES, SAMPLES_K, begin, open_log, weights_at, write
 
 from mixstream.errors import ConfigError, StateError
 from mixstream.feedback.log import MixingLog
@@ -68,28 +68,29 @@ def test_a_loss_that_is_no_number_is_null_and_steps_may_have_no_loss_at_all(log)
 
 
 def test_validation_losses_are_by_group_and_may_come_before_training(tmp_path):
-    with MixingLog(tmp_path / "log.jsonl", names=NAMES, tensorboard=False) as log:
+    with open_log(tmp_path / "log.jsonl") as log:
         begin(log)
         log.write_validation(-1, np.array([9.0, np.nan, 8.0]))
-        log.write(0, weights_K=weights_at(0), rows_K=[3, 0, 5], validation_V=np.array([8.0, 7.0, 6.0]))
+        log.write(0, weights_K=weights_at(0), rows_K=[3, 0, 5])
+        log.write_validation(0, np.array([8.0, 7.0, 6.0]))
         log.write_validation(1, np.array([1.0, 2.0]))
-    told = read_log(tmp_path / "log.jsonl").validation
-    assert (told[-1]["code"], told[-1]["web"]) == (9.0, 8.0)
-    assert np.isnan(told[-1]["law"])
-    assert told[0] == {"code": 8.0, "law": 7.0, "web": 6.0}
-    assert told[1] == {"group 0": 1.0, "group 1": 2.0}, "groups that are no domains"
+    found = read_log(tmp_path / "log.jsonl").validation
+    assert (found[-1]["code"], found[-1]["web"]) == (9.0, 8.0)
+    assert np.isnan(found[-1]["law"])
+    assert found[0] == {"code": 8.0, "law": 7.0, "web": 6.0}
+    assert found[1] == {"group 0": 1.0, "group 1": 2.0}, "groups that are no domains"
 
 
 def test_explanations_are_written_where_they_change(log):
     begin(log)
-    told = {"limit": np.array([0.5, np.nan, 1.0]), "round": 0, "A": np.ones((2, 3))}
+    explained = {"limit": np.array([0.5, np.nan, 1.0]), "round": 0, "A": np.ones((2, 3))}
     for step, change in enumerate([{}, {}, {"round": 1}]):
-        log.write(step, weights_K=weights_at(0), rows_K=[3, 0, 5], explained=told | change)
+        log.write(step, weights_K=weights_at(0), rows_K=[3, 0, 5], explained=explained | change)
     plain = {"limit": {"code": 0.5, "law": None, "web": 1.0}, "round": 0, "A": [[1.0] * 3] * 2}
     assert read_log(log.file).explained == {0: plain, 2: {"round": 1}}
     begin(log, 2)
-    log.write(2, weights_K=weights_at(0), rows_K=[3, 0, 5], explained=told | {"round": 1})
-    assert read_log(log.file).explained[2] == plain | {"round": 1}, "the line that told it may be cut off"
+    log.write(2, weights_K=weights_at(0), rows_K=[3, 0, 5], explained=explained | {"round": 1})
+    assert read_log(log.file).explained[2] == plain | {"round": 1}, "the line that had it may be cut off"
 
 
 # --- a run that was cut short -----------------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ def test_who_begins_and_goes_on_from_a_checkpoint_instead_leaves_no_trace(log):
 @given(cut=st.integers(min_value=1))
 def test_a_log_torn_at_any_byte_is_read_to_the_last_whole_line_and_gone_on_with(tmp_path_factory, cut):
     file = tmp_path_factory.mktemp("torn") / "mixture.jsonl"
-    with MixingLog(file, names=NAMES, tensorboard=False) as log:
+    with open_log(file) as log:
         begin(log)
         write(log, range(3))
     whole = file.read_bytes()
@@ -142,7 +143,7 @@ def test_a_log_torn_at_any_byte_is_read_to_the_last_whole_line_and_gone_on_with(
     else:
         with pytest.raises(StateError, match="has not begun"):
             read_log(file)
-    with MixingLog(file, names=NAMES, tensorboard=False) as log:
+    with open_log(file) as log:
         begin(log, max(steps - 1, 0))
         write(log, range(max(steps - 1, 0), 3))
     assert read_log(file).step_T.tolist() == [0, 1, 2]
@@ -153,8 +154,8 @@ def test_a_kill_leaves_every_step_that_was_written(tmp_path):
     """No `close`, no flush at exit: the process ends between two instructions."""
     script = (
         "import os, sys, signal, numpy as np; from mixstream.feedback.log import MixingLog\n"
-        "j = MixingLog(sys.argv[1], names=['a', 'b'], tensorboard=False)\n"
-        "j.begin(step=0, mixer='x', lag=None, global_batch_size=2, samples_K=np.array([1, 1]))\n"
+        "j = MixingLog(sys.argv[1], names=['a', 'b'])\n"
+        "j.begin(step=0, mixer='x', lag=None, global_batch_size=2, row_tokens=None, samples_K=np.array([1, 1]))\n"
         "for s in range(7): j.write(s, weights_K=np.array([1 << 31, 1 << 31]), rows_K=[1, 1])\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -189,11 +190,11 @@ def test_a_full_disk_leaves_whole_lines(log, monkeypatch):
 def test_a_file_that_is_no_log_is_left_as_it_is(tmp_path):
     notes = tmp_path / "notes.jsonl"
     notes.write_text("my notes, without a newline")
-    with pytest.raises(ConfigError, match="no mixing log"):
-        begin(MixingLog(notes, names=NAMES, tensorboard=False))
+    with pytest.raises(ConfigError, match="not a mixing log"):
+        begin(MixingLog(notes, names=NAMES))
     assert notes.read_text() == "my notes, without a newline"
     notes.write_text("my notes\n")
-    with pytest.raises(ConfigError, match="no mixing log"):
+    with pytest.raises(ConfigError, match="not a mixing log"):
         read_log(notes)
 
 
@@ -209,7 +210,7 @@ def test_writing_before_the_header_is_refused(log):
         (lambda lines: [lines[0], b"{nothing", *lines[1:]], "line 2 of the log is damaged"),
         (lambda lines: [lines[0], b'{"event":"step","step":"one","weights":{},"rows":{}}', *lines[1:]], "line 2"),
         (lambda lines: [lines[0], lines[0].replace(b'"mixstream":1', b'"mixstream":2')], "version 2"),
-        (lambda lines: [lines[0], lines[1].replace(b'"web":0.', b'"web":0.0')], "step 0 are no whole parts"),
+        (lambda lines: [lines[0], lines[1].replace(b'"web":0.', b'"web":0.0')], "step 0 are not multiples of"),
     ],
 )
 def test_damage_is_told_with_its_place(log, damage, said):

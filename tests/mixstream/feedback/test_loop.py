@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mixstream.errors import ConfigError, FeedbackError, StateError
 from mixstream.feedback.loop import FeedbackLoop, Progress
 from mixstream.mixers import Schedule
-from mixstream.mixers.whole_parts import OpenLoopWeights
+from mixstream.mixers.whole_parts import open_loop_weights
 from mixstream.plan.weights import WEIGHT_UNIT, quantise
 
 PRIOR = np.array([0.5, 0.3, 0.2])
@@ -68,18 +68,18 @@ def test_weights_are_whole_parts_of_the_unit():
 
 
 def test_the_mixer_is_told_which_step_and_what_it_will_shape():
-    told = []
+    seen = []
 
     class Listening(Tilt):
         def update(self, state, feedback):
-            told.append((feedback.step, feedback.effective, feedback.loss_sum_K.tolist(), feedback.count_K.tolist()))
+            seen.append((feedback.step, feedback.effective, feedback.loss_sum_K.tolist(), feedback.count_K.tolist()))
             assert feedback.rows_K is ROWS
             assert abs(feedback.weights_K - PRIOR).max() < 1e-9
             return super().update(state, feedback)
 
     feedback = FeedbackLoop(mixer=Listening(), prior_K=PRIOR, lag=7)
     report(feedback, range(2))
-    assert told == [(0, 8, [0, 2, 0], [4, 0, 2]), (1, 9, [1, 2, 1], [4, 0, 2])]
+    assert seen == [(0, 8, [0, 2, 0], [4, 0, 2]), (1, 9, [1, 2, 1], [4, 0, 2])]
 
 
 def test_reports_must_be_in_order_and_once():
@@ -92,7 +92,7 @@ def test_reports_must_be_in_order_and_once():
     with pytest.raises(FeedbackError, match="step 1 is reported; the next to report is 3"):
         feedback.conclude(1, *losses_of(1))
     report(feedback, range(3, 6))
-    assert feedback.reported == 6
+    assert feedback.concluded.step == 6
     with pytest.raises(FeedbackError, match="step 6 is reported and has not been handed out"):
         feedback.conclude(6, *losses_of(6))
 
@@ -148,7 +148,7 @@ def test_a_state_before_the_report_says_what_is_lost():
         document = feedback.document(12)
     resumed = loop()
     resumed.restore(json.loads(json.dumps(document)), 12)
-    assert resumed.reported == 12  # the mixer was told of steps 10 and 11, and that they had no losses
+    assert resumed.concluded.step == 12  # the mixer saw steps 10 and 11 without losses
     for step in (10, 11):
         feedback.conclude(step, np.zeros(3), np.zeros(3))
     assert resumed.document(12) == feedback.document(12)
@@ -174,7 +174,7 @@ def test_a_log_with_a_hole_is_refused():
 
 def test_open_loops_need_no_reports():
     mixer = Schedule({0: {"a": 3, "b": 1}, 5: {"a": 1, "b": 1}})
-    weights = OpenLoopWeights(mixer=mixer, names=("a", "b")).weights
+    weights = open_loop_weights(mixer, ("a", "b"))
     assert weights(4).tolist() == [3 << 30, 1 << 30]
     assert weights(10**12).tolist() == [1 << 31, 1 << 31]
 
@@ -189,7 +189,7 @@ def asking(lag: int = 3) -> Any:
 def run_asking(to: FeedbackLoop, steps: range) -> None:
     """Report and evaluate whatever is due, up to and with the evaluation before the last step."""
     for step in steps:
-        if to.waiting:
+        if not to.concluded.evaluated:
             to.evaluated(step, np.array([step, 1.0, 2.0]))
         to.drew(step, ROWS)
         to.conclude(step, *losses_of(step))
@@ -209,7 +209,7 @@ def test_evaluations_have_to_come_where_they_are_due_and_nowhere_else():
     with pytest.raises(FeedbackError, match="next to report is 0 and an evaluation before it"):
         feedback.conclude(0, *losses_of(0))
     run_asking(feedback, range(5))
-    assert feedback.waiting
+    assert not feedback.concluded.evaluated
     assert feedback.weights(5 + 3) is None
     with pytest.raises(FeedbackError, match="no evaluation is due before step 4"):
         feedback.evaluated(4, PRIOR)
@@ -227,7 +227,7 @@ def test_a_state_may_be_saved_while_an_evaluation_is_due(lag, steps):
     run_asking(first, range(steps))
     second = asking(lag)
     second.restore(json.loads(json.dumps(first.document(steps))), steps)
-    assert second.waiting == (steps % 5 == 0)
+    assert second.concluded.evaluated == (steps % 5 != 0)
     run_asking(second, range(steps, steps + 20))
     assert second.document(steps + 20) == whole.document(steps + 20)
 
@@ -268,10 +268,11 @@ def test_trainer_and_mixer_go_through_the_same_places(ahead):
             loop.accept()
         elif loop.concluded < loop.due:
             concluded.append(loop.concluded)
-            if loop.waiting:
-                loop.evaluated(loop.reported, PRIOR)
+            step, evaluated = loop.concluded
+            if evaluated:
+                loop.conclude(step, *losses_of(step))
             else:
-                loop.conclude(loop.reported, *losses_of(loop.reported))
+                loop.evaluated(step, PRIOR)
             assert loop.weights(loop.known - 1) is loop.newest
             assert loop.weights(loop.known) is None
         assert loop.concluded <= loop.due == loop.accepted

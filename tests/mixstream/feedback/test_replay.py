@@ -6,11 +6,10 @@ import torch
 from harness import Tilt, make_dataset, row_ids, write_library
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixing_logs import NAMES, begin, weights_at, write
+from mixing_logs import NAMES, begin, open_log, weights_at, write
 
 import mixstream as ms
 from mixstream.errors import ConfigError, StateError
-from mixstream.feedback.log import MixingLog
 from mixstream.feedback.replay import read_log, replay
 from mixstream.plan.weights import quantise
 
@@ -23,7 +22,7 @@ from mixstream.plan.weights import quantise
 def test_a_replay_draws_by_the_very_parts_that_were_logged(tmp_path_factory, parts, order):
     names, path = tuple("abcd"), tmp_path_factory.mktemp("log")
     logged = [quantise(weights_K) for weights_K in parts for _ in range(2)]
-    with MixingLog(path, names=names, tensorboard=False) as log:
+    with open_log(path, names) as log:
         begin(log, samples_K=np.ones(4, dtype=np.int64))
         for step, weights_K in enumerate(logged):
             log.write(step, weights_K=weights_K, rows_K=np.zeros(4))
@@ -86,7 +85,7 @@ def test_a_replay_needs_every_step_from_the_first(log):
 def test_domains_that_came_in_mid_run_are_read_and_not_replayed(tmp_path, log):
     begin(log)
     write(log, [0, 1])
-    with MixingLog(log.file, names=("web", "code"), tensorboard=False) as later:
+    with open_log(log.file, ("web", "code")) as later:
         begin(later, 2, samples_K=np.array([200, 50]))
         later.write(2, weights_K=quantise([3, 1]), rows_K=[6, 2])
     said = read_log(log.file)
@@ -106,7 +105,7 @@ def test_other_domains_are_named(log):
 def test_replays_of_other_logs_are_told_apart(tmp_path):
     mixers = []
     for seed in (0, 0, 1):
-        with MixingLog(tmp_path / f"{len(mixers)}.jsonl", names=NAMES, tensorboard=False) as log:
+        with open_log(tmp_path / f"{len(mixers)}.jsonl") as log:
             begin(log)
             write(log, range(4), weights=lambda step, seed=seed: weights_at(step + 50 * seed))
         mixers.append(replay(log.file))

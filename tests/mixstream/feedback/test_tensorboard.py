@@ -6,10 +6,8 @@ import types
 
 import numpy as np
 import pytest
-from mixing_logs import NAMES, begin, weights_at, write
+from mixing_logs import NAMES, begin, open_log, weights_at, write
 
-from mixstream.errors import ConfigError
-from mixstream.feedback.log import MixingLog
 from mixstream.feedback.replay import read_log
 from mixstream.plan.weights import quantise
 
@@ -52,7 +50,7 @@ def board(monkeypatch):
 
 def test_tensorboard_gets_the_same_numbers_every_ten_steps(tmp_path, board):
     """Weights of the tenth step, losses as means over the ten, each term counted once."""
-    with MixingLog(tmp_path, names=NAMES) as log:
+    with open_log(tmp_path) as log:
         begin(log, 5)
         for step, (loss, tokens) in zip(range(5, 12), [(8.0, 1), (2.0, 3), *[(np.nan, 4)] * 5]):
             log.write(
@@ -74,20 +72,13 @@ def test_tensorboard_gets_the_same_numbers_every_ten_steps(tmp_path, board):
     assert len(read_log(tmp_path).step_T) == 7
 
 
-def test_tensorboard_can_be_left_out(tmp_path, board):
-    with MixingLog(tmp_path, names=NAMES, tensorboard=False) as log:
-        begin(log)
-        write(log, [0])
-    assert not board["summaries"]
-
-
 def test_without_tensorboard_there_is_the_log_alone(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard.compat.proto", None)
-    with MixingLog(tmp_path, names=NAMES) as log:
+    with open_log(tmp_path) as log:
         begin(log)
+        write(log, [0])
     assert [file.name for file in tmp_path.iterdir()] == ["mixture.jsonl"]
-    with pytest.raises(ConfigError, match="pip install tensorboard"):
-        MixingLog(tmp_path, names=NAMES, tensorboard=True)
+    assert len(read_log(tmp_path).step_T) == 1
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
@@ -95,7 +86,7 @@ def test_tensorboard_reads_what_was_written_and_forgets_what_was_cut_short(tmp_p
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for first, last in ((0, 60), (35, 45)):
-        with MixingLog(tmp_path, names=NAMES, tensorboard=True) as log:
+        with open_log(tmp_path) as log:
             begin(log, first)
             write(log, range(first, last))
     seen = EventAccumulator(str(tmp_path))

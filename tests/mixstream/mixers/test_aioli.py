@@ -136,7 +136,7 @@ def test_validation_groups_need_not_be_the_domains_and_targets_weigh_them():
 def test_targets_by_name_are_put_into_the_plans_order():
     bound = Aioli(targets={"web": 2.0}).bind(("code", "law", "web"), np.ones(3, dtype=np.int64))
     assert bound.targets == (0.0, 0.0, 2.0)
-    with pytest.raises(ConfigError, match=r"\['news'\], which are no domains"):
+    with pytest.raises(ConfigError, match=r"\['news'\], which are not domains"):
         Aioli(targets={"news": 1}).bind(("code", "web"), np.ones(2, dtype=np.int64))
 
 

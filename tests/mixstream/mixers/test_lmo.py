@@ -189,7 +189,7 @@ def test_targets_and_shapes_that_do_not_fit_are_refused():
         LMO(targets=(1, 1, 1)).observe(LMO().begin(PRIOR), A)
     with pytest.raises(ConfigError, match=r"call bind\(names, samples_K\)"):
         LMO(targets={"web": 1}).begin(PRIOR)
-    with pytest.raises(ConfigError, match=r"\['news'\], which are no domains"):
+    with pytest.raises(ConfigError, match=r"\['news'\], which are not domains"):
         LMO(targets={"news": 1}).bind(("code", "web"))
     assert LMO(targets={"web": 3}).bind(("code", "web")).targets == (0.0, 3.0)
 

@@ -40,7 +40,7 @@ def test_unimax_gives_the_published_example():
 
 @given(SIZES, st.floats(1e-3, 1e15), st.floats(0.1, 100))
 def test_unimax_is_the_most_even_share_below_the_caps(rows, budget, epochs):
-    """Who is below its cap has the largest share; nobody exceeds its cap; the budget is spent, if the caps allow."""
+    """A domain below its cap has the largest share; none exceeds its cap; the budget is spent, if the caps allow."""
     names = tuple(f"d{k}" for k in range(len(rows)))
     cap_K = epochs * np.array(rows, dtype=np.float64)
     spent = min(budget, float(cap_K.sum()))
@@ -97,7 +97,7 @@ def test_what_cannot_be_is_refused(make):
 
 
 def test_a_schedule_as_long_as_a_run_s_log_is_looked_up_quickly():
-    """A recorded log is replayed as a `Schedule`; sorting it anew at every step took 100,000 steps for each."""
+    """A recorded log is replayed as a `Schedule`; sorting it again at every step took 100,000 steps for each."""
     steps, names = 20_000, ("a", "b")
     mixer = Schedule({step: {"a": step + 1, "b": 1} for step in reversed(range(steps))})
     said = repr(mixer)

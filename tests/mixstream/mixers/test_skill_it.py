@@ -1,4 +1,4 @@
-"""Skill-It: graph times losses, from the prior anew at every evaluation."""
+"""Skill-It: graph times losses, again from the prior at every evaluation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_it_begins_with_the_graph_and_restarts_from_the_prior_at_every_evaluatio
     assert summed_V.tolist() == [9, 7, 7]
     _, later_K = tell(mixer, state, 40, None)
     assert later_K.tolist() == weights_K.tolist()
-    _, ignored_K = tell(mixer, state, 41, [9, 9, 9])  # nobody asked
+    _, ignored_K = tell(mixer, state, 41, [9, 9, 9])  # was not asked for
     assert ignored_K.tolist() == weights_K.tolist()
 
 
@@ -65,7 +65,7 @@ def test_a_graph_by_name_is_put_into_the_plans_order():
     mixer = SkillIt(graph=by_name).bind(NAMES, SIZES)
     assert mixer.graph == tuple(map(tuple, GRAPH.tolist()))
     np.testing.assert_array_equal(mixer.explain(mixer.init(PRIOR))["matrix"], GRAPH.T)
-    with pytest.raises(ConfigError, match=r"names \['news'\], which are no domains"):
+    with pytest.raises(ConfigError, match=r"names \['news'\], which are not domains"):
         SkillIt(graph={**by_name, "law": {"news": 1.0}}).bind(NAMES, SIZES)
     with pytest.raises(ConfigError, match=r"no row for the domains \['law'\]"):
         SkillIt(graph={"web": {}, "code": {}}).bind(NAMES, SIZES)

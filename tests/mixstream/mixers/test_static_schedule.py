@@ -46,7 +46,7 @@ def test_a_schedule_that_cannot_be_is_refused(weights, said):
 
 
 def test_names_that_do_not_fit_the_domains_are_named(library):
-    with pytest.raises(ConfigError, match=r"\['books'\], which are no domains"):
+    with pytest.raises(ConfigError, match=r"\['books'\], which are not domains"):
         make_dataset(library, mixer=Static({"web": 1, "code": 1, "law": 1, "books": 1}))
     with pytest.raises(ConfigError, match=r"no weight to the domains \['law'\]"):
         make_dataset(library, mixer=Static({"web": 1, "code": 1}))

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mixing_logs import open_log
 
 import mixstream as ms
 from mixstream.errors import ExhaustedError
-from mixstream.feedback.log import MixingLog
 from mixstream.plan.weights import WEIGHT_UNIT, quantise
 from mixstream_tools.cli import main
 from mixstream_tools.plan.course import Course, look_ahead
@@ -41,7 +41,7 @@ def shards(tmp_path_factory):
 
 def write_log(path, steps=40, *, first=0, validation=False):
     """A log whose weights move from web to code; every loss falls from 6 to 2."""
-    with MixingLog(path, names=NAMES, tensorboard=False) as journal:
+    with open_log(path, NAMES) as journal:
         journal.begin(
             step=first,
             mixer="ADO",
@@ -59,8 +59,9 @@ def write_log(path, steps=40, *, first=0, validation=False):
                 rows_K=rows_K,
                 loss_sum_K=rows_K * WIDTH * (6 - 4 * step / (steps - 1)),
                 count_K=rows_K * WIDTH,
-                validation_V=np.full(3, 9.0 - step) if validation and step in (0, 5) else None,
             )
+            if validation and step in (0, 5):
+                journal.write_validation(step, np.full(3, 9.0 - step))
     return journal.file
 
 
