@@ -166,11 +166,6 @@ class FeedbackLoop:
         return self._validating is not None and self._validating.wants_validation(self._state, step)
 
     @property
-    def reported(self) -> int:
-        """The next step that the mixer takes in: `concluded.step`."""
-        return self.concluded.step
-
-    @property
     def known(self) -> int:
         """The first step whose weights are not known yet."""
         return self.concluded.known(self.lag)

@@ -75,7 +75,7 @@ class Run:
     def facts(self, cursor: Cursor, loop: FeedbackLoop | None) -> dict[str, Any]:
         """Return what must be the same on all ranks of the run at `cursor`, by name."""
         drawn = f"{cursor.step} {cursor.drawn_LK.tolist()} {cursor.credit_LK.tolist()}"
-        learned = "" if loop is None else json.dumps(loop.document(loop.reported), sort_keys=True)
+        learned = "" if loop is None else json.dumps(loop.document(loop.concluded.step), sort_keys=True)
         return {
             **msgspec.to_builtins(settings_of(self.run_plan)),
             "domains": dict(zip(self.plan.names, (f[:12] for f in self.run_plan.fingerprints))),
