@@ -3,8 +3,6 @@
 A process that dies leaves nothing behind: the file has no name, and the kernel releases file locks.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import tempfile

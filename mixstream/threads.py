@@ -5,8 +5,6 @@ therefore given a bounded time to end at exit. A forked child has none of its pa
 locks that they held, so nothing here touches the threads of another process.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import threading

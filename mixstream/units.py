@@ -1,7 +1,5 @@
 """Sizes as text: "64mb", "1.5gb", "100k"."""
 
-from __future__ import annotations
-
 import re
 
 from mixstream.errors import ConfigError

@@ -7,8 +7,6 @@ to its device.
 Shape suffixes: B rows, K domains.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

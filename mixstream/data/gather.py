@@ -12,8 +12,6 @@ skipped.
 Shape suffixes: B rows, C columns of the record, S shards, N elements of a row.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

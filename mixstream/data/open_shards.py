@@ -3,8 +3,6 @@
 Shape suffixes: B rows, S shards.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -6,8 +6,6 @@ module connects the three. It changes how long a reader waits, never what it rea
 Shape suffixes: K domains, N shards of all domains.
 """
 
-from __future__ import annotations
-
 import warnings
 import weakref
 from collections.abc import Sequence

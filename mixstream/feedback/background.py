@@ -5,8 +5,6 @@ raises its exception. No wait is unbounded. Nothing relies on `__del__`: `close`
 exit does.
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import warnings

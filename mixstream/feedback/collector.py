@@ -8,8 +8,6 @@ Shape suffixes: B rows of this rank, K domains (trainers report them in the orde
 plan's), V validation groups.
 """
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from collections.abc import Callable

@@ -7,8 +7,6 @@ weights, its settings, state or reports differ: all ranks raise an error that na
 Shape suffixes: K domains in the plan's order, V validation groups.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -11,8 +11,6 @@ Training", arXiv:2410.10989, section 3.2, FusedLinearCrossEntropy), which keeps 
 Shape suffixes: N tokens, C tokens of a chunk, D width, V vocabulary.
 """
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """The losses of a model on the validation rows of this rank, summed by domain."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol

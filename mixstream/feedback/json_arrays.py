@@ -10,8 +10,6 @@ exact for every value, NaN included, and a third larger than the array.
     [0.25, 0.75]
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import math

@@ -20,8 +20,6 @@ steps where it changed. `validation` is measured after its step and before the n
 Shape suffixes: K domains, V validation groups.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time

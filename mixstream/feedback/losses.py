@@ -8,8 +8,6 @@ rounded to a grid on which float64 adds exactly (up to 2**33 nats).
 Shape suffixes: B rows, T tokens of a row, K domains, N terms.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any, Literal

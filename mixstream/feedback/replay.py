@@ -6,8 +6,6 @@ are no longer whole parts of `WEIGHT_UNIT` is an error.
 Shape suffixes: T logged steps, K domains, V validation groups, C changes of the weights.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ file. Plan, cache and loaders use this protocol only, so a new format is a new i
 is the first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol

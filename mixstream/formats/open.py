@@ -1,7 +1,5 @@
 """The index of a dataset becomes a container: the one place where a format is chosen. MDS is the only one today."""
 
-from __future__ import annotations
-
 from mixstream.formats.container import Container
 from mixstream.formats.mds.container import MDS
 from mixstream.formats.mds.index import check_index_hash, parse_index

@@ -4,8 +4,6 @@ A `BatchMaker` is used by one thread at a time. It keeps no reference to the loa
 loader is deleted.
 """
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`StreamingDataLoader`: a torch DataLoader that keeps its position, so that it can be saved and take reports."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ It connects other parts and computes nothing itself: `run.Run` knows what to dra
 `iter()` is.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """A text picture of a run, with its numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 They are here so that programs have to change their import line only. Everything is O(shards).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any

@@ -6,8 +6,6 @@ waiting would never end. Nothing relies on `__del__`: `close` ends the thread, a
 a thread that is inside torch when its interpreter exits aborts the process.
 """
 
-from __future__ import annotations
-
 import threading
 from collections import deque
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 The methods pass everything on to the loader's `FeedbackSession`, and do nothing where there is none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any

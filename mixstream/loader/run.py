@@ -6,8 +6,6 @@ opens no file except those of its domains.
 Shape suffixes: K domains.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import warnings

@@ -1,7 +1,5 @@
 """The user's description of a domain: where it is stored, and its weight."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -8,8 +8,6 @@ main process does not notice. Workers of one `iter()` have the seed that torch g
 them claims the next epoch for all. `WeightRing`: the weights of later steps, from the process that runs the mixer.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time

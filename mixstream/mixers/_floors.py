@@ -5,8 +5,6 @@ Floors are float64 [K] and add up to at most 1; 0 for a domain that may get noth
 Shape suffix: K domains.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

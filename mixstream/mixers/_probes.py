@@ -7,8 +7,6 @@ probe of domain j, and A [V, N] is unknown. Source: Chen et al. 2024, arXiv 2411
 Shape suffixes: K domains, N active domains (those that are probed), R sweeps, V validation groups.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

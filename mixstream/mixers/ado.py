@@ -18,8 +18,6 @@ section 1 of specs/mixing.md describes the released code.
 Shape suffixes: K domains, P points of the loss curves, 3 parameters of a law (log beta, log eps, alpha).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -12,8 +12,6 @@ those of specs/mixing.md section 3.
 Shape suffixes: K domains.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

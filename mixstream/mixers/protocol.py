@@ -16,8 +16,6 @@ State is a dict of numbers, strings, lists and numpy arrays; the library turns i
 Shape suffixes: K domains, V validation groups.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 

@@ -1,7 +1,5 @@
 """Weights that change at given steps: curricula, warm-ups, upsampling of good data at the end."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property

@@ -6,8 +6,6 @@ specs/mixing.md section 3 (multilingual sampling), whose two ends are "natural" 
 Shape suffixes: K domains.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

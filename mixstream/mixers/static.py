@@ -1,7 +1,5 @@
 """Fixed proportions. An epoch draws exactly its share of each domain, so they become row counts, not weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ Source: Chung et al., "UniMax: Fairer and More Effective Language Sampling for L
 Shape suffixes: K domains.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """From the float weights of a mixer, float64 [K], to the whole parts that a plan draws by, int64 [K]."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

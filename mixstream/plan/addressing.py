@@ -6,8 +6,6 @@ A draw becomes a stored row in two steps: the domain's `Order` maps draw n to sa
 Shape suffixes: B rows, K domains, L lanes, S shards of one domain.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol

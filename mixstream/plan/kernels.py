@@ -6,8 +6,6 @@ numba has no wheel, and tests assert that both give equal results. Nothing here 
 Shape suffixes: B rows, K domains, P pieces, W windows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -5,8 +5,6 @@ key of its own, adding or reordering domains leaves the keys of the others as th
 state to restore.
 """
 
-from __future__ import annotations
-
 from hashlib import blake2b
 
 

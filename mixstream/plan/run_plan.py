@@ -6,8 +6,6 @@ in that order; forecasts, addresses and states use these numbers.
 Shape suffixes: K domains.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

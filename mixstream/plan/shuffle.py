@@ -9,8 +9,6 @@ domains changes nothing. Nothing here knows a file.
 Shape suffixes: B rows, L lanes, S shards, P pieces (the part of a shard that a lane owns), W windows.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple

@@ -4,8 +4,6 @@
 agree on them.
 """
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 

@@ -11,8 +11,6 @@ What decides which row comes next is integer arithmetic, so that a plan is the s
 Shape suffixes: K domains, L lanes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 The server exits when its input ends, even if requests are in progress.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -7,8 +7,6 @@ come. Rules: whatever must be whole in a child is done in `unforked`; what belon
 it for. Imported with `mixstream.storage`, so before any store is.
 """
 
-from __future__ import annotations
-
 import concurrent.futures.thread  # noqa: F401
 import logging  # noqa: F401 - both lock around forks too; imported in mid-fork, they would unlock without having locked
 import os

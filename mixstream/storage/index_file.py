@@ -1,7 +1,5 @@
 """Reading `index.json`: from the originals, or, while a store cannot be reached, from the copy that was kept of it."""
 
-from __future__ import annotations
-
 import warnings
 from pathlib import Path
 

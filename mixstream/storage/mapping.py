@@ -3,8 +3,6 @@
 Rule: a mapping holds no descriptor, since a run maps thousands of shards, and lives exactly as long as its last view.
 """
 
-from __future__ import annotations
-
 import ctypes
 import mmap
 import os

@@ -5,8 +5,6 @@ bytes are fetched again before they are an error. Compressed bytes pass through 
 hold a bounded number of them. Compressed files on local disk are used before the store is asked.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 import time

@@ -4,8 +4,6 @@ Nothing heavy is imported before a URL needs it: obstore, boto3 and fsspec take 
 used in a forked child whose parent used it (DESIGN.md section 5, Fork), where `stores/fork_proxy` replaces it.
 """
 
-from __future__ import annotations
-
 from mixstream.storage.forks import must_use_proxy, unforked
 from mixstream.storage.store import Store
 from mixstream.storage.url import OBJECT_SCHEMES, is_local, local_path, scheme_of

@@ -7,8 +7,6 @@ after a refusal, credentials are read again once. Every other error is raised at
 original one, with a note. No wait is unbounded.
 """
 
-from __future__ import annotations
-
 import random
 import threading
 import time

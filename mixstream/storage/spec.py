@@ -3,8 +3,6 @@
 Rule: a name never leads out of the dataset's directory, and is never one that a cache directory uses itself.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Callable

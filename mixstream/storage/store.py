@@ -5,8 +5,6 @@ attempt and raises an error of `mixstream.errors` (the caller retries); no statu
 is believed unchecked; texts for users contain no credentials. `open` turns a URL into a store.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol

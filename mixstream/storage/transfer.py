@@ -8,8 +8,6 @@ busy stores get fewer. When the caller leaves, by an error or Ctrl-C, nothing is
 arrive later are dropped. Threads are started for an object and end with it; a forked child inherits none.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import threading

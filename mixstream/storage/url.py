@@ -3,8 +3,6 @@
 Nothing here opens anything. Texts for users contain no credentials (`redact`).
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit

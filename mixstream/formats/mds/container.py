@@ -1,7 +1,5 @@
 """MDS as a container: `index.json` lists the shards, and a table of offsets in each shard locates its rows."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

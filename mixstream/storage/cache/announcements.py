@@ -5,8 +5,6 @@ processes are removed when they are read. It is replaced whole, never changed. I
 be read counts as none.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress

@@ -5,8 +5,6 @@ files, symbolic links and what they point to are neither counted nor touched. A 
 written, `.{name}.partial`; it is dead when it is not locked.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

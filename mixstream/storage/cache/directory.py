@@ -5,8 +5,6 @@ an error. A thread that waits for another's partial waits as long as that is bei
 stays readable after it was evicted.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

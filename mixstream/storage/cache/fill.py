@@ -5,8 +5,6 @@ while the lock is held; so a file under its name is whole, and what a killed pro
 partial takes its full size before its first byte is requested: that reserves its room below the limit and on the disk.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import io

@@ -11,8 +11,6 @@ Members are directories that can be filled again. The lock and the announcements
 whose first member is the same share one limit and see each other's announcements; others keep a limit each.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import warnings

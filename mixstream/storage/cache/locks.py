@@ -6,8 +6,6 @@ directory is reached or written through a symbolic link in it. A forked child do
 would otherwise outlive the parent. No wait is unbounded.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

@@ -5,8 +5,6 @@ anything else: shards of two datasets could be mistaken for each other. A direct
 this user.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 import tempfile

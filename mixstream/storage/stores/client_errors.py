@@ -10,8 +10,6 @@ https://cloud.google.com/storage/docs/xml-api/reference-status,
 https://learn.microsoft.com/en-us/rest/api/storageservices/blob-service-error-codes
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

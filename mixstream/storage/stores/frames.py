@@ -6,8 +6,6 @@ come in any order.
 Rule: both ends import this; it must not import torch or the loader, since a server has to start fast.
 """
 
-from __future__ import annotations
-
 import os
 import select
 import struct

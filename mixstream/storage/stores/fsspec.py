@@ -5,8 +5,6 @@ names the command that installs it. Lengths are checked here, since a file syste
 Most file systems have no timeout, so each request runs on its own thread, which is abandoned after the timeout.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future

@@ -4,8 +4,6 @@ Rules: objects are whole (written aside, then renamed); nothing outside the dire
 name; a file's version is its inode, size and time, so it changes when the file is replaced.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import os

@@ -9,8 +9,6 @@ Without any credentials, requests are not signed, as there. Imported for `s3://`
 https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
