@@ -87,14 +87,15 @@ def finish(made: Any, *, domain_B: Int64, step: int, repeats: int, transforms: S
                 "dict, or leave out transforms"
             )
         return made
-    batch = _tagged(made, domain_B, step, repeats)
-    for transform in transforms:
-        batch = _tagged(_transformed(batch, transform), domain_B, step, repeats)
+    batch = _tagged(made if isinstance(made, Batch) else Batch(made), domain_B, step, repeats)
+    for transform in transforms:  # a new Batch each time, since a transform may return one object again and again
+        batch = _tagged(Batch(_transformed(batch, transform)), domain_B, step, repeats)
     return batch
 
 
 def _transformed(batch: Batch, transform: Transform) -> dict[str, Any]:
-    name, rows = getattr(transform, "__name__", repr(transform)), len(batch.domain)
+    name, rows, domain = getattr(transform, "__name__", repr(transform)), len(batch.domain), batch.get("domain")
+    domain = domain.clone() if isinstance(domain, torch.Tensor) else None
     sizes = {key: value.numel() for key, value in batch.items() if isinstance(value, torch.Tensor)}
     try:
         changed = transform(batch)
@@ -111,11 +112,12 @@ def _transformed(batch: Batch, transform: Transform) -> dict[str, Any]:
                 f"the transform {name!r} returned {len(value)} rows of column {key!r} of a batch of {rows}, so losses "
                 "would be those of other domains: keep all rows in their order"
             )
+    if domain is not None and not torch.equal(torch.as_tensor(changed.get("domain", domain)), domain):
+        raise ConfigError(f"the transform {name!r} changed the column 'domain' or the order of rows: keep both")
     return changed
 
 
-def _tagged(made: dict[str, Any], domain_B: Int64, step: int, repeats: int) -> Batch:
-    batch = made if isinstance(made, Batch) else Batch(made)
+def _tagged(batch: Batch, domain_B: Int64, step: int, repeats: int) -> Batch:
     batch.domain, batch.step, batch.repeats = domain_B, step, repeats
     return batch
 

@@ -68,7 +68,10 @@ class BatchMaker:
         return batch, cursor, rows
 
     def _batch(self, rows: Rows, at: Addresses) -> Any:
-        return self._deliver(self._assembler.assemble(at, step=rows.step, repeats=rows.repeats))
+        try:
+            return self._deliver(self._assembler.assemble(at, step=rows.step, repeats=rows.repeats))
+        except StopIteration as error:  # here it would mean the end of the run (PEP 479 does the same for generators)
+            raise RuntimeError("a transform, a collate_fn or the dataset's get_item raised StopIteration") from error
 
     def _plan_ahead(self) -> None:
         planned: list[tuple[Rows, Cursor]] = []

@@ -38,35 +38,41 @@ class Checkpoint:
         return cls(state=parse_state(document), strict=strict)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Position:
-    """A place in a run.
+    """A place in a run: that of a checkpoint, or step 0. What it needs of the mixer is computed when it is asked for.
 
     Args:
         run: the run.
-        cursor: the place in its plan.
-        loop: the feedback loop at that place; None where nothing learns.
+        checkpoint: what was loaded; None for step 0.
     """
 
-    run: Run
-    cursor: Cursor
-    loop: FeedbackLoop | None
+    def __init__(self, run: Run, checkpoint: Checkpoint | None) -> None:
+        self.run, self._checkpoint = run, checkpoint
+        self._found: tuple[Cursor, FeedbackLoop | None] | None = None
 
-    @classmethod
-    def of(cls, run: Run, checkpoint: Checkpoint | None) -> Position:
-        """Return the position of `checkpoint` in `run`; step 0 if there is no checkpoint.
+    def find(self) -> tuple[Cursor, FeedbackLoop | None]:
+        """Return the place in the run's plan, and the feedback loop there, which is not to be changed.
 
         Raises:
             StateError: the checkpoint belongs to another run.
         """
-        if checkpoint is None:
-            return cls(run=run, cursor=run.start(), loop=run.loop())
-        cursor, loop = run.restore(checkpoint.state, strict=checkpoint.strict)
-        return cls(run=run, cursor=cursor, loop=loop)
+        if self._found is None:
+            run, checkpoint = self.run, self._checkpoint
+            if checkpoint is None:
+                self._found = run.start(), run.loop()
+            else:
+                self._found = run.restore(checkpoint.state, strict=checkpoint.strict)
+        return self._found
+
+    @property
+    def cursor(self) -> Cursor:
+        """The place in the run's plan."""
+        return self.find()[0]
 
     def begin_loop(self) -> FeedbackLoop | None:
-        """Return a copy of the feedback loop, for the caller alone."""
-        return None if self.loop is None else self.loop.copy()
+        """Return a copy of the feedback loop there, for the caller alone; None where nothing learns."""
+        loop = self.find()[1]
+        return None if loop is None else loop.copy()
 
 
 class Epochs:
@@ -79,13 +85,18 @@ class Epochs:
     """
 
     def __init__(self, world: World, position: Position, start: Cursor | None = None) -> None:
-        self.world, self.position, self.start = world, position, start or position.cursor
-        self._reached = 0, self.start
+        self.world, self.position = world, position
+        self._start, self._reached = start, (0, start)
+
+    @property
+    def start(self) -> Cursor:
+        """Where the epoch of claim 0 begins."""
+        return self._start or self.position.cursor
 
     def begin(self, claim: int) -> Cursor:
         """Return where the epoch of `claim` begins."""
         reached, cursor = self._reached
-        if reached > claim:
+        if reached > claim or cursor is None:
             reached, cursor = 0, self.start
         if reached < claim:
             cursor = self.position.run.walk_to_epoch(cursor, self.start.epoch + claim)

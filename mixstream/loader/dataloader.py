@@ -72,7 +72,7 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
     def _begin(self, dataset: StreamingDataset) -> Place:
         """Begin at the dataset's position: the start, or a state that was loaded."""
         self._handed, self._iterator = False, None
-        loop = dataset.position.loop
+        loop = dataset.position.find()[1]
         self._ring = self._weight_ring(dataset, loop.lag) if loop is not None else None
         publish = self._ring.put if self._ring is not None else lambda step, weights_K: None
         place = self._place = Place(dataset, publish=publish, log=self._log, previous=self._place)
@@ -110,12 +110,13 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
                 break
             if (rows := walk.advance()) is None:
                 break
+            tagged = self._tagged(batch, place.run, rows)  # before it counts: a transform may raise
             place.exhaustion.check(walk.cursor)
             place.cursor, self._handed = walk.cursor, True
             self.num_samples_yielded += place.run.run_plan.batch_size
             if place.session is not None:
                 place.session.collector.drew(rows)
-            yield self._tagged(batch, place.run, rows)
+            yield tagged
         else:
             return
         warnings.warn(place.end(), stacklevel=2)

@@ -176,7 +176,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         if epochs is None or get_worker_info() is None:  # a process that is not a worker may have become a rank
             world = detect_world(*self._given_world)
             if epochs is None or epochs.world != world:
-                position = Position.of(self._assemble(world, self._checkpoint), self._checkpoint)
+                position = Position(self._assemble(world, self._checkpoint), self._checkpoint)
                 epochs = self._epochs = Epochs(world, position)
         return epochs
 
@@ -321,8 +321,8 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
             StateError: the state does not fit; the message says why.
         """
         checkpoint, world = Checkpoint.parse(obj, strict=strict), detect_world(*self._given_world)
-        position = Position.of(self._assemble(world, checkpoint), checkpoint)
-        # A state that is refused was refused above, and has changed nothing.
+        position = Position(self._assemble(world, checkpoint), checkpoint)
+        position.find()  # refuses a state of another run, before anything has changed
         self._checkpoint, self._epochs, self.loads = checkpoint, Epochs(world, position), self.loads + 1
         self._claims.reset()
 

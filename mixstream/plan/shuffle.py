@@ -40,7 +40,7 @@ def window_size(algorithm: str, block_size: int | None, lanes: int) -> int:
     >>> window_size("py1e", None, 8), window_size("py1e", 1000, 8), window_size("py1s", 1000, 8)
     (500000, 1000, 1)
     """
-    return ALGORITHMS[algorithm] or block_size or max(4_000_000 // lanes, 1 << 18)
+    return ALGORITHMS[algorithm] or block_size or max(4_000_000 // max(lanes, 1), 1 << 18)
 
 
 class _Layout(NamedTuple):

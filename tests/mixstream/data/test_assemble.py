@@ -113,6 +113,45 @@ def test_the_error_of_a_transform_says_in_which_and_comes_in_its_place(library):
     assert loader.step == 3
 
 
+def test_a_batch_whose_transform_raises_is_not_handed_out(library):
+    def failing(batch: ms.Batch) -> ms.Batch:
+        if batch.step == 2:
+            raise ValueError("bad luck")
+        return batch
+
+    loader = open_face("StreamingDataLoader", library, [failing])
+    with pytest.raises(ValueError, match="bad luck"):
+        list(loader)
+    assert loader.state_dict()["step"] == 2
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_stop_iteration_in_a_transform_does_not_end_the_run(face, library):
+    numbers = iter([1, 2])
+    loader = open_face(face, library, [lambda batch: {**batch, "n": next(numbers)}])
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(loader)
+
+
+def test_a_transform_that_reorders_rows_is_refused(library):
+    loader = open_face("Loader", library, [lambda batch: {key: value.flip(0) for key, value in batch.items()}])
+    with pytest.raises(ConfigError, match="changed the column 'domain' or the order of rows"):
+        list(loader)
+
+
+def test_a_transform_may_return_one_object_again_and_again(library):
+    kept = ms.Batch()
+
+    def reuse(batch: ms.Batch) -> ms.Batch:
+        kept.clear()
+        kept.update(batch)
+        return kept
+
+    batches = list(open_face("Loader", library, [reuse]))
+    assert [batch.step for batch in batches] == list(range(len(batches)))
+    assert [row_ids(batch) for batch in batches] == [row_ids(batch) for batch in open_face("Loader", library, ())]
+
+
 def test_transforms_need_batches_that_are_dicts(library):
     loader = open_face("Loader", library, [negate], collate_fn=lambda samples: [s["tokens"] for s in samples])
     with pytest.raises(ConfigError, match="collate_fn returned a list: return a dict, or leave out transforms"):

@@ -253,3 +253,23 @@ def test_a_domain_of_fewer_samples_than_lanes_is_read_whole(tmp_path):
     with loaders_of(tmp_path, streams=streams(tmp_path, ["tiny", "big"]), lanes=8, mixer=schedule) as (loader,):
         rows = joined(row_ids(batch) for batch in loader)
     assert abs(sum(row < 2000 for row in rows) - len(rows) / 2) < 16
+
+
+@pytest.mark.parametrize("lanes", [0, -1])
+def test_lanes_that_cannot_be_are_refused(library, lanes):
+    with pytest.raises(ConfigError, match="lanes"):
+        len(make_dataset(library, num_canonical_nodes=lanes))
+
+
+def test_the_length_is_known_without_asking_the_mixer(library):
+    class Picky:
+        def init(self, prior_K):
+            raise ConfigError("not for these domains")
+
+        def update(self, state, feedback):
+            return state, feedback.weights_K
+
+    dataset = make_dataset(library, mixer=Picky())
+    assert len(dataset) == len(make_dataset(library))
+    with pytest.raises(ConfigError, match="not for these domains"):
+        ms.Loader(dataset)
