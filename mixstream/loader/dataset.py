@@ -21,7 +21,7 @@ from mixstream.loader.run import Run, mixing_method
 from mixstream.loader.stream import Stream, bound, epoch_counts, opened, prepared
 from mixstream.loader.workers import EpochClaims
 from mixstream.mixers import Binding, Mixer, OpenLoop, Static
-from mixstream.plan.run_plan import PlannedDomain, RunPlan
+from mixstream.plan.run_plan import RunPlan
 from mixstream.plan.shuffle import window_size
 from mixstream.plan.walk import ExhaustionWarnings
 from mixstream.types import Addresses, Cursor, Weights
@@ -190,7 +190,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         if lanes is None:  # a state has its own
             lanes = checkpoint.state.num_canonical_nodes if checkpoint is not None else world.nodes
         run_plan = RunPlan(
-            domains=tuple(PlannedDomain(name=d.name, fingerprint=d.fingerprint, view=d.view) for d in domains),
+            domains=domains.domains,  # type: ignore[arg-type] - pyright takes no cached property for a property
             choose_K=self._choose_K,
             epoch_size=self.epoch_size,
             max_epochs_K=tuple(self.streams[k].max_epochs for k in domains.listed_K.tolist()),

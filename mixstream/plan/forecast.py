@@ -33,10 +33,10 @@ class Forecast:
     "code" and three of "web", so shard 3 is first needed in step 2 and shard 1 in step 3:
 
     >>> from mixstream.plan.addressing import WholeShards
-    >>> from mixstream.plan.run_plan import PlannedDomain
+    >>> from types import SimpleNamespace as Record
     >>> size_S = {"code": np.array([3, 2]), "web": np.array([6, 9])}
     >>> run_plan = RunPlan(
-    ...     domains=tuple(PlannedDomain(name=n, fingerprint="", view=WholeShards(samples_S=size_S[n])) for n in size_S),
+    ...     domains=tuple(Record(name=n, fingerprint="", view=WholeShards(samples_S=size_S[n])) for n in size_S),
     ...     choose_K=np.array([5, 15]), epoch_size=20, max_epochs_K=(None, None), by_step=False, in_order=False,
     ...     shuffle=False, shuffle_seed=17, block_size=4, drop_last=False, mixer="static", lag=None, world=World(),
     ...     batch_size=4, lanes=1,

@@ -8,6 +8,7 @@ Shape suffixes: K domains.
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -20,19 +21,23 @@ from mixstream.types import Float64, Int64
 from mixstream.world import World
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlannedDomain:
-    """What a plan knows of a domain.
+class PlannedDomain(Protocol):
+    """What a plan knows of a domain."""
 
-    Args:
-        name: the domain's name; part of every random key.
-        fingerprint: a hash of its content.
-        view: which samples of its shards count.
-    """
+    @property
+    def name(self) -> str:
+        """The domain's name, which is a part of its random keys."""
+        ...
 
-    name: str
-    fingerprint: str
-    view: View
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the domain's content; states hold it."""
+        ...
+
+    @property
+    def view(self) -> View:
+        """Which samples of its shards count."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +46,12 @@ class RunPlan:
 
     Two domains of two shards each, two ranks of two rows a step; seen from rank 1:
 
+    >>> from types import SimpleNamespace as Record
     >>> from mixstream.plan.addressing import WholeShards
     >>> run_plan = RunPlan(
     ...     domains=(
-    ...         PlannedDomain(name="code", fingerprint="c0de", view=WholeShards(samples_S=np.array([3, 2]))),
-    ...         PlannedDomain(name="web", fingerprint="3eb0", view=WholeShards(samples_S=np.array([6, 9]))),
+    ...         Record(name="code", fingerprint="c0de", view=WholeShards(samples_S=np.array([3, 2]))),
+    ...         Record(name="web", fingerprint="3eb0", view=WholeShards(samples_S=np.array([6, 9]))),
     ...     ),
     ...     choose_K=np.array([5, 15]), epoch_size=20, max_epochs_K=(None, None), by_step=False, in_order=False,
     ...     shuffle=False, shuffle_seed=17, block_size=4, drop_last=False, mixer="static", lag=None,

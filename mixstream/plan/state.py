@@ -108,11 +108,12 @@ def save_state(
     """Return the state at `cursor` as a plain dict.
 
     >>> from mixstream.plan.addressing import WholeShards
-    >>> from mixstream.plan.run_plan import PlannedDomain, RunPlan
+    >>> from types import SimpleNamespace as Record
+    >>> from mixstream.plan.run_plan import RunPlan
     >>> from mixstream.world import World
     >>> sizes = {"code": 3, "web": 9}
     >>> run_plan = RunPlan(
-    ...     domains=tuple(PlannedDomain(name=name, fingerprint=name, view=WholeShards(samples_S=np.array([n])))
+    ...     domains=tuple(Record(name=name, fingerprint=name, view=WholeShards(samples_S=np.array([n])))
     ...                   for name, n in sizes.items()),
     ...     choose_K=np.array([3, 9]), epoch_size=12, max_epochs_K=(None, None), by_step=False, in_order=False,
     ...     shuffle=False, shuffle_seed=17, block_size=8, drop_last=False, mixer="static", lag=None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from mixstream.errors import ConfigError
 from mixstream.plan.addressing import WholeShards
 from mixstream.plan.forecast import Forecast
-from mixstream.plan.run_plan import PlannedDomain, RunPlan
+from mixstream.plan.run_plan import RunPlan
 from mixstream.plan.shuffle import window_size
 from mixstream.plan.walk import Walk
 from mixstream.plan.weights import quantise
@@ -42,7 +43,7 @@ def make_run(
     choose_K = np.array(kw.get("choose", [view.samples_S.sum() for view in views]), dtype=np.int64)[order]
     max_epochs_K = kw.get("max_epochs_K", (None,) * len(listed))
     return RunPlan(
-        domains=tuple(PlannedDomain(name=listed[k], fingerprint="", view=views[k]) for k in order),
+        domains=tuple(SimpleNamespace(name=listed[k], fingerprint="", view=views[k]) for k in order),
         choose_K=choose_K,
         epoch_size=int(choose_K.sum()),
         max_epochs_K=tuple(max_epochs_K[k] for k in order),
