@@ -29,11 +29,11 @@ def test_no_evaluation_is_due_where_nothing_learns(library, tmp_path):
 
 def test_a_session_is_there_only_where_it_has_an_effect(library, tmp_path):
     with ms.Loader(make_dataset(library)) as loader:
-        assert loader._feedback is None
+        assert loader._place.session is None
     with ms.Loader(make_dataset(library), log=tmp_path) as loader:
-        first = loader._feedback
+        first = loader._place.session
         assert first is not None
         loader.load_state_dict(loader.state_dict())
-        assert loader._feedback is not first
-        assert loader._feedback is not None
-        assert loader._feedback.consensus.channel is first.consensus.channel
+        assert loader._place.session is not first
+        assert loader._place.session is not None
+        assert loader._place.session.consensus.channel is first.consensus.channel
