@@ -124,7 +124,7 @@ class CacheOwner:
         wanted = self.origin or str(self.directory)
         fact = f"{self.directory} holds shards of {found} vs {wanted}"
         if found == wanted:
-            fact = f"{self.directory} holds shards of an earlier version of {wanted}, which has been written anew since"
+            fact = f"{self.directory} holds shards of an earlier version of {wanted}, which has since been rewritten"
         return ConfigError(f"Reused local directory: {fact}. Provide a different one, or remove it")
 
 

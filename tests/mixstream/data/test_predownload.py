@@ -254,7 +254,7 @@ def test_a_directory_of_an_earlier_version_is_refused_at_once(tmp_path):
         write_tokens(tmp_path / "d", range(first, first + 30), compression="zstd", hashes=["xxh3_64"], exist_ok=True)
         if first:
             with pytest.raises(
-                ConfigError, match=r"holds shards of an earlier version of .*, which has been written anew"
+                ConfigError, match=r"holds shards of an earlier version of .*, which has since been rewritten"
             ):
                 dataset(tmp_path / "d", tmp_path / "cache")
         else:
