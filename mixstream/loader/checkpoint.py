@@ -5,13 +5,11 @@ A `Position` does not move: loaders take their own copy of its feedback loop. It
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from mixstream.feedback.loop import FeedbackLoop
 from mixstream.loader.run import Run
-from mixstream.plan.state import RunState, parse_state
+from mixstream.plan.state import RunState
 from mixstream.types import Cursor
 from mixstream.world import World
 
@@ -27,15 +25,6 @@ class Checkpoint:
 
     state: RunState
     strict: bool
-
-    @classmethod
-    def parse(cls, document: Mapping[str, Any], *, strict: bool) -> Checkpoint:
-        """Return the checkpoint that `document` is.
-
-        Raises:
-            StateError: it is not a state, or it is damaged.
-        """
-        return cls(state=parse_state(document), strict=strict)
 
 
 class Position:

@@ -23,6 +23,7 @@ from mixstream.loader.workers import EpochClaims
 from mixstream.mixers import Binding, Mixer, OpenLoop, Static
 from mixstream.plan.run_plan import RunPlan
 from mixstream.plan.shuffle import window_size
+from mixstream.plan.state import parse_state
 from mixstream.plan.walk import ExhaustionWarnings
 from mixstream.types import Addresses, Cursor, Weights
 from mixstream.units import parse_bytes, parse_count
@@ -320,7 +321,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         Raises:
             StateError: the state does not fit; the message says why.
         """
-        checkpoint, world = Checkpoint.parse(obj, strict=strict), detect_world(*self._given_world)
+        checkpoint, world = Checkpoint(state=parse_state(obj), strict=strict), detect_world(*self._given_world)
         position = Position(self._assemble(world, checkpoint), checkpoint)
         position.find()  # refuses a state of another run, before anything has changed
         self._checkpoint, self._epochs, self.loads = checkpoint, Epochs(world, position), self.loads + 1

@@ -17,21 +17,11 @@ from typing import Any
 import numpy as np
 
 from mixstream.errors import EncodingError, MixstreamError, ShardCorruptError
-from mixstream.formats.mds import images
-from mixstream.formats.mds.ndarrays import (
-    DTYPE_NAMES,
-    ArrayForm,
-    decode_array,
-    decode_scalar,
-    encode_array,
-    encode_scalar,
-    little_endian,
-    parse_form,
-)
+from mixstream.formats.mds import images, ndarrays
 
 Bytes = bytes | bytearray | memoryview
 
-_INT64 = little_endian("int64")
+_INT64 = ndarrays.little_endian("int64")
 
 
 class CodecError(ValueError):
@@ -112,8 +102,8 @@ def fixed_array(encoding: str) -> tuple[np.dtype, tuple[int, ...]] | None:
     """
     if encoding == "int":
         return _INT64, ()
-    if encoding in DTYPE_NAMES:
-        return little_endian(encoding), ()
+    if encoding in ndarrays.DTYPE_NAMES:
+        return ndarrays.little_endian(encoding), ()
     form = _array_form(encoding)
     return None if form is None or form.dtype is None or form.shape is None else (form.dtype, form.shape)
 
@@ -141,7 +131,7 @@ def require_codec(encoding: str) -> Codec:
     if codec is None:
         raise EncodingError(
             f"encoding {encoding!r} is not known; choose among {', '.join(sorted(get_mds_encodings()))}, "
-            f"ndarray:DTYPE and ndarray:DTYPE:DIM,DIM with a dtype of {', '.join(DTYPE_NAMES)}"
+            f"ndarray:DTYPE and ndarray:DTYPE:DIM,DIM with a dtype of {', '.join(ndarrays.DTYPE_NAMES)}"
         )
     return codec
 
@@ -166,16 +156,18 @@ def decode_value(codec: Codec, data: memoryview) -> Any:
         raise CodecError(str(error) or type(error).__name__) from error
 
 
-def _array_form(encoding: str) -> ArrayForm | None:
+def _array_form(encoding: str) -> ndarrays.ArrayForm | None:
     name, _, form = encoding.partition(":")
-    return parse_form(form) if name == "ndarray" else None
+    return ndarrays.parse_form(form) if name == "ndarray" else None
 
 
 @lru_cache(maxsize=1024)
 def _find(encoding: str) -> Codec | None:
     codec = _CODECS.get(encoding)
     if codec is None and (form := _array_form(encoding)) is not None:
-        codec = Codec(encode=partial(encode_array, form), decode=partial(decode_array, form), size=form.size)
+        codec = Codec(
+            encode=partial(ndarrays.encode_array, form), decode=partial(ndarrays.decode_array, form), size=form.size
+        )
     return codec
 
 
@@ -195,11 +187,11 @@ def _encode_bytes(value: object) -> bytes:
 def _encode_int(value: object) -> bytes:
     if not isinstance(value, int | np.integer):
         raise TypeError(f"needs int, got {type(value).__name__}")
-    return encode_scalar(_INT64, value)
+    return ndarrays.encode_scalar(_INT64, value)
 
 
 def _decode_int(data: memoryview) -> int:
-    return int(decode_scalar(_INT64, data))
+    return int(ndarrays.decode_scalar(_INT64, data))
 
 
 def _encode_json(value: object) -> bytes:
@@ -230,8 +222,12 @@ def _as_text(kind: type) -> Codec:
 
 
 def _scalar(name: str) -> Codec:
-    dtype = little_endian(name)
-    return Codec(encode=partial(encode_scalar, dtype), decode=partial(decode_scalar, dtype), size=dtype.itemsize)
+    dtype = ndarrays.little_endian(name)
+    return Codec(
+        encode=partial(ndarrays.encode_scalar, dtype),
+        decode=partial(ndarrays.decode_scalar, dtype),
+        size=dtype.itemsize,
+    )
 
 
 _JPEG_ARRAY = Codec(encode=images.encode_jpeg_array, decode=images.decode_jpeg_array)
@@ -244,7 +240,7 @@ _CODECS: dict[str, Codec] = {
     "bytes": Codec(encode=_encode_bytes, decode=bytes),
     "str": Codec(encode=lambda value: _expect(str, value).encode(), decode=_text),
     "int": Codec(encode=_encode_int, decode=_decode_int, size=_INT64.itemsize),
-    **{name: _scalar(name) for name in DTYPE_NAMES},
+    **{name: _scalar(name) for name in ndarrays.DTYPE_NAMES},
     "str_int": _as_text(int),
     "str_float": _as_text(float),
     "str_decimal": _as_text(Decimal),
