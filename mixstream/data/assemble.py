@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from mixstream.data.batch import Batch, Column
@@ -64,7 +65,6 @@ class Assembler:
 def finish(made: Any, *, domain_B: Int64, step: int, repeats: int, transforms: Sequence[Transform]) -> Any:
     """Return a collated batch, tagged and transformed. A batch that is not a dict is returned unchanged.
 
-    >>> import numpy as np
     >>> double = lambda batch: Batch({"x": batch["x"] * 2})
     >>> batch = finish({"x": torch.ones(2)}, domain_B=np.array([0, 1]), step=7, repeats=0, transforms=[double])
     >>> batch["x"].tolist(), batch.step, batch.domain.tolist()
@@ -94,9 +94,9 @@ def finish(made: Any, *, domain_B: Int64, step: int, repeats: int, transforms: S
 
 
 def _transformed(batch: Batch, transform: Transform) -> dict[str, Any]:
-    name, rows, domain = getattr(transform, "__name__", repr(transform)), len(batch.domain), batch.get("domain")
-    domain = domain.clone() if isinstance(domain, torch.Tensor) else None
-    sizes = {key: value.numel() for key, value in batch.items() if isinstance(value, torch.Tensor)}
+    name, rows = getattr(transform, "__name__", repr(transform)), len(batch.domain)
+    domain = batch["domain"].tolist() if isinstance(batch.get("domain"), torch.Tensor) else None
+    sizes = {key: _size(value) for key, value in batch.items()}
     try:
         changed = transform(batch)
     except Exception as error:
@@ -107,14 +107,23 @@ def _transformed(batch: Batch, transform: Transform) -> dict[str, Any]:
             f"the transform {name!r} returned a {type(changed).__name__}: return the batch, or a dict of its columns"
         )
     for key, value in changed.items():  # all values of all rows may lie in one: as packed sequences do
-        if isinstance(value, torch.Tensor) and value.numel() != sizes.get(key, value.numel()) and len(value) != rows:
+        had, (found, size) = sizes.get(key), _size(value)
+        if had is not None and had[0] == rows and found != rows and size != had[1]:
             raise ConfigError(
-                f"the transform {name!r} returned {len(value)} rows of column {key!r} of a batch of {rows}, so losses "
-                "would be those of other domains: keep all rows in their order"
+                f"the transform {name!r} returned {found} rows of column {key!r} of a batch of {rows}, so losses would "
+                "be those of other domains: keep all rows in their order"
             )
-    if domain is not None and not torch.equal(torch.as_tensor(changed.get("domain", domain)), domain):
+    kept = changed.get("domain")
+    if domain is not None and isinstance(kept, torch.Tensor) and kept.tolist() != domain:  # of any dtype and device
         raise ConfigError(f"the transform {name!r} changed the column 'domain' or the order of rows: keep both")
     return changed
+
+
+def _size(value: Any) -> tuple[int, int]:
+    """Return the rows of a column and how many values it has in all; (0, 0) of what has no rows."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return (value.shape[0] if value.ndim else 0), int(np.prod(value.shape))
+    return (len(value), len(value)) if isinstance(value, list | tuple) else (0, 0)
 
 
 def _tagged(batch: Batch, domain_B: Int64, step: int, repeats: int) -> Batch:

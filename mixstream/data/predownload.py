@@ -113,14 +113,14 @@ class Predownloader:
 
     def __init__(self, *, run_plan: RunPlan, domains: Domains, ahead: int) -> None:
         self._domains, self._rows = domains, max(ahead, run_plan.batch_size)
-        self._forecast = Forecast(run_plan)
         self._pause = max(self._rows // run_plan.batch_size // _REFRESHES, 1)
         self._looked = -self._pause
         self._share_K: Float64 | None = None
         self._there_N = np.zeros(domains.shards, dtype=bool)
         fetches = any(domain.files.fetches for domain in domains)
+        forecast = self._forecast = Forecast(run_plan) if fetches else None
         self._downloader = Downloader(fetch=weak_callback(self._fetch, True)) if fetches else None
-        self._evictions = _Evictions(self, domains, self._forecast) if fetches and domains.unmap_after_read else None
+        self._evictions = _Evictions(self, domains, forecast) if forecast and domains.unmap_after_read else None
 
     def look_ahead(self, cursor: Cursor, weights: Weights | None) -> None:
         """Fetch the shards that the steps from `cursor` on need. Call it at every step; most calls return at once.
@@ -129,13 +129,13 @@ class Predownloader:
             cursor: before the step that is read next.
             weights: step -> weights in whole parts, or None while they are not known; None for static mixing.
         """
-        downloader = self._downloader  # another thread may call `close`
-        if downloader is None or 0 <= cursor.step - self._looked < self._pause:
+        downloader, forecast = self._downloader, self._forecast  # another thread may call `close`
+        if downloader is None or forecast is None or 0 <= cursor.step - self._looked < self._pause:
             return
         if weights is not None and (weight_K := weights(cursor.step)) is not None:
             self._share_K = weight_K / weight_K.sum()
         self._looked = cursor.step
-        number_N, steps_N = self._forecast.upcoming(cursor, self._share_K, self._rows)
+        number_N, steps_N = forecast.upcoming(cursor, self._share_K, self._rows)
         if self._evictions is not None:
             self._evictions.follow(cursor, self._share_K, number_N, steps_N)
         missing_N = ~self._there_N[number_N]

@@ -61,7 +61,8 @@ class LossReports:
     @property
     def weights(self) -> dict[str, float]:
         """The newest weights that are known, by domain: if the mixer learns, those that the last report led to."""
-        place: Place = self._place
+        place: Place | None = self._place
+        assert place is not None
         run, parts_K = place.run, place.loop.newest if place.loop is not None else None
         if parts_K is None:
             parts_K = (run.weights(None) or run.fixed)(place.cursor.step)

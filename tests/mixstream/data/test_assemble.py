@@ -92,6 +92,20 @@ def test_a_transform_that_loses_rows_is_refused_by_its_name(library):
         next(iter(open_face("Loader", library, [half])))
 
 
+@pytest.mark.parametrize(
+    ("value", "rows"), [(torch.tensor(7), 0), (np.zeros((3, 8)), 3), ([1, 2, 3], 3)], ids=["number", "array", "list"]
+)
+def test_whatever_takes_the_place_of_a_column_has_all_rows(value, rows, library):
+    loader = open_face("Loader", library, [lambda batch: {**batch, "tokens": value}])
+    with pytest.raises(ConfigError, match=f"returned {rows} rows of column 'tokens' of a batch of 8"):
+        next(iter(loader))
+
+
+def test_a_transform_may_change_the_type_of_every_column(library):
+    loader = open_face("Loader", library, [lambda batch: {key: value.int() for key, value in batch.items()}])
+    assert next(iter(loader))["domain"].dtype == torch.int32
+
+
 def test_rows_may_be_laid_out_in_one(library):
     def flat(batch: ms.Batch) -> ms.Batch:
         batch["tokens"] = batch["tokens"].reshape(1, -1)
