@@ -6,22 +6,15 @@ import multiprocessing
 import pickle
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
+from children import in_child
 
 from mixstream.inherited_file import InheritedFile
 
 FORK = multiprocessing.get_context("fork")
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.. may lead to deadlocks")
-
-
-def in_child(function: Any, *args: Any) -> None:
-    child = FORK.Process(target=function, args=args)
-    child.start()
-    child.join(60)
-    assert child.exitcode == 0
 
 
 def write_mine(file: InheritedFile) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from children import in_child
 
 from mixstream.errors import WaitTimeoutError
 from mixstream.loader.workers import EpochClaims, WeightRing
@@ -14,13 +15,6 @@ from mixstream.loader.workers import EpochClaims, WeightRing
 FORK = multiprocessing.get_context("fork")
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.. may lead to deadlocks")
-
-
-def in_child(function: Any, *args: Any) -> None:
-    child = FORK.Process(target=function, args=args)
-    child.start()
-    child.join(60)
-    assert child.exitcode == 0
 
 
 def expect_weights(ring: WeightRing) -> None:
