@@ -5,19 +5,12 @@ hashlib's fixed-length digests and the xxhash family (`specs/mds.md` section 2).
 """
 
 import hashlib
-from collections.abc import Callable
 
 import xxhash
 
 from mixstream.errors import ConfigError
 
-_XXHASH: dict[str, Callable[..., str]] = {
-    "xxh32": xxhash.xxh32_hexdigest,
-    "xxh64": xxhash.xxh64_hexdigest,
-    "xxh128": xxhash.xxh128_hexdigest,
-    "xxh3_64": xxhash.xxh3_64_hexdigest,
-    "xxh3_128": xxhash.xxh3_128_hexdigest,
-}
+_XXHASH = frozenset(("xxh32", "xxh64", "xxh128", "xxh3_64", "xxh3_128"))
 # SHAKE has no fixed digest length, so an index cannot hold it. Names without a constructor in hashlib (`ripemd160`,
 # `sm3`) depend on how OpenSSL was built.
 _HASHLIB = frozenset(n for n in hashlib.algorithms_available if hasattr(hashlib, n) and not n.startswith("shake_"))
@@ -25,7 +18,7 @@ _HASHLIB = frozenset(n for n in hashlib.algorithms_available if hasattr(hashlib,
 
 def hash_names() -> list[str]:
     """Return the names of all hashes, sorted."""
-    return sorted(_HASHLIB | _XXHASH.keys())
+    return sorted(_HASHLIB | _XXHASH)
 
 
 def is_hash(name: str) -> bool:
@@ -43,7 +36,7 @@ def hash_hex(name: str, data: bytes | bytearray | memoryview) -> str:
         ConfigError: there is no hash of this name.
     """
     if name in _XXHASH:
-        return _XXHASH[name](data)
+        return getattr(xxhash, f"{name}_hexdigest")(data)
     if name in _HASHLIB:
         return hashlib.new(name, data, usedforsecurity=False).hexdigest()
     raise ConfigError(f"hash {name!r} is not known; choose among {', '.join(hash_names())}")
