@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import zstandard
 
@@ -147,14 +148,14 @@ def _compress_gzip(data: bytes, level: int) -> bytes:
 
 
 def _decompress_gzip(data: bytes, limit: int) -> bytes:
-    stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    raw = stream.decompress(data, limit + 1)
-    _stop_at_end(ended=stream.eof, produced=len(raw), limit=limit, left=stream.unused_data)
-    return raw
+    return _decompress_stream(zlib.decompressobj(zlib.MAX_WBITS | 16), data, limit)
 
 
 def _decompress_bz2(data: bytes, limit: int) -> bytes:
-    stream = bz2.BZ2Decompressor()
+    return _decompress_stream(bz2.BZ2Decompressor(), data, limit)
+
+
+def _decompress_stream(stream: Any, data: bytes, limit: int) -> bytes:
     raw = stream.decompress(data, limit + 1)
     _stop_at_end(ended=stream.eof, produced=len(raw), limit=limit, left=stream.unused_data)
     return raw
