@@ -171,23 +171,19 @@ def _find(encoding: str) -> Codec | None:
     return codec
 
 
-def _expect(kind: type, value: object) -> Any:
-    if not isinstance(value, kind):
+def _expect(value: object, kind: type, *also: type) -> Any:
+    if not isinstance(value, (kind, *also)):
         raise TypeError(f"needs {kind.__name__}, got {type(value).__name__}")
     return value
 
 
 def _encode_bytes(value: object) -> bytes:
     # `mds_encode` handles `bytes` itself; mutable buffers are copied.
-    if not isinstance(value, bytes | bytearray | memoryview):
-        raise TypeError(f"needs bytes, got {type(value).__name__}")
-    return bytes(value)
+    return bytes(_expect(value, bytes, bytearray, memoryview))
 
 
 def _encode_int(value: object) -> bytes:
-    if not isinstance(value, int | np.integer):
-        raise TypeError(f"needs int, got {type(value).__name__}")
-    return ndarrays.encode_scalar(_INT64, value)
+    return ndarrays.encode_scalar(_INT64, _expect(value, int, np.integer))
 
 
 def _decode_int(data: memoryview) -> int:
@@ -218,7 +214,7 @@ def _text(data: memoryview) -> str:
 
 def _as_text(kind: type) -> Codec:
     """Return the codec of numbers of any precision, stored as text."""
-    return Codec(encode=lambda value: str(_expect(kind, value)).encode(), decode=lambda data: kind(_text(data)))
+    return Codec(encode=lambda value: str(_expect(value, kind)).encode(), decode=lambda data: kind(_text(data)))
 
 
 def _scalar(name: str) -> Codec:
@@ -231,14 +227,9 @@ def _scalar(name: str) -> Codec:
 
 
 _JPEG_ARRAY = Codec(encode=images.encode_jpeg_array, decode=images.decode_jpeg_array)
-_IMAGES = {
-    "pil": Codec(encode=images.encode_pil, decode=images.decode_pil),
-    "jpeg": Codec(encode=images.encode_jpeg, decode=images.decode_file),
-    "png": Codec(encode=images.encode_png, decode=images.decode_file),
-}
 _CODECS: dict[str, Codec] = {
     "bytes": Codec(encode=_encode_bytes, decode=bytes),
-    "str": Codec(encode=lambda value: _expect(str, value).encode(), decode=_text),
+    "str": Codec(encode=lambda value: _expect(value, str).encode(), decode=_text),
     "int": Codec(encode=_encode_int, decode=_decode_int, size=_INT64.itemsize),
     **{name: _scalar(name) for name in ndarrays.DTYPE_NAMES},
     "str_int": _as_text(int),
@@ -246,14 +237,12 @@ _CODECS: dict[str, Codec] = {
     "str_decimal": _as_text(Decimal),
     "json": Codec(encode=_encode_json, decode=lambda data: json.loads(_text(data))),
     "pkl": Codec(encode=_encode_pickle, decode=_decode_pickle),
-    **_IMAGES,
+    "pil": Codec(encode=images.encode_pil, decode=images.decode_pil),
+    "jpeg": Codec(encode=images.encode_jpeg, decode=images.decode_file),
+    "png": Codec(encode=images.encode_png, decode=images.decode_file),
     "jpeg_array": _JPEG_ARRAY,
     "jpegarray": _JPEG_ARRAY,
-    **{
-        f"list[{name}]": Codec(
-            encode=partial(images.encode_list, codec.encode),
-            decode=images.decode_pil_list if name == "pil" else images.decode_file_list,
-        )
-        for name, codec in _IMAGES.items()
-    },
+    "list[pil]": Codec(encode=partial(images.encode_list, images.encode_pil), decode=images.decode_pil_list),
+    "list[jpeg]": Codec(encode=partial(images.encode_list, images.encode_jpeg), decode=images.decode_file_list),
+    "list[png]": Codec(encode=partial(images.encode_list, images.encode_png), decode=images.decode_file_list),
 }
