@@ -28,14 +28,7 @@ from mixstream.formats.mds.encodings import (
     mds_encode,
     ndarray_dtype,
 )
-from mixstream.formats.mds.index import (
-    INDEX_HASHES,
-    Index,
-    ShardInfo,
-    check_index_hash,
-    dump_index,
-    parse_index,
-)
+from mixstream.formats.mds.index import INDEX_HASHES, Index, ShardInfo, check_index_hash, dump_index, parse_index
 from mixstream.formats.mds.shard import decode_sample, encode_sample, encode_shard, read_offsets
 from mixstream.formats.open import open_container
 
