@@ -219,11 +219,8 @@ def _as_text(kind: type) -> Codec:
 
 def _scalar(name: str) -> Codec:
     dtype = ndarrays.little_endian(name)
-    return Codec(
-        encode=partial(ndarrays.encode_scalar, dtype),
-        decode=partial(ndarrays.decode_scalar, dtype),
-        size=dtype.itemsize,
-    )
+    encode, decode = partial(ndarrays.encode_scalar, dtype), partial(ndarrays.decode_scalar, dtype)
+    return Codec(encode=encode, decode=decode, size=dtype.itemsize)
 
 
 _JPEG_ARRAY = Codec(encode=images.encode_jpeg_array, decode=images.decode_jpeg_array)
