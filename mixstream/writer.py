@@ -100,7 +100,9 @@ class MDSWriter:
         self.column_names = list(self.columns)
         self.column_encodings = list(self.columns.values())
         self.column_sizes = [get_mds_encoded_size(encoding) for encoding in self.column_encodings]
-        self.compression = _check_compression(compression)
+        self.compression = compression or None
+        if self.compression:
+            compress(self.compression, b"")  # raises for an unknown name or a missing package
         self.hashes = _check_hashes(hashes or ())
         self.size_limit = _check_size_limit(size_limit)
         self.metadata = dict(metadata or {})
@@ -276,12 +278,6 @@ def _check_columns(columns: Mapping[str, str]) -> dict[str, str]:
                 f"Supported encodings are {', '.join(sorted(get_mds_encodings()))}, also ndarray:DTYPE[:DIM,DIM,...]"
             )
     return {name: columns[name] for name in sorted(columns)}
-
-
-def _check_compression(compression: str | None) -> str | None:
-    if compression:
-        compress(compression, b"")  # raises for an unknown name or a missing package
-    return compression or None
 
 
 def _check_hashes(hashes: Sequence[str]) -> list[str]:
