@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 from mixstream import errors
 from mixstream.storage.forks import ProcessLocal
@@ -64,7 +65,9 @@ def read_object(
     whole, begun = size is None, 0
     while True:
         try:
-            return _Reading(store, name, size=size, whole=whole, retry=retry, into=into, heartbeat=heartbeat).run()
+            return _Reading(
+                store=store, name=name, size=size, whole=whole, retry=retry, into=into, heartbeat=heartbeat
+            ).run()
         except errors.NoRangesError:
             if whole or size is None:
                 raise
@@ -144,25 +147,22 @@ _limit = ProcessLocal(lambda: _PartLimit(PARTS_AT_ONCE))
 atexit.register(lambda: _limit.value.close(_AT_EXIT))
 
 
+@dataclass(kw_only=True, eq=False)
 class _Reading:
     """One object, read once."""
 
-    def __init__(
-        self,
-        store: Store,
-        name: str,
-        *,
-        size: int | None,
-        whole: bool,
-        retry: Retry,
-        into: int | None,
-        heartbeat: Callable[[], None],
-    ) -> None:
-        self._store, self._name, self._size, self._retry, self._into = store, name, size, retry, into
-        self._heartbeat = heartbeat
-        self._parts: list[tuple[int, int | None]] = [(0, None if whole else 0)]
-        if size and not whole:
-            self._parts = [(at, min(at + PART, size)) for at in range(0, size, PART)]
+    store: Store
+    name: str
+    size: int | None
+    whole: bool
+    retry: Retry
+    into: int | None
+    heartbeat: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        self._parts: list[tuple[int, int | None]] = [(0, None if self.whole else 0)]
+        if self.size and not self.whole:
+            self._parts = [(at, min(at + PART, self.size)) for at in range(0, self.size, PART)]
         self._todo = list(reversed(self._parts))
         self._received: dict[int, Buffer] = {}
         self._version: str | None = None
@@ -179,7 +179,7 @@ class _Reading:
             self._wait()
             if self._error is not None:
                 raise self._error
-            return None if self._into is not None else b"".join(self._received[begin] for begin, _ in self._parts)
+            return None if self.into is not None else b"".join(self._received[begin] for begin, _ in self._parts)
         finally:
             with self._change:
                 self._stop.set()  # under the lock: from here on no thread begins to write
@@ -189,7 +189,7 @@ class _Reading:
 
     def _wait(self) -> None:
         """Wait until all parts are there or one has failed, as long as requests of this process end."""
-        timeout = self._retry.longest + _SLACK
+        timeout = self.retry.longest + _SLACK
         with self._change:
             while True:
                 ended = _limit.value.ended
@@ -197,8 +197,8 @@ class _Reading:
                     return
                 if ended == _limit.value.ended:
                     raise errors.WaitTimeoutError(
-                        f"{self._store.url}/{self._name}: no request ended in {timeout:.0f} s, though each has a "
-                        f"timeout of {self._retry.timeout:g} s: the client hangs; restart this process"
+                        f"{self.store.url}/{self.name}: no request ended in {timeout:.0f} s, though each has a "
+                        f"timeout of {self.retry.timeout:g} s: the client hangs; restart this process"
                     )
 
     def _work(self) -> None:
@@ -217,28 +217,28 @@ class _Reading:
 
     def _fetch(self, begin: int, end: int | None) -> None:
         bytes_ = "" if len(self._parts) == 1 else f"bytes {begin} to {end} of "
-        room = 1 if end is not None or self._size is None else -(-self._size // PART)
+        room = 1 if end is not None or self.size is None else -(-self.size // PART)
 
         def attempt() -> None:
-            with _limit.value.room(max(1, room), self._retry.longest + _SLACK):
+            with _limit.value.room(max(1, room), self.retry.longest + _SLACK):
                 if not self._stop.is_set():
                     self._keep(begin, end, self._read(begin, end))
 
-        what = f"reading {bytes_}{self._store.url}/{self._name}"
-        self._retry.call(what, attempt, renew=self._store.renew, stop=self._stop)
+        what = f"reading {bytes_}{self.store.url}/{self.name}"
+        self.retry.call(what, attempt, renew=self.store.renew, stop=self._stop)
 
     def _read(self, begin: int, end: int | None) -> ObjectBytes:
-        self._heartbeat()
+        self.heartbeat()
         try:
-            return self._store.read(self._name, begin, end, version=self._version)
+            return self.store.read(self.name, begin, end, version=self._version)
         finally:
-            self._heartbeat()
+            self.heartbeat()
 
     def _keep(self, begin: int, end: int | None, part: ObjectBytes) -> None:
         """Check a part and put it in its place."""
-        place, info = f"{self._store.url}/{self._name}", part.info
-        if self._size is not None and info.size != self._size:
-            raise errors.StoreFaultError(f"{place}: the store has {info.size} bytes of it, the index says {self._size}")
+        place, info = f"{self.store.url}/{self.name}", part.info
+        if self.size is not None and info.size != self.size:
+            raise errors.StoreFaultError(f"{place}: the store has {info.size} bytes of it, the index says {self.size}")
         data = memoryview(part.data).cast("B")
         if data.nbytes != (expected := (info.size if end is None else end) - begin):
             raise errors.StoreFaultError(
@@ -255,10 +255,10 @@ class _Reading:
             self._writing += 1
         arrived = 0
         try:
-            if self._into is None:
+            if self.into is None:
                 self._received[begin] = part.data
             else:
-                write_all(self._into, data, begin)
+                write_all(self.into, data, begin)
             arrived = 1
         finally:
             with self._change:
