@@ -10,6 +10,7 @@ https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html
 """
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -122,11 +123,8 @@ class Bucket:
     def put_with_acl(self, key: str, data: bytes | Path, acl: str, operation: Operation) -> None:
         """Write an object with a canned ACL (obstore has no such option), by one request."""
         try:
-            if isinstance(data, Path):
-                with data.open("rb") as file:
-                    self.client.put_object(Bucket=self.name, Key=key, Body=file, ACL=acl)
-            else:
-                self.client.put_object(Bucket=self.name, Key=key, Body=data, ACL=acl)
+            with data.open("rb") if isinstance(data, Path) else nullcontext(data) as body:
+                self.client.put_object(Bucket=self.name, Key=key, Body=body, ACL=acl)
         except (ClientError, BotoCoreError) as error:
             raise explain(error, operation, endpoint=self.endpoint) from None
 
