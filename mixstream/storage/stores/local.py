@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
-from typing import BinaryIO
 
 from mixstream.errors import StoreAccessError, StoreError, StoreFaultError, StoreNotFoundError
 from mixstream.storage.store import ObjectBytes, ObjectInfo, check_version, range_end
@@ -55,8 +54,17 @@ class LocalStore:
     def write(self, name: str, data: bytes | Path) -> None:
         """Write a file aside and rename it, so that it is there whole or not at all."""
         path = self._path(name)
-        with data.open("rb") if isinstance(data, Path) else io.BytesIO(data) as source:
-            _write_aside(path, source)
+        with data.open("rb") if isinstance(data, Path) else io.BytesIO(data) as source, _explained(path, "write"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_name(f".{path.name[:128]}.{token_hex(4)}{_SUFFIX}")
+            file = aside.open("xb")
+            try:
+                with file:
+                    shutil.copyfileobj(source, file, 1 << 20)
+                aside.replace(path)
+            except BaseException:
+                aside.unlink(missing_ok=True)
+                raise
 
     def names(self, *, limit: int | None = None) -> list[str]:
         """Return the names of all files below the directory, sorted, without those that are being written."""
@@ -103,20 +111,6 @@ def _read_exactly(number: int, begin: int, end: int) -> bytes | bytearray:
     while len(whole) < end - begin and (data := os.pread(number, end - begin - len(whole), begin + len(whole))):
         whole += data
     return whole
-
-
-def _write_aside(path: Path, source: BinaryIO) -> None:
-    with _explained(path, "write"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name[:128]}.{token_hex(4)}{_SUFFIX}")
-        file = aside.open("xb")
-        try:
-            with file:
-                shutil.copyfileobj(source, file, 1 << 20)
-            aside.replace(path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
 
 
 @contextmanager
