@@ -179,10 +179,8 @@ class ObjectStore:
             except StoreError:
                 raise
             except Exception as error:
-                if moved or not wants_other_region(error):
-                    raise _explain(error, operation, client) from None
                 trouble = error
-            moved = clients.move(self._address, self.timeout, client)
+            moved = not moved and wants_other_region(trouble) and clients.move(self._address, self.timeout, client)
             if not moved:
                 raise _explain(trouble, operation, client) from None
 
