@@ -21,8 +21,6 @@ T = TypeVar("T")
 
 _MANY_REQUESTS = 3600.0  # seconds for calls that may take many requests: a listing, an upload
 _VERSIONS = ("ETag", "etag", "xet_hash", "blob_id", "checksum", "md5", "mtime", "created", "last_modified", "modified")
-_BUSY, _REFUSED = (429, 503), (401, 403)
-_LEAST_FAULT = 500
 
 
 @dataclass(frozen=True)
@@ -183,14 +181,14 @@ def _explain(error: Exception, place: str, act: str) -> errors.StoreError:
         return errors.StoreNotFoundError(
             f"{said}, there is no such file: check `remote` and `split`, or upload it again"
         )
-    if isinstance(error, PermissionError) or status in _REFUSED:
+    if isinstance(error, PermissionError) or status in (401, 403):
         return errors.StoreAccessError(f"{said}, refused; give credentials as the package of this scheme takes them")
-    if status in _BUSY:
+    if status in (429, 503):
         return errors.StoreBusyError(f"{said}, it asks to slow down; read with fewer processes at once")
     if isinstance(error, NotImplementedError):
         return errors.StoreError(f"{said}, this file system cannot do that")
     passing = isinstance(error, (OSError, EOFError)) or type(error).__name__.endswith(_PASSING)
-    if (status >= _LEAST_FAULT) or (passing and not status):
+    if status >= 500 or (passing and not status):
         why = "it did not answer in time" if isinstance(error, TimeoutError) else "the request failed"
         return errors.StoreFaultError(f"{said}, {why}")
     return errors.StoreError(f"{said}: {' '.join(redact(str(error)).split())[:200]}")
