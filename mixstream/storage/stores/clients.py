@@ -8,8 +8,6 @@ How to write buckets: s3://bucket/dir; gs://bucket/dir; az://container/dir, abfs
 azure://account.host/container/dir (as in mosaicml-streaming); http(s)://any/dir.
 """
 
-from __future__ import annotations
-
 import base64
 import os
 import threading
@@ -28,14 +26,8 @@ from mixstream.storage.url import redact, scheme_of
 if TYPE_CHECKING:
     from mixstream.storage.stores.s3 import Bucket
 
-_KINDS = {
-    "gcs": "gs",
-    "azure": "az",
-    "azure-dl": "az",
-    "abfs": "az",
-    "abfss": "az",
-    "https": "http",
-}  # others: their own name
+# The kinds of schemes that are not named like their kind.
+_KINDS = {"gcs": "gs", "azure": "az", "azure-dl": "az", "abfs": "az", "abfss": "az", "https": "http"}
 _ACCESS = {
     "gs": (
         "credentials are given by `gcloud auth application-default login`, by GOOGLE_APPLICATION_CREDENTIALS, or by "
@@ -122,7 +114,7 @@ class Client:
     pool: Any = field(repr=False)
     signed: bool = True
     access: str = ""
-    bucket: Bucket | None = None
+    bucket: "Bucket | None" = None
 
     def unreadable(self) -> StoreAccessError | None:
         """Return why configured credentials could not be refreshed; None if they could. obstore does not report it."""
@@ -274,11 +266,8 @@ def _make_azure(address: Address, options: Any) -> Client:
     endpoint = os.environ.get("AZURE_STORAGE_ENDPOINT", os.environ.get("AZURE_ENDPOINT", ""))
     emulated = os.environ.get("AZURE_STORAGE_USE_EMULATOR", "").lower() in ("1", "true")
     options["allow_http"] = emulated or endpoint.startswith("http://")
-    return Client(
-        kind="az",
-        pool=AzureStore(address.bucket, **settings, client_options=options, retry_config=_NO_RETRIES),
-        access=_ACCESS["az"],
-    )
+    pool = AzureStore(address.bucket, **settings, client_options=options, retry_config=_NO_RETRIES)
+    return Client(kind="az", pool=pool, access=_ACCESS["az"])
 
 
 def _make_http(address: Address, options: Any) -> Client:
