@@ -12,8 +12,6 @@ another. URLs and environments, which may hold credentials, travel by pipe alone
 The other end is `mixstream.storage.fork_server`.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal
@@ -33,7 +31,6 @@ from typing import Any, NoReturn
 import msgspec
 
 from mixstream import errors
-from mixstream.errors import StoreError, StoreFaultError
 from mixstream.storage.forks import ProcessLocal, unforked
 from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
 from mixstream.storage.stores.frames import Answer, Request, read_frame, write_frame
@@ -108,14 +105,6 @@ class ProcessStore:
         return answer, body
 
 
-def _running() -> _Server:
-    """Return the server of this process, started if there is none alive."""
-    with unforked():  # a child that inherits a half-started server would keep its input open
-        if (server := _server.value) is None or server.over:
-            server = _server.value = _Server()
-        return server
-
-
 class _Server:
     """The owner's side of a server."""
 
@@ -132,7 +121,7 @@ class _Server:
             )
         except OSError as error:
             self._stderr.close()
-            raise StoreError(
+            raise errors.StoreError(
                 f"could not start {sys.executable} to read object stores for this forked process: {error}; "
                 'use num_workers=0, mixstream.Loader, or multiprocessing_context="spawn"'
             ) from error
@@ -223,8 +212,8 @@ class _Server:
         for future in waiting.values():
             future.set_exception(self._lost())
 
-    def _lost(self) -> StoreFaultError:
-        return StoreFaultError(
+    def _lost(self) -> errors.StoreFaultError:
+        return errors.StoreFaultError(
             f"process {self._process.pid}, which reads object stores for this forked process, "
             f"{self._ending or 'ended'}; its requests in flight are lost, and the next request starts another process"
         )
@@ -252,6 +241,14 @@ class _Server:
 _server: ProcessLocal[_Server | None] = ProcessLocal(lambda: None, lambda server: server and server.disown())
 
 
+def _running() -> _Server:
+    """Return the server of this process, started if there is none alive."""
+    with unforked():  # a child that inherits a half-started server would keep its input open
+        if (server := _server.value) is None or server.over:
+            server = _server.value = _Server()
+        return server
+
+
 def _how(status: int) -> str:
     return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
@@ -262,7 +259,7 @@ def _raise(answer: Answer) -> NoReturn:
     if isinstance(kind, type) and issubclass(kind, errors.MixstreamError):
         error = kind(answer.text)
     else:
-        error = StoreError(f"{answer.error}: {answer.text}")
+        error = errors.StoreError(f"{answer.error}: {answer.text}")
     for note in answer.notes:
         error.add_note(note)
     raise error
