@@ -124,9 +124,8 @@ def explain(error: BaseException, operation: Operation) -> errors.StoreError:
     if status or code:
         return refusal(status, code, operation, pays=_PAYS.search(_ADDRESS.sub("", text)) is not None)
     if isinstance(error, (ValueError, TypeError)) or kind == "InvalidPathError":
-        return errors.StoreError(
-            f"{failed}: {' '.join(redact(text).split())[:200]}"
-        )  # about our arguments, not an answer
+        # This text is about our arguments, not an answer.
+        return errors.StoreError(f"{failed}: {' '.join(redact(text).split())[:200]}")
     return errors.StoreFaultError(f"{failed}: {_cause(text + dump)}")
 
 
