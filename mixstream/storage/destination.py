@@ -141,10 +141,10 @@ def find_destinations(
         return (place, None, (found,)) if isinstance(found, DirectoryDestination) else (None, place, (found,))
     if not isinstance(out, tuple | list) or len(out) != 2:
         raise ConfigError(
-            f"out is {_redacted(out)}; give a directory, a URL, or a tuple (local, remote) of directory and URL"
+            f"out is {redact(repr(out))}; give a directory, a URL, or a tuple (local, remote) of directory and URL"
         )
     if isinstance(out[0], str) and not is_local(out[0]):
-        raise ConfigError(f"out is {_redacted(out)}; the first of (local, remote) has to be a directory")
+        raise ConfigError(f"out is {redact(repr(out))}; the first of (local, remote) has to be a directory")
     (local, first), (remote, second) = (_find(place, retry) for place in out)
     return local, remote, (first, second) if keep_local else (second,)
 
@@ -186,7 +186,3 @@ def check_writable(url: str) -> None:
 
 def _not_empty(fact: str, kind: str) -> OutputExistsError:
     return OutputExistsError(f"{fact}; give another {kind}, or exist_ok=True to replace the dataset in it")
-
-
-def _redacted(out: object) -> str:
-    return redact(repr(out))
