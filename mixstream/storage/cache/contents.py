@@ -117,7 +117,8 @@ class CacheContents:
                 if raw and (file := self._file(below, entry)) is not None:
                     inodes.add(file.inode)
                     if raw not in shards:
-                        shards[raw] = CachedShard(self.directory, self._path(raw))
+                        path = self._paths[raw] = self._paths.get(raw) or self.directory / raw
+                        shards[raw] = CachedShard(self.directory, path)
                     shards[raw].files.append(file)
                 elif raw == "" and (found := _stat(entry)) is not None:
                     fixed += found.st_size
@@ -137,11 +138,6 @@ class CacheContents:
         name = f"{below}/{entry.name}" if below else entry.name
         file = seen[entry.name] = CachedFile(name, found.st_ino, found.st_size, _last_use(found))
         return file
-
-    def _path(self, raw: str) -> Path:
-        if (path := self._paths.get(raw)) is None:
-            path = self._paths[raw] = self.directory / raw
-        return path
 
     def sweep(self) -> list[tuple[int, int, int]]:
         """Remove dead partials, and return the others as in `Scan`."""
