@@ -3,8 +3,7 @@
 Importing this is cheap: obstore, boto3 and fsspec are imported when a URL needs them. From the top down:
 
     dataset_files   a dataset's files: its index, and every shard on local disk    index_file
-    materialize     fills a shard: downloads it, or unpacks its compressed file
-    cache/          files that appear whole or not at all                          directory, limit, owner; fill, ...
+    cache/          files that appear whole or not at all                          directory, materialize, limit, ...
     transfer        whole objects, in parallel ranges                              retry
     open            turns a URL into a store                                       url
     store           one directory of objects, one attempt a call                   stores/, one kind a file

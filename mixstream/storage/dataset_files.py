@@ -1,25 +1,23 @@
 """The files of one dataset: its index, and every shard as a raw file on local disk.
 
 What lives here: where a dataset's files may be, and the version of it that is read. Rules: local originals are read in
-place and never changed; everything else is filled (`materialize`) into one cache directory (`cache`), which is bound to
-one dataset and version. No name leads out of the directory.
+place and never changed; everything else is filled (`cache.materialize`) into one cache directory (`cache`), which is
+bound to one dataset and version. No name leads out of the directory.
 """
-
-from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from mixstream.errors import ConfigError
 from mixstream.storage.cache.contents import CacheContents
 from mixstream.storage.cache.directory import Cache
 from mixstream.storage.cache.limit import CacheLimit
+from mixstream.storage.cache.materialize import ShardSource
 from mixstream.storage.cache.owner import CacheOwner, digest_of, private_directory
 from mixstream.storage.index_file import read_local_index, read_remote_index
-from mixstream.storage.materialize import ShardSource
 from mixstream.storage.open import open_store
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX, ShardSpec, check_name
@@ -73,7 +71,7 @@ class DatasetFiles:
         split: str | None,
         retry: Retry = Retry(),  # noqa: B008 - frozen
         keep_compressed: bool = False,
-    ) -> DatasetFiles:
+    ) -> Self:
         """Return the files of a stream, from `remote` and `local` as the user gave them. No request is made.
 
         Raises:
@@ -82,24 +80,23 @@ class DatasetFiles:
         home = Path(os.path.realpath(local_path(local) / (split or ""))) if local is not None else None
         if home is not None and home.is_file():
             raise ConfigError(f"local={str(home)!r} is a file; pass a directory for the dataset's shards")
-        if remote is None:
-            if home is None:
-                raise ConfigError("`remote` and/or `local` path must be provided")
-            return cls(home=home, retry=retry, keep_compressed=keep_compressed)
-        if not is_local(remote):
+        if remote is None and home is None:
+            raise ConfigError("`remote` and/or `local` path must be provided")
+        store = origin = None
+        if remote is not None and not is_local(remote):
             store = open_store(join(remote, split or ""), timeout=retry.timeout)
-            return cls(home=home, store=store, retry=retry, keep_compressed=keep_compressed)
-        origin = local_path(remote) / (split or "")
-        if home is not None and home == Path(os.path.realpath(origin)):
-            return cls(home=home, retry=retry, keep_compressed=keep_compressed)
-        return cls(home=home, origin=origin, retry=retry, keep_compressed=keep_compressed)
+        elif remote is not None:
+            origin = local_path(remote) / (split or "")
+            if home is not None and home == Path(os.path.realpath(origin)):
+                origin = None  # its shards are in the cache directory itself
+        return cls(home=home, origin=origin, store=store, retry=retry, keep_compressed=keep_compressed)
 
     def __reduce__(self) -> tuple[object, ...]:
         # A copy in another process reads the same version, and does not need the bytes of the index for that.
         given = {item.name: getattr(self, item.name) for item in fields(self) if item.init}
         return _copied, (given, self._cache.owner.digest if self._cache is not None else None)
 
-    def within(self, limit: CacheLimit, names: Mapping[str, str | None]) -> DatasetFiles:
+    def within(self, limit: CacheLimit, names: Mapping[str, str | None]) -> Self:
         """Return these files under a limit, and remove what killed processes left of them.
 
         Args:

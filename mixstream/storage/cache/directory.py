@@ -11,41 +11,19 @@ import stat
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
-from mixstream.errors import MixstreamError, ShardCorruptError, ShardNotFoundError, StoreAccessError, StoreError
+from mixstream.errors import MixstreamError, ShardCorruptError, StoreAccessError, StoreError
 from mixstream.storage.cache.contents import partial_name
 from mixstream.storage.cache.fill import CacheFill, Partial, opened
 from mixstream.storage.cache.limit import CacheLimit, disk_full
 from mixstream.storage.cache.locks import FORBIDDEN, FULL, StallTimeout, forbidden, parent_of, try_lock
+from mixstream.storage.cache.materialize import ShardSource
 from mixstream.storage.cache.owner import CacheOwner
-from mixstream.storage.spec import CompressedSpec, ShardSpec
+from mixstream.storage.spec import ShardSpec
 
 _TRIES = 3  # when the disk turns out to be full, or the directory is cleared, while a file is written
 _Identity = tuple[int, int, int, int]  # device, inode, bytes, time of the last write
-
-
-class Source(Protocol):
-    """What a cache directory is filled from."""
-
-    def original(self, spec: ShardSpec) -> Path | None:
-        """Return where the raw file may be on local disk, to be read in place; None if it is nowhere else."""
-        ...
-
-    def can_fill(self, spec: ShardSpec) -> bool:
-        """Return whether there is anything to fill the raw file from."""
-        ...
-
-    def missing(self, spec: ShardSpec) -> ShardNotFoundError:
-        """Return the error for a shard of which no file is anywhere."""
-        ...
-
-    def kept(self, spec: ShardSpec) -> CompressedSpec | None:
-        """Return the compressed file that `fill` can write beside the raw one; None if it is not to be kept."""
-        ...
-
-    def fill(self, spec: ShardSpec, file: Partial, kept: Partial | None = None) -> None:
-        """Write the raw file, verified, and its compressed file to `kept` if there is one at hand."""
 
 
 class Cache:
@@ -81,7 +59,9 @@ class Cache:
         self._bad: dict[str, _Identity] = {}
         self._returned: dict[str, _Identity] = {}
 
-    def open_or_fill(self, spec: ShardSpec, source: Source, *, need: float = 0.0, wait: bool = True) -> BinaryIO | None:
+    def open_or_fill(
+        self, spec: ShardSpec, source: ShardSource, *, need: float = 0.0, wait: bool = True
+    ) -> BinaryIO | None:
         """Return a shard's raw file, open: the one in the directory, the source's own, or one that is filled now.
 
         None, without `wait`: another thread or process is filling it, or there is no room now. Arguments and errors
@@ -92,7 +72,7 @@ class Cache:
             self._returned[spec.name] = _identity(os.fstat(file.fileno()))
         return file
 
-    def has(self, spec: ShardSpec, source: Source) -> bool:
+    def has(self, spec: ShardSpec, source: ShardSource) -> bool:
         """Return whether a raw file of the right size is on local disk; its bytes are not looked at."""
         for path in (self.directory / spec.name, source.original(spec)):
             with suppress(OSError):
@@ -109,12 +89,12 @@ class Cache:
         if name in self._returned:
             self._bad[name] = self._returned[name]
 
-    def _open(self, spec: ShardSpec, source: Source) -> BinaryIO | None:
+    def _open(self, spec: ShardSpec, source: ShardSource) -> BinaryIO | None:
         """Return the file of the directory, if it is there and good."""
         file = self._find(spec.name)
         return self._verified(spec, file, source) if file is not None else None
 
-    def _open_original(self, spec: ShardSpec, source: Source) -> BinaryIO | None:
+    def _open_original(self, spec: ShardSpec, source: ShardSource) -> BinaryIO | None:
         """Return the source's own raw file, if there is one on local disk."""
         try:
             file = opened(path) if (path := source.original(spec)) is not None else None
@@ -146,7 +126,7 @@ class Cache:
                 os.utime(file.fileno(), ns=(time.time_ns(), found.st_mtime_ns))
         return file
 
-    def _verified(self, spec: ShardSpec, file: BinaryIO, source: Source | None) -> BinaryIO | None:
+    def _verified(self, spec: ShardSpec, file: BinaryIO, source: ShardSource | None) -> BinaryIO | None:
         """Return a file if it is good; close it if not. `source` is None for an original, which is never replaced."""
         good = False
         try:
@@ -158,7 +138,7 @@ class Cache:
                 file.close()
         return file if good else None
 
-    def _is_good(self, spec: ShardSpec, file: BinaryIO, source: Source | None) -> bool:
+    def _is_good(self, spec: ShardSpec, file: BinaryIO, source: ShardSource | None) -> bool:
         """Return whether a file is what the index says; each is verified once.
 
         Raises:
@@ -180,7 +160,7 @@ class Cache:
         self._good[spec.name] = identity
         return True
 
-    def _fill(self, spec: ShardSpec, source: Source, need: float, wait: bool) -> BinaryIO | None:
+    def _fill(self, spec: ShardSpec, source: ShardSource, need: float, wait: bool) -> BinaryIO | None:
         """Fill the file, or wait for another thread or process that does."""
         if not source.can_fill(spec):
             raise source.missing(spec)
@@ -215,7 +195,7 @@ class Cache:
             "deletes files in that directory, or pass another `local`"
         )
 
-    def _fill_once(self, fill: CacheFill, source: Source) -> BinaryIO | None:
+    def _fill_once(self, fill: CacheFill, source: ShardSource) -> BinaryIO | None:
         spec, kept = fill.spec, fill.kept
         with ExitStack() as stack:
             begun = self._begin(fill, spec.name, source, stack)
@@ -235,7 +215,7 @@ class Cache:
             self._good[spec.name] = _identity(os.fstat(file.fileno()))  # its bytes were verified when they arrived
             return file
 
-    def _begin(self, fill: CacheFill, name: str, source: Source, stack: ExitStack) -> Partial | BinaryIO | None:
+    def _begin(self, fill: CacheFill, name: str, source: ShardSource, stack: ExitStack) -> Partial | BinaryIO | None:
         """Return the partial of a file, locked; while another thread or process has it, wait for the shard it fills."""
         parent, leaf = stack.enter_context(parent_of(self.directory, name, create=True))
         stall = StallTimeout(

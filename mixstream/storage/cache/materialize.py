@@ -53,7 +53,7 @@ _unpacking = ProcessLocal(lambda: _MemoryBound(_UNPACKING))
 
 @dataclass(frozen=True)
 class ShardSource:
-    """Fills the raw shards of one dataset. See `cache.directory.Source`.
+    """Fills the raw shards of one dataset: what a `Cache` is filled from.
 
     Args:
         directory: the cache directory, which may have compressed files.
@@ -70,7 +70,7 @@ class ShardSource:
     keep_compressed: bool = False
 
     def original(self, spec: ShardSpec) -> Path | None:
-        """Return where the raw file may be on local disk, to be read in place."""
+        """Return where the raw file may be on local disk, to be read in place; None if it is nowhere else."""
         return self.origin / spec.name if self.origin is not None else None
 
     def can_fill(self, spec: ShardSpec) -> bool:
@@ -78,7 +78,7 @@ class ShardSource:
         return self.store is not None or bool(self._compressed_files(spec))
 
     def kept(self, spec: ShardSpec) -> CompressedSpec | None:
-        """Return the compressed file that `fill` fetches and is to be kept."""
+        """Return the compressed file that `fill` fetches and is to be kept; None if it is not to be kept."""
         fetched = self.store is not None and not self._compressed_files(spec)
         return spec.compressed if self.keep_compressed and fetched else None
 
