@@ -145,10 +145,8 @@ class Quarantine:
 
     @cached_property
     def _topic(self) -> str:
-        return (
-            "quarantine/"
-            + blake2b(repr([(d.name, d.fingerprint) for d in self._domains]).encode(), digest_size=8).hexdigest()
-        )
+        names = [(domain.name, domain.fingerprint) for domain in self._domains]
+        return f"quarantine/{blake2b(repr(names).encode(), digest_size=8).hexdigest()}"
 
     def describe(self, entry: Entry) -> str:
         """Return an entry in words."""
@@ -157,12 +155,6 @@ class Quarantine:
         name = domain.shards[number].raw.basename
         what = f"shard {name}" if row < 0 else f"sample {row} of shard {name}"
         return f"{what} of domain {domain.name!r}"
-
-    def counts(self) -> dict[tuple[int, bool], int]:
-        """Return the number of entries by (domain in the user's list, whether they are whole shards)."""
-        listed = [domain.name for domain in self._domains.listed]
-        found = [(listed.index(self._domains.home(shard)[0].name), row < 0) for shard, row in self.entries]
-        return {key: found.count(key) for key in sorted(set(found))}
 
     def holds(self, at: Addresses) -> np.ndarray:
         """Return which of the rows at `at` are set aside, bool [B]."""

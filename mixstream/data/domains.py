@@ -125,10 +125,9 @@ class Domains:
         for domain in self.domains:
             for shard in domain.shards:
                 layout = (shard.column_names, shard.column_encodings)
-                if layout not in kinds:
-                    kinds[layout] = len(kinds)
+                of_shard.append(kinds.setdefault(layout, len(kinds)))
+                if len(examples) < len(kinds):
                     examples.append(shard)
-                of_shard.append(kinds[layout])
         return examples, np.asarray(of_shard, dtype=np.int64)
 
     @property

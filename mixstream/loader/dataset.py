@@ -6,6 +6,7 @@ It connects other parts and computes nothing itself: `run.Run` knows what to dra
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
@@ -242,7 +243,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         exhaustion = ExhaustionWarnings(run.plan, walk.cursor)
         reader = run.reader(self.domains)
         ahead = self.predownload * workers
-        with Predownloader(run_plan=run.run_plan, domains=self.domains, ahead=ahead) as predownloader:
+        with closing(Predownloader(run_plan=run.run_plan, domains=self.domains, ahead=ahead)) as predownloader:
             for step in range(walk.steps_left):
                 predownloader.look_ahead(walk.cursor, weights)
                 if (rows := walk.advance()) is None:

@@ -1,5 +1,6 @@
 """A text picture of a run, with its numbers."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -72,11 +73,10 @@ def _domains(run: Run, cursor: Cursor, weights: Mapping[str, float]) -> list[str
 
 
 def _aside(run: Run) -> list[str]:
-    if not (found := run.quarantine.counts()):
-        return []
     names = [domain.name for domain in run.domains.listed]
-    what = ", ".join(f"{names[k]} {n} {'shard(s)' if whole else 'sample(s)'}" for (k, whole), n in found.items())
-    return [f"aside    cannot be read, others take their place: {what}"]
+    found = Counter((names.index(run.domains.home(shard)[0].name), row < 0) for shard, row in run.quarantine.entries)
+    counts = [f"{names[k]} {n} {'shard(s)' if whole else 'sample(s)'}" for (k, whole), n in sorted(found.items())]
+    return [f"aside    cannot be read, others take their place: {', '.join(counts)}"] if counts else []
 
 
 def _storage(run: Run) -> list[str]:
