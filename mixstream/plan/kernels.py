@@ -242,9 +242,7 @@ def deal_rows(
     for i in range(len(domain_B)):
         best, best_due, best_owed = -1, np.inf, False
         for k in range(len(weight_K)):
-            if weight_K[k] <= 0:
-                continue
-            if drawn_K[k] >= limit_K[k]:
+            if weight_K[k] <= 0 or drawn_K[k] >= limit_K[k]:
                 continue
             if in_order:
                 if best < 0:

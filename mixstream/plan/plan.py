@@ -12,8 +12,6 @@ therefore changes no batch.
 Shape suffixes: B rows of the global batch, K domains, L lanes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,6 +24,16 @@ from mixstream.plan.weights import WEIGHT_UNIT, deal, rescale, stagger
 from mixstream.types import Cursor, Int64, Rows
 
 _NEVER = np.int64(1) << 62
+
+
+@dataclass(slots=True)
+class _LaneCursor:
+    """One lane's part of a cursor while its rows are dealt; the arrays are written to."""
+
+    base_K: Int64
+    drawn_K: Int64
+    credit_K: Int64
+    total: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,13 +251,3 @@ class Plan:
                 at.base_K += part_K
                 at.credit_K[:] = stagger(part_K, self.lanes)[lane]
         return repeats
-
-
-@dataclass(slots=True)
-class _LaneCursor:
-    """One lane's part of a cursor while its rows are dealt; the arrays are written to."""
-
-    base_K: Int64
-    drawn_K: Int64
-    credit_K: Int64
-    total: int
