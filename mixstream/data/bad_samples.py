@@ -25,7 +25,7 @@ import numpy as np
 
 from mixstream.data.domains import Domains
 from mixstream.distributed import RankNotes
-from mixstream.errors import ConfigError, ExhaustedError, MixstreamError
+from mixstream.errors import ExhaustedError, MixstreamError
 from mixstream.inherited_file import InheritedFile
 from mixstream.plan.rng import derive_key
 from mixstream.plan.run_plan import RunPlan
@@ -36,21 +36,9 @@ T = TypeVar("T")
 Entry = tuple[int, int]
 """(shard, numbered over all domains; row); row -1 stands for the whole shard."""
 
-POLICIES = ("raise", "refetch", "quarantine")
 LIMIT = 4096
 _HEAD, _RECORD = 8, struct.Struct("<2q")
 _FIRST_REACH, _TRIES = 64, 48
-
-
-def check_policy(policy: str) -> str:
-    """Return `policy` if it is valid.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if policy not in POLICIES:
-        raise ConfigError(f"on_bad_sample={policy!r} is not known; choose one of {', '.join(POLICIES)}")
-    return policy
 
 
 @dataclass(eq=False)
