@@ -33,9 +33,8 @@ def describe(run: Run, cursor: Cursor, counters: Counters, weights: Mapping[str,
     `weights` are the newest that are known, by domain.
     """
     cursor = run.plan.settle(cursor)
-    parts = [_position(run, cursor), _domains(run, cursor, weights), _aside(run), _storage(run)]
-    parts.append(_work(cursor, counters))
-    return "\n".join(line for part in parts for line in part)
+    lines = [*_position(run, cursor), *_domains(run, cursor, weights), *_aside(run), *_storage(run)]
+    return "\n".join([*lines, *_work(cursor, counters)])
 
 
 def _position(run: Run, cursor: Cursor) -> list[str]:
