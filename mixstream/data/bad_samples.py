@@ -25,7 +25,7 @@ import numpy as np
 
 from mixstream.data.domains import Domains
 from mixstream.distributed import RankNotes
-from mixstream.errors import ConfigError, ExhaustedError, MixstreamError
+from mixstream.errors import ExhaustedError, MixstreamError
 from mixstream.inherited_file import InheritedFile
 from mixstream.plan.rng import derive_key
 from mixstream.plan.run_plan import RunPlan
@@ -36,21 +36,9 @@ T = TypeVar("T")
 Entry = tuple[int, int]
 """(shard, numbered over all domains; row); row -1 stands for the whole shard."""
 
-POLICIES = ("raise", "refetch", "quarantine")
 LIMIT = 4096
 _HEAD, _RECORD = 8, struct.Struct("<2q")
 _FIRST_REACH, _TRIES = 64, 48
-
-
-def check_policy(policy: str) -> str:
-    """Return `policy` if it is valid.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if policy not in POLICIES:
-        raise ConfigError(f"on_bad_sample={policy!r} is not known; choose one of {', '.join(POLICIES)}")
-    return policy
 
 
 @dataclass(eq=False)
@@ -145,10 +133,8 @@ class Quarantine:
 
     @cached_property
     def _topic(self) -> str:
-        return (
-            "quarantine/"
-            + blake2b(repr([(d.name, d.fingerprint) for d in self._domains]).encode(), digest_size=8).hexdigest()
-        )
+        names = [(domain.name, domain.fingerprint) for domain in self._domains]
+        return f"quarantine/{blake2b(repr(names).encode(), digest_size=8).hexdigest()}"
 
     def describe(self, entry: Entry) -> str:
         """Return an entry in words."""
@@ -157,12 +143,6 @@ class Quarantine:
         name = domain.shards[number].raw.basename
         what = f"shard {name}" if row < 0 else f"sample {row} of shard {name}"
         return f"{what} of domain {domain.name!r}"
-
-    def counts(self) -> dict[tuple[int, bool], int]:
-        """Return the number of entries by (domain in the user's list, whether they are whole shards)."""
-        listed = [domain.name for domain in self._domains.listed]
-        found = [(listed.index(self._domains.home(shard)[0].name), row < 0) for shard, row in self.entries]
-        return {key: found.count(key) for key in sorted(set(found))}
 
     def holds(self, at: Addresses) -> np.ndarray:
         """Return which of the rows at `at` are set aside, bool [B]."""

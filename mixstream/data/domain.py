@@ -4,13 +4,11 @@ Rules: sizes are checked against the index before any byte is used; a shard is v
 memory is O(shards), plus the page cache. `formats` decodes rows, `storage` finds files.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import blake2b
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +39,7 @@ class Domain:
     @classmethod
     def open(
         cls, *, name: str, files: DatasetFiles, validate_hash: str | None = None, allow_unsafe_types: bool = False
-    ) -> Domain:
+    ) -> Self:
         """Read and check the index of a dataset.
 
         Raises:
@@ -98,14 +96,8 @@ class Domain:
         """Identity of the content, computed from the index: hex of 128 bits, the same wherever the files are."""
         digest = blake2b(digest_size=16)
         for shard in self.shards:
-            facts = (
-                shard.raw.basename,
-                shard.samples,
-                shard.raw.bytes,
-                shard.column_names,
-                shard.column_encodings,
-                sorted(shard.raw.hashes.items()),
-            )
+            raw, hashes = shard.raw, sorted(shard.raw.hashes.items())
+            facts = (raw.basename, shard.samples, raw.bytes, shard.column_names, shard.column_encodings, hashes)
             digest.update(repr(facts).encode())
         return digest.hexdigest()
 
@@ -153,7 +145,7 @@ class Domain:
         file.close()
         return True
 
-    def within(self, limit: CacheLimit) -> Domain:
+    def within(self, limit: CacheLimit) -> Self:
         """Return the domain with its cache directory under `limit`."""
         names = {shard.raw.basename: shard.zip.basename if shard.zip else None for shard in self.shards}
         return replace(self, files=self.files.within(limit, names))

@@ -6,12 +6,10 @@ gathered columns or as decoded samples.
 Shape suffixes: B rows, K domains.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +65,7 @@ class Domains:
     _fields: dict[tuple[int, str], tuple[Field, tuple[int, ...]]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, domains: Sequence[Domain], *, as_listed: bool) -> Domains:
+    def of(cls, domains: Sequence[Domain], *, as_listed: bool) -> Self:
         """Return `domains` in the plan's order.
 
         Args:
@@ -98,9 +96,9 @@ class Domains:
         """The domains in the order of the user's list."""
         return [self.domains[k] for k in self.plan_K.tolist()]
 
-    def reopened(self) -> Domains:
+    def reopened(self) -> Self:
         """Return the same domains with no shard open, for use by another thread."""
-        return Domains(domains=self.domains, listed_K=self.listed_K, unmap_after_read=self.unmap_after_read)
+        return replace(self, _fields={})
 
     @cached_property
     def opened(self) -> OpenShards:
@@ -125,10 +123,9 @@ class Domains:
         for domain in self.domains:
             for shard in domain.shards:
                 layout = (shard.column_names, shard.column_encodings)
-                if layout not in kinds:
-                    kinds[layout] = len(kinds)
+                of_shard.append(kinds.setdefault(layout, len(kinds)))
+                if len(examples) < len(kinds):
                     examples.append(shard)
-                of_shard.append(kinds[layout])
         return examples, np.asarray(of_shard, dtype=np.int64)
 
     @property

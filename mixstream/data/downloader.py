@@ -65,8 +65,7 @@ class Downloader:
             numbers_N: distinct shards, the most urgent first, int64 [N].
             steps_N: steps until each is needed, float64 [N].
         """
-        queue = self._own_queue()
-        if queue is None:
+        if (queue := self._own_queue()) is None:
             if not len(numbers_N):
                 return
             queue = self._queue = _Queue(self, self._threads)

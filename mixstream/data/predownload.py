@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
@@ -155,12 +154,6 @@ class Predownloader:
         if self._evictions is not None:
             self._evictions.withdraw()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
 
 class _Evictions:
     """What a cache with a limit knows of the plan: which shards are needed, and when.
@@ -174,7 +167,11 @@ class _Evictions:
     def __init__(self, owner: Predownloader, domains: Domains, forecast: Forecast) -> None:
         self._domains, self._forecast = domains, forecast
         self._limit = domains[0].files.cache_limit  # all domains have the same
-        self._numbers = _numbers_of(domains)
+        self._numbers: dict[Path, dict[str, int]] = {}  # of shards that may be evicted, by directory and name below it
+        for domain, first in zip(domains, domains.shard_offset_K.tolist()):
+            if domain.files.fetches:
+                names = self._numbers.setdefault(domain.files.directory, {})
+                names.update({shard.raw.basename: first + i for i, shard in enumerate(domain.shards)})
         self._at: tuple[Cursor, Float64 | None] | None = None
         self.withdraw = weakref.finalize(owner, self._limit.close)
         answer = weak_callback(self._next_use, None)  # the limit outlives this object
@@ -207,13 +204,3 @@ class _Evictions:
             if (names := self._numbers.get(directory)) is not None:
                 return names.get(path.relative_to(directory).as_posix())
         return None
-
-
-def _numbers_of(domains: Domains) -> dict[Path, dict[str, int]]:
-    """Return the number of every shard that may be evicted, by directory and name below it."""
-    numbers: dict[Path, dict[str, int]] = {}
-    for domain, first in zip(domains, domains.shard_offset_K.tolist()):
-        if domain.files.fetches:
-            names = numbers.setdefault(domain.files.directory, {})
-            names.update({shard.raw.basename: first + i for i, shard in enumerate(domain.shards)})
-    return numbers

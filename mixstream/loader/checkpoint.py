@@ -3,9 +3,8 @@
 A `Position` does not move: loaders take their own copy of its feedback loop. Its later epochs are `Epochs`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from functools import cached_property
 
 from mixstream.feedback.loop import FeedbackLoop
 from mixstream.loader.run import Run
@@ -37,30 +36,26 @@ class Position:
 
     def __init__(self, run: Run, checkpoint: Checkpoint | None) -> None:
         self.run, self._checkpoint = run, checkpoint
-        self._found: tuple[Cursor, FeedbackLoop | None] | None = None
 
-    def find(self) -> tuple[Cursor, FeedbackLoop | None]:
-        """Return the place in the run's plan, and the feedback loop there, which is not to be changed.
+    @cached_property
+    def found(self) -> tuple[Cursor, FeedbackLoop | None]:
+        """The place in the run's plan, and the feedback loop there, which is not to be changed.
 
         Raises:
             StateError: the checkpoint belongs to another run.
         """
-        if self._found is None:
-            run, checkpoint = self.run, self._checkpoint
-            if checkpoint is None:
-                self._found = run.start(), run.loop()
-            else:
-                self._found = run.restore(checkpoint.state, strict=checkpoint.strict)
-        return self._found
+        if self._checkpoint is None:
+            return self.run.start(), self.run.loop()
+        return self.run.restore(self._checkpoint.state, strict=self._checkpoint.strict)
 
     @property
     def cursor(self) -> Cursor:
         """The place in the run's plan."""
-        return self.find()[0]
+        return self.found[0]
 
     def begin_loop(self) -> FeedbackLoop | None:
         """Return a copy of the feedback loop there, for the caller alone; None where nothing learns."""
-        loop = self.find()[1]
+        loop = self.found[1]
         return None if loop is None else loop.copy()
 
 

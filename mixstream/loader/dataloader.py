@@ -72,7 +72,7 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
     def _begin(self, dataset: StreamingDataset) -> Place:
         """Begin at the dataset's position: the start, or a state that was loaded."""
         self._handed, self._iterator = False, None
-        loop = dataset.position.find()[1]
+        loop = dataset.position.found[1]
         self._ring = self._weight_ring(dataset, loop.lag) if loop is not None else None
         publish = self._ring.put if self._ring is not None else lambda step, weights_K: None
         place = self._place = Place(dataset, publish=publish, log=self._log, previous=self._place)

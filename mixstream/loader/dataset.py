@@ -6,11 +6,12 @@ It connects other parts and computes nothing itself: `run.Run` knows what to dra
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from mixstream.data.bad_samples import Quarantine, check_policy
+from mixstream.data.bad_samples import Quarantine
 from mixstream.data.domains import Domains
 from mixstream.data.predownload import Predownloader, limited, warn_of_refetching
 from mixstream.distributed import detect_world
@@ -121,6 +122,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
             shuffle_block_size=shuffle_block_size,
             batching_method=batching_method,
             predownload=predownload,
+            on_bad_sample=on_bad_sample,
         )
         if bool(streams) == (bool(remote) or bool(local)):
             raise ConfigError("You must provide either `streams` or `remote`/`local`, but not both.")
@@ -135,7 +137,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         self.partition_algo, self.batching_method = partition_algo, batching_method
         self.predownload = predownload if predownload is not None else 8 * batch_size if batch_size else 64
         self.cache_limit = None if cache_limit is None else parse_bytes(cache_limit)
-        self.on_bad_sample = check_policy(on_bad_sample)
+        self.on_bad_sample = on_bad_sample
         self.download_retry, self.download_timeout = download_retry, download_timeout
         self.validate_hash, self.keep_zip, self.allow_unsafe_types = validate_hash, keep_zip, allow_unsafe_types
         self.stream_name, self.mixer, self.lag = stream_name, mixer, lag
@@ -177,15 +179,15 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         if epochs is None or get_worker_info() is None:  # a process that is not a worker may have become a rank
             world = detect_world(*self._given_world)
             if epochs is None or epochs.world != world:
-                position = Position(self._assemble(world, self._checkpoint), self._checkpoint)
-                epochs = self._epochs = Epochs(world, position)
+                epochs = self._epochs = Epochs(world, self._position_of(world, self._checkpoint))
         return epochs
 
     def forget_run(self) -> None:
         """Let the run be assembled again, because an option that it depends on has changed."""
         self._epochs = None
 
-    def _assemble(self, world: World, checkpoint: Checkpoint | None) -> Run:
+    def _position_of(self, world: World, checkpoint: Checkpoint | None) -> Position:
+        """Return the place of `checkpoint`, or step 0, in the run that the ranks `world` make of it."""
         domains, mixer = self.domains, self._policy
         lanes = self.num_canonical_nodes
         if lanes is None:  # a state has its own
@@ -208,13 +210,14 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
             lanes=lanes,
         )
         warn_of_refetching(run_plan, domains, self.cache_limit)
-        return Run(
+        run = Run(
             run_plan=run_plan,
             domains=domains,
             mixer=mixer,
             on_bad_sample=self.on_bad_sample,
             quarantine=self._quarantine,
         )
+        return Position(run, checkpoint)
 
     def __len__(self) -> int:
         """Return the number of samples that this rank gets per epoch."""
@@ -242,7 +245,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         exhaustion = ExhaustionWarnings(run.plan, walk.cursor)
         reader = run.reader(self.domains)
         ahead = self.predownload * workers
-        with Predownloader(run_plan=run.run_plan, domains=self.domains, ahead=ahead) as predownloader:
+        with closing(Predownloader(run_plan=run.run_plan, domains=self.domains, ahead=ahead)) as predownloader:
             for step in range(walk.steps_left):
                 predownloader.look_ahead(walk.cursor, weights)
                 if (rows := walk.advance()) is None:
@@ -322,8 +325,8 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
             StateError: the state does not fit; the message says why.
         """
         checkpoint, world = Checkpoint(state=parse_state(obj), strict=strict), detect_world(*self._given_world)
-        position = Position(self._assemble(world, checkpoint), checkpoint)
-        position.find()  # refuses a state of another run, before anything has changed
+        position = self._position_of(world, checkpoint)
+        _ = position.found  # refuses a state of another run, before anything has changed
         self._checkpoint, self._epochs, self.loads = checkpoint, Epochs(world, position), self.loads + 1
         self._claims.reset()
 

@@ -1,5 +1,6 @@
 """A text picture of a run, with its numbers."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -32,9 +33,8 @@ def describe(run: Run, cursor: Cursor, counters: Counters, weights: Mapping[str,
     `weights` are the newest that are known, by domain.
     """
     cursor = run.plan.settle(cursor)
-    parts = [_position(run, cursor), _domains(run, cursor, weights), _aside(run), _storage(run)]
-    parts.append(_work(cursor, counters))
-    return "\n".join(line for part in parts for line in part)
+    lines = [*_position(run, cursor), *_domains(run, cursor, weights), *_aside(run), *_storage(run)]
+    return "\n".join([*lines, *_work(cursor, counters)])
 
 
 def _position(run: Run, cursor: Cursor) -> list[str]:
@@ -72,11 +72,10 @@ def _domains(run: Run, cursor: Cursor, weights: Mapping[str, float]) -> list[str
 
 
 def _aside(run: Run) -> list[str]:
-    if not (found := run.quarantine.counts()):
-        return []
     names = [domain.name for domain in run.domains.listed]
-    what = ", ".join(f"{names[k]} {n} {'shard(s)' if whole else 'sample(s)'}" for (k, whole), n in found.items())
-    return [f"aside    cannot be read, others take their place: {what}"]
+    found = Counter((names.index(run.domains.home(shard)[0].name), row < 0) for shard, row in run.quarantine.entries)
+    counts = [f"{names[k]} {n} {'shard(s)' if whole else 'sample(s)'}" for (k, whole), n in sorted(found.items())]
+    return [f"aside    cannot be read, others take their place: {', '.join(counts)}"] if counts else []
 
 
 def _storage(run: Run) -> list[str]:

@@ -31,8 +31,7 @@ class BufferPool:
     def empty(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         """Return an uninitialised array; its memory is reused when the array and all views of it are deleted."""
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        memory = self._reuse(size)
-        if memory is None:
+        if (memory := self._reuse(size)) is None:
             memory = torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned).numpy()
         # numpy collapses chains of views, so every chain ends in a lease, which is deleted after the last view.
         lease = _Lease(memory)
@@ -40,8 +39,7 @@ class BufferPool:
         return np.asarray(lease).view(dtype).reshape(shape)
 
     def _take_back(self, lease: weakref.ref[_Lease]) -> None:
-        memory = self._leased.pop(lease)
-        self._free.append(memory)
+        self._free.append(self._leased.pop(lease))
         if len(self._free) > self.kept:
             self._free.popleft()
 

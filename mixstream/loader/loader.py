@@ -4,8 +4,6 @@ It owns the background thread, the buffers and the copies to the GPU, and connec
 not a torch DataLoader, so trainers use it as it is and do not wrap it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import time
 import warnings
@@ -31,6 +29,19 @@ from mixstream.loader.reports import LossReports
 from mixstream.loader.run import Run
 from mixstream.threads import weak_callback
 from mixstream.types import Cursor, Int64, Rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """The threads that make a loader's batches from one position on.
+
+    Attributes:
+        prefetcher: keeps finished batches ready.
+        end: ends the threads; called at the latest when the loader is deleted.
+    """
+
+    prefetcher: Prefetcher[tuple[Any, Cursor, Rows]]
+    end: Callable[[], Any]
 
 
 class Loader(LossReports):
@@ -91,8 +102,7 @@ class Loader(LossReports):
     def _begin(self, previous: Place | None) -> Place:
         """Return the place of the dataset's position: the start, or a state that was loaded."""
         self._stop()
-        wake = weak_callback(self._wake, None)
-        return Place(self.dataset, publish=wake, log=self._log, previous=previous)
+        return Place(self.dataset, publish=weak_callback(self._wake, None), log=self._log, previous=previous)
 
     def _current(self) -> Place:
         """Return the place, from the dataset's position on if that has changed."""
@@ -268,19 +278,6 @@ class Loader(LossReports):
     def __repr__(self) -> str:
         names = ", ".join(self.dataset.domain_names[:4]) + ("…" if len(self.dataset.streams) > 4 else "")
         return f"Loader([{names}], batch_size={self.batch_size}, step={self.step}, device={self.device})"
-
-
-@dataclass(frozen=True, slots=True)
-class _Running:
-    """The threads that make a loader's batches from one position on.
-
-    Attributes:
-        prefetcher: keeps finished batches ready.
-        end: ends the threads; called at the latest when the loader is deleted.
-    """
-
-    prefetcher: Prefetcher[tuple[Any, Cursor, Rows]]
-    end: Callable[[], Any]
 
 
 def _end(maker: BatchMaker, prefetcher: Prefetcher[Any]) -> None:

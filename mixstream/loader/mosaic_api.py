@@ -20,6 +20,7 @@ _CHOICES = {
     "partition_algo": ("orig", "relaxed"),
     "shuffle_algo": tuple(ALGORITHMS),
     "batching_method": ("random", "stratified"),
+    "on_bad_sample": ("raise", "refetch", "quarantine"),  # `bad_samples.RowReader`
 }
 
 
@@ -85,8 +86,8 @@ class ShardTables:
     @cached_property
     def samples_per_stream(self) -> Int64:
         """Samples of each stream, int64 [K]."""
-        ends = np.concatenate([[0], np.cumsum(self.samples_per_shard)])
-        return np.diff(ends[np.concatenate([[0], np.cumsum(self.shards_per_stream)])])
+        samples = [sum(shard.samples for shard in domain.shards) for domain in self.domains.listed]
+        return np.array(samples, dtype=np.int64)
 
     @cached_property
     def sample_offset_per_stream(self) -> Int64:
@@ -105,8 +106,10 @@ class ShardTables:
 
     @property
     def num_samples(self) -> int:
-        """How many samples there are."""
+        """Number of samples in all domains, without regard to their weights."""
         return int(self.samples_per_stream.sum())
+
+    size = num_samples
 
     @property
     def domain_names(self) -> list[str]:
@@ -135,11 +138,6 @@ class ShardTables:
         """Return the numbers of the samples at `at`, int64 [B]."""
         stream_B = self.domains.listed_K[at.domain_B]
         return self.sample_offset_per_shard[at.shard_B - self._shard_shift[stream_B]] + at.row_B
-
-    @property
-    def size(self) -> int:
-        """Number of samples in all domains, without regard to their weights."""
-        return self.num_samples
 
     def __getitem__(self, at: int | slice | Sequence[int] | np.ndarray) -> Any:
         """Return sample number `at`, numbered over all domains; a list of samples for a slice, list or array."""

@@ -6,10 +6,9 @@ opens no file except those of its domains.
 Shape suffixes: K domains.
 """
 
-import dataclasses
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -145,9 +144,10 @@ class Run:
                 warnings.warn(
                     "the state is of another run (strict=False): what its mixer has learned is dropped, and "
                     "weights start at the prior again",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
-        same = {name for name, print_ in zip(names, self.run_plan.fingerprints) if (name, print_) in state.known}
+        saved = {(domain.name, domain.fingerprint) for domain in state.domains}
+        same = {name for name, print_ in zip(names, self.run_plan.fingerprints) if (name, print_) in saved}
         self.quarantine.restore(entry for entry in state.quarantined if entry.domain in same)
         return cursor, loop
 
@@ -157,6 +157,6 @@ def mixing_method(mixer: Any, *, in_order: bool) -> str:
     if mixer is None or isinstance(mixer, Static):
         return "in order" if in_order else "static"
     name = type(mixer).__name__
-    if not dataclasses.is_dataclass(mixer):
+    if not is_dataclass(mixer):
         return name
     return f"{name} {blake2b(repr(mixer).encode(), digest_size=6).hexdigest()}"

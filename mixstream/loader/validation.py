@@ -9,8 +9,6 @@ Rows are read from the shards directly; the training plan is not changed.
 Shape suffixes: B rows of a batch, K domains in the order of `streams`, R rows of the set, S shards.
 """
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -98,7 +96,7 @@ class ValidationSet:
         collate_fn: Collate | None = None,
         widen: bool = True,
         transforms: Sequence[Transform] = (),
-    ) -> ValidationSet:
+    ) -> Self:
         """Return the validation set of `dataset`, from the directory `split` of each stream.
 
         It takes the place of the stream's own `split`; a stream without one must have paths that end in "train", and
@@ -120,7 +118,11 @@ class ValidationSet:
             ConfigError: a stream's validation split is not known, or `streams` are not the dataset's domains.
             IndexNotFoundError: there is no such split.
         """
-        _check_items(dataset, collate_fn)
+        if (own := overrides(dataset)) and collate_fn is None:
+            raise ConfigError(
+                f"{type(dataset).__name__} overrides {own[0]}, which validation rows do not pass through: give "
+                "collate_fn=..., from a list of decoded samples to a batch"
+            )
         beside = [_sibling(stream, split) for stream in dataset.streams] if streams is None else None
         chosen = beside or _named(streams or (), dataset)
         found = cls(
@@ -271,12 +273,3 @@ def _opened(stream: Stream, allow_unsafe_types: bool) -> Domain:
             "--val-fraction, larger for a small domain), name another by split=..., or pass streams=[...]"
         )
         raise
-
-
-def _check_items(dataset: StreamingDataset, collate_fn: Collate | None) -> None:
-    """Refuse a dataset that overrides what a sample is, without a `collate_fn` that does the same."""
-    if (own := overrides(dataset)) and collate_fn is None:
-        raise ConfigError(
-            f"{type(dataset).__name__} overrides {own[0]}, which validation rows do not pass through: give "
-            "collate_fn=..., from a list of decoded samples to a batch"
-        )

@@ -118,9 +118,8 @@ class WeightRing:
         at = step % self._slots * self._record
         self._file.write(np.int64(0).tobytes(), at)
         self._file.write(np.ascontiguousarray(weight_K, dtype=np.int64).tobytes(), at + 8)
-        self._file.write(
-            np.int64(step + 1).tobytes(), at
-        )  # written last, so that a reader that sees the step sees its weights
+        # Written last, so that a reader that sees the step sees its weights.
+        self._file.write(np.int64(step + 1).tobytes(), at)
 
     def get(self, step: int) -> Int64:
         """Return the weights of `step`; wait for them.

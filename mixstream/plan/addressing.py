@@ -8,6 +8,7 @@ Shape suffixes: B rows, K domains, L lanes, S shards of one domain.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -68,7 +69,7 @@ class Addressing:
     ...     Order(name=name, seed=0, samples_S=view.samples_S, owned_L=owned_L, shuffle=False, block_size=8)
     ...     for name, view, owned_L in zip(["code", "web"], views, [np.array([5]), np.array([4])])
     ... )
-    >>> addressing = Addressing(orders=orders, views=views, shard_offset_K=np.array([0, 2, 3]), lanes=1)
+    >>> addressing = Addressing(orders=orders, views=views, lanes=1)
     >>> rows = Rows(step=0, domain_B=np.array([0, 1], dtype=np.int32), draw_B=np.array([3, 0]))
     >>> (at,) = addressing.locate([rows], slice(0, 2))
     >>> at.shard_B.tolist(), at.row_B.tolist()
@@ -77,14 +78,17 @@ class Addressing:
     Args:
         orders: one per domain, in the plan's order.
         views: one per domain, in the plan's order.
-        shard_offset_K: int64 [K + 1], the number of each domain's first shard when shards are counted over all domains.
         lanes: lanes of the plan.
     """
 
     orders: tuple[Order, ...]
     views: tuple[View, ...]
-    shard_offset_K: Int64
     lanes: int
+
+    @cached_property
+    def shard_offset_K(self) -> Int64:
+        """The number of each domain's first shard when shards are counted over all domains, int64 [K + 1]."""
+        return np.concatenate([[0], np.cumsum([len(view.samples_S) for view in self.views])]).astype(np.int64)
 
     def locate(self, batches: Sequence[Rows], part: slice) -> list[Addresses]:
         """Return the addresses of the rows `part` of each global batch.

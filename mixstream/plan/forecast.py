@@ -151,7 +151,7 @@ class Forecast:
     def _distance_S(self, cursor: Cursor, share_K: Float64 | None) -> Float64:
         plan = self._plan.plan
         cursor = plan.settle(cursor)
-        steps_S = np.full(self._plan.shards, np.inf)
+        steps_S = np.full(self._plan.addressing.shard_offset_K[-1], np.inf)
         for lane in self.machine_lanes:
             queue = self._queue(lane, cursor.drawn_LK[lane])
             draw_P = np.maximum(queue.begin_P, cursor.drawn_LK[lane][queue.domain_P])
@@ -195,21 +195,18 @@ class Forecast:
 
     def _queue(self, lane: int, drawn_K: Int64) -> _Queue:
         """Return the next windows of all domains in `lane`; only domains that left their window are updated."""
-        known = self._queues.get(lane)
-        if known is None:
-            moved = range(len(drawn_K))
-            orders = self._plan.addressing.orders
-            size_K = [len(order.shards_of(lane)) for order in orders]
-            known = _Queue.empty(np.array(size_K, dtype=np.int64))
-        else:
-            moved = np.flatnonzero((drawn_K < known.since_K) | (drawn_K >= known.until_K)).tolist()
-        if not len(moved):
+        addressing = self._plan.addressing
+        if (known := self._queues.get(lane)) is None:
+            size_K = [len(order.shards_of(lane)) for order in addressing.orders]
+            known = _Queue.outdated(np.array(size_K, dtype=np.int64))
+        moved = np.flatnonzero((drawn_K < known.since_K) | (drawn_K >= known.until_K)).tolist()
+        if not moved:
             return known
         known = known.copy()  # another thread may be reading the old one
         for k in moved:
-            shard_P, begin_P, running = self._plan.addressing.orders[k].next_windows(lane=lane, draw=int(drawn_K[k]))
+            shard_P, begin_P, running = addressing.orders[k].next_windows(lane=lane, draw=int(drawn_K[k]))
             here = slice(known.bound_K[k], known.bound_K[k + 1])
-            known.number_P[here], known.begin_P[here] = self._plan.shard_offset_K[k] + shard_P, begin_P
+            known.number_P[here], known.begin_P[here] = addressing.shard_offset_K[k] + shard_P, begin_P
             known.since_K[k], known.until_K[k] = running
         self._queues[lane] = known
         return known
@@ -236,7 +233,8 @@ class _Queue:
     until_K: Int64
 
     @classmethod
-    def empty(cls, size_K: Int64) -> _Queue:
+    def outdated(cls, size_K: Int64) -> _Queue:
+        """Return a queue of `size_K` pieces, int64 [K], that is valid for no draw yet."""
         total = int(size_K.sum())
         return cls(
             number_P=np.zeros(total, dtype=np.int64),

@@ -31,11 +31,7 @@ _MIN_BITS = 6  # fewer bits reach too few of the permutations; small sizes walk 
 
 def compiled(reference: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile the decorated loop without the GIL, or use its numpy reference where numba is missing."""
-
-    def decorate(loop: Callable[..., Any]) -> Callable[..., Any]:
-        return compile_loop(loop) if numba is not None else reference
-
-    return decorate
+    return compile_loop if numba is not None else lambda loop: reference
 
 
 def compile_loop(loop: Callable[..., Any]) -> Callable[..., Any]:
@@ -100,11 +96,8 @@ def _permute_scalar(index: Any, size: Any, key: Any) -> Any:
             return np.int64(value)
 
 
-if numba is not None:
-    _mix = compile_loop(_mix_reference)
-    _permute_one = compile_loop(_permute_scalar)
-else:
-    _mix, _permute_one = _mix_reference, _permute_scalar
+_mix = compiled(_mix_reference)(_mix_reference)
+_permute_one = compiled(_permute_scalar)(_permute_scalar)
 
 
 @compiled(lambda index_B, size, key: permute_reference(index_B, size, int(key)))
@@ -249,9 +242,7 @@ def deal_rows(
     for i in range(len(domain_B)):
         best, best_due, best_owed = -1, np.inf, False
         for k in range(len(weight_K)):
-            if weight_K[k] <= 0:
-                continue
-            if drawn_K[k] >= limit_K[k]:
+            if weight_K[k] <= 0 or drawn_K[k] >= limit_K[k]:
                 continue
             if in_order:
                 if best < 0:

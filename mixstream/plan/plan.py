@@ -12,8 +12,6 @@ therefore changes no batch.
 Shape suffixes: B rows of the global batch, K domains, L lanes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,6 +24,16 @@ from mixstream.plan.weights import WEIGHT_UNIT, deal, rescale, stagger
 from mixstream.types import Cursor, Int64, Rows
 
 _NEVER = np.int64(1) << 62
+
+
+@dataclass(slots=True)
+class _LaneCursor:
+    """One lane's part of a cursor while its rows are dealt; the arrays are written to."""
+
+    base_K: Int64
+    drawn_K: Int64
+    credit_K: Int64
+    total: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +132,8 @@ class Plan:
 
     def start(self, weight_K: Int64 | None = None) -> Cursor:
         """Return the cursor of step 0; `weight_K` are the weights of this step, None with static mixing."""
-        shape = (self.lanes, len(self.names))
         credit_LK, total_L = self._fresh_credit(weight_K)
-        zero = np.zeros(shape, dtype=np.int64)
+        zero = np.zeros((self.lanes, len(self.names)), dtype=np.int64)
         return Cursor(
             step=0, epoch=0, step_in_epoch=0, drawn_LK=zero, base_LK=zero, credit_LK=credit_LK, total_L=total_L
         )
@@ -186,7 +193,7 @@ class Plan:
             return cursor
         # An epoch begins where the quota of the last one ends, whether its last batch was dropped or filled with
         # repeats. Once a domain has left a lane, epochs are no longer exact there, and draws continue.
-        whole_L = np.asarray(~self._short_of(cursor.drawn_LK).any(axis=1))
+        whole_L = np.asarray(~(self.left_LK(cursor) & (self.quota_LK > 0)).any(axis=1))
         base_LK = np.where(whole_L[:, None], cursor.base_LK + passed * self.quota_LK, cursor.drawn_LK)
         credit_LK, total_L = self._fresh_credit(None)
         return replace(
@@ -196,11 +203,6 @@ class Plan:
             credit_LK=np.where(whole_L[:, None], credit_LK, cursor.credit_LK),
             total_L=np.where(whole_L, total_L, cursor.total_L),
         )
-
-    def _short_of(self, drawn_LK: Int64) -> NDArray[np.bool_]:
-        """Return which domains of an epoch's quota can no longer be drawn, bool [L, K]."""
-        quota_LK = self.last_LK * 0 if self.quota_LK is None else self.quota_LK
-        return np.asarray((drawn_LK >= self.last_LK) & (quota_LK > 0))
 
     def _fresh_credit(self, weight_K: Int64 | None) -> tuple[Int64, Int64]:
         if self.quota_LK is None:
@@ -249,13 +251,3 @@ class Plan:
                 at.base_K += part_K
                 at.credit_K[:] = stagger(part_K, self.lanes)[lane]
         return repeats
-
-
-@dataclass(slots=True)
-class _LaneCursor:
-    """One lane's part of a cursor while its rows are dealt; the arrays are written to."""
-
-    base_K: Int64
-    drawn_K: Int64
-    credit_K: Int64
-    total: int

@@ -57,8 +57,8 @@ class RunPlan:
     ...     shuffle=False, shuffle_seed=17, block_size=4, drop_last=False, mixer="static", lag=None,
     ...     world=World(rank=1, size=2), batch_size=2, lanes=1,
     ... )
-    >>> run_plan.plan.steps_per_epoch, run_plan.shards, run_plan.part, run_plan.prior_K.tolist()
-    (5, 4, slice(2, 4, None), [0.25, 0.75])
+    >>> run_plan.plan.steps_per_epoch, run_plan.part, run_plan.prior_K.tolist()
+    (5, slice(2, 4, None), [0.25, 0.75])
     >>> cursor, rows = run_plan.plan.advance(run_plan.plan.start())
     >>> rows.domain_B.tolist(), rows.draw_B.tolist()
     ([1, 1, 0, 1], [0, 1, 0, 2])
@@ -149,19 +149,7 @@ class RunPlan:
             )
             for k, domain in enumerate(self.domains)
         )
-        views = tuple(domain.view for domain in self.domains)
-        return Addressing(orders=orders, views=views, shard_offset_K=self.shard_offset_K, lanes=self.lanes)
-
-    @cached_property
-    def shard_offset_K(self) -> Int64:
-        """The number of each domain's first shard when shards are counted over all domains, int64 [K + 1]."""
-        counts = [len(domain.view.samples_S) for domain in self.domains]
-        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-    @property
-    def shards(self) -> int:
-        """The number of shards over all domains."""
-        return int(self.shard_offset_K[-1])
+        return Addressing(orders=orders, views=tuple(domain.view for domain in self.domains), lanes=self.lanes)
 
     @property
     def part(self) -> slice:

@@ -101,12 +101,6 @@ class Order:
         starts = np.concatenate([[0], np.cumsum(self.samples_S[shards])]).astype(np.int64)
         return shards, starts
 
-    def run_of(self, lane: int) -> tuple[int, int]:
-        """Return (first, length) of the samples of `lane`, in the order of dealing; length is at least 1."""
-        first = int(self.owned_L[:lane].sum())
-        total = int(self.samples_S.sum())
-        return min(first, total - 1), self._run_length(lane)
-
     def locate(self, *, lane: int, draw_B: Int64) -> tuple[Int64, Int64, Int64]:
         """Return (epoch_B, shard_B, sample_B), int64 [B], of the draws `draw_B` of `lane`."""
         epoch_B, position_B = np.divmod(draw_B, self._run_length(lane))
@@ -164,9 +158,10 @@ class Order:
         return opens_W[window_P], opens_W
 
     def _pieces(self, lane: int) -> tuple[Int64, Int64, Int64]:
-        """Return (shard_P, first_row_P, rows_P) of the run of `lane`."""
+        """Return (shard_P, first_row_P, rows_P) of the run of `lane`, in the order of dealing."""
         shards, starts = self._dealt
-        first, length = self.run_of(lane)
+        first = min(int(self.owned_L[:lane].sum()), int(starts[-1]) - 1)
+        length = self._run_length(lane)
         begin = int(np.searchsorted(starts, first, side="right")) - 1
         end = int(np.searchsorted(starts, first + length, side="left"))
         low = np.maximum(starts[begin:end], first)

@@ -81,11 +81,6 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     mixing: dict[str, Any] | None
     quarantined: list[SetAside] = []
 
-    @property
-    def known(self) -> set[tuple[str, str]]:
-        """Name and fingerprint of each domain."""
-        return {(domain.name, domain.fingerprint) for domain in self.domains}
-
 
 def settings_of(run_plan: RunPlan) -> Settings:
     """Return the settings that a state of this run holds."""

@@ -179,7 +179,7 @@ def test_under_other_weights_each_domain_keeps_its_own_order(data):
         listed = forecast.upcoming(cursor, assumed_K, 20 * run.batch_size)[0].tolist()
         needed = list(first_needs(walked(run, cursor, [lane], 20, true_K)))
         for k in range(K):
-            own = range(*run.shard_offset_K[k : k + 2].tolist())
+            own = range(*run.addressing.shard_offset_K[k : k + 2].tolist())
             ours, theirs = [n for n in listed if n in own], [n for n in needed if n in own]
             common = min(len(ours), len(theirs))
             assert ours[:common] == theirs[:common]
@@ -204,12 +204,12 @@ def test_nothing_is_needed_much_earlier_than_distance_says(by_step, data):
     plan, steps = run.plan, 25
     cursor = moved(run, data.draw(st.integers(0, 20)), share_K)
     forecast = Forecast(run)
-    distance_N = forecast.distance(cursor, share_K, np.arange(run.shards))
+    distance_N = forecast.distance(cursor, share_K, np.arange(run.addressing.shard_offset_K[-1]))
     assert (distance_N >= 0).all()
     needs = first_needs(walked(run, cursor, forecast.machine_lanes, steps, share_K))
     epochs = steps // plan.steps_per_epoch + 1
     for number, step in needs.items():
-        k = int(np.searchsorted(run.shard_offset_K, number, side="right")) - 1
+        k = int(np.searchsorted(run.addressing.shard_offset_K, number, side="right")) - 1
         if plan.quota_LK is not None:
             share = (plan.quota_LK[:, k] / plan.quota_LK.sum(axis=1))[list(forecast.machine_lanes)]
         else:
@@ -221,7 +221,7 @@ def test_nothing_is_needed_much_earlier_than_distance_says(by_step, data):
 
 
 def ordered(run: RunPlan, cursor: Cursor) -> dict[int, float]:
-    numbers_N = np.arange(run.shards)
+    numbers_N = np.arange(run.addressing.shard_offset_K[-1])
     return dict(zip(numbers_N.tolist(), Forecast(run).distance(cursor, None, numbers_N).tolist()))
 
 
@@ -330,7 +330,7 @@ def test_eviction_of_what_is_farthest_is_nearly_as_good_as_can_be(kind, lanes):
     by_step: list[list[int]] = [[] for _ in range(steps)]
     for step, number in dict.fromkeys(walked(run, start(run), range(lanes), steps)):
         by_step[step].append(number)
-    uses = {n: [s for s, batch in enumerate(by_step) if n in batch] for n in range(run.shards)}
+    uses = {n: [s for s, batch in enumerate(by_step) if n in batch] for n in range(run.addressing.shard_offset_K[-1])}
     cursors, forecast = [moved(run, step) for step in range(steps)], Forecast(run)
 
     def farthest(step: int, may_go: set[int]) -> int:
@@ -343,7 +343,7 @@ def test_eviction_of_what_is_farthest_is_nearly_as_good_as_can_be(kind, lanes):
     def oldest(step: int, may_go: set[int]) -> int:
         return min(may_go, key=lambda n: max(s for s in uses[n] if s <= step))
 
-    room = run.shards // 2
+    room = run.addressing.shard_offset_K[-1] // 2
     ours, best, lru = (misses(by_step, room, worst) for worst in (farthest, belady, oldest))
     assert best <= ours <= best + 3
     assert lru >= best + room // 3 if kind != "py1s" else lru > ours
