@@ -106,10 +106,13 @@ class ShardTables:
 
     @property
     def num_samples(self) -> int:
-        """Number of samples in all domains, without regard to their weights."""
+        """How many samples there are."""
         return int(self.samples_per_stream.sum())
 
-    size = num_samples
+    @property
+    def size(self) -> int:
+        """Number of samples in all domains, without regard to their weights."""
+        return self.num_samples
 
     @property
     def domain_names(self) -> list[str]:
