@@ -27,14 +27,12 @@ Threads. The trainer's thread calls `drew` and `accept` and reads `due`; the fee
 Shape suffixes: K domains in the plan's order, V validation groups.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -298,7 +296,7 @@ class FeedbackLoop:
             for parts_K in known
         )
 
-    def copy(self) -> FeedbackLoop:
+    def copy(self) -> Self:
         """Return an independent copy."""
         twin = copy.copy(self)
         twin.missed, twin._log, twin._drawn = list(self.missed), dict(self._log), dict(self._drawn)

@@ -10,12 +10,10 @@ probes ahead of the feedback.
 Shape suffixes: K domains, N active domains (those whose prior is not 0), R sweeps, V validation groups.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -113,7 +111,7 @@ class Aioli:
         mode = "accumulate" if self.ema is None else "restart"
         return LMO(eta=self.eta, mode=mode, ema=self.ema, normalise=self.normalise, targets=self.targets, w0=self.w0)
 
-    def bind(self, names: tuple[str, ...], samples_K: Int64) -> Aioli:
+    def bind(self, names: tuple[str, ...], samples_K: Int64) -> Self:
         """Return this with `targets` in the order of the domains `names`; sizes are not used."""
         return replace(self, targets=bind_targets(self.targets, names))
 

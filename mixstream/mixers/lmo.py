@@ -14,12 +14,10 @@ are not finite never reach the weights.
 Shape suffixes: K domains, V validation groups.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +82,7 @@ class LMO:
             raise ConfigError(f"smoothing is a share of uniform weight, 0 <= smoothing < 1; got {self.smoothing}")
         check_targets(self.targets)
 
-    def bind(self, names: tuple[str, ...]) -> LMO:
+    def bind(self, names: tuple[str, ...]) -> Self:
         """Return this with `targets` in the order of `names`; as `bind_targets`."""
         return replace(self, targets=bind_targets(self.targets, names))
 
@@ -296,7 +294,7 @@ class MatrixMixer:
 
     lmo: LMO = LMO()
 
-    def bind(self, names: tuple[str, ...], samples_K: Int64) -> MatrixMixer:
+    def bind(self, names: tuple[str, ...], samples_K: Int64) -> Self:
         """Return this with targets in the order of the domains `names`; sizes are not used."""
         return replace(self, lmo=self.lmo.bind(names))
 
