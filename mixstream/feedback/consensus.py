@@ -46,11 +46,6 @@ class RankConsensus:
     log: MixingLog | None
     _odd: dict[str, Any] = field(default_factory=dict, init=False)  # in what this rank differs from rank 0
 
-    def close(self) -> None:
-        """Close the log; the next line opens it again."""
-        if self.log is not None:
-            self.log.close()
-
     def decide(
         self, step: int, sums_2K: Float64, *, rows_K: Float64, matrix_VK: Float64 | None, over_all_ranks: bool
     ) -> None:
