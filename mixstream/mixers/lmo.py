@@ -95,8 +95,7 @@ class LMO:
         if isinstance(self.targets, Mapping):
             raise ConfigError(_UNBOUND)
         prior_K = on_simplex(prior_K, what="the prior")
-        log_K = self._start(prior_K)
-        return {"prior_K": prior_K, "log_K": log_K, "score_K": np.zeros(len(prior_K)), "observed": 0}
+        return {"prior_K": prior_K, "log_K": self._start(prior_K), "score_K": np.zeros(len(prior_K)), "observed": 0}
 
     def weights(self, state: State) -> Float64:
         """Return the weights of `state`, float64 [K], summing to 1: the prior until the first matrix."""
