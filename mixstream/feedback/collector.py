@@ -63,9 +63,8 @@ class LossCollector:
         self._open: dict[int, _OpenStep] = {}
         self._background = Background(name="mixstream-feedback")
         self._warned = False
-        self._without_matrix = (
-            _STEPS_WITHOUT_MATRIX if getattr(self._loop and self._loop.mixer, "needs_matrix", False) else 0
-        )
+        needs_matrix = getattr(self._loop and self._loop.mixer, "needs_matrix", False)
+        self._without_matrix = _STEPS_WITHOUT_MATRIX if needs_matrix else 0
 
     def drew(self, rows: Rows) -> None:
         """Note that the rows of a step were handed out."""

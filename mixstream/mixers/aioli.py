@@ -97,11 +97,9 @@ class Aioli:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("round_steps", "sweeps", "probe_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.prior_steps < 0:
-            raise ConfigError(f"prior_steps must be at least 0, got {self.prior_steps}")
+        for name, least in (("round_steps", 1), ("sweeps", 1), ("probe_steps", 1), ("prior_steps", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not 0 < self.one_hot <= 1:
             raise ConfigError(f"one_hot is the probed domain's share of its probe, 0 < q <= 1; got {self.one_hot}")
         _ = self._lmo  # checks its options
