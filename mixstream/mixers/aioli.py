@@ -130,10 +130,9 @@ class Aioli:
 
     def wants_validation(self, state: State, step: int) -> bool:
         """Return whether `step` is the first of a probe, or the first after the probes of a round."""
-        domains = _active(state)
-        if domains < 2 or (place := self._place(state, step)) is None:
+        if (place := self._place(state, step)) is None:
             return False
-        return place[1] % self.probe_steps == 0 and place[1] <= self._probing_steps(domains)
+        return place[1] % self.probe_steps == 0 and place[1] <= self._probing_steps(_active(state))
 
     def update(self, state: State, feedback: Feedback) -> tuple[State, Float64]:
         """Return the state after `feedback` and the weights of step `feedback.effective`.
@@ -144,7 +143,8 @@ class Aioli:
         after = dict(state)
         if after["probing"]:
             after |= self._watch(after, feedback)
-        if self._begins_round(after, feedback.step + 1):
+        place = self._place(after, feedback.step + 1)
+        if place is not None and place[1] == 0:
             after |= self._open(after, feedback)
         return after, self._weights(after, feedback.effective)
 
@@ -153,9 +153,8 @@ class Aioli:
 
         The round in progress and the running mean of A are dropped.
         """
-        after = dict(self.init(prior_K))
-        after |= {"began": step, "lmo": self._lmo.adapt(state["lmo"], source_K, prior_K)}
-        return after | {"solved": state["solved"], "failed": state["failed"]}
+        fresh, law = dict(self.init(prior_K)), self._lmo.adapt(state["lmo"], source_K, prior_K)
+        return fresh | {"began": step, "lmo": law, "solved": state["solved"], "failed": state["failed"]}
 
     def explain(self, state: State) -> Mapping[str, Any]:
         """Return the weights and the measurements behind them.
@@ -203,18 +202,18 @@ class Aioli:
         return domains * self.sweeps * self.probe_steps
 
     def _place(self, state: State, step: int) -> tuple[int, int] | None:
-        """Return (round, step within it); None before the first round and in a round that began before the state."""
-        number, at = divmod(step - self.prior_steps, self.round_steps)
-        return None if number < 0 or step - at < state["began"] else (number, at)
+        """Return (round, step within it).
 
-    def _begins_round(self, state: State, step: int) -> bool:
-        place = self._place(state, step)
-        return _active(state) > 1 and place is not None and place[1] == 0
+        None before the first round, in a round that began before the state, and for a single domain, which has no
+        rounds.
+        """
+        number, at = divmod(step - self.prior_steps, self.round_steps)
+        return None if number < 0 or step - at < state["began"] or _active(state) < 2 else (number, at)
 
     def _probed(self, state: State, step: int) -> int | None:
         """Return which of the N active domains `step` probes."""
         domains, place = _active(state), self._place(state, step)
-        if domains < 2 or place is None or place[1] >= self._probing_steps(domains):
+        if place is None or place[1] >= self._probing_steps(domains):
             return None
         sweep, turn = divmod(place[1] // self.probe_steps, domains)
         return self.probe_order(place[0], sweep, domains)[turn]

@@ -140,8 +140,7 @@ class LMO:
         """Return the state for other domains, with weights carried over (`carry`) and without the running mean of A."""
         after = dict(self.begin(prior_K))
         if state["observed"]:
-            after["log_K"] = carry(state["log_K"], source_K, after["prior_K"])
-            after["observed"] = state["observed"]
+            after |= {"log_K": carry(state["log_K"], source_K, after["prior_K"]), "observed": state["observed"]}
         return after
 
     def explain(self, state: State) -> dict[str, Any]:
