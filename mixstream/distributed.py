@@ -1,13 +1,11 @@
 """Ranks: this process's rank and world size, and what ranks exchange. The only user of torch.distributed."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -86,20 +84,18 @@ class Exchange:
 
     def all_reduce(self, values: Float64) -> Float64:
         """Return `values`, float64, summed over the ranks of the run."""
-        import torch
-        import torch.distributed as dist
+        import torch.distributed
 
         tensor = torch.from_numpy(np.array(values, dtype=np.float64))
-        dist.all_reduce(tensor, group=self._group)
+        torch.distributed.all_reduce(tensor, group=self._group)
         return np.asarray(tensor.numpy(), dtype=np.float64) / self._replicas
 
     def broadcast(self, values: Int64) -> Int64:
         """Return rank 0's `values`, int64."""
-        import torch
-        import torch.distributed as dist
+        import torch.distributed
 
         tensor = torch.from_numpy(np.array(values, dtype=np.int64))
-        dist.broadcast(tensor, src=0, group=self._group)
+        torch.distributed.broadcast(tensor, src=0, group=self._group)
         return np.asarray(tensor.numpy(), dtype=np.int64)
 
 
@@ -136,7 +132,7 @@ class RankNotes:
         self._store = c10d.PrefixStore(f"mixstream/{topic}", c10d._get_default_store())
 
     @classmethod
-    def of_job(cls, topic: str) -> RankNotes | None:
+    def of_job(cls, topic: str) -> Self | None:
         """Return the notes of this job; None in a job of one process."""
         group = _group()
         return cls(topic) if group is not None and group[1] > 1 else None

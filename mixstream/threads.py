@@ -53,7 +53,7 @@ class BackgroundThreads:
     def release(self) -> None:
         """Stop calling `at_exit` when the interpreter exits: the threads were asked to end."""
         atexit.unregister(self._leave)
-        self._at_exit = _nothing  # which keeps their owner alive
+        self._at_exit = lambda: None  # it kept their owner alive
 
     def join(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds in total for all threads; return whether they have ended.
@@ -70,10 +70,6 @@ class BackgroundThreads:
     def _leave(self) -> None:
         if self.ours:
             self._at_exit()
-
-
-def _nothing() -> None:
-    pass
 
 
 def weak_callback(method: Callable[..., Any], otherwise: Any) -> Callable[..., Any]:

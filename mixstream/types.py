@@ -8,11 +8,9 @@ numbers of the mosaic interface.
 Shape suffixes: B rows of the global batch, K domains, L lanes, V validation groups.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,8 +106,8 @@ class Addresses:
     shard_B: Int64
     row_B: Int64
 
-    def __getitem__(self, part: slice) -> Addresses:
-        return Addresses(domain_B=self.domain_B[part], shard_B=self.shard_B[part], row_B=self.row_B[part])
+    def __getitem__(self, part: slice) -> Self:
+        return type(self)(domain_B=self.domain_B[part], shard_B=self.shard_B[part], row_B=self.row_B[part])
 
     def __len__(self) -> int:
         return len(self.domain_B)

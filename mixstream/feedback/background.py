@@ -109,11 +109,10 @@ class Background:
             del job  # what it refers to may be freed while this thread waits
             with self._change:
                 self._busy, self._failure = False, failure
+                self._change.notify_all()
                 if failure is not None:
                     self._jobs.clear()
                     if self._thread is not None:
                         self._thread.release()
                     self._thread, self._closing = None, False
-                self._change.notify_all()
-                if failure is not None:
                     return

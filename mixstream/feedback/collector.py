@@ -43,10 +43,6 @@ class _OpenStep:
     over_all_ranks: bool = False
     matrix_VK: Float64 | None = None
 
-    @property
-    def complete(self) -> bool:
-        return bool(self.covered_B.all())
-
     def cover(self, rows: slice, sums: torch.Tensor | None) -> None:
         if sums is not None:
             self.sums = sums if self.sums is None else self.sums + sums
@@ -67,9 +63,8 @@ class LossCollector:
         self._open: dict[int, _OpenStep] = {}
         self._background = Background(name="mixstream-feedback")
         self._warned = False
-        self._without_matrix = (
-            _STEPS_WITHOUT_MATRIX if getattr(self._loop and self._loop.mixer, "needs_matrix", False) else 0
-        )
+        needs_matrix = getattr(self._loop and self._loop.mixer, "needs_matrix", False)
+        self._without_matrix = _STEPS_WITHOUT_MATRIX if needs_matrix else 0
 
     def drew(self, rows: Rows) -> None:
         """Note that the rows of a step were handed out."""
@@ -184,7 +179,7 @@ class LossCollector:
         """Submit the complete steps: in order from the one that is due; if nothing learns, the one just reported."""
         loop = self._loop
         step = reported if loop is None else loop.due.step
-        while (opened := self._open.get(step)) is not None and opened.complete:
+        while (opened := self._open.get(step)) is not None and opened.covered_B.all():
             del self._open[step]
             self._check_matrix(opened)
             both = fetch(opened.sums) if opened.sums is not None else partial(np.zeros, (2, len(self._listed_K)))
@@ -254,7 +249,8 @@ class LossCollector:
         try:
             self._background.close()
         finally:
-            self._consensus.close()
+            if self._consensus.log is not None:
+                self._consensus.log.close()
 
     def close_quietly(self) -> None:
         """Close, and drop the error of the feedback thread: for a loader that is deleted or has an error of its own."""

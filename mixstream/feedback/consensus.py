@@ -46,11 +46,6 @@ class RankConsensus:
     log: MixingLog | None
     _odd: dict[str, Any] = field(default_factory=dict, init=False)  # in what this rank differs from rank 0
 
-    def close(self) -> None:
-        """Close the log; the next line opens it again."""
-        if self.log is not None:
-            self.log.close()
-
     def decide(
         self, step: int, sums_2K: Float64, *, rows_K: Float64, matrix_VK: Float64 | None, over_all_ranks: bool
     ) -> None:
@@ -89,12 +84,11 @@ class RankConsensus:
         """
         assert self.loop is not None
         exchange = self.channel.exchange
+        sums_2K = np.zeros((2, len(self.loop.prior_K))) if means else values
         if exchange is not None:
-            sums_2K = np.zeros((2, len(self.loop.prior_K))) if means else values
             sums_2K = self._summed(exchange, step, sums_2K, means=means, evaluation=True)
-            values = values if means else sums_2K
         if not means:
-            values = np.where(values[1] > 0, values[0], np.nan) / np.where(values[1] > 0, values[1], 1)
+            values = np.where(sums_2K[1] > 0, sums_2K[0], np.nan) / np.where(sums_2K[1] > 0, sums_2K[1], 1)
         self.publish(*self.loop.evaluated(step, values, agree=self._agree(exchange)))
         with self._logging() as log:
             if log is not None:

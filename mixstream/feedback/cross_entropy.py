@@ -45,7 +45,6 @@ def linear_cross_entropy(
         raise ConfigError(f'reduction={reduction!r} has to be "mean" or "sum"')
     if chunk is not None and chunk < 1:
         raise ConfigError(f"chunk must be at least 1 token, got {chunk}")
-    compute = _compute_dtype(hidden_ND, weight_VD)
     logits = _CHUNK_LOGITS if hidden_ND.device.type == "cpu" else _CHUNK_LOGITS_GPU
     chunk = chunk or max(logits // len(weight_VD), 1)
     chunks = max(-(-len(hidden_ND) // chunk), 1)
@@ -53,7 +52,7 @@ def linear_cross_entropy(
         ignore_index=ignore_index,
         mean=reduction == "mean",
         chunk=max(-(-len(hidden_ND) // chunks), 1),  # chunks of one size, without a small one at the end
-        compute=compute,
+        compute=_compute_dtype(hidden_ND, weight_VD),
         differentiated=torch.is_grad_enabled(),
     )
     return _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias, targets_N, how)

@@ -24,7 +24,6 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -146,15 +145,6 @@ class _Lines:
             self._opened = None
 
 
-@dataclass(slots=True)
-class _Begun:
-    """What a log has from `begin` on: its file, the header until it is written, and the entries last explained."""
-
-    lines: _Lines
-    header: Begin | None
-    explained: dict[str, bytes] = field(default_factory=dict)
-
-
 class MixingLog:
     """Writes the mixing log of a run: in one process (rank 0), from one thread at a time.
 
@@ -182,7 +172,10 @@ class MixingLog:
     def __init__(self, path: str | os.PathLike[str], *, names: Sequence[str]) -> None:
         self.file = log_file(path)
         self._names = list(names)
-        self._begun: _Begun | None = None
+        self._lines = _Lines(self.file)
+        self._begun = False
+        self._header: Begin | None = None  # until it is written
+        self._explained: dict[str, bytes] = {}  # as last written
         self._tensorboard = TensorBoardWriter.installed(self.file.parent)
 
     def begin(self, *, samples_K: Int64, **facts: Any) -> None:
@@ -197,12 +190,11 @@ class MixingLog:
         Raises:
             ConfigError: the file exists and is not a mixing log.
         """
-        lines = _Lines(self.file) if self._begun is None else self._begun.lines
-        lines.open()
+        self._lines.open()
         samples = dict(zip(self._names, np.asarray(samples_K).tolist()))
         now = round(time.time(), 3)
-        header = Begin(mixstream=VERSION, time=now, domains=self._names, samples=samples, **facts)
-        self._begun = _Begun(lines, header)  # with nothing explained: earlier lines may be ignored from now on
+        self._header = Begin(mixstream=VERSION, time=now, domains=self._names, samples=samples, **facts)
+        self._begun, self._explained = True, {}  # nothing explained: earlier lines may be ignored from now on
 
     def write(
         self,
@@ -250,24 +242,23 @@ class MixingLog:
 
     def close(self) -> None:
         """Close the files, which are complete at any time. The next line opens them again."""
-        if self._begun is not None:
-            self._begun.lines.close()
+        self._lines.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
 
     def _append(self, line: Step | Validation) -> None:
-        if (begun := self._begun) is None:
+        if not self._begun:
             raise ConfigError(f"{self.file}: the log was not begun: call begin(...) before write(...)")
-        if begun.header is not None:
-            begun.lines.append(begun.header)
+        if self._header is not None:
+            self._lines.append(self._header)
             if self._tensorboard is not None:
-                self._tensorboard.begin(begun.header.step)
-            begun.header = None
-        begun.lines.append(line)
+                self._tensorboard.begin(self._header.step)
+            self._header = None
+        self._lines.append(line)
 
     def _changed(self, explained: Mapping[str, Any]) -> dict[str, Any]:
         """Return the entries that differ from what was last written."""
-        last, changed = {} if self._begun is None else self._begun.explained, {}
+        last, changed = self._explained, {}
         for key, value in explained.items():
             array = np.asarray(value)
             plain = dict(zip(self._names, array.tolist())) if array.shape == (len(self._names),) else array.tolist()

@@ -27,14 +27,12 @@ Threads. The trainer's thread calls `drew` and `accept` and reads `due`; the fee
 Shape suffixes: K domains in the plan's order, V validation groups.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -74,7 +72,6 @@ class _Losses:
     matrix_VK: Float64 | None = None
 
 
-@dataclass(kw_only=True)
 class FeedbackLoop:
     """A learning mixer at work.
 
@@ -106,29 +103,20 @@ class FeedbackLoop:
         (2, [0.25, 0.75])
     """
 
-    mixer: Mixer
-    prior_K: Float64
-    lag: int
-    origin: int = 0
-    accepted: Progress = field(init=False)
-    concluded: Progress = field(init=False)
-    newest: Int64 | None = field(init=False)
-    missed: list[tuple[int, Int64, Float64]] = field(default_factory=list, init=False)
-    _state: Any = field(init=False)
-    _log: dict[int, Int64] = field(init=False)
-    _drawn: dict[int, Float64] = field(init=False)
-    _held: _Losses | None = field(init=False)  # of the step before the evaluation that the mixer waits for
-    _validating: Validating | None = field(init=False)  # the mixer if it is one: the check is slow
-
-    def __post_init__(self) -> None:
-        if self.lag < 0:
-            raise ConfigError(f"lag must be at least 0 steps, got {self.lag}")
-        self._validating = self.mixer if isinstance(self.mixer, Validating) else None
-        self._begin(self.mixer.init(self.prior_K), origin=self.origin)
+    def __init__(self, *, mixer: Mixer, prior_K: Float64, lag: int, origin: int = 0) -> None:
+        if lag < 0:
+            raise ConfigError(f"lag must be at least 0 steps, got {lag}")
+        self.mixer, self.prior_K, self.lag = mixer, prior_K, lag
+        self.missed: list[tuple[int, Int64, Float64]] = []
+        self._validating = mixer if isinstance(mixer, Validating) else None  # kept, since the check is slow
+        self._begin(mixer.init(prior_K), origin=origin)
 
     def _begin(self, state: Any, *, origin: int) -> None:
         """Start at step `origin` from a `state` that has seen no feedback of this loop."""
-        self._state, self.origin, self._log, self._drawn, self._held = state, origin, {}, {}, None
+        self._state, self.origin = state, origin
+        self._log: dict[int, Int64] = {}
+        self._drawn: dict[int, Float64] = {}
+        self._held: _Losses | None = None  # of the step before the evaluation that the mixer waits for
         if self.wants_validation(origin):
             nothing_K = np.zeros(len(self.prior_K))
             self._drawn[origin - 1], self._held = nothing_K, _Losses(nothing_K, nothing_K)
@@ -298,7 +286,7 @@ class FeedbackLoop:
             for parts_K in known
         )
 
-    def copy(self) -> FeedbackLoop:
+    def copy(self) -> Self:
         """Return an independent copy."""
         twin = copy.copy(self)
         twin.missed, twin._log, twin._drawn = list(self.missed), dict(self._log), dict(self._drawn)

@@ -3,13 +3,11 @@
 A session ends when its loader takes up another position or is deleted, or when the interpreter exits.
 """
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mixstream.distributed import Channel, job
 from mixstream.feedback.collector import LossCollector
@@ -39,8 +37,8 @@ class FeedbackSession:
         publish: Callable[[int, Int64], None],
         log: Path | None,
         header: Mapping[str, Any],
-        previous: FeedbackSession | None,
-    ) -> FeedbackSession | None:
+        previous: Self | None,
+    ) -> Self | None:
         """End the `previous` session and begin one; return None if nothing learns and nothing is logged.
 
         `facts` is called at once, and only if there are several ranks. Rank 0 writes the `log`, a directory, with

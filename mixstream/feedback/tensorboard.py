@@ -3,13 +3,11 @@
 Written through torch's `FileWriter`: `SummaryWriter.add_scalar` takes about 100 us per number.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 Numbers = Mapping[str, float]
 _STEPS = 10
@@ -38,7 +36,7 @@ class TensorBoardWriter:
         self._window = _Window()
 
     @classmethod
-    def installed(cls, directory: Path) -> TensorBoardWriter | None:
+    def installed(cls, directory: Path) -> Self | None:
         """Return a writer to `directory`; None if tensorboard is not installed."""
         try:
             return cls(directory)

@@ -10,8 +10,6 @@ last half window. Nothing else matters, so a run continues bit for bit from a sa
 Shape suffixes: K domains, W rows of a window, P points, C counters (1 where all domains share one, else K), R runs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -129,7 +127,7 @@ class History:
         last_C = self.recent_n_WC[-1] if self.rows else np.zeros(1)
         return np.broadcast_to(last_C, self.sightings_K.shape).copy()
 
-    def append(self, loss_K: Float64, rows_K: Float64, sampling: Sampling) -> History:
+    def append(self, loss_K: Float64, rows_K: Float64, sampling: Sampling) -> Self:
         """Return the history with one more step.
 
         Args:
@@ -171,7 +169,7 @@ class History:
         counts_PK = (self.ready_K >= 0) & (row_P[:, None] >= self.ready_K)
         return Points(np.broadcast_to(n_PC, loss_PK.shape), np.where(counts_PK, loss_PK, np.nan))
 
-    def adapt(self, source_K: Int64, sampling: Sampling) -> History:
+    def adapt(self, source_K: Int64, sampling: Sampling) -> Self:
         """Return the history of other domains; `source_K` has the place of each among these, -1 for a new one."""
         new_K = source_K < 0
 
@@ -199,7 +197,7 @@ class History:
                 row_K = np.where(np.isnan(row_K), mean, row_K)
         return row_K
 
-    def _settled(self, sampling: Sampling) -> History:
+    def _settled(self, sampling: Sampling) -> Self:
         """Return the history with the points that became final with its last row."""
         middle = sampling.window // 2
         first = self.rows - sampling.window

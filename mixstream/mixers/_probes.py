@@ -47,35 +47,30 @@ def solve(
     """
     here_N = made_NN.any(axis=1)
     found_N = active_N[here_N]
-    out = _solved(gain_RVN[:, :, here_N], made_NN[np.ix_(here_N, here_N)], target_V, found_N, domains, diagonal)
-    if "matrix" in out and not here_N.all():
-        out["matrix"][:, active_N[~here_N]] = out["matrix"][:, found_N].mean(axis=1, keepdims=True)
-        out["column_sums"][active_N[~here_N]] = out["column_sums"][found_N].mean()
-    return out
-
-
-def _solved(  # noqa: PLR0917 - as `solve`, for the domains that were drawn
-    gain_RVN: Float64, made_NN: Float64, target_V: Float64, active_N: Int64, domains: int, diagonal: bool
-) -> dict[str, Any]:
+    gain_RVN, made_NN = gain_RVN[:, :, here_N], made_NN[np.ix_(here_N, here_N)]
     gain_VN = gain_RVN.mean(axis=0)
     if diagonal:
-        made_NN, gain_VN = np.diag(np.diag(made_NN)), _only_own(gain_VN, active_N)
-        gain_RVN = np.stack([_only_own(one_VN, active_N) for one_VN in gain_RVN])
-    condition = float(np.linalg.cond(made_NN)) if len(active_N) > 1 else math.inf
+        made_NN, gain_VN = np.diag(np.diag(made_NN)), _only_own(gain_VN, found_N)
+        gain_RVN = np.stack([_only_own(one_VN, found_N) for one_VN in gain_RVN])
+    condition = float(np.linalg.cond(made_NN)) if len(found_N) > 1 else math.inf
     out: dict[str, Any] = {"condition": np.array(condition)}  # an array, since JSON has no infinity
     if not condition <= WORST_CONDITION:
         return out
     known_V = np.isfinite(gain_VN).all(axis=1)
     matrix_VK = np.zeros((len(gain_VN), domains))
-    matrix_VK[np.ix_(~known_V, active_N)] = np.nan
-    matrix_VK[np.ix_(known_V, active_N)] = np.linalg.solve(made_NN.T, gain_VN[known_V].T).T
-    out |= {"matrix": matrix_VK, "column_sums": target_V[known_V] @ matrix_VK[known_V]}
+    matrix_VK[np.ix_(~known_V, found_N)] = np.nan
+    matrix_VK[np.ix_(known_V, found_N)] = np.linalg.solve(made_NN.T, gain_VN[known_V].T).T
+    sums_K = target_V[known_V] @ matrix_VK[known_V]
+    if not here_N.all():
+        matrix_VK[:, active_N[~here_N]] = matrix_VK[:, found_N].mean(axis=1, keepdims=True)
+        sums_K[active_N[~here_N]] = sums_K[found_N].mean()
+    out |= {"matrix": matrix_VK, "column_sums": sums_K}
     if (sweeps := len(gain_RVN)) > 1:
         sums_RN = np.linalg.solve(made_NN.T, (target_V[known_V] @ gain_RVN[:, known_V]).T).T
         out["gain_error"] = np.zeros_like(matrix_VK)
-        out["gain_error"][:, active_N] = gain_RVN.std(axis=0, ddof=1) / math.sqrt(sweeps)
+        out["gain_error"][:, found_N] = gain_RVN.std(axis=0, ddof=1) / math.sqrt(sweeps)
         out["column_sums_error"] = np.zeros(domains)
-        out["column_sums_error"][active_N] = sums_RN.std(axis=0, ddof=1) / math.sqrt(sweeps)
+        out["column_sums_error"][found_N] = sums_RN.std(axis=0, ddof=1) / math.sqrt(sweeps)
     return out
 
 

@@ -1,7 +1,7 @@
 """ADO: weights from scaling laws that are fitted to the losses of the domains while the model trains.
 
 A domain gets rows in proportion to how fast another row still lowers its loss. `scaling_law.py` fits the laws,
-`history.py` keeps the loss curves; this file turns both into weights. In the paper's symbols, at step t and for domain
+`_history.py` keeps the loss curves; this file turns both into weights. In the paper's symbols, at step t and for domain
 k, with the fitted L_k(n) = eps_k + beta_k n^-alpha_k:
 
     speed_k  = -dL_k/dn = alpha_k beta_k n_k^-alpha_k / n_k
@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
 from mixstream.mixers import scaling_law
-from mixstream.mixers._floors import clip, delta_min, lift
 from mixstream.mixers._history import History, Sampling
 from mixstream.mixers.protocol import State
 from mixstream.mixers.scaling_law import ALPHA, LOG_BETA, LOG_EPS, Limits
@@ -220,9 +219,12 @@ class ADO:
     def refit(self, state: State) -> Float64:
         """Return the laws, float64 [K, 3], fitted to the curves in `state`; NaN for a domain without one."""
         before_K3 = state["theta_K3"]
+        limits = Limits(
+            log_beta_max=self.log_beta_max, log_eps_min=self.log_eps_min, alpha_max=self.alpha_max, data=self.data_term
+        )
         theta_K3 = scaling_law.fit(
             *History.load(state["history"]).points(self._sampling),
-            self._limits,
+            limits,
             warm_K3=before_K3,
             min_points=self.min_points,
         )
@@ -311,18 +313,23 @@ class ADO:
             seen=self.min_seen,
         )
 
-    @property
-    def _limits(self) -> Limits:
-        return Limits(
-            log_beta_max=self.log_beta_max, log_eps_min=self.log_eps_min, alpha_max=self.alpha_max, data=self.data_term
-        )
-
     def _enabled(self, prior_K: Float64) -> NDArray[np.bool_]:
         return (prior_K > 0) | self.revive
 
     def _floor(self, prior_K: Float64) -> Float64:
-        """Return delta_min per domain, float64 [K]."""
-        return delta_min(self._enabled(prior_K), self.p_min)
+        """Return delta_min, float64 [K]: the least share of each domain, 0 for one that may get nothing.
+
+        Raises:
+            ConfigError: it adds up to more than 1.
+        """
+        enabled_K = self._enabled(prior_K)
+        domains = int(enabled_K.sum())
+        if self.p_min is not None and domains * self.p_min > 1:
+            raise ConfigError(
+                f"ADO p_min={self.p_min} for each of {domains} domains adds up to more than 1, so nothing is left to"
+                f" mix; give at most {1 / domains:.3g}, or p_min=None for {0.25 / domains:.3g}"
+            )
+        return np.where(enabled_K, min(0.01, 0.25 / domains) if self.p_min is None else self.p_min, 0.0)
 
     def _preference(self, theta_K3: Float64, n_K: Float64, prior_K: Float64, credit_K: Float64) -> Float64:
         """Return rho before any floor, float64 [K] on the simplex."""
@@ -339,3 +346,21 @@ class ADO:
 def _fitted(theta_K3: Float64) -> NDArray[np.bool_]:
     """Return which domains have a law, bool [K]."""
     return ~np.isnan(theta_K3[:, ALPHA])
+
+
+def clip(p_K: Float64, floor_K: Float64) -> Float64:
+    """Return `p_K` raised to the floor, then normalised, after which a domain can be slightly below it.
+
+    ADO's `clip_min_probability`, as released (specs/mixing.md section 1.2).
+    """
+    total = p_K.sum()
+    lack = max(floor_K.sum() - total, 0.0)
+    raised_K = np.maximum(p_K * (1 - lack) / total, floor_K)
+    return raised_K / raised_K.sum()
+
+
+def lift(p_K: Float64, floor_K: Float64) -> Float64:
+    """Return `p_K` raised to the floor exactly, with the parts above it scaled down in proportion."""
+    above_K = np.maximum(p_K - floor_K, 0.0)
+    total = above_K.sum()
+    return floor_K + (1 - floor_K.sum()) * above_K / total if total > 0 else floor_K / floor_K.sum()

@@ -10,12 +10,10 @@ probes ahead of the feedback.
 Shape suffixes: K domains, N active domains (those whose prior is not 0), R sweeps, V validation groups.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -99,11 +97,9 @@ class Aioli:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("round_steps", "sweeps", "probe_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.prior_steps < 0:
-            raise ConfigError(f"prior_steps must be at least 0, got {self.prior_steps}")
+        for name, least in (("round_steps", 1), ("sweeps", 1), ("probe_steps", 1), ("prior_steps", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not 0 < self.one_hot <= 1:
             raise ConfigError(f"one_hot is the probed domain's share of its probe, 0 < q <= 1; got {self.one_hot}")
         _ = self._lmo  # checks its options
@@ -113,7 +109,7 @@ class Aioli:
         mode = "accumulate" if self.ema is None else "restart"
         return LMO(eta=self.eta, mode=mode, ema=self.ema, normalise=self.normalise, targets=self.targets, w0=self.w0)
 
-    def bind(self, names: tuple[str, ...], samples_K: Int64) -> Aioli:
+    def bind(self, names: tuple[str, ...], samples_K: Int64) -> Self:
         """Return this with `targets` in the order of the domains `names`; sizes are not used."""
         return replace(self, targets=bind_targets(self.targets, names))
 
@@ -134,10 +130,9 @@ class Aioli:
 
     def wants_validation(self, state: State, step: int) -> bool:
         """Return whether `step` is the first of a probe, or the first after the probes of a round."""
-        domains = _active(state)
-        if domains < 2 or (place := self._place(state, step)) is None:
+        if (place := self._place(state, step)) is None:
             return False
-        return place[1] % self.probe_steps == 0 and place[1] <= self._probing_steps(domains)
+        return place[1] % self.probe_steps == 0 and place[1] <= self._probing_steps(_active(state))
 
     def update(self, state: State, feedback: Feedback) -> tuple[State, Float64]:
         """Return the state after `feedback` and the weights of step `feedback.effective`.
@@ -148,7 +143,8 @@ class Aioli:
         after = dict(state)
         if after["probing"]:
             after |= self._watch(after, feedback)
-        if self._begins_round(after, feedback.step + 1):
+        place = self._place(after, feedback.step + 1)
+        if place is not None and place[1] == 0:
             after |= self._open(after, feedback)
         return after, self._weights(after, feedback.effective)
 
@@ -157,9 +153,8 @@ class Aioli:
 
         The round in progress and the running mean of A are dropped.
         """
-        after = dict(self.init(prior_K))
-        after |= {"began": step, "lmo": self._lmo.adapt(state["lmo"], source_K, prior_K)}
-        return after | {"solved": state["solved"], "failed": state["failed"]}
+        fresh, law = dict(self.init(prior_K)), self._lmo.adapt(state["lmo"], source_K, prior_K)
+        return fresh | {"began": step, "lmo": law, "solved": state["solved"], "failed": state["failed"]}
 
     def explain(self, state: State) -> Mapping[str, Any]:
         """Return the weights and the measurements behind them.
@@ -207,18 +202,18 @@ class Aioli:
         return domains * self.sweeps * self.probe_steps
 
     def _place(self, state: State, step: int) -> tuple[int, int] | None:
-        """Return (round, step within it); None before the first round and in a round that began before the state."""
-        number, at = divmod(step - self.prior_steps, self.round_steps)
-        return None if number < 0 or step - at < state["began"] else (number, at)
+        """Return (round, step within it).
 
-    def _begins_round(self, state: State, step: int) -> bool:
-        place = self._place(state, step)
-        return _active(state) > 1 and place is not None and place[1] == 0
+        None before the first round, in a round that began before the state, and for a single domain, which has no
+        rounds.
+        """
+        number, at = divmod(step - self.prior_steps, self.round_steps)
+        return None if number < 0 or step - at < state["began"] or _active(state) < 2 else (number, at)
 
     def _probed(self, state: State, step: int) -> int | None:
         """Return which of the N active domains `step` probes."""
         domains, place = _active(state), self._place(state, step)
-        if domains < 2 or place is None or place[1] >= self._probing_steps(domains):
+        if place is None or place[1] >= self._probing_steps(domains):
             return None
         sweep, turn = divmod(place[1] // self.probe_steps, domains)
         return self.probe_order(place[0], sweep, domains)[turn]

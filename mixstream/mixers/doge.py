@@ -6,12 +6,10 @@ specs/mixing.md sections 2.4 and 3; the released code was not run.
 Shape suffixes: K domains, V validation groups (the targets).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +75,7 @@ class DoGE:
     def _lmo(self) -> LMO:
         return LMO(eta=self.learning_rate / self.mu, normalise=False, w0=self.w0)
 
-    def bind(self, names: tuple[str, ...], samples_K: Int64) -> DoGE:
+    def bind(self, names: tuple[str, ...], samples_K: Int64) -> Self:
         """Return this with targets in the order of the domains `names`; sizes are not used."""
         return replace(self, targets=bind_targets(self.targets, names))
 

@@ -6,12 +6,10 @@ from specs/mixing.md sections 2.4 and 3; the released code was not run.
 Shape suffix: K domains.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -71,7 +69,7 @@ class DoReMi:
     def _lmo(self) -> LMO:
         return LMO(eta=self.eta, normalise=False, w0=self.w0, smoothing=self.smoothing)
 
-    def bind(self, names: tuple[str, ...], samples_K: Int64) -> DoReMi:
+    def bind(self, names: tuple[str, ...], samples_K: Int64) -> Self:
         """Return this with the reference in the order of `names`; sizes are not used.
 
         Raises:

@@ -14,12 +14,10 @@ are not finite never reach the weights.
 Shape suffixes: K domains, V validation groups.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +82,7 @@ class LMO:
             raise ConfigError(f"smoothing is a share of uniform weight, 0 <= smoothing < 1; got {self.smoothing}")
         check_targets(self.targets)
 
-    def bind(self, names: tuple[str, ...]) -> LMO:
+    def bind(self, names: tuple[str, ...]) -> Self:
         """Return this with `targets` in the order of `names`; as `bind_targets`."""
         return replace(self, targets=bind_targets(self.targets, names))
 
@@ -97,8 +95,7 @@ class LMO:
         if isinstance(self.targets, Mapping):
             raise ConfigError(_UNBOUND)
         prior_K = on_simplex(prior_K, what="the prior")
-        log_K = self._start(prior_K)
-        return {"prior_K": prior_K, "log_K": log_K, "score_K": np.zeros(len(prior_K)), "observed": 0}
+        return {"prior_K": prior_K, "log_K": self._start(prior_K), "score_K": np.zeros(len(prior_K)), "observed": 0}
 
     def weights(self, state: State) -> Float64:
         """Return the weights of `state`, float64 [K], summing to 1: the prior until the first matrix."""
@@ -143,8 +140,7 @@ class LMO:
         """Return the state for other domains, with weights carried over (`carry`) and without the running mean of A."""
         after = dict(self.begin(prior_K))
         if state["observed"]:
-            after["log_K"] = carry(state["log_K"], source_K, after["prior_K"])
-            after["observed"] = state["observed"]
+            after |= {"log_K": carry(state["log_K"], source_K, after["prior_K"]), "observed": state["observed"]}
         return after
 
     def explain(self, state: State) -> dict[str, Any]:
@@ -296,7 +292,7 @@ class MatrixMixer:
 
     lmo: LMO = LMO()
 
-    def bind(self, names: tuple[str, ...], samples_K: Int64) -> MatrixMixer:
+    def bind(self, names: tuple[str, ...], samples_K: Int64) -> Self:
         """Return this with targets in the order of the domains `names`; sizes are not used."""
         return replace(self, lmo=self.lmo.bind(names))
 

@@ -18,11 +18,9 @@ Source: Jiang et al. 2024, "Adaptive Data Optimization", arXiv 2410.11820; Hoffm
 Shape suffixes: D domains, P points, S starts, M minimisations at once, 3 the parameters of a law.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,8 +71,8 @@ class _Points(NamedTuple):
     log_loss_MP: Float64
     weight_MP: Float64
 
-    def rows(self, index: Int64 | NDArray[np.bool_]) -> _Points:
-        return _Points(*(array[index] for array in self))
+    def rows(self, index: Int64 | NDArray[np.bool_]) -> Self:
+        return self._make(array[index] for array in self)
 
 
 class _Model(NamedTuple):

@@ -6,11 +6,9 @@ Chen et al. 2023, "Skill-it! A Data-Driven Skills Framework for Understanding an
 Shape suffixes: K domains, V validation groups.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -73,7 +71,7 @@ class SkillIt:
     def _lmo(self) -> LMO:
         return LMO(eta=self.eta, mode="restart", normalise=False, targets=self.targets, w0="prior")
 
-    def bind(self, names: tuple[str, ...], samples_K: Int64) -> SkillIt:
+    def bind(self, names: tuple[str, ...], samples_K: Int64) -> Self:
         """Return this with graph and targets in the order of the domains `names`; sizes are not used.
 
         Raises:

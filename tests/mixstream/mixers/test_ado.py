@@ -16,8 +16,7 @@ from scaling_world import feedbacks, golden, heard, told
 
 from mixstream.errors import ConfigError
 from mixstream.feedback.json_arrays import from_json, to_json
-from mixstream.mixers._floors import clip, lift
-from mixstream.mixers.ado import ADO
+from mixstream.mixers.ado import ADO, clip, lift
 
 SHORT = {"window": 11, "ignore_steps": 20, "start_step": 40, "update_interval": 40, "subsample": 4, "min_points": 5}
 MU = (5.0, 3.0, 2.0)
