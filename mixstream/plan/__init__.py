@@ -10,6 +10,7 @@ size, the lanes and the weights up to that step, and on nothing else. In the ord
     plan        step -> the rows of the global batch, as (domain, draw)
     shuffle     draw -> (epoch, shard, sample): the order in which a lane reads a domain
     addressing  (domain, draw) -> (shard, stored row)
+    selection   the kept rows of each shard, as a view
     run_plan    all of these for one run: what every rank must agree on
     walk        a cursor that moves along a plan, step by step
     forecast    which shards a run needs next, and in how many steps
@@ -22,6 +23,7 @@ from mixstream.lazy import lazily
 
 if TYPE_CHECKING:
     from mixstream.plan.plan import Plan
+    from mixstream.plan.selection import KeptRows
     from mixstream.plan.state import RunState, parse_state
     from mixstream.plan.weights import WEIGHT_UNIT, apportion, normalise, quantise
 
@@ -29,9 +31,10 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "plan": ["Plan"],
+        "selection": ["KeptRows"],
         "state": ["RunState", "parse_state"],
         "weights": ["WEIGHT_UNIT", "apportion", "normalise", "quantise"],
     },
 )
 
-__all__ = ["WEIGHT_UNIT", "Plan", "RunState", "apportion", "normalise", "parse_state", "quantise"]
+__all__ = ["WEIGHT_UNIT", "KeptRows", "Plan", "RunState", "apportion", "normalise", "parse_state", "quantise"]

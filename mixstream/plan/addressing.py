@@ -1,9 +1,10 @@
 """(domain, draw) -> (shard, row): where the rows of a batch lie. Integers only; nothing here knows a file.
 
 A draw becomes a stored row in two steps: the domain's `Order` maps draw n to sample k of shard s, and the domain's
-`View` maps sample k of this shard to a stored row.
+`View` maps sample k of this shard to a stored row. Domains that read the same shards through different views share one
+*source*; a shard is numbered once per source, so what is known of it (mapped, fetched, needed next) is known once.
 
-Shape suffixes: B rows, K domains, L lanes, S shards of one domain.
+Shape suffixes: B rows, F sources, K domains, L lanes, S shards of one domain.
 """
 
 from collections.abc import Sequence
@@ -57,6 +58,24 @@ class WholeShards:
         return sample_B
 
 
+def shard_offsets(shards_K: Sequence[int], source_K: Sequence[int] | None = None) -> Int64:
+    """Return the number of each domain's first shard, int64 [K + 1]; the last entry is how many shards there are.
+
+    Domains 0 and 2 read the same 3 shards, domain 1 has 2 of its own:
+
+    >>> shard_offsets([3, 2, 3], [0, 1, 0]).tolist()
+    [0, 3, 0, 5]
+
+    Args:
+        shards_K: shards of each domain.
+        source_K: the source of each domain, numbered from 0 as they first appear; each its own if not given.
+    """
+    sources = range(len(shards_K)) if source_K is None else source_K
+    shards_F = dict(zip(sources, shards_K))  # in the order of first appearance
+    offset_F = np.concatenate([[0], np.cumsum(list(shards_F.values()))]).astype(np.int64)
+    return offset_F[[*sources, -1]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Addressing:
     """Draws to addresses, for all domains of a plan.
@@ -79,16 +98,18 @@ class Addressing:
         orders: one per domain, in the plan's order.
         views: one per domain, in the plan's order.
         lanes: lanes of the plan.
+        source_K: the source of each domain, as for `shard_offsets`; each its own if not given.
     """
 
     orders: tuple[Order, ...]
     views: tuple[View, ...]
     lanes: int
+    source_K: tuple[int, ...] | None = None
 
     @cached_property
     def shard_offset_K(self) -> Int64:
         """The number of each domain's first shard when shards are counted over all domains, int64 [K + 1]."""
-        return np.concatenate([[0], np.cumsum([len(view.samples_S) for view in self.views])]).astype(np.int64)
+        return shard_offsets([len(view.samples_S) for view in self.views], self.source_K)
 
     def locate(self, batches: Sequence[Rows], part: slice) -> list[Addresses]:
         """Return the addresses of the rows `part` of each global batch.

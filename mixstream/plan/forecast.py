@@ -163,7 +163,7 @@ class Forecast:
                 pace_P = pace_K[queue.domain_P]
                 steps_P = np.where(pace_P > 0, ahead_P / np.where(pace_P > 0, pace_P, 1.0), np.inf)
             steps_P[draw_P >= plan.last_LK[lane][queue.domain_P]] = np.inf
-            steps_S[queue.number_P] = np.minimum(steps_S[queue.number_P], steps_P)
+            np.minimum.at(steps_S, queue.number_P, steps_P)  # several domains may read one shard
         return steps_S
 
     def _shares(self, lane: int, cursor: Cursor, share_K: Float64 | None) -> Float64:

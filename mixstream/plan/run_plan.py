@@ -6,6 +6,7 @@ in that order; forecasts, addresses and states use these numbers.
 Shape suffixes: K domains.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -15,6 +16,7 @@ import numpy as np
 from mixstream.errors import ConfigError
 from mixstream.plan.addressing import Addressing, View
 from mixstream.plan.plan import Plan
+from mixstream.plan.selection import KeptRows
 from mixstream.plan.shuffle import Order
 from mixstream.plan.weights import normalise
 from mixstream.types import Float64, Int64
@@ -82,6 +84,8 @@ class RunPlan:
         world: the ranks after replication.
         batch_size: rows per rank and step.
         lanes: independent paths through the shards.
+        source_K: the source of each domain (`addressing.shard_offsets`); each its own if not given.
+        family_K: the stream that each domain is a bucket of; None for a domain that is none, or for all of them.
 
     Raises:
         ConfigError: `batch_size` is not a whole number of at least 1.
@@ -102,6 +106,8 @@ class RunPlan:
     world: World
     batch_size: int
     lanes: int
+    source_K: tuple[int, ...] | None = None
+    family_K: tuple[str | None, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
@@ -119,6 +125,11 @@ class RunPlan:
     def fingerprints(self) -> list[str]:
         """The domains' fingerprints, in the plan's order."""
         return [domain.fingerprint for domain in self.domains]
+
+    @property
+    def selections(self) -> list[str | None]:
+        """The ids of the domains' selections, in the plan's order; None for a domain that is read whole."""
+        return [domain.view.id if isinstance(domain.view, KeptRows) else None for domain in self.domains]
 
     @cached_property
     def plan(self) -> Plan:
@@ -138,6 +149,7 @@ class RunPlan:
     @cached_property
     def addressing(self) -> Addressing:
         """Draws to addresses."""
+        family_K = self.family_K or (None,) * len(self.domains)
         orders = tuple(
             Order(
                 name=domain.name,
@@ -145,11 +157,27 @@ class RunPlan:
                 samples_S=domain.view.samples_S,
                 owned_L=self.plan.owned_LK[:, k],
                 shuffle=self.shuffle,
-                block_size=self.block_size,
+                block_size=block_size,
+                family=family,
             )
-            for k, domain in enumerate(self.domains)
+            for k, (domain, family, block_size) in enumerate(zip(self.domains, family_K, self.block_size_K))
         )
-        return Addressing(orders=orders, views=tuple(domain.view for domain in self.domains), lanes=self.lanes)
+        views = tuple(domain.view for domain in self.domains)
+        return Addressing(orders=orders, views=views, lanes=self.lanes, source_K=self.source_K)
+
+    @cached_property
+    def block_size_K(self) -> tuple[int, ...]:
+        """Samples within which the order of each domain is mixed: for a bucket, its part of its stream's window."""
+        samples_K = self.plan.samples_K.tolist()
+        if self.family_K is None:
+            return (self.block_size,) * len(samples_K)
+        of_family = Counter[str | None]()
+        for family, samples in zip(self.family_K, samples_K):
+            of_family[family] += samples
+        return tuple(
+            self.block_size if family is None else max(self.block_size * samples // of_family[family], 1)
+            for family, samples in zip(self.family_K, samples_K)
+        )
 
     @property
     def part(self) -> slice:

@@ -73,6 +73,8 @@ class Order:
             than lanes, a lane that owns none reads a sample of its neighbour.
         shuffle: True permutes; False reads shard after shard, sample after sample.
         block_size: samples within which the order is mixed, about.
+        family: the stream that the domain is a bucket of; None for other domains. The buckets of a stream visit their
+            common shards in one order, so that those read at the same pace need the same shards at the same time.
 
     Raises:
         ConfigError: `block_size` is below 1, or the domain has no samples.
@@ -84,6 +86,7 @@ class Order:
     owned_L: Int64
     shuffle: bool
     block_size: int
+    family: str | None = None
     _layouts: dict[tuple[int, int], _Layout] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -97,7 +100,7 @@ class Order:
         """The order in which shards are dealt to lanes, int64 [S], and where each begins in it, int64 [S + 1]."""
         shards = np.arange(len(self.samples_S), dtype=np.int64)
         if self.shuffle:  # a lane's shards are then a random sample of the domain
-            shards = kernels.permute(shards, len(shards), derive_key(self.seed, "deal", self.name))
+            shards = kernels.permute(shards, len(shards), derive_key(self.seed, "deal", self.family or self.name))
         starts = np.concatenate([[0], np.cumsum(self.samples_S[shards])]).astype(np.int64)
         return shards, starts
 
@@ -169,13 +172,19 @@ class Order:
         keep = high > low  # empty shards hold nothing to read
         return shards[begin:end][keep], (low - starts[begin:end])[keep], (high - low)[keep]
 
+    def _turn(self, shard_P: Int64, key: int) -> Int64:
+        """Return the permutation of a lane's pieces, int64 [P]."""
+        if self.family is None:
+            return kernels.permute(np.arange(len(shard_P), dtype=np.int64), len(shard_P), key)
+        shards = len(self.samples_S)  # the same for all of the family
+        return np.argsort(kernels.permute(np.arange(shards, dtype=np.int64), shards, key)[shard_P])
+
     def _layout(self, lane: int, epoch: int) -> _Layout:
         if (found := self._layouts.get((lane, epoch))) is not None:
             return found
         shard_P, row_P, rows_P = self._pieces(lane)
-        key = derive_key(self.seed, "order", self.name, epoch, lane)
         if self.shuffle:
-            turn = kernels.permute(np.arange(len(shard_P), dtype=np.int64), len(shard_P), key)
+            turn = self._turn(shard_P, derive_key(self.seed, "order", self.family or self.name, epoch, lane))
             shard_P, row_P, rows_P = shard_P[turn], row_P[turn], rows_P[turn]
         start_P = np.concatenate([[0], np.cumsum(rows_P)]).astype(np.int64)
         block_P = start_P[:-1] // self.block_size

@@ -11,75 +11,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from mixstream.errors import StateError
+from mixstream.plan.state_differences import differences
+from mixstream.plan.state_record import DomainState, RunState, SetAside, Settings
 from mixstream.types import Cursor
 
 if TYPE_CHECKING:  # so that reading a state does not compile the kernels
     from mixstream.plan.run_plan import RunPlan
 
 VERSION = 2
-_PER_RANK = ("global_batch_size",)
-Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
-Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]
-Carry = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
-
-
-class DomainState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of one domain: `drawn`, `base` and `credit` have one number per lane (`types.Cursor`)."""
-
-    name: str
-    fingerprint: str
-    samples: Count
-    choose: Count
-    max_epochs: float | None
-    drawn: list[Count]
-    base: list[Count]
-    credit: list[Carry]
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings that a run must share with the run that saved its state; its domains are compared separately."""
-
-    shuffle_seed: int
-    num_canonical_nodes: Positive
-    global_batch_size: Positive
-    shuffle: bool
-    shuffle_block_size: int
-    epoch_size: Count
-    drop_last: bool
-    mixer: str
-    lag: int | None
-
-
-class SetAside(msgspec.Struct, frozen=True, kw_only=True):
-    """A sample, or with row None a whole shard, that cannot be read and is replaced."""
-
-    domain: str
-    shard: Count
-    row: Count | None
-
-
-class RunState(msgspec.Struct, frozen=True, kw_only=True):
-    """The document, as `parse_state` has checked it."""
-
-    mixstream: int
-    epoch: Count
-    sample_in_epoch: Count
-    num_canonical_nodes: Positive
-    shuffle_seed: int
-    initial_physical_nodes: int | None
-    step: Count
-    repeats: Count
-    settings: Settings
-    domains: list[DomainState]
-    total: list[Positive]
-    mixing: dict[str, Any] | None
-    quarantined: list[SetAside] = []
 
 
 def settings_of(run_plan: RunPlan) -> Settings:
@@ -140,8 +86,9 @@ def save_state(
             drawn=cursor.drawn_LK[:, k].tolist(),
             base=cursor.base_LK[:, k].tolist(),
             credit=cursor.credit_LK[:, k].tolist(),
+            selection=selection or UNSET,
         )
-        for k, domain in enumerate(run_plan.domains)
+        for k, (domain, selection) in enumerate(zip(run_plan.domains, run_plan.selections))
     ]
     state = RunState(
         mixstream=VERSION,
@@ -204,15 +151,15 @@ def _contradiction(state: RunState) -> str:
 def load_state(state: RunState, run_plan: RunPlan, *, fresh: Cursor, strict: bool) -> tuple[Cursor, bool]:
     """Return the cursor that `state` describes, in this run's plan, and whether this run saved the state.
 
-    With `strict=False`, the state of another run is used in part: domains that both runs have (same name and
-    fingerprint) keep their draws, and a new epoch begins. The cursor `fresh` supplies the draws of other domains and
+    With `strict=False`, the state of another run is used in part: domains that both runs have (same name, fingerprint
+    and selection) keep their draws, and a new epoch begins. The cursor `fresh` supplies the draws of other domains and
     all credits.
 
     Raises:
         StateError: with `strict`, the runs differ, and the message lists all differences; without it, they have a
             different number of lanes.
     """
-    found = differences(state, run_plan)
+    found = differences(state, run_plan, settings=settings_of(run_plan))
     if not found:
         plan, lanes = run_plan.plan, state.num_canonical_nodes
         by_name = {domain.name: domain for domain in state.domains}
@@ -240,38 +187,11 @@ def load_state(state: RunState, run_plan: RunPlan, *, fresh: Cursor, strict: boo
     return _carry_over(state, run_plan, fresh), False
 
 
-def differences(state: RunState, run_plan: RunPlan) -> list[str]:
-    """Return the differences between the run that saved `state` and this one, a sentence each."""
-    found, settings, names = [], settings_of(run_plan), list(run_plan.names)
-    labels = {"num_canonical_nodes": "lanes (num_canonical_nodes)", "mixer": "mixing method"}
-    for field in msgspec.structs.fields(Settings):
-        theirs, ours = getattr(state.settings, field.name), getattr(settings, field.name)
-        if theirs != ours:
-            hint = f" (batch_size is per rank: batch_size x ranks must be {theirs})" if field.name in _PER_RANK else ""
-            found.append(f"{labels.get(field.name, field.name)}: saved {theirs!r}, now {ours!r}{hint}")
-    saved = {domain.name: domain for domain in state.domains}
-    if gone := sorted(set(saved) - set(names)):
-        found.append(f"domains in the state and not in this run: {gone}")
-    if run_plan.in_order and list(saved) != names and set(saved) == set(names):
-        found.append(f"domains are read in order, and the order was {list(saved)}, now {names}")
-    for domain, choose, limit in zip(run_plan.domains, run_plan.choose_K.tolist(), run_plan.max_epochs_K):
-        if (theirs := saved.get(domain.name)) is None:
-            found.append(f"domain {domain.name!r} is not in the state; it has {sorted(saved)}")
-        elif theirs.fingerprint != domain.fingerprint:
-            was, now = theirs.fingerprint[:8], domain.fingerprint[:8]
-            found.append(f"domain {domain.name!r} has other shards (fingerprint {was}, now {now})")
-        elif theirs.choose != choose:
-            found.append(f"domain {domain.name!r}: an epoch took {theirs.choose} samples, now {choose}")
-        elif theirs.max_epochs != limit:
-            found.append(f"domain {domain.name!r}: max_epochs was {theirs.max_epochs}, now {limit}")
-    return found
-
-
 def _carry_over(state: RunState, run_plan: RunPlan, fresh: Cursor) -> Cursor:
     drawn_LK = fresh.drawn_LK.copy()
-    saved = {(domain.name, domain.fingerprint): domain.drawn for domain in state.domains}
-    for k, domain in enumerate(run_plan.domains):
-        if (drawn_L := saved.get((domain.name, domain.fingerprint))) is None:
+    saved = {(domain.name, domain.fingerprint, domain.selection): domain.drawn for domain in state.domains}
+    for k, (domain, selection) in enumerate(zip(run_plan.domains, run_plan.selections)):
+        if (drawn_L := saved.get((domain.name, domain.fingerprint, selection or UNSET))) is None:
             continue
         if len(drawn_L) != run_plan.lanes:
             raise StateError(

@@ -103,7 +103,7 @@ def reprs() -> dict[str, str]:
     return found | {name: repr(value) for name, value in named.items()}
 
 
-ADDED = {"transforms"}
+ADDED = {"transforms", "selection", "split_by", "on_selection_mismatch", "unlisted_shards"}
 """Arguments that came later; each is optional and has to be named, or is a field of a record."""
 
 

@@ -1,0 +1,128 @@
+"""What distinguishes the run that saved a state from the run that loads it: a sentence for each difference.
+
+Rule: the buckets of one stream (`STREAM/COLUMN=BUCKET`, by `split_by`) are told together, since there may be hundreds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET
+
+if TYPE_CHECKING:
+    from mixstream.plan.run_plan import RunPlan
+    from mixstream.plan.state_record import DomainState, RunState, Settings
+
+_PER_RANK = ("global_batch_size",)
+_LABELS = {"num_canonical_nodes": "lanes (num_canonical_nodes)", "mixer": "mixing method"}
+_BUCKET = re.compile(r"(.+)/[^/]*=[^/]*", re.DOTALL)
+
+
+def differences(state: RunState, run_plan: RunPlan, *, settings: Settings) -> list[str]:
+    """Return the differences between the run that saved `state` and this one, whose settings are `settings`."""
+    found, names = _other_settings(state.settings, settings), list(run_plan.names)
+    saved = {domain.name: domain for domain in state.domains}
+    apart, lines = _other_splits(list(saved), names)
+    found += lines
+    if gone := sorted(set(saved) - set(names) - apart):
+        found.append(f"domains in the state and not in this run: {gone}")
+    if new := [name for name in names if name not in saved and name not in apart]:
+        which = f"domain {new[0]!r} is" if len(new) == 1 else f"domains {new} are"
+        found.append(f"{which} not in the state; it has {sorted(saved)}")
+    if run_plan.in_order and list(saved) != names and set(saved) == set(names):
+        found.append(f"domains are read in order, and the order was {list(saved)}, now {names}")
+    facts = zip(run_plan.domains, run_plan.choose_K.tolist(), run_plan.max_epochs_K, run_plan.selections)
+    told: dict[tuple[str | None, str], list[tuple[str, str]]] = {}
+    for domain, choose, limit, selection in facts:
+        if domain.name in apart or domain.name not in saved:
+            continue
+        key, line = _difference(domain, saved[domain.name], choose, limit, selection)
+        if line:
+            told.setdefault((_stream_of(domain.name), key), []).append((domain.name, line))
+    for (stream, _), each in told.items():
+        name, line = each[0]
+        if stream is None or len(each) == 1:
+            found += [f"domain {name!r}{line}" for name, line in each]
+        else:
+            found.append(f"domain {name!r}{line} (so it is with {len(each) - 1} more buckets of stream {stream!r})")
+    return found
+
+
+def _difference(
+    domain: Any, theirs: DomainState, choose: int, limit: float | None, selection: str | None
+) -> tuple[str, str]:
+    """Return what differs of a domain, as a word and as the rest of a sentence about it; empty if nothing does."""
+    if theirs.fingerprint != domain.fingerprint:
+        return "shards", f" has other shards (fingerprint {theirs.fingerprint[:8]}, now {domain.fingerprint[:8]})"
+    if theirs.selection != (selection or UNSET):
+        return "selection", _other_selection(theirs.selection or None, selection)
+    if theirs.choose != choose:
+        return "choose", f": an epoch took {theirs.choose} samples, now {choose}"
+    if theirs.max_epochs != limit:
+        return "max_epochs", f": max_epochs was {theirs.max_epochs}, now {limit}"
+    return "", ""
+
+
+def _other_settings(theirs: Settings, ours: Settings) -> list[str]:
+    found = []
+    for field in msgspec.structs.fields(type(ours)):
+        was, now = getattr(theirs, field.name), getattr(ours, field.name)
+        if was != now:
+            hint = f" (batch_size is per rank: batch_size x ranks must be {was})" if field.name in _PER_RANK else ""
+            found.append(f"{_LABELS.get(field.name, field.name)}: saved {was!r}, now {now!r}{hint}")
+    return found
+
+
+def _other_selection(was: str | None, now: str | None) -> str:
+    if was is None:
+        return f" was read whole, and is now read by the selection {now}: leave `selection` out of its stream"
+    if now is None:
+        return f" was read by the selection {was}, and is now read whole: give its stream that selection"
+    return f" was read by the selection {was}, now by {now}, which keeps other rows: give its stream the former one"
+
+
+# --- streams that are split otherwise -------------------------------------------------------------------------------
+
+
+def _other_splits(saved: Sequence[str], names: Sequence[str]) -> tuple[set[str], list[str]]:
+    """Return the domains of streams that were split otherwise, and a sentence for each of these streams."""
+    was, now = _buckets(saved), _buckets(names)
+    apart: set[str] = set()
+    lines = []
+    for stream in sorted({*was, *now}):
+        before, after = was.get(stream, []), now.get(stream, [])
+        known = stream in saved or stream in was
+        if before == after or not known or not (after or stream in names):
+            continue  # the same, or a stream that one of the runs does not have
+        lines.append(
+            f"stream {stream!r} was {_how(before)}, and is now {_how(after)}: give it "
+            f"{'the former split_by' if before else 'no split_by'}"
+        )
+        apart |= {stream, *before, *after}
+    return apart, lines
+
+
+def _buckets(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the domains that are buckets of a stream, sorted, by stream."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(names):
+        if (stream := _stream_of(name)) is not None:
+            found.setdefault(stream, []).append(name)
+    return found
+
+
+def _stream_of(name: str) -> str | None:
+    """Return the stream of a bucket, by its name; None for another domain."""
+    found = _BUCKET.fullmatch(name)
+    return None if found is None else found[1]
+
+
+def _how(buckets: Sequence[str]) -> str:
+    if not buckets:
+        return "read whole"
+    labels = [name.rpartition("/")[2] for name in buckets]
+    ends = labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
+    return f"split into {len(labels)} buckets ({ends})"

@@ -1,0 +1,69 @@
+"""The document of a run's position: its fields, as `state.parse_state` has checked them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]
+Carry = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
+
+
+class DomainState(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of one domain: `drawn`, `base` and `credit` have one number per lane (`types.Cursor`).
+
+    A domain that is read whole has no `selection` in its state.
+    """
+
+    name: str
+    fingerprint: str
+    samples: Count
+    choose: Count
+    max_epochs: float | None
+    drawn: list[Count]
+    base: list[Count]
+    credit: list[Carry]
+    selection: str | UnsetType = UNSET
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings that a run must share with the run that saved its state; its domains are compared separately."""
+
+    shuffle_seed: int
+    num_canonical_nodes: Positive
+    global_batch_size: Positive
+    shuffle: bool
+    shuffle_block_size: int
+    epoch_size: Count
+    drop_last: bool
+    mixer: str
+    lag: int | None
+
+
+class SetAside(msgspec.Struct, frozen=True, kw_only=True):
+    """A sample, or with row None a whole shard, that cannot be read and is replaced."""
+
+    domain: str
+    shard: Count
+    row: Count | None
+
+
+class RunState(msgspec.Struct, frozen=True, kw_only=True):
+    """The document, as `parse_state` has checked it."""
+
+    mixstream: int
+    epoch: Count
+    sample_in_epoch: Count
+    num_canonical_nodes: Positive
+    shuffle_seed: int
+    initial_physical_nodes: int | None
+    step: Count
+    repeats: Count
+    settings: Settings
+    domains: list[DomainState]
+    total: list[Positive]
+    mixing: dict[str, Any] | None
+    quarantined: list[SetAside] = []
