@@ -1,7 +1,7 @@
 """Ranks: this process's rank and world size, and what ranks exchange. The only user of torch.distributed."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -68,14 +68,7 @@ class Exchange:
 
         gathered: list[Any] = [None] * self.ranks
         dist.all_gather_object(gathered, dict(facts), group=self._group)
-        differing = []
-        for name in dict.fromkeys(name for of_rank in gathered for name in of_rank):
-            values: dict[str, list[int]] = {}
-            for rank, of_rank in enumerate(gathered):
-                values.setdefault(repr(of_rank.get(name)), []).append(rank)
-            if len(values) > 1:
-                values_by_rank = "; ".join(f"{value} on ranks {ranks}" for value, ranks in values.items())
-                differing.append(f"{name}: {values_by_rank}")
+        differing = [line for name in _names(gathered) for line in _differing(name, [r.get(name) for r in gathered])]
         if differing:
             raise RanksDisagreeError(
                 f"the ranks disagree {what}:\n  - " + "\n  - ".join(differing) + "\nStart every rank with the same "
@@ -97,6 +90,29 @@ class Exchange:
         tensor = torch.from_numpy(np.array(values, dtype=np.int64))
         torch.distributed.broadcast(tensor, src=0, group=self._group)
         return np.asarray(tensor.numpy(), dtype=np.int64)
+
+
+def _names(gathered: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of all facts, in their order."""
+    return list(dict.fromkeys(name for facts in gathered for name in facts))
+
+
+def _differing(name: str, value_R: Sequence[Any]) -> list[str]:
+    """Return a line for a fact that ranks do not have in common; of a table, for each of the first entries."""
+    if len(set(map(repr, value_R))) == 1:
+        return []
+    if all(isinstance(value, Mapping) for value in value_R):
+        found = [
+            line for key in _names(value_R) for line in _differing(f"{name} of {key!r}", [v.get(key) for v in value_R])
+        ]
+        return found[:_ENTRIES] + ([f"{name}: {len(found) - _ENTRIES} more differ"] if found[_ENTRIES:] else [])
+    ranks: dict[str, list[int]] = {}
+    for rank, value in enumerate(value_R):
+        ranks.setdefault(repr(value), []).append(rank)
+    return [f"{name}: " + "; ".join(f"{value} on ranks {of_value}" for value, of_value in ranks.items())]
+
+
+_ENTRIES = 8
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ parent that a user would catch.
     │   ├── StoreChangedError                    an object was replaced between two requests for its parts
     │   └── NoRangesError                        a server sends whole objects only
     ├── CacheFullError(OSError)                no room for a shard, on disk or below `cache_limit`
+    ├── SelectionError(ValueError)             scores or a selection are damaged, or do not fit the shards
     ├── StateError(ValueError)                 a saved state that does not fit this run
     ├── FeedbackError(RuntimeError)            losses of a step are missing, or do not fit the step
     ├── RanksDisagreeError(RuntimeError)       ranks of one run have different settings, states or reports
@@ -109,6 +110,10 @@ class NoRangesError(StoreError):
 
 class CacheFullError(MixstreamError, OSError):
     """No room for a shard: the disk is full, or `cache_limit` is too low for what is in use at once."""
+
+
+class SelectionError(MixstreamError, ValueError):
+    """Scores or a selection are damaged, or were made for other shards than those that are read."""
 
 
 class StateError(MixstreamError, ValueError):

@@ -116,13 +116,14 @@ class Quarantine:
         for shard, row in self.entries | received:
             domain, number = self._domains.home(shard)
             found.append(SetAside(domain=domain.name, shard=number, row=None if row < 0 else row))
-        listed = [domain.name for domain in self._domains.listed]
+        listed = [(domain.whole or domain).name for domain in self._domains.listed]
         return sorted(found, key=lambda e: (listed.index(e.domain), e.shard, -1 if e.row is None else e.row))
 
     def restore(self, document: Iterable[SetAside]) -> None:
-        """Set aside the entries of `document` whose shards these domains have."""
-        offset = {domain.name: first for domain, first in zip(self._domains, self._domains.shard_offset_K.tolist())}
-        shards = {domain.name: len(domain.shards) for domain in self._domains}
+        """Set aside the entries of `document` whose shards these domains have; those of a bucket name its stream."""
+        domains = [domain.whole or domain for domain in self._domains]
+        offset = {domain.name: first for domain, first in zip(domains, self._domains.shard_offset_K.tolist())}
+        shards = {domain.name: len(domain.shards) for domain in domains}
         here = [
             (offset[e.domain] + e.shard, -1 if e.row is None else e.row)
             for e in document

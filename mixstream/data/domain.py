@@ -13,10 +13,17 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mixstream.errors import ConfigError, IndexCorruptError, ShardCorruptError, UnsafeEncodingError
+from mixstream.errors import (
+    ConfigError,
+    IndexCorruptError,
+    SelectionError,
+    ShardCorruptError,
+    UnsafeEncodingError,
+)
 from mixstream.formats import Container, FileInfo, ShardEntry, decompress, hash_hex, open_container
 from mixstream.formats import is_mds_encoding_safe as is_safe
 from mixstream.plan.addressing import View, WholeShards
+from mixstream.plan.selection import KeptRows
 from mixstream.storage import CacheLimit, CompressedSpec, DatasetFiles, ShardSpec, map_file
 
 
@@ -29,12 +36,16 @@ class Domain:
         container: its shards, and the layout of samples in them.
         files: where they are.
         validate_hash: name of the hash that shards are checked against when they are first mapped; None for none.
+        kept: the rows that count; None for all of them.
+        whole: for a bucket, the domain of which it is a part: it reads the same shards.
     """
 
     name: str
     container: Container
     files: DatasetFiles
     validate_hash: str | None = None
+    kept: KeptRows | None = None
+    whole: Self | None = None
 
     @classmethod
     def open(
@@ -78,6 +89,8 @@ class Domain:
     @cached_property
     def view(self) -> View:
         """Which samples of the shards count, and which stored row each of them is."""
+        if self.kept is not None:
+            return self.kept
         rows_S = np.fromiter((shard.samples for shard in self.shards), dtype=np.int64, count=len(self.shards))
         return WholeShards(samples_S=rows_S)
 
@@ -94,6 +107,8 @@ class Domain:
     @cached_property
     def fingerprint(self) -> str:
         """Identity of the content, computed from the index: hex of 128 bits, the same wherever the files are."""
+        if self.whole is not None:
+            return self.whole.fingerprint
         digest = blake2b(digest_size=16)
         for shard in self.shards:
             raw, hashes = shard.raw, sorted(shard.raw.hashes.items())
@@ -116,8 +131,26 @@ class Domain:
         try:
             return self._map(number)
         except Exception as error:
-            error.add_note(f"domain {self.name!r}, shard {number} of {len(self.shards)}")
+            error.add_note(self._of(number))
             raise
+
+    def check_header(self, number: int, data: NDArray[np.uint8]) -> None:
+        """Check that shard `number`, mapped as `data`, is the one that the kept rows were chosen from.
+
+        Raises:
+            SelectionError: its header is another one, so its rows are other rows.
+        """
+        if self.kept is None or self.kept.header_S is None or (expected := self.kept.header_S[number]) is None:
+            return
+        header = np.ascontiguousarray(self.container.header(number, data))
+        if (found := hash_hex("xxh3_128", header.data)) != expected:
+            error = SelectionError(
+                f"{self._place(self.shards[number].raw.basename)} was rewritten: the fingerprint of its header is "
+                f"{found}, and {self.kept.where} was made for {expected}, so its rows are other rows: bring back the "
+                "former shard, or make the selection again"
+            )
+            error.add_note(self._of(number))
+            raise error
 
     def present(self, number: int) -> bool:
         """Return whether `map` finds shard `number` on local disk."""
@@ -146,9 +179,17 @@ class Domain:
         return True
 
     def within(self, limit: CacheLimit) -> Self:
-        """Return the domain with its cache directory under `limit`."""
+        """Return the domain, which is no bucket, with its cache directory under `limit`."""
         names = {shard.raw.basename: shard.zip.basename if shard.zip else None for shard in self.shards}
         return replace(self, files=self.files.within(limit, names))
+
+    def keeping(self, kept: KeptRows) -> Self:
+        """Return the domain with these rows alone."""
+        return replace(self, kept=kept)
+
+    def bucket(self, label: str, kept: KeptRows) -> Self:
+        """Return a part of the domain, which is a domain of its own and reads the same shards."""
+        return replace(self, name=f"{self.name}/{label}", kept=kept, whole=self)
 
     def record(self, number: int, row: int, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the stored bytes of one sample of shard `number`, whose bytes are `data`."""
@@ -202,6 +243,9 @@ class Domain:
         data = map_file(file)
         self.container.check(number, data, where=str(file.name))
         return data
+
+    def _of(self, number: int) -> str:
+        return f"domain {self.name!r}, shard {number} of {len(self.shards)}"
 
     def _place(self, basename: str) -> str:
         return f"{self.files.describe()}/{basename}"

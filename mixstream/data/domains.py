@@ -1,9 +1,10 @@
 """All domains of a dataset: addresses become bytes.
 
-Domains are in the plan's order, and shards are numbered over all domains in that order (`types`). Rows are returned as
-gathered columns or as decoded samples.
+Domains are in the plan's order, and shards are numbered over all domains in that order (`types`). Domains that read
+the same files have one source, and its shards one number each: a file is mapped and fetched once, whatever number of
+domains read it. Rows are returned as gathered columns or as decoded samples.
 
-Shape suffixes: B rows, K domains.
+Shape suffixes: B rows, F sources, K domains, S shards of one source.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +19,10 @@ from mixstream.data.batch import Column, batch_columns
 from mixstream.data.domain import Domain
 from mixstream.data.gather import Field, field_span, gather
 from mixstream.data.open_shards import OpenShards
-from mixstream.errors import CacheFullError, ShardCorruptError, ShardNotFoundError
+from mixstream.data.sources import find_sources, first_of_each, header_checks, used_shards
+from mixstream.errors import CacheFullError, SelectionError, ShardCorruptError, ShardNotFoundError
 from mixstream.formats import ShardEntry, fixed_array, fixed_row_tokens, mds_decode
+from mixstream.plan.addressing import shard_offsets
 from mixstream.types import Addresses, Int64, UInt8
 
 Alloc = Callable[[np.dtype[Any], tuple[int, ...]], NDArray[Any]]
@@ -105,23 +108,43 @@ class Domains:
         """The shards that are mapped."""
         return OpenShards(self.shards, unmap_after_read=self.unmap_after_read)
 
+    @cached_property
+    def source_K(self) -> tuple[int, ...]:
+        """The source of each domain: the files that it reads (`sources`)."""
+        return find_sources(self.domains)
+
+    @cached_property
+    def sources(self) -> tuple[Domain, ...]:
+        """A domain for each source, which has its files and its index."""
+        return first_of_each(self.domains, self.source_K)
+
+    @cached_property
+    def used(self) -> tuple[NDArray[np.bool_], ...]:
+        """Which shards of each source have samples that count, bool [S]; the others are never fetched."""
+        return used_shards(self.domains, self.source_K)
+
     @property
     def shards(self) -> int:
-        """How many shards there are, over all domains."""
+        """How many shards there are, over all sources."""
         return int(self.shard_offset_K[-1])
 
     @cached_property
     def shard_offset_K(self) -> Int64:
         """The number of each domain's first shard, over all domains, int64 [K + 1]."""
-        return np.concatenate([[0], np.cumsum([len(domain.shards) for domain in self.domains])]).astype(np.int64)
+        return shard_offsets([len(domain.shards) for domain in self.domains], self.source_K)
+
+    @cached_property
+    def shard_offset_F(self) -> Int64:
+        """The number of each source's first shard, int64 [F + 1]."""
+        return shard_offsets([len(source.shards) for source in self.sources])
 
     @cached_property
     def _kinds(self) -> tuple[list[ShardEntry], Int64]:
         """The distinct kinds of records (one shard of each), and the kind of every shard."""
         kinds: dict[tuple[Any, ...], int] = {}
         examples, of_shard = [], []
-        for domain in self.domains:
-            for shard in domain.shards:
+        for source in self.sources:
+            for shard in source.shards:
                 layout = (shard.column_names, shard.column_encodings)
                 of_shard.append(kinds.setdefault(layout, len(kinds)))
                 if len(examples) < len(kinds):
@@ -138,9 +161,12 @@ class Domains:
         return batch_columns([shard.columns for shard in self._kinds[0]], widen=widen)
 
     def home(self, shard: int) -> tuple[Domain, int]:
-        """Return the domain that has shard `shard`, and its number there."""
-        k = int(np.searchsorted(self.shard_offset_K, shard, side="right")) - 1
-        return self.domains[k], shard - int(self.shard_offset_K[k])
+        """Return the source that has shard `shard`, and its number there."""
+        f = self._source_of(shard)
+        return self.sources[f], shard - int(self.shard_offset_F[f])
+
+    def _source_of(self, shard: int) -> int:
+        return int(np.searchsorted(self.shard_offset_F, shard, side="right")) - 1
 
     def sample(self, shard: int, row: int) -> dict[str, Any]:
         """Return one decoded sample."""
@@ -296,7 +322,22 @@ class Domains:
     def _open(self, shard: int) -> UInt8:
         domain, number = self.home(shard)
         try:
-            return domain.map(number)
+            data = domain.map(number)
         except (ShardCorruptError, ShardNotFoundError) as error:
             error.bad = shard, None
             raise
+        checks = self._selected[self._source_of(shard)]
+        try:
+            for selected in checks:
+                selected.check_header(number, data)
+        except SelectionError:  # the copy on local disk may be damaged, and the original what it was
+            if not domain.renew(number):
+                raise
+            data = domain.map(number)
+            for selected in checks:
+                selected.check_header(number, data)
+        return data
+
+    @cached_property
+    def _selected(self) -> list[list[Domain]]:
+        return header_checks(self.domains, self.source_K)

@@ -10,8 +10,10 @@ import warnings
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 from math import inf
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from mixstream.data.domain import Domain
 from mixstream.data.domains import Domains
 from mixstream.data.downloader import Downloader
 from mixstream.errors import ConfigError
+from mixstream.formats import ShardEntry
 from mixstream.plan.forecast import Forecast
 from mixstream.plan.run_plan import RunPlan
 from mixstream.storage import CacheLimit
@@ -43,23 +46,41 @@ def limited(domains: Domains, limit: int | None) -> Domains:
                 "could read the other's shards: give each its own"
             )
     cache = CacheLimit(limit=limit)
-    domains = replace(domains, domains=tuple(domain.within(cache) for domain in domains))
-    if limit is None or not any(domain.files.fetches for domain in domains):
+    within: dict[int, Domain] = {}  # by the id of the domain before
+
+    def limited_domain(domain: Domain) -> Domain:
+        if domain.whole is not None:
+            whole = limited_domain(domain.whole)
+            return replace(domain, files=whole.files, whole=whole)
+        if id(domain) not in within:
+            within[id(domain)] = domain.within(cache)
+        return within[id(domain)]
+
+    domains = replace(domains, domains=tuple(map(limited_domain, domains)))
+    read = [shard for f, source in enumerate(domains.sources) if source.files.fetches for shard in _used(domains, f)]
+    if limit is None or not read:
         return domains
-    largest = max(shard.raw.bytes for domain in domains if domain.files.fetches for shard in domain.shards)
+    largest = max(shard.raw.bytes for shard in read)
     if limit < 2 * largest:
         raise ConfigError(
             f"cache_limit={limit} bytes is too low: the largest shard has {largest}, and two of them have to fit, "
             f"better several for each process that reads; pass {8 * largest} or more, or None for no limit"
         )
-    return replace(domains, unmap_after_read=limit < sum(map(_cached_bytes, domains)))
+    return replace(
+        domains, unmap_after_read=limit < sum(_cached_bytes(domains, f) for f in range(len(domains.sources)))
+    )
 
 
-def _cached_bytes(domain: Domain) -> int:
-    """Return the bytes that all shards of a domain take in its cache."""
-    packed = domain.files.keep_compressed
-    shards = domain.shards if domain.files.fetches else ()
-    return sum(shard.raw.bytes + (shard.zip.bytes if packed and shard.zip else 0) for shard in shards)
+def _used(domains: Domains, f: int) -> list[ShardEntry]:
+    """Return the shards of source `f` that may be read."""
+    return list(compress(domains.sources[f].shards, domains.used[f].tolist()))
+
+
+def _cached_bytes(domains: Domains, f: int) -> int:
+    """Return the bytes that all shards of source `f` that may be read take in its cache."""
+    files = domains.sources[f].files
+    shards = _used(domains, f) if files.fetches else ()
+    return sum(shard.raw.bytes + (shard.zip.bytes if files.keep_compressed and shard.zip else 0) for shard in shards)
 
 
 def warn_of_refetching(run_plan: RunPlan, domains: Domains, limit: int | None) -> None:
@@ -72,18 +93,17 @@ def warn_of_refetching(run_plan: RunPlan, domains: Domains, limit: int | None) -
     """
     if not domains.unmap_after_read or limit is None:
         return
-    lanes, owned_LK = Forecast(run_plan).machine_lanes, run_plan.plan.owned_LK
-    sizes = [
-        (sum(shard.raw.bytes for shard in domain.shards) / domain.samples, domain.samples_S.mean(), k)
-        for k, domain in enumerate(domains)
-        if domain.files.fetches and domain.samples
-    ]
+    readers = _readers(domains, run_plan)
 
     def window(block: int) -> float:
         """Return the bytes of the shards that rows within `block` samples come from."""
-        return sum(
-            size * min(max(block, least), float(owned_LK[lane, k])) for size, least, k in sizes for lane in lanes
-        )
+        total = 0.0
+        for f, readers_of in readers.items():
+            bytes_of = [
+                reader.row_bytes * np.minimum(max(block, reader.least), reader.owned_L).sum() for reader in readers_of
+            ]
+            total += min(sum(bytes_of), _cached_bytes(domains, f))
+        return total
 
     block = run_plan.block_size if run_plan.shuffle else 1
     if window(block) <= limit:
@@ -101,6 +121,37 @@ def warn_of_refetching(run_plan: RunPlan, domains: Domains, limit: int | None) -
     )
 
 
+class _Reader(NamedTuple):
+    """A domain, or all buckets of a stream together, which are at the same shards at the same time.
+
+    Attributes:
+        row_bytes: bytes of its shards for each sample of theirs that counts.
+        least: samples of a shard, about; a window is never smaller.
+        owned_L: int64 [L], its samples in each lane of this machine.
+    """
+
+    row_bytes: float
+    least: float
+    owned_L: Int64
+
+
+def _readers(domains: Domains, run_plan: RunPlan) -> dict[int, list[_Reader]]:
+    """Return who reads each source that is fetched, by the number of the source."""
+    lanes, owned_LK = Forecast(run_plan).machine_lanes, run_plan.plan.owned_LK
+    together: dict[tuple[int, str], list[int]] = {}
+    for k, domain in enumerate(domains):
+        if domain.files.fetches and domain.samples:
+            together.setdefault((domains.source_K[k], (domain.whole or domain).name), []).append(k)
+    readers: dict[int, list[_Reader]] = {}
+    for (f, _), of_K in together.items():
+        samples_S = np.sum([domains[k].samples_S for k in of_K], axis=0)
+        size = sum(shard.raw.bytes for shard in compress(domains.sources[f].shards, (samples_S > 0).tolist()))
+        total, owned_L = samples_S.sum(), owned_LK[lanes.start : lanes.stop, of_K].sum(axis=1)
+        least = float(total / np.count_nonzero(samples_S))
+        readers.setdefault(f, []).append(_Reader(size / total, least, owned_L))
+    return readers
+
+
 class Predownloader:
     """Fetches the shards that a reader will need; does nothing if all of them are local files.
 
@@ -116,7 +167,7 @@ class Predownloader:
         self._looked = -self._pause
         self._share_K: Float64 | None = None
         self._there_N = np.zeros(domains.shards, dtype=bool)
-        fetches = any(domain.files.fetches for domain in domains)
+        fetches = any(source.files.fetches for source in domains.sources)
         forecast = self._forecast = Forecast(run_plan) if fetches else None
         self._downloader = Downloader(fetch=weak_callback(self._fetch, True)) if fetches else None
         self._evictions = _Evictions(self, domains, forecast) if forecast and domains.unmap_after_read else None
@@ -168,10 +219,10 @@ class _Evictions:
         self._domains, self._forecast = domains, forecast
         self._limit = domains[0].files.cache_limit  # all domains have the same
         self._numbers: dict[Path, dict[str, int]] = {}  # of shards that may be evicted, by directory and name below it
-        for domain, first in zip(domains, domains.shard_offset_K.tolist()):
-            if domain.files.fetches:
-                names = self._numbers.setdefault(domain.files.directory, {})
-                names.update({shard.raw.basename: first + i for i, shard in enumerate(domain.shards)})
+        for source, first in zip(domains.sources, domains.shard_offset_F.tolist()):
+            if source.files.fetches:
+                names = self._numbers.setdefault(source.files.directory, {})
+                names.update({shard.raw.basename: first + i for i, shard in enumerate(source.shards)})
         self._at: tuple[Cursor, Float64 | None] | None = None
         self.withdraw = weakref.finalize(owner, self._limit.close)
         answer = weak_callback(self._next_use, None)  # the limit outlives this object

@@ -100,6 +100,14 @@ class Container(Protocol):
         """
         ...
 
+    def header(self, shard: int, data: UInt8) -> UInt8:
+        """Return the bytes of a shard that precede its first row, uint8; its content was checked with `check`.
+
+        They hold the number of rows and the place of each, so they differ where lengths of rows differ, and reading
+        them costs a few bytes a row. Shards of rows of one fixed length have equal headers if they have equally many.
+        """
+        ...
+
     def decode(self, shard: int, row: bytes, *, where: str) -> dict[str, Any]:
         """Return the values of a row by column name; `where` names file and row in errors.
 

@@ -17,6 +17,7 @@ Other packages and tools import from here only.
 from mixstream.storage.cache.limit import CacheLimit
 from mixstream.storage.dataset_files import DatasetFiles
 from mixstream.storage.destination import check_writable, find_destinations, prepare_destinations
+from mixstream.storage.forks import ProcessLocal, unforked
 from mixstream.storage.mapping import map_file
 from mixstream.storage.open import open_store
 from mixstream.storage.retry import Retry
@@ -32,6 +33,7 @@ __all__ = [
     "DatasetFiles",
     "ObjectBytes",
     "ObjectInfo",
+    "ProcessLocal",
     "Retry",
     "ShardSpec",
     "Store",
@@ -45,4 +47,5 @@ __all__ = [
     "prepare_destinations",
     "read_object",
     "redact",
+    "unforked",
 ]

@@ -17,7 +17,7 @@ from mixstream.storage.cache.directory import Cache
 from mixstream.storage.cache.limit import CacheLimit
 from mixstream.storage.cache.materialize import ShardSource
 from mixstream.storage.cache.owner import CacheOwner, digest_of, private_directory
-from mixstream.storage.index_file import read_local_index, read_remote_index
+from mixstream.storage.index_file import origin_of, read_local_index, read_remote_index
 from mixstream.storage.open import open_store
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX, ShardSpec, check_name
@@ -49,6 +49,7 @@ class DatasetFiles:
         keep_compressed: whether compressed shards from the store are kept beside the raw ones.
         cache_limit: how much the cache directory may hold.
         names: raw file -> compressed file, or None; empty until `within` sets them.
+        index: name of the file that lists the files of the store; other lists than a dataset's are read alike.
     """
 
     home: Path | None = None
@@ -58,6 +59,7 @@ class DatasetFiles:
     keep_compressed: bool = False
     cache_limit: CacheLimit = field(default_factory=CacheLimit)
     names: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    index: str = INDEX
     # Of the version of the dataset that was read last; None before. No `cached_property`: before Python 3.12 it locks,
     # and a forked child may inherit it locked.
     _cache: Cache | None = field(init=False, default=None, repr=False)
@@ -148,7 +150,7 @@ class DatasetFiles:
             StoreError: the store cannot be read, and no index was kept from an earlier run.
         """
         if self.store is not None:
-            data, where = read_remote_index(self.store, home=self.home, retry=self.retry)
+            data, where = read_remote_index(self.store, home=self.home, retry=self.retry, name=self.index)
         else:
             data, where = read_local_index(*(place for place in (self.origin, self.home) if place is not None))
         self._cache = self._cache_of(digest_of(data), data if self.store is not None else None)
@@ -204,7 +206,8 @@ class DatasetFiles:
 
     def _cache_of(self, digest: str, index: bytes | None = None) -> Cache:
         """Return the cache directory of a version of the dataset; `index` is to be kept in it."""
-        origin = self.store.url if self.store is not None else os.path.realpath(self.origin or self.home or "")
+        place = os.path.realpath(self.origin or self.home or "")
+        origin = origin_of(self.store, self.index) if self.store is not None else place
         directory = self.home
         if directory is None:
             original = self.origin / INDEX if self.origin is not None else None

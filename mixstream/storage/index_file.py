@@ -34,7 +34,7 @@ def read_local_index(*directories: Path) -> tuple[bytes, str]:
     )
 
 
-def read_remote_index(store: Store, *, home: Path | None, retry: Retry) -> tuple[bytes, str]:
+def read_remote_index(store: Store, *, home: Path | None, retry: Retry, name: str = INDEX) -> tuple[bytes, str]:
     """Return the index of a store, and where it was read.
 
     While the store cannot be reached, the copy that was kept is used, with a warning.
@@ -43,25 +43,26 @@ def read_remote_index(store: Store, *, home: Path | None, retry: Retry) -> tuple
         store: the dataset's directory.
         home: the directory that the user gave for its shards; None if none was given.
         retry: attempts and timeout.
+        name: of the index file.
 
     Raises:
         IndexNotFoundError: the store has none.
         IndexCorruptError: it is larger than any index that can be used.
         StoreError: the store refuses, or cannot be reached and no copy was kept.
     """
-    where = f"{store.url}/{INDEX}"
+    where, origin = f"{store.url}/{name}", origin_of(store, name)
     try:
-        return _whole(store, where, retry), where
+        return _whole(store, name, where, retry), where
     except errors.StoreNotFoundError as error:
         hint = ""
-        if (kept := kept_index(home, store.url)) is not None:
+        if (kept := kept_index(home, origin)) is not None:
             hint = f"; the index read before is kept: pass remote=None, local={str(kept[1].parent)!r} to read that"
         raise errors.IndexNotFoundError(
-            f"no {INDEX} in {store.url}: not an MDS dataset, or an unfinished one; check `remote` and `split`"
+            f"no {name} in {store.url}: not an MDS dataset, or an unfinished one; check `remote` and `split`"
             f"{_below(store)}{hint}"
         ) from error
     except (errors.StoreBusyError, errors.StoreFaultError, errors.StoreChangedError) as error:
-        if (kept := kept_index(home, store.url)) is None:
+        if (kept := kept_index(home, origin)) is None:
             raise
         warnings.warn(
             f"{where} could not be read ({error}); going on with the copy that was kept, {kept[1]}: shards written "
@@ -72,18 +73,23 @@ def read_remote_index(store: Store, *, home: Path | None, retry: Retry) -> tuple
         return kept[0], str(kept[1])
 
 
-def _whole(store: Store, where: str, retry: Retry) -> bytes:
+def origin_of(store: Store, name: str = INDEX) -> str:
+    """Return what a cache of the files that an index lists is bound to: a directory may have several indexes."""
+    return store.url if name == INDEX else f"{store.url}/{name}"
+
+
+def _whole(store: Store, name: str, where: str, retry: Retry) -> bytes:
     """Read the index; its size is requested first, since the server chooses how large a body is."""
     last = False
     while True:
-        size = retry.call(f"asking for the size of {where}", lambda: _size(store), renew=store.renew)
+        size = retry.call(f"asking for the size of {where}", lambda: _size(store, name), renew=store.renew)
         if size > _LARGEST:
             raise errors.IndexCorruptError(
                 f"{where}: {size} bytes, more than the {_LARGEST} that an index may have (millions of shards); it "
                 "was not used; write larger shards, or divide the dataset into several streams"
             )
         try:
-            data = read_object(store, INDEX, size=size, retry=retry)
+            data = read_object(store, name, size=size, retry=retry)
         except errors.ShardCorruptError:  # it was rewritten in between
             if last:
                 raise
@@ -93,12 +99,12 @@ def _whole(store: Store, where: str, retry: Retry) -> bytes:
             return data
 
 
-def _size(store: Store) -> int:
+def _size(store: Store, name: str) -> int:
     """Return the size of the index, by reading one byte where ranges can be read: a refusal of a read says why."""
     try:
-        return store.read(INDEX, 0, 1).info.size
+        return store.read(name, 0, 1).info.size
     except errors.NoRangesError:
-        return store.info(INDEX).size
+        return store.info(name).size
 
 
 def _below(store: Store) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from harness import Asking, Tilt, drive, joined, loaders_of, losses, make_dataset, row_ids
+from selections import keep
 
 import mixstream as ms
 from mixstream.distributed import detect_world
@@ -72,6 +73,10 @@ with loader_of(Tilt(), replication=world) as loader:
     told["stages"] = loader.state_dict()
 with loader_of(Tilt(), shuffle_seed=rank) as loader:
     told["seeds"] = refused(lambda: train(loader, 9))
+where = f"{sys.argv[3]}/{'one' if rank else 'other'}"
+each = [ms.Stream(remote=f"{sys.argv[2]}/law", selection=where), ms.Stream(remote=f"{sys.argv[2]}/web")]
+with loader_of(Tilt(), streams=each) as loader:
+    told["selections"] = refused(lambda: train(loader, 9))
 with loader_of(Odd()) as loader:
     told["weights"] = refused(lambda: train(loader, 19))
 with loader_of(Tilt()) as loader:
@@ -111,6 +116,7 @@ def test_replicated_ranks_see_the_same_rows(library):
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_real_processes_learn_what_one_does_and_name_who_disagrees(library, tmp_path, world):
+    ids = [keep(tmp_path / name, library / "law", [3, at], domain="law").id for at, name in ((7, "other"), (9, "one"))]
     script = tmp_path / "job.py"
     script.write_text(JOB)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", str(script)]
@@ -130,6 +136,8 @@ def test_real_processes_learn_what_one_does_and_name_who_disagrees(library, tmp_
     assert max(parts) > 1.1 * min(parts)
     for of_rank in told:
         assert "disagree about the run:\n  - shuffle_seed: 0 on ranks [0]; 1 on ranks [1]" in of_rank["seeds"]
+        assert f"\n  - selections of 'law': '{ids[0]}' on ranks [0]; '{ids[1]}' on ranks [1" in of_rank["selections"]
+        assert "'web'" not in of_rank["selections"]
         assert "disagree at step 4:\n  - weights of step 8: None on ranks [0" in of_rank["weights"]
         assert "on ranks [1]" in of_rank["weights"]
         assert f"matrix: False on ranks [0]; True on ranks {list(range(1, world))}" in of_rank["matrix"]

@@ -31,6 +31,8 @@ class MDS:
     >>> dataset = MDS(parse_index(dump_index(Index(shards=(entry,), extra={})), where="index.json"))
     >>> data = np.frombuffer(shard, dtype=np.uint8)
     >>> dataset.check(0, data, where="shard.00000.mds")
+    >>> len(shard) - len(dataset.header(0, data))  # the bytes of both samples
+    17
     >>> begin, end = dataset.rows(0).span(data, row=1)
     >>> row = dataset.decode(0, shard[begin:end], where="shard.00000.mds, row 1")
     >>> int(row["id"]), row["text"]
@@ -55,6 +57,11 @@ class MDS:
     def check(self, shard: int, data: UInt8, *, where: str) -> None:
         """See `Container.check`."""
         read_offsets(data, self.index.shards[shard], where=where)
+
+    def header(self, shard: int, data: UInt8) -> UInt8:
+        """See `Container.header`: number of samples, offsets, and the JSON of the columns."""
+        del shard
+        return data[: int(data[4:8].view("<u4")[0])]
 
     def decode(self, shard: int, row: bytes, *, where: str) -> dict[str, Any]:
         """See `Container.decode`."""
