@@ -41,7 +41,7 @@ _OPENING = b'{"event":"begin","mixstream":'
 _BLOCK = 1 << 16
 
 
-class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="begin"):
+class Begin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", tag="begin"):
     """The header of a run or resume: what it draws from, and how.
 
     Args:
@@ -54,6 +54,7 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="b
         global_batch_size: rows of a step, over all ranks.
         row_tokens: tokens of a row; None if rows differ in length.
         samples: of each domain.
+        selections: ids of the selections by which domains are read; a domain that is read whole is not among them.
     """
 
     mixstream: int
@@ -65,6 +66,7 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="b
     global_batch_size: int
     row_tokens: int | None
     samples: dict[str, int]
+    selections: dict[str, str] = {}
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", tag="step"):
@@ -185,7 +187,8 @@ class MixingLog:
 
         Args:
             samples_K: int64 [K], samples of each domain.
-            facts: `step`, `mixer`, `lag`, `global_batch_size` and `row_tokens` of the header (`Begin`).
+            facts: `step`, `mixer`, `lag`, `global_batch_size`, `row_tokens` and, if there are any, `selections` of the
+                header (`Begin`).
 
         Raises:
             ConfigError: the file exists and is not a mixing log.

@@ -7,6 +7,7 @@ Shape suffixes: T logged steps, K domains, V validation groups, C changes of the
 """
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,6 +32,7 @@ class Replay:
         names: the domains.
         step_C: int64 [C], steps at which weights change, rising from 0.
         weights_CK: int64 [C, K], in parts of `WEIGHT_UNIT`.
+        selections: ids of the selections by which the logged run read domains.
 
         >>> quarter = WEIGHT_UNIT // 4
         >>> mixer = Replay(("code", "web"), np.array([0, 8]), quarter * np.array([[2, 2], [1, 3]]))
@@ -42,6 +44,7 @@ class Replay:
     step_C: Int64 = field(repr=False, compare=False)
     weights_CK: Int64 = field(repr=False, compare=False)
     digest: str = field(init=False, default="")
+    selections: Mapping[str, str] = field(repr=False, compare=False, kw_only=True, default_factory=dict)
 
     def __post_init__(self) -> None:
         content = blake2b(self.step_C.tobytes() + self.weights_CK.tobytes(), digest_size=8)
@@ -56,6 +59,27 @@ class Replay:
         at = int(np.searchsorted(self.step_C, step, side="right")) - 1
         weights = dict(zip(self.names, (self.weights_CK[at] / WEIGHT_UNIT).tolist()))
         return normalise(by_name(weights, names, what="the log"))
+
+    def warn_of_other_rows(self, selections: Mapping[str, str | None]) -> None:
+        """Warn if a run that reads domains by `selections` draws other rows than the logged one did.
+
+        The weights fit any rows of these domains, so replaying them on others may be what the user wants.
+
+        Args:
+            selections: for every domain of the run, the id of its selection; None for a domain that is read whole.
+        """
+        other = [name for name in sorted(selections) if name in self.names]
+        other = [name for name in other if self.selections.get(name) != selections[name]]
+        if not other:
+            return
+        more = f"; so with {len(other) - 1} more domains" if len(other) > 1 else ""
+        warnings.warn(
+            f"the log that is replayed was written by a run that read the domain {other[0]!r} "
+            f"{_how_read(self.selections.get(other[0]))}, and this run reads it {_how_read(selections[other[0]])}"
+            f"{more}: the weights of each step are the same, its rows are not; for the batches of that run, give the "
+            "stream the same selection",
+            stacklevel=4,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,9 +140,19 @@ class LoggedRun:
                 f"{self.path}: the domains changed in mid-run (the header of step {other[0]} has not all of "
                 f"{list(self.names)}), and no single run draws that"
             )
+        if moved := [header.step for header in self.headers if header.selections != self.header.selections]:
+            raise StateError(
+                f"{self.path}: the selections changed in mid-run (between the headers of step {moved[-1]} and of step "
+                f"{self.header.step}), and no single run draws that"
+            )
         change_T = np.ones(len(self.step_T), dtype=bool)
         change_T[1:] = (self.weights_TK[1:] != self.weights_TK[:-1]).any(axis=1)
-        return Replay(names=self.names, step_C=self.step_T[change_T], weights_CK=self.weights_TK[change_T])
+        return Replay(
+            names=self.names,
+            step_C=self.step_T[change_T],
+            weights_CK=self.weights_TK[change_T],
+            selections=self.header.selections,
+        )
 
 
 def replay(path: str | os.PathLike[str]) -> Replay:
@@ -220,6 +254,10 @@ class _Pages:
             validation=self.validation,
             explained=self.explained,
         )
+
+
+def _how_read(selection: str | None) -> str:
+    return "whole" if selection is None else f"by the selection {selection}"
 
 
 def _before(step: int, table: dict[int, Any]) -> dict[int, Any]:

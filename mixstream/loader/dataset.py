@@ -18,8 +18,9 @@ from mixstream.distributed import detect_world
 from mixstream.errors import ConfigError
 from mixstream.loader.checkpoint import Checkpoint, Epochs, Position
 from mixstream.loader.mosaic_api import ShardTables, check_options
+from mixstream.loader.opening import opened
 from mixstream.loader.run import Run, mixing_method
-from mixstream.loader.stream import Stream, bound, epoch_counts, opened, prepared
+from mixstream.loader.stream import Stream, bound, epoch_counts, prepared
 from mixstream.loader.workers import EpochClaims
 from mixstream.mixers import Binding, Mixer, OpenLoop, Static
 from mixstream.plan.run_plan import RunPlan
@@ -141,7 +142,7 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
         self.download_retry, self.download_timeout = download_retry, download_timeout
         self.validate_hash, self.keep_zip, self.allow_unsafe_types = validate_hash, keep_zip, allow_unsafe_types
         self.stream_name, self.mixer, self.lag = stream_name, mixer, lag
-        found = opened(self.streams, allow_unsafe_types=allow_unsafe_types)
+        self.streams, found = opened(self.streams, allow_unsafe_types=allow_unsafe_types)
         self._policy = bound(mixer, found)
         rows = parse_count(epoch_size) if epoch_size else None
         if rows is not None and rows < 1:
@@ -208,6 +209,8 @@ class StreamingDataset(ShardTables, IterableDataset[dict[str, Any]]):
             world=world.replicated(self.replication) if self.replication else world,
             batch_size=self.batch_size,  # type: ignore[arg-type] - RunPlan refuses None
             lanes=lanes,
+            source_K=domains.source_K,
+            family_K=tuple(domain.whole.name if domain.whole is not None else None for domain in domains),
         )
         warn_of_refetching(run_plan, domains, self.cache_limit)
         run = Run(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mixstream.data.domain import Domain
 from mixstream.loader.run import Run
 from mixstream.types import Cursor
 
@@ -33,7 +34,7 @@ def describe(run: Run, cursor: Cursor, counters: Counters, weights: Mapping[str,
     `weights` are the newest that are known, by domain.
     """
     cursor = run.plan.settle(cursor)
-    lines = [*_position(run, cursor), *_domains(run, cursor, weights), *_aside(run), *_storage(run)]
+    lines = [*_position(run, cursor), *_domains(run, cursor, weights), *_kept(run), *_aside(run), *_storage(run)]
     return "\n".join([*lines, *_work(cursor, counters)])
 
 
@@ -71,15 +72,30 @@ def _domains(run: Run, cursor: Cursor, weights: Mapping[str, float]) -> list[str
     return lines
 
 
+def _kept(run: Run) -> list[str]:
+    """Return a line for each domain of which a selection keeps some rows, and for each stream with buckets."""
+    parts: dict[str, list[Domain]] = {}
+    for domain in run.domains.listed:
+        if domain.kept is not None:
+            parts.setdefault((domain.whole or domain).name, []).append(domain)
+    lines = []
+    for name, domains in parts.items():
+        kept = domains[0].kept
+        assert kept is not None
+        what = f"selection {kept.id}" if domains[0].whole is None else f"{len(domains)} buckets of {kept.where}"
+        lines.append(f"kept     {name}: {sum(d.samples for d in domains):,} of {kept.stored:,} samples, {what}")
+    return lines
+
+
 def _aside(run: Run) -> list[str]:
-    names = [domain.name for domain in run.domains.listed]
+    names = [(domain.whole or domain).name for domain in run.domains.listed]
     found = Counter((names.index(run.domains.home(shard)[0].name), row < 0) for shard, row in run.quarantine.entries)
     counts = [f"{names[k]} {n} {'shard(s)' if whole else 'sample(s)'}" for (k, whole), n in sorted(found.items())]
     return [f"aside    cannot be read, others take their place: {', '.join(counts)}"] if counts else []
 
 
 def _storage(run: Run) -> list[str]:
-    fetched = [domain.files for domain in run.domains if domain.files.fetches]
+    fetched = [source.files for source in run.domains.sources if source.files.fetches]
     if not fetched:
         return []
     cache = fetched[0].cache_limit

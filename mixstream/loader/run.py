@@ -76,6 +76,7 @@ class Run:
         return {
             **msgspec.to_builtins(settings_of(self.run_plan)),
             "domains": dict(zip(self.plan.names, (f[:12] for f in self.run_plan.fingerprints))),
+            "selections": dict(zip(self.plan.names, self.run_plan.selections)),
             "step": cursor.step,
             "position": blake2b(drawn.encode(), digest_size=6).hexdigest(),
             "state of the mixer": blake2b(learned.encode(), digest_size=6).hexdigest(),
@@ -101,6 +102,7 @@ class Run:
             "global_batch_size": self.plan.global_batch_size,
             "samples_K": self.plan.samples_K,
             "row_tokens": self.domains.row_tokens,
+            "selections": {domain.name: domain.kept.id for domain in self.domains if domain.kept is not None},
         }
 
     def walk(self, cursor: Cursor, weights: Weights | None) -> Walk:
@@ -147,7 +149,7 @@ class Run:
                     stacklevel=4,
                 )
         saved = {(domain.name, domain.fingerprint) for domain in state.domains}
-        same = {name for name, print_ in zip(names, self.run_plan.fingerprints) if (name, print_) in saved}
+        same = {(d.whole or d).name for d in self.domains if (d.name, d.fingerprint) in saved}
         self.quarantine.restore(entry for entry in state.quarantined if entry.domain in same)
         return cursor, loop
 

@@ -2,15 +2,17 @@
 
 import copy
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from os import PathLike
+from typing import Any, get_args
 
 import numpy as np
 
 from mixstream.data.domain import Domain
 from mixstream.errors import ConfigError
+from mixstream.feedback.replay import Replay
 from mixstream.mixers import Binding, Mixer, OpenLoop, Static
 from mixstream.plan.weights import apportion, resolve_choose
+from mixstream.selection.fit import OnMismatch, Unlisted
 from mixstream.storage import DatasetFiles, Retry, join, redact
 from mixstream.types import Int64
 
@@ -18,8 +20,8 @@ from mixstream.types import Int64
 class Stream:
     """One domain of a `StreamingDataset`.
 
-    Takes the arguments of `streaming.Stream` of mosaicml-streaming, and `name` and `max_epochs`. An argument that is
-    None is taken from the dataset.
+    Takes the arguments of `streaming.Stream` of mosaicml-streaming; `name`, `max_epochs` and those about selections are
+    ours. An argument that is None is taken from the dataset.
 
     >>> Stream(remote="s3://corpus/web", split="train", proportion=0.7)
     Stream(remote='s3://corpus/web', split='train', proportion=0.7)
@@ -39,6 +41,16 @@ class Stream:
         keep_zip: whether compressed files are kept beside the raw ones.
         name: the domain's name in weights, metrics and errors; the last part of its path if not given.
         max_epochs: passes over the samples after which the domain leaves the mix; None for no limit.
+        selection: the samples that count: path or URL of a selection, or of a directory that has one under the stream's
+            name. Sizes, epochs and weights are those of the kept samples; shards without any are never fetched.
+        split_by: read the stream as several domains, called `NAME/BUCKET`, one for each bucket of its samples:
+            "DIRECTORY/COLUMN:COUNT" (parts of equal size by a column of scores), "DIRECTORY/COLUMN" (one bucket per
+            integer, as clusters and labels are), or path or URL of buckets that were written. `proportion`, `repeat`
+            and `choose` are divided over the buckets by their samples, `max_epochs` holds for each.
+        on_selection_mismatch: what happens with a shard that was changed since the selection was made, or removed:
+            "error", "drop" (none of its samples counts), "keep_all" (all that it has now; not with several buckets).
+        unlisted_shards: what happens with a shard that was added since: "error", "drop", "keep" (all its samples; not
+            with several buckets).
     """
 
     def __init__(
@@ -56,6 +68,10 @@ class Stream:
         keep_zip: bool | None = None,
         name: str | None = None,
         max_epochs: float | None = None,
+        selection: str | PathLike[str] | None = None,
+        split_by: str | PathLike[str] | None = None,
+        on_selection_mismatch: OnMismatch = "error",
+        unlisted_shards: Unlisted = "error",
     ) -> None:
         given = {"proportion": proportion, "repeat": repeat, "choose": choose}
         if len(set_ := [key for key, value in given.items() if value is not None]) > 1:
@@ -70,15 +86,26 @@ class Stream:
                 f"`max_epochs` must be above 0, got {max_epochs}; leave the stream out to not read it, or give None "
                 "for no limit"
             )
+        for key, value, choices in (
+            ("on_selection_mismatch", on_selection_mismatch, get_args(OnMismatch)),
+            ("unlisted_shards", unlisted_shards, get_args(Unlisted)),
+        ):
+            if value not in choices:
+                raise ConfigError(f"{key}={value!r} is not known; choose one of {', '.join(choices)}")
         _check_retry(download_retry, download_timeout)
         self.remote, self.local, self.split = remote, local, split or ""
         self.proportion, self.repeat, self.choose = proportion, repeat, choose
         self.download_retry, self.download_timeout = download_retry, download_timeout
         self.validate_hash, self.keep_zip = validate_hash, keep_zip
         self.name, self.max_epochs = name, max_epochs
+        self.selection, self.split_by = selection, split_by
+        self.on_selection_mismatch: OnMismatch = on_selection_mismatch
+        self.unlisted_shards: Unlisted = unlisted_shards
 
     def __repr__(self) -> str:
-        shown = {k: redact(v) if isinstance(v, str) else v for k, v in vars(self).items() if v not in (None, "")}
+        plain = {"on_selection_mismatch": "error", "unlisted_shards": "error"}
+        given = {k: v for k, v in vars(self).items() if v not in (None, "", plain.get(k))}
+        shown = {k: redact(v) if isinstance(v, str) else v for k, v in given.items()}
         return f"Stream({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
     @property
@@ -89,8 +116,13 @@ class Stream:
             raise ConfigError("`remote` and/or `local` path must be provided")
         return redact(join(where, self.split))
 
+    @property
+    def directory_name(self) -> str:
+        """The last part of its path before the split."""
+        return self.location.removesuffix(f"/{self.split}").rsplit("/", 1)[-1]
+
     def open(self, *, allow_unsafe_types: bool) -> Domain:
-        """Read the domain's index."""
+        """Read the domain's index, without regard to a selection."""
         retry = Retry(attempts=max(self.download_retry or 1, 1), timeout=self.download_timeout or 60.0)
         return Domain.open(
             name=self.name or self.location,
@@ -119,7 +151,7 @@ def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream
         raise ConfigError(f"`streams` is a list of mixstream.Stream, got {streams!r}; write [Stream(...), ...]")
     _check_retry(defaults.get("download_retry"), defaults.get("download_timeout"))
     copies = [copy.copy(stream) for stream in streams]
-    short = [s.name or s.location.removesuffix(f"/{s.split}").rsplit("/", 1)[-1] for s in copies]
+    short = [s.name or s.directory_name for s in copies]
     for stream, name in zip(copies, short):
         for key, value in defaults.items():
             if getattr(stream, key) is None:
@@ -131,16 +163,12 @@ def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream
     return copies
 
 
-def opened(streams: Sequence[Stream], *, allow_unsafe_types: bool) -> tuple[Domain, ...]:
-    """Read the indexes of all streams, several at once, since each may be a request to a store."""
-    with ThreadPoolExecutor(min(len(streams), 16), thread_name_prefix="mixstream-open") as pool:
-        return tuple(pool.map(lambda stream: stream.open(allow_unsafe_types=allow_unsafe_types), streams))
-
-
 def bound(mixer: Any, domains: Sequence[Domain]) -> Any:
     """Return the mixer for these domains; a `mixers.Binding` is resolved by their names and sizes."""
     if isinstance(mixer, type):
         raise ConfigError(f"mixer={mixer.__name__} is a class: give an object of it, mixer={mixer.__name__}(...)")
+    if isinstance(mixer, Replay):
+        mixer.warn_of_other_rows({d.name: None if d.kept is None else d.kept.id for d in domains})
     if not isinstance(mixer, Binding):
         return mixer
     domains = sorted(domains, key=lambda domain: domain.name)

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from os import fspath
 from typing import Any, Self
 
 import numpy as np
@@ -26,6 +27,7 @@ from mixstream.data.domains import Domains
 from mixstream.errors import ConfigError, IndexNotFoundError
 from mixstream.loader.dataset import StreamingDataset, overrides
 from mixstream.loader.device import deliver
+from mixstream.loader.opening import opened
 from mixstream.loader.stream import Stream, prepared
 from mixstream.plan.rng import derive_key
 from mixstream.plan.shuffle import Order
@@ -124,9 +126,9 @@ class ValidationSet:
                 "collate_fn=..., from a list of decoded samples to a batch"
             )
         beside = [_sibling(stream, split) for stream in dataset.streams] if streams is None else None
-        chosen = beside or _named(streams or (), dataset)
+        domains = _opened(beside, dataset) if beside is not None else _named(streams or (), dataset)
         found = cls(
-            domains=Domains.of([_opened(stream, dataset.allow_unsafe_types) for stream in chosen], as_listed=True),
+            domains=Domains.of(domains, as_listed=True),
             rows=rows,
             batch_size=dataset.run.run_plan.batch_size if batch_size is None else batch_size,
             seed=dataset.shuffle_seed if seed is None else seed,
@@ -228,8 +230,14 @@ def _choice(domain: Domain, rows: int, seed: int) -> tuple[Int64, Int64]:
 
 
 def _sibling(stream: Stream, split: str) -> Stream:
-    """Return `stream` with its validation split in place of its own split."""
+    """Return `stream` with its validation split, of which all samples count, in place of its own split."""
+    if stream.split_by is not None:
+        raise ConfigError(
+            f"domain {stream.name!r} is a bucket of a stream (split_by={fspath(stream.split_by)!r}), and its {split!r} "
+            "rows are in no bucket: pass streams=[...], with a stream for each bucket or one that has a split_by too"
+        )
     beside = copy.copy(stream)
+    beside.selection = None  # it was made for the shards that are trained on
     if stream.split == split:
         raise ConfigError(
             f"domain {stream.name!r} is trained on the split {split!r} itself: name another split, or pass "
@@ -250,26 +258,28 @@ def _sibling(stream: Stream, split: str) -> Stream:
     return beside
 
 
-def _named(streams: Sequence[Stream], dataset: StreamingDataset) -> list[Stream]:
-    """Return `streams` in the order of the dataset's domains, by their names."""
+def _named(streams: Sequence[Stream], dataset: StreamingDataset) -> list[Domain]:
+    """Return the domains of `streams` in the order of the dataset's, by their names."""
     inherited = ("download_retry", "download_timeout", "validate_hash", "keep_zip")
-    found = prepared(streams, {key: getattr(dataset, key) for key in inherited})
-    by_name = {str(stream.name): stream for stream in found}
-    expected = [str(stream.name) for stream in dataset.streams]
-    if set(by_name) != set(expected):
+    found = _opened(prepared(streams, {key: getattr(dataset, key) for key in inherited}), dataset)
+    by_name = {domain.name: domain for domain in found}
+    if set(by_name) != set(dataset.domain_names):
         raise ConfigError(
-            f"validation streams are named {sorted(by_name)}, the dataset's domains {sorted(expected)}: give one "
-            "stream per domain, each with its `name`"
+            f"validation streams are named {sorted(by_name)}, the dataset's domains {sorted(dataset.domain_names)}: "
+            "give one stream per domain, each with its `name`"
         )
-    return [by_name[name] for name in expected]
+    return [by_name[name] for name in dataset.domain_names]
 
 
-def _opened(stream: Stream, allow_unsafe_types: bool) -> Domain:
-    try:
-        return stream.open(allow_unsafe_types=allow_unsafe_types)
-    except IndexNotFoundError as error:
-        error.add_note(
-            f"domain {stream.name!r} has no validation rows at {stream.location}: write that split (mixstream convert "
-            "--val-fraction, larger for a small domain), name another by split=..., or pass streams=[...]"
-        )
-        raise
+def _opened(streams: Sequence[Stream], dataset: StreamingDataset) -> list[Domain]:
+    found = []
+    for stream in streams:
+        try:
+            found += opened([stream], allow_unsafe_types=dataset.allow_unsafe_types)[1]
+        except IndexNotFoundError as error:
+            error.add_note(
+                f"domain {stream.name!r} has no validation rows at {stream.location}: write that split (mixstream "
+                "convert --val-fraction, larger for a small domain), name another by split=..., or pass streams=[...]"
+            )
+            raise
+    return found

@@ -81,7 +81,10 @@ def test_the_dataset_takes_what_its_namesake_takes_and_ours_on_top():
 
 
 def test_the_stream_takes_what_its_namesake_takes_and_ours_on_top():
-    assert arguments(ms.Stream) == dict.fromkeys([*MOSAIC_STREAM, "name", "max_epochs"])
+    ours = ["name", "max_epochs", "selection", "split_by", "on_selection_mismatch", "unlisted_shards"]
+    found = arguments(ms.Stream)
+    assert list(found) == [*MOSAIC_STREAM, *ours]
+    assert {name for name, default in found.items() if default is not None} == {*ours[-2:]}
 
 
 def test_the_loader_takes_few_arguments():

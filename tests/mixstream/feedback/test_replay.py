@@ -95,6 +95,17 @@ def test_domains_that_came_in_mid_run_are_read_and_not_replayed(tmp_path, log):
         said.replay()
 
 
+def test_selections_that_changed_in_mid_run_are_read_and_not_replayed(tmp_path, log):
+    for step, selections in ((0, {"web": "a" * 32}), (2, {"web": "b" * 32})):
+        with open_log(log.file) as later:
+            begin(later, step, selections=selections)
+            write(later, [step, step + 1])
+    said = read_log(log.file)
+    assert said.header.selections == {"web": "b" * 32}
+    with pytest.raises(StateError, match=r"selections changed in mid-run .* step 0 and of step 2"):
+        said.replay()
+
+
 def test_other_domains_are_named(log):
     begin(log)
     write(log, [0])

@@ -1,0 +1,276 @@
+"""Streams become domains: a stream's whole domain, the rows of it that a selection keeps, or one domain per bucket.
+
+Rules. Nothing here reads a shard. A selection stays a file: domains hold how to map it. Buckets that a column of scores
+defines (`split_by`) are written once, below the temporary directory, under a name made of what decides their content;
+ranks and processes of a machine share them.
+
+Shape suffixes: b buckets, K domains.
+"""
+
+import copy
+import re
+import shutil
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from hashlib import blake2b
+from os import fspath, strerror
+from pathlib import Path
+
+import numpy as np
+
+from mixstream.data.domain import Domain
+from mixstream.errors import CacheFullError, ConfigError, MixstreamError, SelectionError, StoreAccessError
+from mixstream.loader.stream import Stream
+from mixstream.plan.weights import apportion
+from mixstream.selection import Scores, Selection, find_artefacts, split
+from mixstream.selection.artefact_files import open_files
+from mixstream.storage import is_local
+from mixstream.storage.cache.locks import FORBIDDEN, FULL, StallTimeout, parent_of, release, try_lock
+from mixstream.storage.cache.owner import CacheOwner, private_directory
+from mixstream.types import Int64
+
+_TIMEOUT = 1800.0  # seconds that a process waits for another that makes the same buckets
+
+
+def opened(streams: Sequence[Stream], *, allow_unsafe_types: bool) -> tuple[list[Stream], list[Domain]]:
+    """Read the indexes and selections of all streams, several at once, since each may be a request to a store.
+
+    Returns:
+        The streams, with one for each bucket in the place of a stream that is split, and the domain of each.
+
+    Raises:
+        ConfigError: two domains have one name, or a selection keeps nothing.
+        SelectionError: a selection is damaged, or was made for other shards.
+    """
+    with ThreadPoolExecutor(min(len(streams), 16), thread_name_prefix="mixstream-open") as pool:
+        each = list(pool.map(lambda stream: _opened(stream, allow_unsafe_types), streams))
+    found = [pair for pairs in each for pair in pairs]
+    names = [domain.name for _, domain in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"buckets and streams share the names {twice}; give the streams other names")
+    return [stream for stream, _ in found], [domain for _, domain in found]
+
+
+def _opened(stream: Stream, allow_unsafe_types: bool) -> list[tuple[Stream, Domain]]:
+    whole = stream.open(allow_unsafe_types=allow_unsafe_types)
+    if stream.split_by is not None:
+        return _buckets(stream, whole)
+    if stream.selection is None:
+        return [(stream, whole)]
+    selection = _selection_of(stream)
+    _check_domain(stream, whole, selection)
+    if len(selection.buckets) > 1:
+        raise ConfigError(
+            f"stream {stream.name!r}: {selection.path} has the buckets {list(selection.buckets)[:8]}, each of which is "
+            "read as a domain: give it as split_by=... instead of selection=..."
+        )
+    kept = selection.view(whole.shards, on_mismatch=stream.on_selection_mismatch, unlisted=stream.unlisted_shards)
+    if not kept.kept:
+        raise ConfigError(
+            f"stream {stream.name!r}: {kept.where} keeps none of its {kept.stored:,} samples; leave the stream out, or "
+            "select others"
+        )
+    _warn_of_changes(stream, whole, selection)
+    return [(stream, whole.keeping(kept))]
+
+
+def _warn_of_changes(stream: Stream, whole: Domain, made: Selection) -> None:
+    """Warn of shards that are others than when the selection was made: the options decide about their rows."""
+    match = made.match(whole.shards)
+    changed = {number for number, _, _ in match.changed}
+    named = {
+        "changed": [whole.shards[number].raw.basename for number in sorted(changed)],
+        "added": [
+            whole.shards[number].raw.basename
+            for number in np.flatnonzero(match.of_S < 0).tolist()
+            if number not in changed
+        ],
+        "removed": [made.table.shards[number].name for number in match.missing if made.counts_SK[number].any()],
+    }
+    if facts := [f"{len(names)} shards were {what}, first {names[0]!r}" for what, names in named.items() if names]:
+        warnings.warn(
+            f"stream {stream.name!r}: since its selection was made, {'; '.join(facts)}; their rows follow "
+            f"on_selection_mismatch={stream.on_selection_mismatch!r} and unlisted_shards={stream.unlisted_shards!r}",
+            stacklevel=2,
+        )
+
+
+def _selection_of(stream: Stream) -> Selection:
+    assert stream.selection is not None
+    return Selection.open(stream.selection, domain=stream.name)
+
+
+def _check_domain(stream: Stream, whole: Domain, made: Selection) -> None:
+    """Refuse a selection of another domain: shards of two domains may have equal names, sizes and numbers of rows.
+
+    Raises:
+        SelectionError: it was made for a domain of another name, and no hashes show that its shards are these.
+    """
+    if made.domain in (stream.name, stream.directory_name):
+        return
+    of_S = made.match(whole.shards).of_S
+    listed = [made.table.shards[number].hashes if number >= 0 else {} for number in of_S.tolist()]
+    if all(hashes.keys() & shard.raw.hashes.keys() for hashes, shard in zip(listed, whole.shards)):
+        return
+    raise SelectionError(
+        f"{made.path} was made for the domain {made.domain!r} ({made.table.rows:,} rows in {len(made.table.shards)} "
+        f"shards), and stream {stream.name!r} is {stream.location} ({sum(s.samples for s in whole.shards):,} rows in "
+        f"{len(whole.shards)} shards): give the selection of this domain; if the dataset was renamed, pass "
+        f"Stream(name={made.domain!r})"
+    )
+
+
+# --- buckets --------------------------------------------------------------------------------------------------------
+
+
+def _buckets(stream: Stream, whole: Domain) -> list[tuple[Stream, Domain]]:
+    """Return a stream and a domain for each bucket of `stream` that has rows."""
+    selection = _split(stream)
+    named = f"split_by={fspath(stream.split_by)!r}"  # type: ignore[arg-type] - as in `_split`
+    try:
+        _check_domain(stream, whole, selection)
+        views = selection.views(whole.shards, on_mismatch=stream.on_selection_mismatch, unlisted=stream.unlisted_shards)
+    except SelectionError as error:
+        error.add_note(f"stream {stream.name!r}, {named}")
+        raise
+    views = [replace(kept, where=named) for kept in views]  # the path may be one that no user wrote
+    found = [whole.bucket(label, kept) for label, kept in zip(selection.buckets, views) if kept.kept]
+    if not found:
+        raise ConfigError(
+            f"stream {stream.name!r}: the buckets of {named} have no samples; leave the stream out, or split others"
+        )
+    _warn_of_changes(stream, whole, selection)
+    return list(zip(_divided(stream, found), found))
+
+
+def _divided(stream: Stream, domains: Sequence[Domain]) -> list[Stream]:
+    """Return a stream for each bucket; together they weigh what `stream` weighs, each by its rows."""
+    rows_b = np.array([domain.samples for domain in domains], dtype=np.int64)
+    share_b = rows_b / rows_b.sum()
+    choose_b: Int64 | None = None
+    if stream.choose is not None or stream.repeat is not None:
+        total = stream.choose if stream.choose is not None else int((stream.repeat or 0.0) * int(rows_b.sum()))
+        choose_b = apportion(total, share_b)
+    copies = []
+    for b, domain in enumerate(domains):
+        part = copy.copy(stream)
+        part.name, part.repeat = domain.name, None
+        part.choose = None if choose_b is None else int(choose_b[b])
+        part.proportion = None if stream.proportion is None else stream.proportion * float(share_b[b])
+        copies.append(part)
+    return copies
+
+
+def _split(stream: Stream) -> Selection:
+    """Return the buckets of a stream: those that were written, or those of a column of scores."""
+    text = fspath(stream.split_by)  # type: ignore[arg-type] - the caller has checked that it is not None
+    found = re.fullmatch(r"(.+?)(?::(\d+))?", text, re.DOTALL)
+    if found is None:
+        raise ConfigError(
+            f"stream {stream.name!r}: split_by={text!r} names nothing; write split_by='scores/quality:20'"
+        )
+    place, count = found[1].rstrip("/") or found[1], int(found[2]) if found[2] else None
+    if count is None and (written := _written(place, stream)) is not None:
+        return written
+    if count is None and (others := _domains_of(place)):
+        raise ConfigError(
+            f"stream {stream.name!r}: split_by={text!r} has no buckets of this domain, it has those of "
+            f"{', '.join(others)}: split it too, pass Stream(name=...) with one of these names, or leave out split_by"
+        )
+    above, _, column = place.rpartition("/")
+    if not above:
+        raise ConfigError(
+            f"stream {stream.name!r}: split_by={text!r}: no buckets were written there, and it has no directory of "
+            "scores: write 'DIRECTORY/COLUMN:COUNT' (scores), 'DIRECTORY/COLUMN' (integers), or the directory of "
+            "buckets"
+        )
+    scores = Scores.open(above, domain=stream.name)
+    within = _selection_of(stream) if stream.selection is not None else None
+    made = _kept_buckets(stream, scores, column, count, within)
+    if left := (scores.rows if within is None else within.kept) - made.kept:
+        warnings.warn(
+            f"stream {stream.name!r}: {left:,} samples have no value of {column!r} in {scores.path}, so they "
+            "are in no bucket and are not read; score them, or leave out split_by",
+            stacklevel=2,
+        )
+    return made
+
+
+def _domains_of(place: str) -> list[str]:
+    """Return the domains of which there are selections below `place`."""
+    if not is_local(place):
+        return []
+    try:
+        return sorted(find_artefacts(place, "selection"))
+    except SelectionError:
+        return []
+
+
+def _written(place: str, stream: Stream) -> Selection | None:
+    """Return the selection at `place`; None if there is no artefact."""
+    try:
+        open_files(place, domain=stream.name, kind="selection")
+    except SelectionError:
+        return None
+    if stream.selection is not None:
+        raise ConfigError(
+            f"stream {stream.name!r}: split_by={place!r} names buckets that were written, which keep what they keep: "
+            "leave out selection, or give split_by='DIRECTORY/COLUMN:COUNT'"
+        )
+    return Selection.open(place, domain=stream.name)
+
+
+def _kept_buckets(
+    stream: Stream, scores: Scores, column: str, count: int | None, within: Selection | None
+) -> Selection:
+    """Return the buckets of a column; they are written once, under a name made of all that decides their content."""
+    categories = scores.made.get("categories")
+    named = categories.get(column) if isinstance(categories, dict) and count is None else None
+    prints = [[shard.fingerprint for shard in made.table.shards] for made in (scores, within) if made is not None]
+    facts = ("split/2", scores.domain, scores.id, column, count, named, within and within.id, prints)
+    digest = blake2b(repr(facts).encode(), digest_size=16).hexdigest()
+    place = private_directory(f"split:{digest}") / "buckets"
+    try:
+        CacheOwner(directory=place, origin=None, digest=digest, private=f"split {stream.name!r}").make_private()
+        if (made := _kept(place)) is not None:
+            return made
+        what = f"{place}: another process makes the buckets of stream {stream.name!r} and hangs; end it"
+        with parent_of(place.parent, "lock", create=True) as (parent, leaf):
+            stall = StallTimeout(_TIMEOUT, what)
+            while (lock := try_lock(parent, leaf)) is None:
+                stall.pause(None)
+            try:
+                if (made := _kept(place)) is not None:  # by now another process may have made them
+                    return made
+                shutil.rmtree(place, ignore_errors=True)  # a cleaner of the temporary directory may have left files
+                return split(scores, column, buckets=count, within=within, out=place)
+            finally:
+                release(lock)
+    except OSError as error:
+        if error.errno not in (*FORBIDDEN, *FULL):
+            raise
+        raise _no_place(error, place, stream) from error
+
+
+def _kept(place: Path) -> Selection | None:
+    """Return the buckets at `place`; None if there are none, or files of them are damaged or lost."""
+    try:
+        made = Selection.open(place)
+        made.rows_of(0)  # maps the rows: `open` does not look at them
+    except SelectionError:
+        return None
+    return made
+
+
+def _no_place(error: OSError, place: Path, stream: Stream) -> MixstreamError:
+    """Return the error for a temporary directory that is full, or may not be written."""
+    kind = CacheFullError if error.errno in FULL else StoreAccessError
+    made = kind(
+        f"{place}: the buckets of stream {stream.name!r} cannot be written there ({strerror(error.errno or 0)}), so it "
+        "cannot be split: set TMPDIR to a directory with room that this user may write, or write the buckets once with "
+        "`mixstream select split` and pass split_by=DIRECTORY"
+    )
+    made.errno = error.errno
+    return made
