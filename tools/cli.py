@@ -2,7 +2,8 @@
 
 A command is a function: its signature is its options, its docstring is its `--help`, and it returns its exit status
 (None is 0). Its module is imported only when it is called, so `mixstream --help` stays fast. To add a command, add a
-line to `COMMANDS`.
+line to `COMMANDS`; a name of two words is a command of a group, which has a line in `GROUPS`, or goes with a command
+whose name is the first word.
 
 Exit status: 0 done · 1 found a fault or failed · 2 wrong use · 130 interrupted. A failure is reported in plain lines on
 stderr, without a traceback; with `--json` also as one JSON document on stdout. A traceback is a bug in mixstream.
@@ -15,22 +16,97 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from itertools import dropwhile, takewhile
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("mixstream_tools.demo.command:demo", "Train, kill -9, resume on two processes, prove the batches equal."),
+    "demo selection": (
+        "mixstream_tools.demo.selection.command:selection",
+        "Prune text with planted faults, stream it.",
+    ),
     "convert": ("mixstream_tools.convert.command:convert", "Turn text and JSONL into tokenised shards, by domain."),
     "verify": ("mixstream_tools.verify.command:verify", "Check that every shard is complete and matches its index."),
     "inspect": ("mixstream_tools.inspect.command:inspect", "Show datasets: shards, tokens, columns, samples."),
     "plan": ("mixstream_tools.plan.command:plan", "Show what a mixture reads: epochs, tokens, weights by step."),
+    "embed": ("mixstream_tools.embed.command:embed", "Turn the rows of datasets into embeddings, for selection."),
+    "attribute features": ("mixstream_tools.attribute.command:features", "Turn rows into gradients of proxy models."),
+    "attribute score": ("mixstream_tools.attribute.command:score", "Score rows by features, for target tasks."),
+    "prune run": ("mixstream_tools.prune.run:run", "Prune in one go: fit, assign and keep."),
+    "prune fit": ("mixstream_tools.prune.fit:fit", "Find the prototypes of each domain (k-means)."),
+    "prune assign": ("mixstream_tools.prune.assign:assign", "Score rows by their distance to a prototype."),
+    "prune keep": ("mixstream_tools.prune.keep:keep", "Keep the hard or the easy part, as a selection."),
+    "prune dedup": ("mixstream_tools.prune.dedup:dedup", "Keep one row of each group of near-duplicates."),
+    "prune d4": ("mixstream_tools.prune.d4:d4", "Remove near-duplicates, then the most typical rows."),
+    "prune domains": ("mixstream_tools.prune.domains:domains", "Split domains into clusters that can be mixed."),
+    "select top": ("mixstream_tools.select.top:top", "Keep the rows with the best scores, to a budget."),
+    "select where": ("mixstream_tools.select.where:where", "Keep the rows for which a condition holds."),
+    "select random": ("mixstream_tools.select.random_control:random", "Keep rows at random: the control."),
+    "select combine": ("mixstream_tools.select.combine:combine", "Rows in both, in either, or in one only."),
+    "select import": ("mixstream_tools.select.import_scores:import_scores", "Scores and lists that others made."),
+    "select split": ("mixstream_tools.select.split:split", "Buckets of a column, to be mixed as domains."),
+    "select stats": ("mixstream_tools.select.stats:stats", "What is kept, and what reading it costs."),
+    "select sample": ("mixstream_tools.select.sample:sample", "Texts that are kept, and texts that are dropped."),
+    "select verify": ("mixstream_tools.select.verify:verify", "Check artefacts, and that they fit a dataset."),
+    "select overlap": ("mixstream_tools.select.overlap:overlap", "Find candidates that contain a target set."),
+    "select validate": ("mixstream_tools.select.validate:validate", "Do scores predict the loss, and beat chance?"),
+    "select diff": ("mixstream_tools.select.diff:diff", "Compare two selections."),
+    "select export": ("mixstream_tools.select.export:export", "Scores or a selection as parquet or JSONL."),
+    "select key": ("mixstream_tools.select.key:key", "Keys of rows, by which they survive new shards."),
+    "select rebase": ("mixstream_tools.select.rebase:rebase", "Move scores or a selection to new shards."),
+    "select merge": ("mixstream_tools.select.merge:merge", "Merge parts that several processes wrote."),
 }
 """Command → (module and name of its function, one line for `mixstream --help`)."""
+
+_PRUNE = """Select rows by how typical they are, or by how many are like them.
+
+mixstream embed shards/ --out emb/
+mixstream prune run --emb emb/ --side hard --fraction 0.8 --out pruned/
+
+In training:
+ms.Stream(remote="shards/web", selection="pruned/selection")
+
+All published evidence for pruning by prototypes is on images. For text,
+train on a random selection of the same size too (--control random).
+"""
+
+GROUPS: dict[str, tuple[str, str]] = {
+    "attribute": (
+        "Score rows by what training on them does for target tasks (DsDm).",
+        """Score rows by how much training on them lowers the loss on target tasks (DsDm).
+
+mixstream attribute features shards/ --model proxy0,proxy1 --out feat/
+mixstream attribute score feat/ --target qa=questions.jsonl --out scores/
+mixstream select top scores/ --overall --fraction 0.2 --out sel/
+
+`features` takes the gradients of small proxy models on every row and projects
+them; it costs about as much as training each proxy for one epoch. `score`
+compares them with the gradients of the target tasks. It is cheap, so new
+targets need no new features.
+""",
+    ),
+    "prune": ("Select rows by distance to prototypes, and remove near-duplicates.", _PRUNE),
+    "select": (
+        "Choose rows by scores, combine and check selections.",
+        """Choose which rows of a dataset count, without rewriting a shard.
+
+Scores say how good a row is, a selection says which rows count. Both are small
+files beside the shards; Stream(selection=...) reads the rows that count.
+
+Start here:  mixstream select import scores.parquet --dataset shards/web \\
+                 --key id --where "int_score >= 3" --selection sel/edu3
+             mixstream select stats sel/edu3
+""",
+    ),
+}
+"""Group → (one line for `mixstream --help`, what `mixstream GROUP --help` says above the list of its commands)."""
 
 _HELP = """Stream sharded corpora and mix them while the model learns.
 
 Start here:  mixstream demo
+             mixstream demo selection
 
 Every command has --help with an example, and --json. Exit status: 0 done, 1 found a fault or failed, 2 wrong use.
 """
@@ -48,8 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         return _fail(error, as_json=as_json, status=_INTERRUPTED)
     except CycloptsError as error:
-        command = f"mixstream {arguments[0]}" if arguments and arguments[0] in COMMANDS else "mixstream"
-        error.add_note(f"See `{command} --help`.")
+        error.add_note(f"See `{' '.join(['mixstream', *_called(arguments)])} --help`.")
         return _fail(error, as_json=as_json, status=_WRONG_USE)
     except Exception as error:
         status = _status(error)
@@ -86,11 +161,33 @@ def _app(arguments: Sequence[str]) -> App:
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    called = next((word for word in arguments if not word.startswith("-")), None)
+    called = _called(arguments)
+    groups = {}
+    for name, (summary, text) in GROUPS.items():
+        groups[name] = App(name=name, help=text if called[:1] == (name,) else summary)
+        app.command(groups[name])
     for name, (target, summary) in COMMANDS.items():
+        *group, word = name.split()
+        if called[:1] == (word,) and " ".join(called) in COMMANDS and len(called) > 1 and not group:
+            groups[word] = App(name=word, help=summary)  # such as `demo`, when `demo selection` is called
+            app.command(groups[word])
+            continue
+        if group and group[0] not in groups:
+            continue
         # The called command has its own, longer help; the others are listed with a summary and not imported.
-        app.command(target, name=name, help=None if name == called else summary)
+        is_called = called == (*group, word)
+        (groups[group[0]] if group else app).command(target, name=word, help=None if is_called else summary)
     return app
+
+
+def _called(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return the words of the command that is called, such as ("select", "top"); as many as are known."""
+    after = dropwhile(lambda word: word.startswith("-"), arguments)
+    words = tuple(takewhile(lambda word: not word.startswith("-"), after))  # a later one may be an option's value
+    for known in (words[:2], words[:1]):
+        if " ".join(known) in COMMANDS or " ".join(known) in GROUPS:
+            return known
+    return ()
 
 
 def _fail(error: BaseException, *, as_json: bool, status: int) -> int:

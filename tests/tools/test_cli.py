@@ -11,7 +11,7 @@ import pytest
 
 from mixstream.errors import ShardCorruptError
 from mixstream_tools import cli
-from mixstream_tools.cli import COMMANDS, main
+from mixstream_tools.cli import COMMANDS, GROUPS, main
 
 OPTIONS_OF_CONVERT = {
     *("--out", "--tokenizer", "--seq-len", "--text-key", "--domain-key", "--format", "--include", "--exclude"),
@@ -23,9 +23,43 @@ OPTIONS_OF_CONVERT = {
 def test_help_lists_every_command(capsys):
     assert main(["--help"]) == 0
     told = capsys.readouterr().out
-    for name, (_, summary) in COMMANDS.items():
+    for name, (summary, _) in {**{n: (s, "") for n, (_, s) in COMMANDS.items() if " " not in n}, **GROUPS}.items():
         assert name in told
         assert summary.split()[0] in told
+
+
+@pytest.fixture
+def group(monkeypatch, tmp_path):
+    """A group `things` of two commands, of which `things good` returns 0 and `things absent` cannot be imported."""
+    (tmp_path / "mixstream_things.py").write_text(
+        'def good(*, n: int):\n    """Do it.\n\n    mixstream things good"""\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(cli.GROUPS, "things", ("Handle things.", "Handle things in many ways."))
+    monkeypatch.setitem(cli.COMMANDS, "things good", ("mixstream_things:good", "Do good."))
+
+
+@pytest.mark.usefixtures("group")
+def test_a_group_lists_its_commands_without_importing_them(capsys, monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "things absent", ("mixstream_things_absent:absent", "Be absent."))
+    assert main(["things", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert "in many ways" in told
+    assert "Do good." in told
+    assert "Be absent." in told
+    assert main(["--help"]) == 0
+    assert "Handle things." in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("group")
+def test_a_command_of_a_group_runs_and_has_its_own_help(capsys):
+    assert main(["things", "good", "--n", "1"]) == 0
+    assert main(["things", "good", "--help"]) == 0
+    assert "mixstream things good" in capsys.readouterr().out
+    assert main(["things", "good"]) == 2
+    assert "`mixstream things good --help`" in capsys.readouterr().err
+    assert main(["things", "nonsense"]) == 2
+    assert "`mixstream things --help`" in capsys.readouterr().err
 
 
 def test_help_imports_no_command_and_no_torch():
@@ -142,3 +176,17 @@ def test_the_installed_command_runs(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert "a" in done.stdout
     assert (tmp_path / "out" / "a" / "train" / "index.json").is_file()
+
+
+def test_a_command_may_have_commands_of_its_name_below_it(capsys, monkeypatch, tmp_path):
+    (tmp_path / "mixstream_pairs.py").write_text(
+        'def one(*, out: str = ""):\n    """Do one."""\n    print("one", out)\n\n\n'
+        'def two(*, n: int):\n    """Do two."""\n    print("two", n)\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(cli.COMMANDS, "pair", ("mixstream_pairs:one", "One."))
+    monkeypatch.setitem(cli.COMMANDS, "pair two", ("mixstream_pairs:two", "Two."))
+    assert main(["pair", "--out", "two"]) == main(["pair", "two", "--n", "3"]) == main(["pair"]) == 0
+    assert capsys.readouterr().out.split() == ["one", "two", "two", "3", "one"]
+    assert main(["pair", "two"]) == 2
+    assert "`mixstream pair two --help`" in capsys.readouterr().err

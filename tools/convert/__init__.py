@@ -6,13 +6,13 @@ In the order of the flow (job.py draws it):
     sources.py     SRC → domains and files           files.py      stored bytes, decompressed
     domain_names   which names a domain can have     readers/      one format a file → documents
     parts.py       files → units of work             tokenizer.py  text → ids
-    executors/     where the work runs               packer.py     ids → rows → shards
-    work.py        one unit of work                  publish.py    units → index.json
-    ledger.py      which units are done              remote.py     the result → an object store
-    recipe.py      the options that decide bytes     uploads.py    which objects are uploaded
+    work.py        one unit of work                  packer.py     ids → rows → shards
+    ledger.py      which units are done              publish.py    units → index.json
+    recipe.py      the options that decide bytes     remote.py     the result → an object store
+                                                     uploads.py    which objects are uploaded
 
-A new source format is a reader (`readers.READERS`), a new tokenizer a spec and a class with `encode`, a cluster an
-executor (`executors.Executor`).
+A new source format is a reader (`readers.READERS`), a new tokenizer a spec and a class with `encode`. Where the work
+runs is an executor (`shared/executors/`).
 
 The law: output bytes are a function of the recipe and the sources. Workers, restarts and `kill -9` change none of them.
 """

@@ -14,7 +14,8 @@ from mixstream.errors import ConfigError
 from mixstream.storage import check_writable, is_local, local_path, open_store, redact
 
 from ..shared.console import Console, show_bytes, show_seconds, table
-from .job import default_workers, run_conversion
+from ..shared.executors import default_workers
+from .job import run_conversion
 from .readers import READERS, Fields
 from .recipe import Recipe
 from .remote import Remote, default_work

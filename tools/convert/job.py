@@ -10,7 +10,6 @@ With --out URL, DIR is the work directory, and the datasets published there are 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from mixstream.errors import StateError
 
 from ..shared.console import Console, show_bytes
-from .executors import choose_executor
+from ..shared.executors import choose_executor
 from .ledger import Ledger, PartRecord, describe_run
 from .parts import Part, plan_parts
 from .publish import publish, published
@@ -160,11 +159,6 @@ def _all_done(ledger: Ledger, recipe: Recipe, parts: Sequence[Part]) -> list[tup
             f"have removed files; run the same command again."
         )
     return done
-
-
-def default_workers() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _show_sources(sources: Sources, console: Console) -> None:

@@ -29,6 +29,7 @@ def plan(
     *,
     data: str | None = None,
     split: str = "train",
+    selection: str | None = None,
     mixer: _Mixer | None = None,
     weights: _Weights = (),
     temperature: float | None = None,
@@ -67,6 +68,7 @@ def plan(
         source: a mixing log, a state or a checkpoint.
         data: directory or URL of shards that `mixstream convert` wrote.
         split: the split of the data.
+        selection: the selections, or buckets, by which --data is read.
         mixer: weights by size: proportional, equal, to the power 1 / temperature, or equal up to --max-epochs.
         weights: fixed weights, NAME=WEIGHT for each domain.
         temperature: of --mixer temperature; 1 is natural, large values are nearly equal.
@@ -81,7 +83,7 @@ def plan(
     if points < 1 or (batch_size is not None and batch_size < 1):
         raise ConfigError("--points and --batch-size are whole numbers of 1 or more")
     run = open_source(local_path(source)) if source is not None else None
-    domains = _domains(run, data, split)
+    domains = _domains(run, data, split, selection)
     batch = batch_size or (run.batch if run is not None else None)
     end = _length(steps, tokens, domains, batch, whole=run is None)
     console, answer = Console(as_json=as_json), _Answer()
@@ -188,11 +190,20 @@ def _check(source: str | None, data: str | None, **options: Any) -> None:
         raise ConfigError(f"--max-epochs {passes:g}: give a number above 0, or leave it out for no limit")
 
 
-def _domains(run: Source | None, data: str | None, split: str) -> Sizes:
+def _domains(run: Source | None, data: str | None, split: str, selection: str | None) -> Sizes:
     if data is None:
+        if selection is not None:
+            raise ConfigError("--selection goes with --data: without it, the run knows how many samples it reads")
         assert run is not None
         return run.domains
     shards = read_shards(data, split)
+    if selection is not None:
+        shards = shards.kept(selection)
+    elif run is not None and run.selected:
+        raise ConfigError(
+            f"{run.where} reads the domains {list(run.selected)} by a selection, and --data has all of their samples: "
+            "give that --selection too, or leave out --data"
+        )
     return shards if run is None else shards.among(run.domains.names, where=run.where)
 
 

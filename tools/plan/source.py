@@ -9,7 +9,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from mixstream.formats import Index, fixed_row_tokens
 from mixstream.plan import WEIGHT_UNIT, RunState, parse_state
 from mixstream.storage import Retry, open_store, redact
 
+from ..shared.artefacts import open_selections
 from ..shared.datasets import Dataset, find_datasets
 from .course import Course, Float64, Int64
 
@@ -51,11 +52,34 @@ class Sizes:
         if set(names) != set(self.names):
             raise ConfigError(
                 f"{where} mixes the domains {sorted(names)}, but --data has {sorted(self.names)}: give the directory "
-                "that the run reads, or leave out --data"
+                "that the run reads (and, for its buckets, --selection), or leave out --data"
             )
         samples = dict(zip(self.names, self.samples_K.tolist()))
         samples_K = np.array([samples[name] for name in names], dtype=np.int64)
         return Sizes(names=names, samples_K=samples_K, row_tokens=self.row_tokens)
+
+    def kept(self, path: str) -> Sizes:
+        """Return the domains that a selection makes of these: with the kept samples, or one for each bucket.
+
+        Args:
+            path: a directory, or a URL, with the selections of some of the domains; the others are read whole.
+
+        Raises:
+            ConfigError: there is a selection of another domain.
+            SelectionError: there is none, or it is damaged.
+        """
+        found = open_selections(path)
+        if strange := sorted(set(found) - set(self.names)):
+            raise ConfigError(f"{path} has selections of {strange}, but --data has {sorted(self.names)}: give others")
+        sizes: dict[str, int] = {}
+        for name, samples in zip(self.names, self.samples_K.tolist()):
+            if name not in found:
+                sizes[name] = samples
+                continue
+            made = found[name]
+            names = [f"{name}/{bucket}" if len(made.buckets) > 1 else name for bucket in made.buckets]
+            sizes |= {name: kept for name, kept in zip(names, made.kept_K.tolist()) if kept}
+        return replace(self, names=tuple(sizes), samples_K=np.array(list(sizes.values()), dtype=np.int64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +99,7 @@ class Source:
         course: the weights; None if only the run's own mixer knows them.
         max_epochs_K: epochs after which a domain leaves the mixture, per domain.
         logged: the log; None for a state.
+        selected: the domains of which a selection is read.
     """
 
     kind: str
@@ -89,6 +114,7 @@ class Source:
     course: Course | None
     max_epochs_K: tuple[float | None, ...]
     logged: LoggedRun | None = None
+    selected: tuple[str, ...] = ()
 
 
 def open_source(path: Path) -> Source:
@@ -166,6 +192,7 @@ def _of_log(run: LoggedRun) -> Source:
         course=course,
         max_epochs_K=(None,) * len(run.names),
         logged=run,
+        selected=tuple(name for name in run.names if name in header.selections),
     )
 
 
@@ -183,6 +210,7 @@ def _of_state(state: RunState, where: str) -> Source:
         drawn_K=np.array([sum(domain.drawn) for domain in state.domains], dtype=np.float64),
         course=_course_of(state),
         max_epochs_K=tuple(domain.max_epochs for domain in state.domains),
+        selected=tuple(domain.name for domain in state.domains if domain.selection),
     )
 
 

@@ -48,18 +48,28 @@ class Console:
         if self.as_json:
             write_json(document)
             return
-        terminal = RichConsole(file=sys.stdout, width=None if sys.stdout.isatty() else 160, highlight=False)
+        is_terminal = sys.stdout.isatty()
+        terminal = RichConsole(file=sys.stdout, width=None if is_terminal else 160, highlight=False)
         for part in parts:
-            terminal.print(part, markup=False)
+            if is_terminal:
+                terminal.print(part, markup=False)
+                continue
+            with terminal.capture() as captured:
+                terminal.print(part, markup=False)
+            sys.stdout.writelines(f"{line.rstrip(' ')}\n" for line in captured.get().removesuffix("\n").split("\n"))
 
     @contextmanager
-    def progress(self, label: str, *, total: int, done: int = 0) -> Iterator[Advance]:
-        """Show how many of `total` bytes are done while the block runs, which calls the yielded `advance(bytes)`."""
-        lines = _Lines(label=label, total=total, done=done, interval_s=self._interval_s, write=self.note)
+    def progress(self, label: str, *, total: int, done: int = 0, unit: str = "bytes") -> Iterator[Advance]:
+        """Show how much of `total` is done while the block runs, which calls the yielded `advance(amount)`.
+
+        Amounts are bytes, or whatever `unit` counts, such as "rows".
+        """
+        write, every = self.note, self._interval_s
+        lines = _Lines(label=label, total=total, done=done, unit=unit, interval_s=every, write=write)
         if self._quiet or not sys.stderr.isatty():
             yield lines.advance
             return
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), _Amount(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), _Amount(unit), TimeRemainingColumn())
         with Progress(*columns, console=RichConsole(file=sys.stderr)) as bar:
             task = bar.add_task(label, total=total, completed=done)
             yield lambda size: bar.advance(task, size)
@@ -68,33 +78,53 @@ class Console:
 class _Lines:
     """Progress as plain lines, at most one every `interval_s` seconds."""
 
-    def __init__(self, *, label: str, total: int, done: int, interval_s: float, write: Callable[[str], None]) -> None:
+    def __init__(
+        self, *, label: str, total: int, done: int, unit: str, interval_s: float, write: Callable[[str], None]
+    ) -> None:
         self._label, self._total, self._done, self._write = label, total, done, write
+        self._unit = unit
         self._interval_s = interval_s
-        self._start = self._last = time.monotonic()
-        self._before = done
+        self._last = time.monotonic()
+        self._begun: tuple[float, int] | None = None  # when the first units were done, and how many
 
     def advance(self, size: int) -> None:
         self._done = min(self._done + size, self._total)  # a reader that reads ahead may report a little too much
         now = time.monotonic()
+        begun = self._begun
+        if begun is None:  # until here a model was loaded, or a process started: it says nothing of the rate
+            self._begun = (now, self._done)
         if now - self._last < self._interval_s:
             return
         self._last = now
-        rate = (self._done - self._before) / (now - self._start)
+        line = f"{self._label}: {100 * self._done / max(self._total, 1):.0f} %, "
+        if begun is None or now <= begun[0]:
+            self._write(f"{line}{_progress(self._done, self._total, None, self._unit)}")
+            return
+        rate = (self._done - begun[1]) / (now - begun[0])
         left = max(self._total - self._done, 0) / rate if rate else float("inf")
-        self._write(
-            f"{self._label}: {100 * self._done / max(self._total, 1):.0f} %, {show_bytes(self._done)} of "
-            f"{show_bytes(self._total)}, {show_bytes(rate)}/s, {show_seconds(left)} left"
-        )
+        self._write(f"{line}{_progress(self._done, self._total, rate, self._unit)}, {show_seconds(left)} left")
 
 
 class _Amount(ProgressColumn):
-    """Bytes done, total and rate, in the units of `show_bytes`, as everywhere else."""
+    """Amount done, total and rate."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
 
     def render(self, task: Task) -> Text:
         total = task.total or 0
-        done = f"{show_bytes(min(task.completed, total))} of {show_bytes(total)}"
-        return Text(f"{task.percentage:3.0f} %  {done}  {show_bytes(task.speed or 0)}/s")
+        amounts = _progress(min(task.completed, total), total, task.speed or 0, self._unit)
+        return Text(f"{task.percentage:3.0f} %  {amounts.replace(', ', '  ')}")
+
+
+def _progress(done: float, total: float, rate: float | None, unit: str) -> str:
+    """Amount done, total and rate, in the units of `show_bytes`, or counted: `1,200 of 5,000 rows, 350 rows/s`."""
+    if unit == "bytes":
+        amounts = f"{show_bytes(done)} of {show_bytes(total)}"
+        return amounts if rate is None else f"{amounts}, {show_bytes(rate)}/s"
+    amounts = f"{done:,.0f} of {total:,.0f} {unit}"
+    return amounts if rate is None else f"{amounts}, {rate:,.{0 if rate >= 10 or not rate else 1}f} {unit}/s"
 
 
 def write_json(document: Mapping[str, Any]) -> None:

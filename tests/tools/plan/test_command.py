@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixing_logs import open_log
+from selections import buckets, keep
 
 import mixstream as ms
 from mixstream.errors import ExhaustedError
@@ -22,7 +23,7 @@ NAMES = tuple(SIZES)
 WIDTH, BATCH = 8, 16
 OPTIONS = {
     *("--data", "--split", "--mixer", "--weights", "--temperature", "--max-epochs", "--steps", "--tokens"),
-    *("--batch-size", "--points", "--json"),
+    *("--batch-size", "--points", "--json", "--selection"),
 }
 
 
@@ -242,6 +243,37 @@ def test_data_alone_is_one_natural_epoch(plan, shards):
     assert by_name(told["preview"], "epochs") == dict.fromkeys(NAMES, 1.0)
 
 
+@pytest.fixture
+def selections(shards, tmp_path):
+    """A quarter of the rows of "web", and the rows of "code" in two buckets."""
+    keep(tmp_path / "sel/web", shards / "web/train", np.arange(320) % 4 == 0)
+    buckets(tmp_path / "sel/code", shards / "code/train", np.arange(60) % 3 - 1, ["low", "high"], domain="code")
+    return tmp_path / "sel"
+
+
+def test_selections_make_the_sizes_of_a_preview(plan, shards, selections):
+    status, told, _ = plan("--data", str(shards), "--selection", str(selections))
+    assert status == 0
+    assert by_name(told["preview"], "rows") == {"web": 80, "code/low": 20, "code/high": 20, "law": 20}
+
+
+def test_the_data_of_a_selected_run_need_its_selection(plan, shards, selections, tmp_path, capsys):
+    options = {"web": {"selection": selections}, "code": {"split_by": selections}, "law": {}}
+    each = [ms.Stream(remote=str(shards / name), split="train", **given) for name, given in options.items()]
+    state = tmp_path / "state.json"
+    state.write_text(json.dumps(ms.StreamingDataset(streams=each, batch_size=BATCH).state_dict()))
+    _, told, _ = plan(str(state), "--data", str(shards), "--selection", str(selections))
+    assert by_name(told["source"], "samples") == {"web": 80, "code/low": 20, "code/high": 20, "law": 20}
+    assert main(["plan", str(state), "--data", str(shards)]) == 2
+    assert "by a selection, and --data has all of their samples: give that --selection" in capsys.readouterr().err
+    with ms.Loader(ms.StreamingDataset(streams=each, batch_size=BATCH), log=tmp_path / "log") as loader:
+        for _, batch in zip(range(3), loader):
+            loader.report(batch, torch.ones(len(batch.domain)))
+    assert main(["plan", str(tmp_path / "log"), "--data", str(shards)]) == 2
+    assert "log/mixture.jsonl reads the domains ['" in (told := capsys.readouterr().err)
+    assert "'code/high'] by a selection, and --data has all" in told
+
+
 @pytest.mark.parametrize(
     ("options", "rows"),
     [
@@ -384,6 +416,7 @@ def test_a_long_run_is_previewed_at_once(plan, shards):
         (["STATE", "--tokens", "1000"], "give --steps"),
         (["STATE", "--steps", "1"], "at step 2 already"),
         (["OTHER", "--data", "SHARDS"], "mixes the domains"),
+        (["LOG", "--selection", "sel"], "--selection goes with --data"),
         (["NEITHER"], "neither a mixing log"),
         (["BROKEN"], "begins like JSON"),
         (["EMPTY"], "holds no state"),

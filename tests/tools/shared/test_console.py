@@ -14,9 +14,21 @@ def test_progress_is_plain_lines_at_intervals(capsys):
         advance(2048)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("convert: 50 %, 2.0 KB of 4.0 KB, ")
+    assert lines[0] == "convert: 50 %, 2.0 KB of 4.0 KB"  # what came before the first units says nothing of the rate
     assert lines[1].startswith("convert: 100 %, 4.0 KB of 4.0 KB, ")
     assert lines[1].endswith("0 s left")
+
+
+def test_the_rate_is_that_since_the_first_units(monkeypatch, capsys):
+    clock = iter([0.0, 60.0, 70.0])  # a minute to load a model
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with Console().progress("embed", total=300, unit="rows") as advance:
+        advance(100)
+        advance(100)
+    assert capsys.readouterr().err.splitlines() == [
+        "embed: 33 %, 100 of 300 rows",
+        "embed: 67 %, 200 of 300 rows, 10 rows/s, 10 s left",
+    ]
 
 
 def test_progress_is_silent_between_intervals(capsys):

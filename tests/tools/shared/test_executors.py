@@ -3,15 +3,20 @@
 import importlib
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
-from mixstream_tools.convert.executors.local import InProcess, Processes, WorkerDiedError
+from mixstream_tools.shared.executors.local import InProcess, Processes, WorkerDiedError
 
 # Workers import what they run by name: this becomes a module on the path, which spawned processes inherit.
 TASKS = """
 import os, signal, time
 from pathlib import Path
+
+def number(task, report):
+    time.sleep(0.2)
+    return os.environ.get("MIXSTREAM_WORKER"), os.getpid()
 
 def square(task, report):
     report(1)
@@ -50,6 +55,12 @@ def test_every_task_is_done_once_in_other_processes(tasks):
     assert {greeting for _, greeting, _ in results} == {"hello"}
     assert len({process for _, _, process in results}) <= 2
     assert sum(seen) == 20
+
+
+def test_a_worker_knows_its_number(tasks):
+    results = set(Processes(workers=2).run(tasks.number, range(4), lambda size: None))
+    assert {number for number, _ in results} == {"0", "1"}
+    assert len({process for _, process in results}) == 2
 
 
 def test_in_process_is_the_same_without_processes(tasks):
@@ -94,3 +105,22 @@ def test_leaving_early_ends_the_workers(tasks, tmp_path):
     with pytest.raises(Stop):
         list(running)
     assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("executor", [Processes(workers=2), InProcess()])
+def test_workers_are_kept_between_runs_in_a_with_block(tasks, executor):
+    with executor:
+        runs = [{result[-1] for result in executor.run(tasks.number, range(4), lambda size: None)} for _ in range(2)]
+    assert runs[0] == runs[1]
+
+
+def test_kept_workers_end_with_the_block_and_after_a_failure(tasks, tmp_path):
+    executor = Processes(workers=1)
+    with executor:
+        (first,) = {result[-1] for result in executor.run(tasks.square, range(2), lambda size: None)}
+        with pytest.raises(ZeroDivisionError):
+            list(executor.run(tasks.fail_or_finish, [("bug", "")], lambda size: None))
+        (second,) = {result[-1] for result in executor.run(tasks.square, range(2), lambda size: None)}
+        assert not Path(f"/proc/{first}").exists()
+        assert Path(f"/proc/{second}").exists()
+    assert not Path(f"/proc/{second}").exists()

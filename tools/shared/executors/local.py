@@ -18,28 +18,33 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from mixstream.errors import MixstreamError
 
-from ..files import OnBytes
-from . import Function, Result, Task
+from . import WORKER, Advance, Function, Result, Task, WorkerDiedError
 
 _TICK_S = 0.2
 _GRACE_S = 5.0
 
 
-class WorkerDiedError(ChildProcessError):
-    """A worker process ended without an answer: killed, out of memory, or crashed in native code."""
-
-
 class InProcess:
     """Runs one task after the other, in this process."""
 
-    def run(self, function: Function[Task, Result], tasks: Sequence[Task], on_bytes: OnBytes) -> Iterator[Result]:
+    def run(self, function: Function[Task, Result], tasks: Sequence[Task], advance: Advance) -> Iterator[Result]:
         """See `Executor.run`."""
         for task in tasks:
-            yield function(task, on_bytes)
+            yield function(task, advance)
+
+    def __enter__(self) -> Self:
+        """Keep nothing: there are no workers."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let nothing go."""
 
 
 class Processes:
@@ -53,24 +58,47 @@ class Processes:
     def __init__(self, *, workers: int, environ: Mapping[str, str] | None = None) -> None:
         self._workers = workers
         self._environ = dict(environ or {})
+        self._keeps = False
+        self._started: list[_Worker] = []
 
-    def run(self, function: Function[Task, Result], tasks: Sequence[Task], on_bytes: OnBytes) -> Iterator[Result]:
+    def __enter__(self) -> Self:
+        """Keep processes between runs."""
+        self._keeps = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End them."""
+        self._keeps = False
+        self._end(now=False)
+
+    def _worker(self, number: int) -> _Worker:
+        if number == len(self._started):
+            self._started.append(_Worker({**self._environ, WORKER: str(number)}))
+        return self._started[number]
+
+    def _end(self, *, now: bool) -> None:
+        workers, self._started = self._started, []
+        for worker in workers:
+            worker.stop(now=now)
+
+    def run(self, function: Function[Task, Result], tasks: Sequence[Task], advance: Advance) -> Iterator[Result]:
         """See `Executor.run`. Raises WorkerDiedError if a process is killed from outside."""
         left = deque(tasks)
-        workers: list[_Worker] = []
         busy: dict[Connection, _Worker] = {}
         failure: BaseException | None = None
         try:
-            for _ in range(min(self._workers, len(tasks))):
-                workers.append(worker := _Worker(self._environ))
+            for number in range(min(self._workers, len(tasks))):
+                worker = self._worker(number)
                 worker.send(function, left.popleft())
                 busy[worker.pipe] = worker
             while busy:
                 for pipe in wait(list(busy)):
                     worker = busy[pipe]  # pyright: ignore[reportArgumentType]  # wait() returns its own arguments
                     kind, value = worker.receive()
-                    if kind == "bytes":
-                        on_bytes(value)
+                    if kind == "progress":
+                        advance(value)
                         continue
                     del busy[worker.pipe]
                     if kind == "failed":
@@ -83,8 +111,8 @@ class Processes:
             if failure is not None:
                 raise failure
         finally:
-            for worker in workers:
-                worker.stop(now=bool(busy))
+            if not self._keeps or busy or failure is not None:
+                self._end(now=bool(busy))
 
 
 class _Worker:
@@ -138,7 +166,7 @@ def _serve(pipe: Connection, environ: Mapping[str, str]) -> None:
             except Exception as error:
                 if report.parent_is_gone:
                     return
-                answer = "failed", _portable(error)
+                answer = "failed", portable_error(error)
             report.flush()
             pipe.send(answer)
 
@@ -159,14 +187,14 @@ class _Report:
 
     def flush(self) -> None:
         try:
-            self._pipe.send(("bytes", self._held))
+            self._pipe.send(("progress", self._held))
         except (BrokenPipeError, ConnectionResetError):
             self.parent_is_gone = True
             raise
         self._held, self._last = 0, time.monotonic()
 
 
-def _portable(error: Exception) -> Exception:
+def portable_error(error: Exception) -> Exception:
     """An error that can be pickled. If it is a bug and not a foreseen failure, it carries the worker's traceback."""
     if not isinstance(error, MixstreamError | OSError):
         error.add_note("in a worker process:\n" + "".join(traceback.format_exception(error)))

@@ -1,0 +1,93 @@
+"""Kinds of options that commands share: one name, one meaning and one help text for each, wherever it appears."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, get_args
+
+from cyclopts import Parameter
+
+from mixstream.errors import ConfigError
+from mixstream.selection import DomainRows
+from mixstream.storage import Retry, local_path
+from mixstream.units import parse_bytes
+
+from .domains import NamedDataset, find_domains
+
+Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
+Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
+Text = Annotated[str | None, Parameter(show_default=False)]
+Number = Annotated[int | None, Parameter(show_default=False)]
+Many = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True, show_default=False)]
+
+Control = Literal["random", "inverse"]
+Controls = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True, show_default=False)]
+
+
+def controls_of(texts: Sequence[str]) -> tuple[Control, ...]:
+    """Return the controls that `--control` names, each once; several are joined by commas or follow each other.
+
+    >>> controls_of(["random,inverse", "random"])
+    ('random', 'inverse')
+
+    Raises:
+        ConfigError: there is no such control.
+    """
+    known: tuple[Control, ...] = get_args(Control)
+    names = [name.strip() for text in texts for name in text.split(",")]
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"--control {unknown[0]}: give {' or '.join(known)}, or both as {','.join(known)}")
+    return tuple(control for control in known if control in names)
+
+
+def device_of(name: str) -> str:
+    """Return where to compute, as torch names it: for `auto`, a GPU if there is one."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """How a command reads shards. As a parameter of a command, its fields are options.
+
+    Args:
+        split: which of the splits of a domain, where it has several.
+        local: cache directory of remote shards, for each domain LOCAL/DOMAIN; default: below the temp directory.
+        cache_limit: how much it may hold for each domain, as in 20gb; default: no limit.
+        download_retry: attempts of each request.
+        download_timeout: timeout of a request in seconds.
+    """
+
+    split: str = "train"
+    local: Text = None
+    cache_limit: Text = None
+    download_retry: int = 2
+    download_timeout: float = 60.0
+
+    @property
+    def limit(self) -> int | None:
+        """Bytes that the cache of a domain may hold; None for no limit."""
+        return None if self.cache_limit is None else parse_bytes(self.cache_limit)
+
+    @property
+    def retry(self) -> Retry:
+        """Attempts and timeout of requests."""
+        return Retry(attempts=self.download_retry, timeout=self.download_timeout)
+
+    def find(self, urls: Sequence[str]) -> list[NamedDataset]:
+        """Return the domains at some URLs. See `find_domains`."""
+        return find_domains(urls, split=self.split, retry=self.retry)
+
+    def open(self, url: str, *, name: str) -> DomainRows:
+        """Open the shards of the domain `name`; a cache directory is bound to one dataset, so each has its own."""
+        local = None if self.local is None else str(local_path(self.local).absolute() / name)
+        return DomainRows.open(url, name=name, local=local, cache_limit=self.limit, retry=self.retry)
+
+    def for_workers(self) -> Reading:
+        """Return the same for a worker, which may have another current directory."""
+        return self if self.local is None else replace(self, local=str(local_path(self.local).absolute()))
