@@ -1,0 +1,1 @@
+"""`mixstream prune`: one file a command. `inputs` and `options` are shared by several of them."""
