@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check format test-mosaic bench bench-text soak clean
+.PHONY: help demo demo-selection test check format test-mosaic bench bench-text soak clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -16,6 +16,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)  ## convert text that is on this machine, train on the mix, kill, resume, prove it equal
 	$(BIN)/mixstream demo
+
+demo-selection: $(READY)  ## prune text with planted faults, show what was dropped, stream the rest
+	$(BIN)/mixstream demo selection
 
 test: check  ## the whole gate: format, lint, types, layers, tests
 	$(BIN)/python -m pytest -n auto

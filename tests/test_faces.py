@@ -16,9 +16,12 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted(
     path for folder in ("tools", "examples", "mixstream/integrations") for path in (ROOT / folder).rglob("*.py")
 )
-FACES = {"formats", "storage", "plan", "feedback", "mixers", "errors", "types", "units", "data", "loader"}
-OTHER_FACES = {"demo": "convert"}
-"""Command → another command whose face it may import."""
+FACES = {
+    *("formats", "storage", "plan", "feedback", "mixers", "errors", "types", "units", "data", "loader", "selection"),
+    *("selection.datamodels", "selection.embedders", "selection.prototypes"),
+}
+OTHER_FACES = {"demo": {"convert", "cli"}}
+"""Command → other commands whose faces it may import; `cli` runs commands as they are typed."""
 
 
 class Import(NamedTuple):
@@ -67,7 +70,7 @@ def strangers(folder: str, parts: tuple[str, ...], source: str) -> set[str]:
     for module, name, level in imports(source):
         base = package[: len(package) - level + 1] if level else ()
         top, *path = [*base, *filter(None, module.split(".")), name]
-        is_other_face = path[:1] == [OTHER_FACES.get(folder)] and len(path) == 2
+        is_other_face = path[0] in OTHER_FACES.get(folder, ()) and len(path) == 2
         if top == "mixstream_tools" and path[0] not in {folder, "shared"} and not is_other_face:
             found.add(".".join(path))
     return found
