@@ -43,6 +43,7 @@ bench: $(READY)  ## run the benchmarks that docs/benchmarks.md quotes
 	$(BIN)/python bench/mixing.py
 	$(BIN)/python bench/mixing_cost.py
 	$(BIN)/python bench/storage.py
+	for part in reading lookups embedding kmeans keep scoring; do $(BIN)/python bench/selection.py $$part || exit; done
 
 bench-text: $(READY)  ## train small models on real text under every mixer (half an hour)
 	$(BIN)/python bench/mixing_text.py
