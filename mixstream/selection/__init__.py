@@ -20,7 +20,7 @@ of the flow:
     expression        conditions on columns, as text
     combining         selections as sets: and, or, minus
     keys              what identifies a row where shard and position do not
-    joining           lines of a table -> the rows that they are about
+    joining           lines of a table -> the rows that they are about                          meetings
     rebasing          where the rows of old shards are in new ones
     overlap           what candidates share with a target set
     manifest          what every artefact says of itself
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
         ColumnKey,
         ContentKey,
         Lines,
-        Meetings,
         OrdinalKey,
         RowKey,
         ShardRowKey,
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     )
     from mixstream.selection.keys import Keys, read_keys
     from mixstream.selection.manifest import find_artefacts, provenance
+    from mixstream.selection.meetings import Meetings
     from mixstream.selection.merge import merge_scores, scores_done
     from mixstream.selection.overlap import DEFAULT_NGRAM, Hit, Targets, Words, tokens_as_units
     from mixstream.selection.rebasing import match_keys, match_shards, moved_buckets
@@ -75,16 +75,15 @@ __getattr__, __dir__ = lazily(
             "ColumnKey",
             "ContentKey",
             "Lines",
-            "Meetings",
             "OrdinalKey",
             "RowKey",
             "ShardRowKey",
             "begins_of",
-            "below_cut",
             "index_keys",
         ],
         "keys": ["Keys", "read_keys"],
         "manifest": ["find_artefacts", "provenance"],
+        "meetings": ["Meetings"],
         "merge": ["merge_scores", "scores_done"],
         "overlap": ["DEFAULT_NGRAM", "Hit", "Targets", "Words", "tokens_as_units"],
         "rebasing": ["match_keys", "match_shards", "moved_buckets"],

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("package", ["mixstream", "mixstream.feedback", "mixstream.plan"])
+@pytest.mark.parametrize("package", ["mixstream", "mixstream.feedback", "mixstream.plan", "mixstream.selection"])
 def test_every_name_is_there_and_no_other(package):
     module = importlib.import_module(package)
     assert all(getattr(module, name) is not None for name in module.__all__)
