@@ -14,7 +14,7 @@ the pool, some as target samples, the others to measure the loss.
     6  training                      the same model and number of steps on each selection, and on everything
 
 A selection is a small file; the shards stay as they are, and `Stream(selection=...)` reads the rows that count. It
-takes about ten minutes on two cores. What it shows is about a model of 50 thousand parameters, and a target of which
+takes minutes on two cores. What it shows is about a model of 50 thousand parameters, and a target of which
 the pool has more; it is no evidence for large ones.
 """
 
