@@ -4,22 +4,28 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 
+from mixstream.cached import cached_property
 from mixstream.errors import ConfigError, RanksDisagreeError
 from mixstream.types import Float64, Int64
 from mixstream.world import World
 
 
-def detect_world(rank: int | None = None, world_size: int | None = None) -> World:
-    """Return the world of the arguments, else of torch.distributed if initialised, else of RANK and WORLD_SIZE."""
+def detect_world(rank: int | None = None, world_size: int | None = None, nodes: int | None = None) -> World:
+    """Return the world of the arguments, else of torch.distributed if initialised, else of RANK and WORLD_SIZE.
+
+    Raises:
+        ConfigError: rank, world_size and nodes do not belong together.
+    """
     if (rank is None) != (world_size is None):
         raise ConfigError(f"give both rank and world_size or neither; got rank={rank}, world_size={world_size}")
+    if nodes is not None and world_size is None:
+        raise ConfigError(f"nodes={nodes} goes with rank and world_size: give these too, or leave out nodes")
     if rank is not None and world_size is not None:
-        return World(rank=rank, size=world_size)
+        return World(rank=rank, size=world_size, nodes=1 if nodes is None else nodes)
     rank, world_size = _group() or (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     per_node = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))  # if unset: one machine
     return World(rank=rank, size=world_size, nodes=max(world_size // max(per_node, 1), 1))
@@ -149,8 +155,13 @@ class RankNotes:
 
     @classmethod
     def of_job(cls, topic: str) -> Self | None:
-        """Return the notes of this job; None in a job of one process."""
-        group = _group()
+        """Return the notes of this job; None in a job of one process, and in a DataLoader worker.
+
+        A worker has its parent's connection to the store, and two processes cannot use one.
+        """
+        from torch.utils.data import get_worker_info
+
+        group = _group() if get_worker_info() is None else None
         return cls(topic) if group is not None and group[1] > 1 else None
 
     def post(self, note: str) -> None:

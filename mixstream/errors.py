@@ -12,6 +12,7 @@ parent that a user would catch.
     ├── UnsafeEncodingError(ValueError)        a pickle column, without permission
     ├── IndexCorruptError(ValueError)          the content of index.json is invalid
     ├── IndexNotFoundError(FileNotFoundError)
+    │   └── UnfinishedError                      shards without an index, or a part of a conversion
     ├── ShardCorruptError(ValueError)          a shard does not match its index
     ├── ShardNotFoundError(FileNotFoundError)
     ├── StoreError(OSError)                    an object store or a disk failed
@@ -27,6 +28,7 @@ parent that a user would catch.
     ├── FeedbackError(RuntimeError)            losses of a step are missing, or do not fit the step
     ├── RanksDisagreeError(RuntimeError)       ranks of one run have different settings, states or reports
     ├── ExhaustedError(RuntimeError)           no domain is left to draw from
+    ├── ClosedError(RuntimeError)              a loader or iterator was closed while it was in use
     └── WaitTimeoutError(TimeoutError)         a wait timed out; the message names what it waited for
 """
 
@@ -70,6 +72,10 @@ class IndexCorruptError(MixstreamError, ValueError):
 
 class IndexNotFoundError(MixstreamError, FileNotFoundError):
     """No `index.json` where a dataset was expected."""
+
+
+class UnfinishedError(IndexNotFoundError):
+    """A dataset that is not whole: its writer, or `mixstream convert`, did not come to its end."""
 
 
 class ShardCorruptError(MixstreamError, ValueError):
@@ -130,6 +136,10 @@ class RanksDisagreeError(MixstreamError, RuntimeError):
 
 class ExhaustedError(MixstreamError, RuntimeError):
     """Every domain of positive weight has been read `max_epochs` times: there is nothing left to draw."""
+
+
+class ClosedError(MixstreamError, RuntimeError):
+    """A loader, or one of its iterators, was closed by another thread or loop while it was in use."""
 
 
 class WaitTimeoutError(MixstreamError, TimeoutError):

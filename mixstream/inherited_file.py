@@ -6,6 +6,7 @@ A process that dies leaves nothing behind: the file has no name, and the kernel 
 import fcntl
 import os
 import tempfile
+import threading
 import weakref
 from multiprocessing import reduction
 from multiprocessing.context import get_spawning_popen
@@ -14,13 +15,14 @@ from typing import Any
 
 
 class InheritedFile:
-    """An unlinked temporary file that is shared with worker processes; used as a context manager, it is locked.
+    """An unlinked temporary file that is shared with worker processes; used as a context manager, it is locked
+    against other processes and other threads.
 
     Pickled for a worker process that multiprocessing starts, it is the same file there. Any other copy is a new file
     with the same content.
 
     >>> file = InheritedFile(8)
-    >>> with file:  # excludes other processes, not other threads
+    >>> with file:
     ...     file.write(b"step", at=2)
     >>> file.read(6, at=0)
     b'\\x00\\x00step'
@@ -37,6 +39,7 @@ class InheritedFile:
 
     def _own(self, descriptor: int, size: int) -> None:
         self._descriptor, self._size = descriptor, size
+        self._thread_locks: dict[int, threading.Lock] = {}  # by process: the parent's may be held when it forks
         weakref.finalize(self, os.close, descriptor)
 
     def read(self, size: int, at: int = 0) -> bytes:
@@ -44,18 +47,21 @@ class InheritedFile:
         return os.pread(self._descriptor, size, at)
 
     def write(self, data: bytes, at: int = 0) -> None:
-        """Write `data` at position `at`."""
+        """Write `data` at position `at`; beyond the end, the file grows."""
         os.pwrite(self._descriptor, data, at)
 
     def __enter__(self) -> None:
+        self._thread_locks.setdefault(os.getpid(), threading.Lock()).acquire()
         fcntl.lockf(self._descriptor, fcntl.LOCK_EX)  # held by a process, so inherited descriptors exclude each other
 
     def __exit__(self, *exception: object) -> None:
         fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+        self._thread_locks[os.getpid()].release()
 
     def __getstate__(self) -> dict[str, Any]:
         if get_spawning_popen() is None:
-            return {"size": self._size, "content": self.read(self._size)}
+            size = os.fstat(self._descriptor).st_size
+            return {"size": size, "content": self.read(size)}
         return {"size": self._size, "descriptor": reduction.DupFd(self._descriptor)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ class Feedback:
             any training, and nothing else.
         effective: the first step whose weights may depend on this feedback (`step + 1 + lag`).
         rows_K: float64 [K], rows of each domain in the step's global batch.
-        weights_K: float64 [K], the weights under which the step was drawn.
+        weights_K: float64 [K], the weights under which the step was drawn, without domains that had left the mix.
         loss_sum_K: float64 [K], summed training loss per domain, in nats.
         count_K: float64 [K], the number of tokens (or rows) in each sum; 0 if the domain was not in the batch.
         validation_V: float64 [V], mean validation losses in nats of the model after this step and before the next, one
@@ -68,7 +68,9 @@ class Feedback:
         [3.0, nan, nan]
         """
         known_K = (self.count_K > 0) & np.isfinite(self.loss_sum_K)
-        return np.where(known_K, self.loss_sum_K, np.nan) / np.where(known_K, self.count_K, 1.0)
+        with np.errstate(over="ignore"):
+            loss_K = np.where(known_K, self.loss_sum_K, np.nan) / np.where(known_K, self.count_K, 1.0)
+        return np.where(np.isfinite(loss_K), loss_K, np.nan)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +86,15 @@ class Rows:
         domain_B: int32 [B], the domain of each row, in the plan's order.
         draw_B: int64 [B], the number of the draw from this domain in the row's lane.
         repeats: rows at the end that only fill up the epoch's last batch.
+        drawn_by_K: int64 [K], the weights by which the batch was drawn, if a domain has left the mix (`Plan.drawn_by`);
+            None if they are those that were given.
     """
 
     step: int
     domain_B: NDArray[np.int32]
     draw_B: Int64
     repeats: int = 0
+    drawn_by_K: Int64 | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +130,8 @@ class Cursor:
         base_LK: int64 [L, K], draws at the start of the epoch.
         credit_LK: int64 [L, K], the rounding carry, in units of 1 / `total_L` row (`mixstream.plan.weights`).
         total_L: int64 [L], the sum of the weights in these units.
+        quota_LK: int64 [L, K], rows that the running epoch takes; None if weights are given step by step. It follows
+            from the others (`plan.Plan.resume`).
         repeats: rows so far that only filled up an epoch's last batch.
     """
 
@@ -135,4 +142,5 @@ class Cursor:
     base_LK: Int64
     credit_LK: Int64
     total_L: Int64
+    quota_LK: Int64 | None = None
     repeats: int = 0

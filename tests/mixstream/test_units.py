@@ -9,7 +9,17 @@ from mixstream.units import parse_bytes, parse_count
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [(7, 7), ("900", 900), ("64mb", 64 << 20), ("1.5GB", 3 << 29), (" 2 kb ", 2048), ("1,024b", 1024)]
+    ("text", "size"),
+    [
+        (7, 7),
+        ("900", 900),
+        ("64mb", 64 << 20),
+        ("1.5GB", 3 << 29),
+        (" 2 kb ", 2048),
+        ("2 KiB", 2048),
+        ("1.5gib", 3 << 29),
+        ("1,024b", 1024),
+    ],
 )
 def test_bytes(text, size):
     assert parse_bytes(text) == size
