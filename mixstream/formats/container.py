@@ -88,6 +88,11 @@ class Container(Protocol):
         """All shards, in order."""
         ...
 
+    @property
+    def extra(self) -> Mapping[str, object]:
+        """What the index says beyond the format, such as `mixstream convert`'s entry."""
+        ...
+
     def rows(self, shard: int) -> RowLayout:
         """Return where the rows of shard `shard` lie."""
         ...

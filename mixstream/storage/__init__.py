@@ -2,13 +2,14 @@
 
 Importing this is cheap: obstore, boto3 and fsspec are imported when a URL needs them. From the top down:
 
-    dataset_files   a dataset's files: its index, and every shard on local disk    index_file
+    dataset_files   a dataset's files: its index, and every shard on local disk    index_file, unfinished
     cache/          files that appear whole or not at all                          directory, materialize, limit, ...
     transfer        whole objects, in parallel ranges                              retry
     open            turns a URL into a store                                       url
     store           one directory of objects, one attempt a call                   stores/, one kind a file
     spec            what the index says of a shard                                 mapping
     destination     where a dataset is written
+    domain_directory  which directory a domain's name has
     fork_server     makes the requests of forked processes                         stores/fork_proxy, forks
 
 Other packages and tools import from here only.
@@ -16,7 +17,8 @@ Other packages and tools import from here only.
 
 from mixstream.storage.cache.limit import CacheLimit
 from mixstream.storage.dataset_files import DatasetFiles
-from mixstream.storage.destination import check_writable, find_destinations, prepare_destinations
+from mixstream.storage.destination import LOCK, Destination, check_writable, find_destinations, prepare_destinations
+from mixstream.storage.domain_directory import domain_directory, domain_name
 from mixstream.storage.forks import ProcessLocal, unforked
 from mixstream.storage.mapping import map_file
 from mixstream.storage.open import open_store
@@ -24,22 +26,43 @@ from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX, CompressedSpec, ShardSpec
 from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
 from mixstream.storage.transfer import read_object
-from mixstream.storage.url import is_local, join, local_path, redact
+from mixstream.storage.unfinished import (
+    RUN,
+    SUMMARY,
+    Conversion,
+    describe_conversion,
+    find_conversion,
+    is_part_name,
+    refuse_conversion,
+    refuse_part,
+)
+from mixstream.storage.url import absolute, is_local, join, local_path, redact
 
 __all__ = [
     "INDEX",
+    "LOCK",
+    "RUN",
+    "SUMMARY",
     "CacheLimit",
     "CompressedSpec",
+    "Conversion",
     "DatasetFiles",
+    "Destination",
     "ObjectBytes",
     "ObjectInfo",
     "ProcessLocal",
     "Retry",
     "ShardSpec",
     "Store",
+    "absolute",
     "check_writable",
+    "describe_conversion",
+    "domain_directory",
+    "domain_name",
+    "find_conversion",
     "find_destinations",
     "is_local",
+    "is_part_name",
     "join",
     "local_path",
     "map_file",
@@ -47,5 +70,7 @@ __all__ = [
     "prepare_destinations",
     "read_object",
     "redact",
+    "refuse_conversion",
+    "refuse_part",
     "unforked",
 ]

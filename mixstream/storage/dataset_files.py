@@ -1,28 +1,36 @@
 """The files of one dataset: its index, and every shard as a raw file on local disk.
 
 What lives here: where a dataset's files may be, and the version of it that is read. Rules: local originals are read in
-place and never changed; everything else is filled (`cache.materialize`) into one cache directory (`cache`), which is
-bound to one dataset and version. No name leads out of the directory.
+place and never changed, unless a cache directory is given: then they are copied like those of a store. Everything else
+is filled (`cache.materialize`) into one cache directory (`cache`), which is bound to one dataset and version. No name
+leads out of the directory.
 """
 
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from mixstream.errors import ConfigError
+from mixstream.errors import ConfigError, IndexNotFoundError
+from mixstream.storage.cache.confirm import warn_if_replaced
 from mixstream.storage.cache.contents import CacheContents
 from mixstream.storage.cache.directory import Cache
 from mixstream.storage.cache.limit import CacheLimit
 from mixstream.storage.cache.materialize import ShardSource
-from mixstream.storage.cache.owner import CacheOwner, digest_of, private_directory
+from mixstream.storage.cache.owner import CacheOwner, digest_of, place_of_before, private_directory, private_origin
+from mixstream.storage.identity import identity_of
 from mixstream.storage.index_file import origin_of, read_local_index, read_remote_index
+from mixstream.storage.mapping import map_file
 from mixstream.storage.open import open_store
+from mixstream.storage.original import Original
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX, ShardSpec, check_name
 from mixstream.storage.store import Store
-from mixstream.storage.url import is_local, join, local_path
+from mixstream.storage.stores.local import info_of
+from mixstream.storage.unfinished import explain_missing, refuse_part
+from mixstream.storage.url import absolute, is_local, join, local_path
 
 _SLACK = 60.0  # seconds that a waiting process allows for unpacking, hashing and a slow disk
 
@@ -44,12 +52,13 @@ class DatasetFiles:
     Args:
         home: the directory that the user gave for raw shards; None for one below the temp dir.
         origin: local directory with the original files, which are read in place; None if there is none.
-        store: remote directory with the original files; None if there is none.
+        store: directory with the original files, which are copied: a remote one, or a local one if `home` is given.
         retry: attempts and timeout of requests to the store.
         keep_compressed: whether compressed shards from the store are kept beside the raw ones.
         cache_limit: how much the cache directory may hold.
         names: raw file -> compressed file, or None; empty until `within` sets them.
         index: name of the file that lists the files of the store; other lists than a dataset's are read alike.
+        identity: what identifies the originals besides their URL, without secrets (`identity.identity_of`).
     """
 
     home: Path | None = None
@@ -60,6 +69,10 @@ class DatasetFiles:
     cache_limit: CacheLimit = field(default_factory=CacheLimit)
     names: Mapping[str, str | None] = field(default_factory=dict, repr=False)
     index: str = INDEX
+    identity: str = ""
+    # Originals that were mapped where they are: by name, the file and its status.
+    _in_place: dict[str, tuple[str, os.stat_result]] = field(init=False, default_factory=dict, repr=False)
+    _version: Original | None = field(init=False, default=None, repr=False)  # of the originals, as read last
     # Of the version of the dataset that was read last; None before. No `cached_property`: before Python 3.12 it locks,
     # and a forked child may inherit it locked.
     _cache: Cache | None = field(init=False, default=None, repr=False)
@@ -76,27 +89,37 @@ class DatasetFiles:
     ) -> Self:
         """Return the files of a stream, from `remote` and `local` as the user gave them. No request is made.
 
+        Relative paths are below the present directory of the process, wherever it goes afterwards.
+
         Raises:
-            ConfigError: neither of them is given, or a URL is not valid.
+            ConfigError: neither of them is given, one is empty, or a URL is not valid.
         """
+        remote = absolute(remote, "remote") if remote is not None else None
+        local = absolute(local, "local") if local is not None else None
         home = Path(os.path.realpath(local_path(local) / (split or ""))) if local is not None else None
         if home is not None and home.is_file():
             raise ConfigError(f"local={str(home)!r} is a file; pass a directory for the dataset's shards")
         if remote is None and home is None:
             raise ConfigError("`remote` and/or `local` path must be provided")
-        store = origin = None
+        store, origin, identity = None, None, ""
         if remote is not None and not is_local(remote):
             store = open_store(join(remote, split or ""), timeout=retry.timeout)
+            identity = identity_of(join(remote, split or ""))
         elif remote is not None:
-            origin = local_path(remote) / (split or "")
-            if home is not None and home == Path(os.path.realpath(origin)):
+            # A link to the newest version may be set to another one while the run reads this one.
+            origin = Path(os.path.realpath(local_path(remote) / (split or "")))
+            if home is not None and home == origin:
                 origin = None  # its shards are in the cache directory itself
-        return cls(home=home, origin=origin, store=store, retry=retry, keep_compressed=keep_compressed)
+            elif home is not None:  # another disk, such as a network mount: it is copied from, as from any store
+                store, origin = open_store(str(origin)), None
+        return cls(
+            home=home, origin=origin, store=store, retry=retry, keep_compressed=keep_compressed, identity=identity
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         # A copy in another process reads the same version, and does not need the bytes of the index for that.
         given = {item.name: getattr(self, item.name) for item in fields(self) if item.init}
-        return _copied, (given, self._cache.owner.digest if self._cache is not None else None)
+        return _copied, (given, self._cache.owner.digest if self._cache is not None else None, self._version)
 
     def within(self, limit: CacheLimit, names: Mapping[str, str | None]) -> Self:
         """Return these files under a limit, and remove what killed processes left of them.
@@ -112,6 +135,7 @@ class DatasetFiles:
             check_name(raw)
             check_name(compressed or raw)
         made = replace(self, cache_limit=limit, names=dict(names))
+        made._version = self._version
         if self._cache is not None:
             made._cache = made._cache_of(self._cache.owner.digest, self._cache.owner.index)
         if made.fetches:
@@ -121,6 +145,8 @@ class DatasetFiles:
                 limit.add(owner.directory, made.names)
                 if owner.directory.is_dir():
                     owner.bind()  # it may be bound to another dataset, and that is better found now than in mid-run
+                    if owner.changed:
+                        warn_if_replaced(made._source, made.names)
             CacheContents(made.directory, made.names).sweep()
         return made
 
@@ -142,18 +168,45 @@ class DatasetFiles:
         """Return the place that a user would look at, without credentials."""
         return self.store.url if self.store is not None else str(self.origin or self.home)
 
+    @property
+    def original(self) -> tuple[str, str]:
+        """What identifies the original files: their place, and what the place does not say."""
+        return self.describe(), self.identity
+
     def read_index(self) -> tuple[bytes, str]:
         """Return the bytes of `index.json`, and where they were read; every call reads, and the last one counts.
 
         Raises:
             IndexNotFoundError: there is none.
+            UnfinishedError: there is none yet, or the directory is a part of a dataset (also an IndexNotFoundError).
             StoreError: the store cannot be read, and no index was kept from an earlier run.
         """
-        if self.store is not None:
-            data, where = read_remote_index(self.store, home=self.home, retry=self.retry, name=self.index)
-        else:
-            data, where = read_local_index(*(place for place in (self.origin, self.home) if place is not None))
+        place = self.describe()
+        try:
+            if self.store is not None:
+                data, where, self._version = read_remote_index(
+                    self.store, home=self.home, retry=self.retry, name=self.index, identity=self.identity
+                )
+            else:
+                data, where, self._version = read_local_index(
+                    *(place for place in (self.origin, self.home) if place is not None)
+                )
+        except IndexNotFoundError as error:
+            if self.index != INDEX or (better := explain_missing(error, place, timeout=self.retry.timeout)) is error:
+                raise
+            raise better from error
+        refuse_part(place, timeout=self.retry.timeout)
         self._cache = self._cache_of(digest_of(data), data if self.store is not None else None)
+        if self.store is not None and self.home is None:
+            before = place_of_before(origin_of(self.store, self.index), self.identity, self._cache.owner.digest)
+            if before is not None:
+                warnings.warn(
+                    f"{before} was filled from {self.store.url} by an earlier version of mixstream, which took no "
+                    "notice of the query, user, account or endpoint: it may have shards of another dataset, so it is "
+                    "not used, and shards are fetched again; it can be removed",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
         return data, where
 
     def present(self, spec: ShardSpec) -> bool:
@@ -181,6 +234,51 @@ class DatasetFiles:
         """
         return self._opened.open_or_fill(spec, self._source, need=need, wait=wait)
 
+    def check_in_place(self, spec: ShardSpec, file: BinaryIO) -> None:
+        """Check that what `open` returned was not written after the run began, if it is an original on local disk.
+
+        Raises:
+            StoreChangedError: it was, and no hash shows that it is right.
+        """
+        below = self.origin or (self.home if self.store is None and spec.compressed is None else None)
+        if below is not None and Path(str(file.name)).is_relative_to(below):
+            found = os.fstat(file.fileno())
+            self._source.check_age(spec, info_of(found), lambda: map_file(file).data)
+            self._in_place[spec.name] = str(file.name), found
+
+    def check_mapped(self, name: str, spec: Callable[[], ShardSpec]) -> None:
+        """Check that an original on local disk was not written to since it was mapped: then the mapping has new rows.
+
+        A file that was put in its place changes no mapping.
+
+        Raises:
+            StoreChangedError: it was, and no hash shows that it is right.
+        """
+        if self._version is None or (known := self._in_place.get(name)) is None:
+            return
+        path, before = known
+        try:
+            found = os.stat(path)  # noqa: PTH116 - called for every shard of a batch
+        except OSError:
+            return
+        same_file = (found.st_dev, found.st_ino) == (before.st_dev, before.st_ino)
+        if not same_file or (found.st_size, found.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
+            return
+        proof = spec().proof
+        if name not in self._version.repaired and (proof is None or not proof(map_file(Path(path)).data)):
+            raise self._version.rewritten(name, info_of(found))
+        self._in_place[name] = path, found
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether originals on local disk are mapped."""
+        return bool(self._in_place)
+
+    def expect_repair(self, spec: ShardSpec) -> None:
+        """Accept that a shard is written while the run reads: it was refused, and the user was told to restore it."""
+        if self._version is not None:
+            self._version.repaired |= {spec.name} | ({spec.compressed.name} if spec.compressed is not None else set())
+
     def renewed(self, spec: ShardSpec) -> BinaryIO | None:
         """Return a shard that is filled again, since what `open` returned is bad; None if nothing can fill it."""
         if not self._source.can_fill(spec):
@@ -194,7 +292,9 @@ class DatasetFiles:
 
     @property
     def _source(self) -> ShardSource:
-        return ShardSource(self.directory, self.origin, self.store, self.retry, self.keep_compressed)
+        return ShardSource(
+            self.directory, self.origin, self.store, self.retry, self.keep_compressed, version=self._version
+        )
 
     @property
     def _opened(self) -> Cache:
@@ -214,19 +314,22 @@ class DatasetFiles:
             # A dataset may be rebuilt with the same sizes, and so the same index; on local disk, its modification time
             # tells versions apart.
             stamp = f":{original.stat().st_mtime_ns}" if original is not None and original.is_file() else ""
-            directory = private_directory(origin + stamp) / digest
+            directory = private_directory(private_origin(origin + stamp, self.identity)) / digest
         owner = CacheOwner(
             directory=directory,
             origin=origin if self._refillable else None,
             digest=digest,
             index=index,
             private="" if self.home is not None else f"read {self.describe()}",
+            identity=self.identity,
+            version=self._version,
         )
         return Cache(owner=owner, limit=self.cache_limit, timeout=self.retry.longest + _SLACK)
 
 
-def _copied(given: dict[str, Any], digest: str | None) -> DatasetFiles:
+def _copied(given: dict[str, Any], digest: str | None, version: Original | None) -> DatasetFiles:
     files = DatasetFiles(**given)
+    files._version = version
     if digest is not None:
         files._cache = files._cache_of(digest)
     return files

@@ -1,28 +1,36 @@
 """Where a dataset is written: directories, and stores.
 
-What lives here: checking that a destination is empty or clearing it, and writing one whole file there, tried again
-where that may help. What must not: which files there are, and when (`writer.py`). Rules: a file is there whole or not
-at all; a destination that holds anything is refused unchanged, or loses its index before it loses anything else; a
-file that cannot be written is always an error. `file://` and paths are directories; every other URL is a store.
+What lives here: checking that a destination is empty or clearing it, locking it, and writing one whole file there,
+tried again where that may help. What must not: which files there are, and when (`writer.py`). Rules: a file is there
+whole or not at all; a destination that holds anything is refused unchanged, or loses its index before it loses anything
+else; a directory has one writer at a time; a file that cannot be written is always an error. `file://` and paths are
+directories; every other URL is a store.
 """
 
 import os
+import platform
 import re
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-from mixstream.errors import ConfigError, OutputExistsError
+from mixstream.errors import ConfigError, OutputExistsError, StoreAccessError, StoreError, StoreNotFoundError
+from mixstream.storage.cache.locks import parent_of, release, try_lock
 from mixstream.storage.open import open_store
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX
 from mixstream.storage.store import Store
-from mixstream.storage.url import is_local, local_path, redact
+from mixstream.storage.unfinished import refuse_conversion
+from mixstream.storage.url import absolute, is_local, local_path, redact
 
+LOCK = ".mixstream-writer.lock"
 _OWN_FILE = re.compile(r"index\.json(\.tmp)?|\.mixstream-origin|shard\.\d{5,}\.mds(\.\w+)*", re.ASCII)
 _REMOVERS = 8  # removals at a time: each is a short request that mostly waits
 
@@ -39,11 +47,62 @@ class DirectoryDestination:
     directory: Path
     attempts: int
     _stopped: threading.Event = field(default_factory=threading.Event, init=False)
+    _locks: list[int] = field(default_factory=list, init=False)  # the descriptor, while the directory is locked
 
     def check(self) -> None:
-        """Raise OutputExistsError if the directory holds anything."""
-        if self.directory.exists() and (found := sorted(path.name for path in self.directory.iterdir())):
+        """Raise OutputExistsError if the directory holds anything but the lock of a writer that was killed."""
+        if self.directory.exists() and (found := sorted({path.name for path in self.directory.iterdir()} - {LOCK})):
             raise _not_empty(f"Directory is not empty: {self.directory} holds {found[0]!r}", "directory")
+
+    def check_free(self) -> None:
+        """Raise OutputExistsError if another writer is at work there, or `mixstream convert` has made the directory."""
+        if (self.directory / LOCK).exists():
+            with parent_of(self.directory, LOCK) as (parent, leaf):
+                if (lock := self._try_lock(parent, leaf)) is None:
+                    raise self._busy()
+                release(lock)
+        refuse_conversion(str(self.directory.absolute()))
+
+    def lock(self) -> None:
+        """Create the directory, and lock it until `unlock`; a killed process leaves no lock behind.
+
+        Raises:
+            OutputExistsError: another writer, of any process or thread, has locked it.
+        """
+        with parent_of(self.directory, LOCK, create=True) as (parent, leaf):
+            if (number := self._try_lock(parent, leaf)) is None:
+                raise self._busy()
+            os.ftruncate(number, 0)
+            os.pwrite(number, f"process {os.getpid()} on {platform.node()}, since {time.ctime()}".encode(), 0)
+            self._locks.append(number)
+
+    def unlock(self) -> None:
+        """Release the lock, if there is one, and remove its file."""
+        while self._locks:
+            with suppress(OSError):
+                (self.directory / LOCK).unlink()
+            release(self._locks.pop())
+
+    def _try_lock(self, parent: int, leaf: str) -> int | None:
+        try:
+            return try_lock(parent, leaf)
+        except ConfigError as error:  # no `flock`
+            warnings.warn(
+                f"{self.directory} cannot be locked ({error.__cause__}), so nothing stops a second writer: start one",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return os.open(os.devnull, os.O_RDWR)
+
+    def _busy(self) -> OutputExistsError:
+        try:
+            holder = (self.directory / LOCK).read_text(errors="replace")[:200] or "another process"
+        except OSError:
+            holder = "another process"
+        return OutputExistsError(
+            f"{self.directory} is being written by {holder}; two writers would replace each other's shards: give each "
+            "a directory of its own below one, and join them with mixstream.merge_index"
+        )
 
     def clear(self) -> None:
         """Remove the dataset that it holds, its index first; other files stay."""
@@ -85,10 +144,38 @@ class StoreDestination:
     store: Store
     retry: Retry
     _stopped: threading.Event = field(default_factory=threading.Event, init=False)
+    _marks: list[tuple[int, bytes]] = field(default_factory=list, init=False)  # process and content, while it is marked
+    _unreadable: threading.Event = field(default_factory=threading.Event, init=False)  # no right to read the mark
+
+    def check_free(self) -> None:
+        """Do nothing: whether the writer of a mark is alive cannot be known."""
+
+    def lock(self) -> None:
+        """Write a mark, which other writers find; `write` checks that it is still there."""
+        holder = f"process {os.getpid()} on {platform.node()}, since {time.ctime()}, mark {uuid4().hex}".encode()
+        self._call("writing", LOCK, lambda: self.store.write(LOCK, holder))
+        self._marks.append((os.getpid(), holder))
+        self._holder()  # whether it can be read is said here, and not by a thread in mid-run
+
+    def unlock(self) -> None:
+        """Remove the mark, if it is this writer's, or if nobody can read whose it is."""
+        while self._marks:
+            process, mine = self._marks.pop()
+            with suppress(StoreError):
+                if process != os.getpid():
+                    continue
+                if self._unreadable.is_set() or bytes(memoryview(self.store.read(LOCK).data)) == mine:
+                    self.store.remove(LOCK)
 
     def check(self) -> None:
         """Raise OutputExistsError if it holds anything; one name is requested, the cheapest listing there is."""
         if found := self._names(limit=1):
+            if found[0] == LOCK:
+                raise OutputExistsError(
+                    f"{self.store.url} is being written by {self._holder() or 'another writer'}; or that was killed, "
+                    "and then exist_ok=True replaces what it wrote. To write in parallel, give each writer a directory "
+                    "of its own below one, and join them with mixstream.merge_index"
+                )
             raise _not_empty(f"Remote is not empty: {self.store.url} holds {found[0]!r}", "URL")
 
     def clear(self) -> None:
@@ -101,12 +188,41 @@ class StoreDestination:
                 pass
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file, whole; raises the error of the last attempt."""
+        """Write a file, whole; raises the error of the last attempt.
+
+        Raises:
+            OutputExistsError: another writer has begun to write there.
+        """
+        if self._marks and (holder := self._holder()) not in {None, self._marks[-1][1].decode()}:
+            raise OutputExistsError(
+                f"{self.store.url}: {holder} has begun to write there too, so {name!r} was not written, and "
+                "there may be shards of both: write it again with exist_ok=True, one writer at a time (in parallel: a "
+                "directory for each writer, and mixstream.merge_index)"
+            )
         self._call("writing", name, lambda: self.store.write(name, data))
 
     def stop(self) -> None:
         """Retry nothing from now on: a write in progress ends with its present attempt."""
         self._stopped.set()
+
+    def _holder(self) -> str | None:
+        """What the mark says; another writer's words if it is gone; None, with a warning, if it may not be read."""
+        if self._unreadable.is_set():
+            return None
+        try:
+            data = self._call("reading", LOCK, lambda: self.store.read(LOCK)).data
+        except StoreNotFoundError:
+            return "another writer"
+        except StoreAccessError as error:
+            self._unreadable.set()
+            warnings.warn(
+                f"{self.store.url}: the store does not let this writer read {LOCK} ({error}), so nothing stops a "
+                "second writer: start one, or allow reading (s3:GetObject)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
+        return bytes(memoryview(data)[:200]).decode(errors="replace")
 
     def _names(self, *, limit: int | None = None) -> list[str]:
         return self._call("listing", "", lambda: self.store.names(limit=limit))
@@ -152,24 +268,36 @@ def find_destinations(
 def prepare_destinations(destinations: Iterable[Destination], *, exist_ok: bool) -> None:
     """Check that all destinations are empty, or clear them; nothing is touched if one of them is refused.
 
+    Directories are locked until `unlock`, so that no second writer comes in.
+
     Raises:
-        OutputExistsError: one of them holds something, and not `exist_ok`.
+        OutputExistsError: one of them holds something, and not `exist_ok`; or another writer is at work there.
         StoreError: a store cannot be listed.
     """
     destinations = tuple(destinations)
-    if not exist_ok:
-        for destination in destinations:
-            destination.check()
     for destination in destinations:
-        if exist_ok or isinstance(destination, DirectoryDestination):
-            destination.clear()
+        destination.check_free()
+        if not exist_ok:
+            destination.check()
+    try:
+        for destination in destinations:
+            destination.lock()
+        for destination in destinations:
+            if isinstance(destination, DirectoryDestination) and not exist_ok:
+                destination.check()  # another writer may have come to its end in between
+            if exist_ok or isinstance(destination, DirectoryDestination):
+                destination.clear()
+    except BaseException:
+        for destination in destinations:
+            destination.unlock()
+        raise
 
 
 def _find(place: object, retry: int) -> tuple[str, Destination]:
-    if not isinstance(place, str | os.PathLike) or not (text := os.fspath(place)) or isinstance(text, bytes):
+    if not isinstance(place, str | os.PathLike) or isinstance(text := os.fspath(place), bytes) or not text.strip():
         raise ConfigError(f"out is {place!r}; give a directory, a URL such as s3://bucket/prefix, or both as a tuple")
     if is_local(text):
-        directory = local_path(text).expanduser() if "://" not in text else local_path(text)
+        directory = local_path(absolute(text, "out"))
         return str(directory), DirectoryDestination(directory, retry + 1)
     check_writable(text)
     return text, StoreDestination(open_store(text), Retry(attempts=retry + 1, knobs=("retry", "")))

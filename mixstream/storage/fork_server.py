@@ -12,6 +12,7 @@ from typing import NoReturn
 import msgspec
 
 from mixstream.storage.open import open_store
+from mixstream.storage.store import ObjectInfo
 from mixstream.storage.stores.frames import Answer, Request, read_frame, write_frame
 from mixstream.storage.url import redact
 from mixstream.types import Buffer
@@ -55,10 +56,9 @@ def carry_out(request: Request, data: bytearray) -> tuple[Answer, Buffer]:
     match request.method:
         case "read":
             part = store.read(name, request.begin, request.end, version=request.version)
-            return Answer(number=number, size=part.info.size, version=part.info.version), part.data
+            return _answer(number, part.info), part.data
         case "info":
-            info = store.info(name)
-            return Answer(number=number, size=info.size, version=info.version), b""
+            return _answer(number, store.info(name)), b""
         case "write":
             store.write(name, bytes(data) if request.path is None else Path(os.fsdecode(request.path)))
         case "names":
@@ -69,6 +69,10 @@ def carry_out(request: Request, data: bytearray) -> tuple[Answer, Buffer]:
             _adopt(request.environment)
             store.renew()
     return Answer(number=number), b""
+
+
+def _answer(number: int, info: ObjectInfo) -> Answer:
+    return Answer(number=number, size=info.size, version=info.version, modified=info.modified)
 
 
 def _adopt(environment: dict[bytes, bytes]) -> None:

@@ -1,27 +1,33 @@
 """Reading `index.json`: from the originals, or, while a store cannot be reached, from the copy that was kept of it."""
 
+import time
 import warnings
 from pathlib import Path
 
 from mixstream import errors
-from mixstream.storage.cache.owner import kept_index
+from mixstream.storage.cache.owner import kept_index, read_original
+from mixstream.storage.original import Original, begins, is_timeless, without_time
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX
-from mixstream.storage.store import Store
+from mixstream.storage.store import Store, look_at
+from mixstream.storage.stores.local import info_of
 from mixstream.storage.transfer import read_object
 
 _LARGEST = 1 << 30
+_SHARDS = "; there are shards, so the writing was not finished; run the program that writes it again"
 
 
-def read_local_index(*directories: Path) -> tuple[bytes, str]:
-    """Return the index of the first directory that has one, and its path.
+def read_local_index(*directories: Path) -> tuple[bytes, str, Original]:
+    """Return the index of the first directory that has one, its path, and of which original it is.
 
     Raises:
         IndexNotFoundError: none has.
     """
     for directory in directories:
         if (path := directory / INDEX).is_file():
-            return path.read_bytes(), str(path)
+            began, info = time.time(), info_of(path.stat())
+            original = Original(place=str(directory), index=info, began=began, started=began)
+            return path.read_bytes(), str(path), original
     place = directories[0]
     if not place.is_dir():
         raise errors.IndexNotFoundError(
@@ -29,13 +35,22 @@ def read_local_index(*directories: Path) -> tuple[bytes, str]:
         )
     below = sorted(path.parent.name for path in place.glob(f"*/{INDEX}"))
     hint = f"; there is one in its sub-directories {below}: pass it as `split`" if below else ""
+    if not below and (roots := sorted(path.parent.parent.name for path in place.glob(f"*/*/{INDEX}"))):
+        hint = f"; there are datasets in its sub-directories {list(dict.fromkeys(roots))}: give a Stream for each"
+    if shards := sum(1 for _ in place.glob("shard.*.mds*")):
+        raise errors.UnfinishedError(
+            f"no {INDEX} in {place}, but {shards} shards: unfinished, its writer did not come to its end; run the "
+            "program that writes it again"
+        )
     raise errors.IndexNotFoundError(
         f"no {INDEX} in {place}: not an MDS dataset, or an unfinished one; check `remote`, `local`, `split`{hint}"
     )
 
 
-def read_remote_index(store: Store, *, home: Path | None, retry: Retry, name: str = INDEX) -> tuple[bytes, str]:
-    """Return the index of a store, and where it was read.
+def read_remote_index(
+    store: Store, *, home: Path | None, retry: Retry, name: str = INDEX, identity: str = ""
+) -> tuple[bytes, str, Original]:
+    """Return the index of a store, where it was read, and of which original it is.
 
     While the store cannot be reached, the copy that was kept is used, with a warning.
 
@@ -44,6 +59,7 @@ def read_remote_index(store: Store, *, home: Path | None, retry: Retry, name: st
         home: the directory that the user gave for its shards; None if none was given.
         retry: attempts and timeout.
         name: of the index file.
+        identity: what identifies the dataset besides its URL.
 
     Raises:
         IndexNotFoundError: the store has none.
@@ -52,17 +68,20 @@ def read_remote_index(store: Store, *, home: Path | None, retry: Retry, name: st
     """
     where, origin = f"{store.url}/{name}", origin_of(store, name)
     try:
-        return _whole(store, name, where, retry), where
+        data, original = _whole(store, name, where, retry)
+        return data, where, original
     except errors.StoreNotFoundError as error:
         hint = ""
-        if (kept := kept_index(home, origin)) is not None:
+        if (kept := kept_index(home, origin, identity)) is not None:
             hint = f"; the index read before is kept: pass remote=None, local={str(kept[1].parent)!r} to read that"
-        raise errors.IndexNotFoundError(
-            f"no {name} in {store.url}: not an MDS dataset, or an unfinished one; check `remote` and `split`"
-            f"{_below(store)}{hint}"
+        below = _below(store)
+        kind = errors.UnfinishedError if below == _SHARDS else errors.IndexNotFoundError
+        raise kind(
+            f"no {name} in {store.url}, it was not found: not an MDS dataset, or an unfinished one; check "
+            f"`remote` and `split`{below}{hint}"
         ) from error
     except (errors.StoreBusyError, errors.StoreFaultError, errors.StoreChangedError) as error:
-        if (kept := kept_index(home, origin)) is None:
+        if (kept := kept_index(home, origin, identity)) is None:
             raise
         warnings.warn(
             f"{where} could not be read ({error}); going on with the copy that was kept, {kept[1]}: shards written "
@@ -70,7 +89,9 @@ def read_remote_index(store: Store, *, home: Path | None, retry: Retry, name: st
             RuntimeWarning,
             stacklevel=2,
         )
-        return kept[0], str(kept[1])
+        noted = read_original(kept[1].parent)
+        info, began = (noted.index_info, noted.began) if noted is not None else (None, time.time())
+        return kept[0], str(kept[1]), Original(place=store.url, index=info, began=began, reached=False)
 
 
 def origin_of(store: Store, name: str = INDEX) -> str:
@@ -78,33 +99,34 @@ def origin_of(store: Store, name: str = INDEX) -> str:
     return store.url if name == INDEX else f"{store.url}/{name}"
 
 
-def _whole(store: Store, name: str, where: str, retry: Retry) -> bytes:
+def _whole(store: Store, name: str, where: str, retry: Retry) -> tuple[bytes, Original]:
     """Read the index; its size is requested first, since the server chooses how large a body is."""
-    last = False
+    last, read = False, []
     while True:
-        size = retry.call(f"asking for the size of {where}", lambda: _size(store, name), renew=store.renew)
+        info = retry.call(f"asking for the size of {where}", lambda: look_at(store, name), renew=store.renew)
+        began, size = begins(info), info.size
         if size > _LARGEST:
             raise errors.IndexCorruptError(
                 f"{where}: {size} bytes, more than the {_LARGEST} that an index may have (millions of shards); it "
                 "was not used; write larger shards, or divide the dataset into several streams"
             )
         try:
-            data = read_object(store, name, size=size, retry=retry)
+            started = time.time()
+            data = read_object(store, name, size=size, retry=retry, found=read.append)
         except errors.ShardCorruptError:  # it was rewritten in between
             if last:
                 raise
             last = True
         else:
             assert data is not None
-            return data
-
-
-def _size(store: Store, name: str) -> int:
-    """Return the size of the index, by reading one byte where ranges can be read: a refusal of a read says why."""
-    try:
-        return store.read(name, 0, 1).info.size
-    except errors.NoRangesError:
-        return store.info(name).size
+            index = read[-1] if read else info
+            # The first look was before `begins` waited. If the time has moved, the index was written in between, or the
+            # server says "now" of everything.
+            timeless = index.modified != info.modified and is_timeless(index, lambda: look_at(store, name))
+            index = without_time(index) if timeless else index
+            return data, Original(
+                place=store.url, index=index, began=began, started=started, name=name, timeless=timeless
+            )
 
 
 def _below(store: Store) -> str:
@@ -117,5 +139,5 @@ def _below(store: Store) -> str:
         shown = ", ".join(map(repr, found[:8])) + (", …" if len(found) > 8 else "")
         return f"; there are datasets below: {shown}: give a Stream for each, or its last part as `split`"
     if any(".mds" in name for name in names):
-        return "; there are shards, so the writing was not finished"
+        return _SHARDS
     return "" if names else "; there is nothing at all"

@@ -2,7 +2,8 @@
 
 What lives here: attempts, waits, and the notes on the error that is raised; no threads, no bytes, no stores. Rules: an
 attempt is one request (one part of a shard, not the shard), so a large shard does not get fewer attempts than a small
-one. Only transient errors are retried: a fault uses up attempts; a store that asks to slow down uses up time instead;
+one. All attempts at one request, pauses included, take no longer than attempts x timeout. Only transient errors are
+retried: a fault uses up attempts; a store that asks to slow down uses up time instead;
 after a refusal, credentials are read again once. Every other error is raised at once. The error that is raised is the
 original one, with a note. No wait is unbounded.
 """
@@ -35,7 +36,8 @@ class Retry:
     Args:
         attempts: `download_retry`, requests in all before a fault is raised; 0 counts as 1.
         timeout: `download_timeout`, seconds that one request may take, and seconds for which a store may ask to wait.
-        unit: seconds of the first pause; the i-th lasts unit · (2^i + U(0, 0.5)).
+            A request is given up after attempts x timeout seconds in all.
+        unit: seconds of the first pause; the i-th lasts unit · (2^i + U(0, 0.5)), or what attempts x timeout leaves.
         knobs: the user's names of `attempts` and `timeout`, for errors; "" where the user cannot set it.
 
     Raises:
@@ -56,7 +58,12 @@ class Retry:
     @property
     def longest(self) -> float:
         """Seconds that one `call` may take, if no request exceeds its timeout."""
-        return (max(1, self.attempts) + 1) * (2 * self.timeout + (_LONGEST_PAUSE + 0.5) * self.unit)
+        return self.bound + self.timeout
+
+    @property
+    def bound(self) -> float:
+        """Seconds after which a request is given up, whatever happened to its attempts."""
+        return max(1, self.attempts) * self.timeout
 
     def pause(self, number: int) -> float:
         """Return the seconds to wait before trying again after the `number`-th failure, counted from 0."""
@@ -69,6 +76,7 @@ class Retry:
         *,
         renew: Callable[[], None] | None = None,
         stop: threading.Event | None = None,
+        waited: Callable[[], float] = float,
     ) -> T:
         """Return what `act` returns, in the first attempt that succeeds.
 
@@ -80,6 +88,7 @@ class Retry:
             act: makes one attempt.
             renew: reads credentials again, after which a refused request is made once more.
             stop: when set, nothing is retried and a pause ends.
+            waited: returns the seconds that `act` spent on waiting for its turn, which do not count.
 
         Raises:
             StoreError: what the last attempt raised, with a note.
@@ -95,19 +104,23 @@ class Retry:
                 return act()
             except StoreError as raised:
                 error = raised
+            now = time.monotonic()
+            remaining = began + self.bound + waited() - now
             if isinstance(error, StoreBusyError):
-                busy_since = busy_since or time.monotonic()
-                left = busy_since + self.timeout - time.monotonic()
+                busy_since = busy_since or now
+                left = min(busy_since + self.timeout - now, remaining)
                 again = left > 0
             elif isinstance(error, StoreFaultError):
                 faults, busy_since = faults + 1, None  # after a fault the store may ask for a full wait again
-                left, again = self.timeout, faults < self.attempts
+                # A pause takes no time from the attempts that are left: each may need its whole timeout.
+                left = max(0.0, remaining - (self.attempts - faults) * self.timeout)
+                again = faults < self.attempts and remaining > 0
             else:
                 left, again = 0.0, isinstance(error, StoreAccessError) and renew is not None and _renewed(renew, error)
                 renew = None
             if not again or stop.wait(min(self.pause(pauses), left)):
                 raise _noted(error, what, made, time.monotonic() - began, self)
-            pauses += left > 0
+            pauses += not isinstance(error, StoreAccessError)
 
 
 def _renewed(renew: Callable[[], None], refused: StoreAccessError) -> bool:

@@ -27,12 +27,14 @@ class CompressedSpec:
         size: bytes.
         check: raises ShardCorruptError for wrong bytes; None if they are not to be checked.
         unpack: compressed bytes -> raw bytes; raises ShardCorruptError.
+        proof: whether bytes have a hash that the index lists; None if it lists none.
     """
 
     name: str
     size: int
     check: Callable[[Buffer], None] | None
     unpack: Callable[[bytes], bytes]
+    proof: Callable[[Buffer], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class ShardSpec:
         size: bytes of the raw file.
         check: raises ShardCorruptError for wrong raw bytes; None if they are not to be checked.
         compressed: the compressed file; None if the dataset has raw files only.
+        proof: whether raw bytes have a hash that the index lists; None if it lists none.
 
     Raises:
         IndexCorruptError: a name leads out of the directory, or is one that the cache uses itself.
@@ -53,6 +56,7 @@ class ShardSpec:
     size: int
     check: Callable[[Buffer], None] | None
     compressed: CompressedSpec | None
+    proof: Callable[[Buffer], bool] | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mixstream.errors import StoreChangedError, StoreFaultError
+from mixstream.errors import NoRangesError, StoreChangedError, StoreFaultError
 from mixstream.types import Buffer
 
 
@@ -20,10 +20,27 @@ class ObjectInfo:
     Args:
         size: bytes.
         version: ETag or the like, which changes whenever the object does; None where the store has none.
+        modified: when it was written last, in seconds since 1970 by the store's clock; None where the store has no
+            times.
     """
 
     size: int
     version: str | None
+    modified: float | None = None
+
+    @property
+    def identity(self) -> str:
+        """What tells the object from another one that has or had its name; with a strong ETag, whatever its time.
+
+        >>> ObjectInfo(size=5, version='"0f"', modified=1.0).identity == ObjectInfo(size=5, version='"0f"').identity
+        True
+        """
+        return f"{self.size} {self.version}" + (f" {self.modified}" if self.vague else "")
+
+    @property
+    def vague(self) -> bool:
+        """Whether an object that is written twice within a second may keep its identity: it has no strong ETag."""
+        return self.version is None or self.version.startswith(("W/", "date "))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +115,14 @@ class Store(Protocol):
 
     def renew(self) -> None:
         """Forget clients and credentials: the next request reads them again."""
+
+
+def look_at(store: Store, name: str) -> ObjectInfo:
+    """Return what the store says of an object, by reading one byte where it can: a refusal of a read says why."""
+    try:
+        return store.read(name, 0, 1).info
+    except NoRangesError:
+        return store.info(name)
 
 
 def check_version(place: str, found: str | None, expected: str | None) -> None:

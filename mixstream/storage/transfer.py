@@ -20,7 +20,7 @@ from mixstream import errors
 from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import wrong_size
-from mixstream.storage.store import ObjectBytes, Store
+from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
 from mixstream.types import Buffer
 
 PART = 16 << 20  # bytes per request
@@ -40,6 +40,7 @@ def read_object(
     retry: Retry,
     into: int | None = None,
     heartbeat: Callable[[], None] = lambda: None,
+    found: Callable[[ObjectInfo], None] = lambda info: None,
 ) -> bytes | None:
     """Read a whole object, in parallel parts, each with the attempts of `retry`.
 
@@ -52,6 +53,7 @@ def read_object(
             use. Without it the bytes are returned, and take twice their size in memory for an instant.
         heartbeat: called before and after each read, on any thread, so that waiting processes see the progress, also
             while the bytes go to memory.
+        found: called once, with what the store said of the object whose bytes are returned.
 
     Returns:
         The bytes, or None with `into`.
@@ -62,20 +64,22 @@ def read_object(
         OSError: writing to `into` failed.
         WaitTimeoutError: a request exceeded its own timeout.
     """
-    whole, begun = size is None, 0
+    whole, begun, began = size is None, 0, time.monotonic()
     while True:
+        reading = _Reading(store=store, name=name, size=size, whole=whole, retry=retry, into=into, heartbeat=heartbeat)
         try:
-            return _Reading(
-                store=store, name=name, size=size, whole=whole, retry=retry, into=into, heartbeat=heartbeat
-            ).run()
+            data = reading.run()
+            if reading.info is not None:
+                found(reading.info)
+            return data
         except errors.NoRangesError:
             if whole or size is None:
                 raise
             # The server chooses how large the body is, so its size is requested first.
             what = f"asking for the size of {store.url}/{name}"
-            found = retry.call(what, lambda: store.info(name), renew=store.renew).size
-            if found != size:
-                raise wrong_size(f"{store.url}/{name}", found, size) from None
+            there = retry.call(what, lambda: store.info(name), renew=store.renew).size
+            if there != size:
+                raise wrong_size(f"{store.url}/{name}", there, size) from None
             whole = True
         except errors.StoreChangedError as error:
             begun += 1
@@ -87,9 +91,11 @@ def read_object(
                 raise
             time.sleep(retry.pause(begun - 1))
         except errors.StoreFaultError as error:
+            in_time = time.monotonic() - began + retry.timeout <= retry.bound
             with suppress(errors.StoreError):  # an object of another size is not the store's fault
-                if size is not None and (found := store.info(name).size) != size:
-                    raise wrong_size(f"{store.url}/{name}", found, size) from error
+                # A store that does not answer is not asked again: that would take longer than `retry` allows.
+                if size is not None and (in_time or reading.answers) and (there := store.info(name).size) != size:
+                    raise wrong_size(f"{store.url}/{name}", there, size) from error
             raise
 
 
@@ -105,6 +111,7 @@ class _PartLimit:
         self._taken, self._closed = 0, False
         self._change = threading.Condition()
         self.ended = 0
+        self.succeeded = 0.0  # when a request last did
 
     @contextmanager
     def room(self, parts: int, timeout: float) -> Iterator[None]:
@@ -131,6 +138,7 @@ class _PartLimit:
         finally:
             with self._change:
                 self._taken, self.ended = self._taken - parts, self.ended + 1
+                self.succeeded = time.monotonic() if change > 0 else self.succeeded
                 self._now = max(1.0, min(self._most, self._now + change))
                 self._change.notify_all()
 
@@ -165,7 +173,8 @@ class _Reading:
             self._parts = [(at, min(at + PART, self.size)) for at in range(0, self.size, PART)]
         self._todo = list(reversed(self._parts))
         self._received: dict[int, Buffer] = {}
-        self._version: str | None = None
+        self.info: ObjectInfo | None = None
+        self.answers = False  # whether the newest request ended before its timeout, be it with an error
         self._change = threading.Condition()
         self._arrived = self._writing = 0
         self._error: BaseException | None = None
@@ -218,20 +227,35 @@ class _Reading:
     def _fetch(self, begin: int, end: int | None) -> None:
         bytes_ = "" if len(self._parts) == 1 else f"bytes {begin} to {end} of "
         room = 1 if end is not None or self.size is None else -(-self.size // PART)
+        waited = 0.0
 
         def attempt() -> None:
+            nonlocal waited
+            asked = time.monotonic()
             with _limit.value.room(max(1, room), self.retry.longest + _SLACK):
+                now = time.monotonic()
+                # While nothing is answered, waiting behind other requests is waiting for the store.
+                idle = now - max(asked, _limit.value.succeeded)
+                if idle > self.retry.bound:
+                    raise errors.StoreFaultError(
+                        f"{self.store.url}/{self.name}: it was not requested, since the requests that this process has "
+                        f"made before were not answered for {idle:.0f} s"
+                    )
+                waited += now - asked - idle
                 if not self._stop.is_set():
                     self._keep(begin, end, self._read(begin, end))
 
         what = f"reading {bytes_}{self.store.url}/{self.name}"
-        self.retry.call(what, attempt, renew=self.store.renew, stop=self._stop)
+        self.retry.call(what, attempt, renew=self.store.renew, stop=self._stop, waited=lambda: waited)
 
     def _read(self, begin: int, end: int | None) -> ObjectBytes:
         self.heartbeat()
+        version = self.info.version if self.info is not None else None
+        asked, self.answers = time.monotonic(), False
         try:
-            return self.store.read(self.name, begin, end, version=self._version)
+            return self.store.read(self.name, begin, end, version=version)
         finally:
+            self.answers = time.monotonic() - asked < self.retry.timeout / 2
             self.heartbeat()
 
     def _keep(self, begin: int, end: int | None, part: ObjectBytes) -> None:
@@ -247,10 +271,10 @@ class _Reading:
         with self._change:
             if self._stop.is_set():
                 return
-            self._version = self._version if self._version is not None else info.version
-            if info.version != self._version:
+            self.info = before = self.info or info
+            if info.identity != before.identity:
                 raise errors.StoreChangedError(
-                    f"{place}: replaced while it was read: version {info.version} after {self._version}"
+                    f"{place}: replaced while it was read: version {info.version} after {before.version}"
                 )
             self._writing += 1
         arrived = 0

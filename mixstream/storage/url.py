@@ -3,6 +3,7 @@
 Nothing here opens anything. Texts for users contain no credentials (`redact`).
 """
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -54,6 +55,34 @@ def local_path(url: str) -> Path:
             f"write file:///{parts.netloc}{parts.path} if {parts.netloc!r} is a directory"
         )
     return Path(unquote(parts.path))
+
+
+def absolute(place: str | os.PathLike[str], name: str) -> str:
+    """Return a place as a user gave it, so that it stays the same when the process changes its directory.
+
+    A path becomes absolute, with `~` expanded; a URL is returned as it is.
+
+    >>> absolute("s3://corpus/web", "remote"), absolute("/data/../corpus/web/", "remote")
+    ('s3://corpus/web', '/corpus/web')
+
+    Args:
+        place: a path or a URL.
+        name: of the argument, for errors.
+
+    Raises:
+        ConfigError: it is empty, or no text.
+    """
+    text = os.fspath(place) if isinstance(place, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise ConfigError(f"{name}={place!r} is neither a path nor a URL; give a str or a pathlib.Path")
+    if not text.strip():
+        raise ConfigError(
+            f"{name}={text!r} is empty, which would be the directory that the process happens to be in: give a "
+            f"directory ('.' for that one), or leave {name} out"
+        )
+    if scheme_of(text) or re.match(r"[a-z][a-z0-9+.-]+:/(?!/)", text):  # the second is a slip that is refused later
+        return text
+    return os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111 - `..` of a path that need not exist
 
 
 def redact(text: str) -> str:

@@ -1,5 +1,6 @@
 """MDS as a container: `index.json` lists the shards, and a table of offsets in each shard locates its rows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,11 @@ class MDS:
     def shards(self) -> tuple[ShardInfo, ...]:
         """All shards, in order."""
         return self.index.shards
+
+    @property
+    def extra(self) -> Mapping[str, object]:
+        """See `Container.extra`."""
+        return self.index.extra
 
     def rows(self, shard: int) -> OffsetTable:
         """See `Container.rows`."""

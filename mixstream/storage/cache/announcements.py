@@ -6,6 +6,7 @@ be read counts as none.
 """
 
 import os
+import threading
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -33,43 +34,51 @@ class _Announced:
 
 
 class Announcement:
-    """What this process needs soon, in a directory that the other processes read."""
+    """What this process needs soon, in a directory that the other processes read. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._now: ProcessLocal[_Announced | None] = ProcessLocal(lambda: None)
+        # Re-entrant: the garbage collector may call `withdraw` at any point of `put`.
+        self._lock = ProcessLocal(threading.RLock)
 
     @property
     def name(self) -> str:
         """Its file, below the directory; empty if this process announces nothing."""
-        return self._now.value.name if self._now.value is not None else ""
+        now = self._now.value
+        return now.name if now is not None else ""
 
     def put(self, directory: Path, needs: Mapping[str, float]) -> None:
         """Announce which raw files are needed, path -> steps from now; replaces what was announced before."""
         data = msgspec.json.encode(needs)
-        before = self._now.value
-        if before is not None and (directory, data) == (before.directory, before.data):
-            return
-        name = f"{_PLACE}/{os.getpid()}.{uuid4().hex[:8]}"
-        try:
-            lock = _write(directory, name, data)
-        except OSError as error:
-            if error.errno not in (*FORBIDDEN, *FULL):
-                raise
-            return  # announcements are optional
-        self.withdraw()
-        if lock is not None:
-            self._now.value = _Announced(directory, name, data, lock)
+        with self._lock.value:
+            before = self._now.value
+            if before is not None and (directory, data) == (before.directory, before.data):
+                return
+            name = f"{_PLACE}/{os.getpid()}.{uuid4().hex[:8]}"
+            try:
+                lock = _write(directory, name, data)
+            except OSError as error:
+                if error.errno not in (*FORBIDDEN, *FULL):
+                    raise
+                return  # announcements are optional
+            before = self._now.value
+            self._now.value = _Announced(directory, name, data, lock) if lock is not None else None
+            _remove(before)
 
     def withdraw(self) -> None:
         """Remove the announcement."""
-        if (before := self._now.value) is None:
-            return
+        with self._lock.value:
+            before, self._now.value = self._now.value, None
+            _remove(before)
+
+
+def _remove(before: _Announced | None) -> None:
+    if before is not None:
         try:
             with suppress(FileNotFoundError), parent_of(before.directory, before.name) as (parent, leaf):
                 os.unlink(leaf, dir_fd=parent)
         finally:
             release(before.lock)
-            self._now.value = None
 
 
 def announced(directory: Path, *, besides: str) -> dict[str, float]:

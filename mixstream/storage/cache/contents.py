@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixstream.storage.cache.locks import FORBIDDEN, parent_of, remove_if_dead
+from mixstream.storage.cache.records import record_name
 from mixstream.storage.spec import INDEX
 
 _NOT_THERE = (None, errno.ENOENT, errno.ENOTDIR, *FORBIDDEN)  # None: behind a symbolic link (`parent_of`)
@@ -60,6 +61,8 @@ class CachedShard:
 
     def remove(self) -> int:
         """Remove its files; return the bytes that are gone."""
+        for file in self.files:
+            remove(self.directory, record_name(file.name))
         return sum(file.size for file in self.files if remove(self.directory, file.name))
 
 

@@ -13,7 +13,15 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from mixstream.errors import MixstreamError, ShardCorruptError, StoreAccessError, StoreError
+from mixstream.errors import (
+    MixstreamError,
+    ShardCorruptError,
+    StoreAccessError,
+    StoreBusyError,
+    StoreError,
+    StoreFaultError,
+)
+from mixstream.storage.cache.confirm import is_current
 from mixstream.storage.cache.contents import partial_name
 from mixstream.storage.cache.fill import CacheFill, Partial, opened
 from mixstream.storage.cache.limit import CacheLimit, disk_full
@@ -58,6 +66,7 @@ class Cache:
         self._good: dict[str, _Identity] = {}
         self._bad: dict[str, _Identity] = {}
         self._returned: dict[str, _Identity] = {}
+        self._failed: dict[str, tuple[float, StoreError]] = {}  # when the store could not be read last, and why
 
     def open_or_fill(
         self, spec: ShardSpec, source: ShardSource, *, need: float = 0.0, wait: bool = True
@@ -157,6 +166,9 @@ class Cache:
                 raise
             self._bad[spec.name] = identity
             return False
+        if source is not None and not is_current(spec, spec, file, source):
+            self._bad[spec.name] = identity
+            return False
         self._good[spec.name] = identity
         return True
 
@@ -207,11 +219,16 @@ class Cache:
                 return begun
             if not self._limit.make_room(fill):
                 return None
-            source.fill(spec, *fill.partials)
+            try:
+                source.fill(spec, *fill.partials)
+            except (StoreFaultError, StoreBusyError) as error:
+                self._failed[spec.name] = time.monotonic(), error
+                raise
+            self._failed.pop(spec.name, None)
             for partial in fill.partials[1:]:
                 if kept is not None and partial.filled:
-                    partial.publish(self.directory / kept.name).close()
-            file = fill.partials[0].publish(self.directory / spec.name)
+                    partial.publish(self.directory, kept.name).close()
+            file = fill.partials[0].publish(self.directory, spec.name)
             self._good[spec.name] = _identity(os.fstat(file.fileno()))  # its bytes were verified when they arrived
             return file
 
@@ -223,12 +240,16 @@ class Cache:
             f"{self.directory / name}, which another thread or process is fetching; that process is stuck: end it, "
             "and this one continues",
         )
+        asked = time.monotonic()
         while (lock := try_lock(parent, partial_name(leaf))) is None:
             if (file := self._open(fill.spec, source)) is not None or not fill.wait:
                 return file
             stall.pause(_progress(parent, partial_name(leaf)))
         partial = Partial(parent, leaf, lock)
         stack.callback(partial.close)
+        failed, error = self._failed.get(fill.spec.name, (0.0, None))
+        if error is not None and failed >= asked:  # a thread that this one waited for has made all attempts just now
+            raise error
         fill.partials.append(partial)
         return partial
 

@@ -17,7 +17,10 @@ from typing import BinaryIO
 
 from mixstream.storage.cache.contents import partial_name
 from mixstream.storage.cache.locks import FULL, release, same_file
+from mixstream.storage.cache.records import write_record
+from mixstream.storage.original import may_be_rewritten_unseen
 from mixstream.storage.spec import CompressedSpec, ShardSpec
+from mixstream.storage.store import ObjectInfo
 from mixstream.storage.transfer import write_all
 from mixstream.types import Buffer
 
@@ -30,13 +33,15 @@ class Partial:
     Attributes:
         number: descriptor of the file, at its full size once `reserve` was called.
         filled: whether its content was written.
+        source: the object that the content is of, and what the store said of it; None if that is not known.
     """
 
     def __init__(self, parent: int, leaf: str, lock: int) -> None:
         self.number, self.filled = lock, False
+        self.source: tuple[str, ObjectInfo] | None = None
         self._parent, self._leaf = parent, leaf
         self._open = threading.Lock()
-        self._closed = False
+        self._quiet = False
         os.ftruncate(lock, 0)  # what a killed process left
 
     def reserve(self, size: int) -> None:
@@ -62,15 +67,21 @@ class Partial:
     def heartbeat(self) -> None:
         """Show waiting threads and processes that there is progress. For any thread, even when the file is done."""
         with self._open:
-            if not self._closed:
+            if not self._quiet:
                 os.utime(self.number)
 
-    def publish(self, path: Path) -> BinaryIO:
-        """Rename the file to its name, which is that of `path`, and return it open.
+    def publish(self, directory: Path, final: str) -> BinaryIO:
+        """Rename the file to its name, `final` below `directory`, write its record, and return it open.
 
         Raises:
             FileNotFoundError: it was removed while it was written.
         """
+        path = directory / final
+        with self._open:
+            self._quiet = True  # its record has the time of its last write
+        if self.source is not None and not may_be_rewritten_unseen(self.source[1]):
+            name, info = self.source
+            write_record(directory, final, os.fstat(self.number), name=name, info=info)
         name = partial_name(self._leaf)
         file = opened(path, lambda *_: os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._parent))
         try:
@@ -85,7 +96,7 @@ class Partial:
     def close(self) -> None:
         """Release the lock; a file that was not published is removed."""
         with self._open:
-            self._closed = True
+            self._quiet = True
         name = partial_name(self._leaf)
         try:
             if same_file(os.fstat(self.number), self._parent, name):

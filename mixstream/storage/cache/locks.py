@@ -95,10 +95,14 @@ def try_lock(parent: int, name: str) -> int | None:
 
 
 def release(number: int) -> None:
-    """Close a descriptor, and so release its lock."""
-    if number in _held.value:  # not in a forked child, where it is closed already
+    """Close a descriptor, and so release its lock. Release each once: its number may be another file's afterwards."""
+    try:
+        _held.value.remove(number)
+    except KeyError:  # in a forked child, where it is closed already
+        return
+    try:
         fcntl.flock(number, fcntl.LOCK_UN)  # closing is not enough if a child was forked a moment ago
-        _held.value.discard(number)
+    finally:
         os.close(number)
 
 

@@ -12,15 +12,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from mixstream.errors import ShardCorruptError, ShardNotFoundError, StoreNotFoundError
+from mixstream.errors import (
+    ShardCorruptError,
+    ShardNotFoundError,
+    StoreBusyError,
+    StoreError,
+    StoreFaultError,
+    StoreNotFoundError,
+)
+from mixstream.storage.cache.confirm import is_current
 from mixstream.storage.cache.contents import remove
 from mixstream.storage.cache.fill import Partial, opened
+from mixstream.storage.cache.records import read_record
 from mixstream.storage.forks import ProcessLocal
+from mixstream.storage.mapping import map_file
+from mixstream.storage.original import Original
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX, CompressedSpec, ShardSpec, wrong_size
-from mixstream.storage.store import Store
+from mixstream.storage.store import ObjectInfo, Store, look_at
+from mixstream.storage.stores.local import info_of
 from mixstream.storage.transfer import read_object
+from mixstream.types import Buffer
 
 _UNPACKING = 1 << 30  # bytes, compressed and raw ones, that a process holds in memory at once
 
@@ -61,6 +75,7 @@ class ShardSource:
         store: remote directory with the original files; None if there is none.
         retry: attempts and timeout of requests to the store.
         keep_compressed: whether compressed shards from the store are kept beside the raw ones.
+        version: of the originals that the run reads; None if they are not compared with what the cache has.
     """
 
     directory: Path
@@ -68,6 +83,46 @@ class ShardSource:
     store: Store | None
     retry: Retry
     keep_compressed: bool = False
+    version: Original | None = None
+
+    def look(self, name: str) -> ObjectInfo | None:
+        """Return what the store, or the local disk, says of an object; None if it is not there, or cannot be asked."""
+        if (store := self.store) is None:
+            path = (self.origin or self.directory) / name
+            return info_of(path.stat()) if path.is_file() else None
+        if self.version is None or not self.version.can_ask:
+            return None
+        what = f"asking whether {store.url}/{name} was replaced"
+        try:
+            return self.version.told(self.retry.call(what, lambda: _info(store, name), renew=store.renew))
+        except StoreNotFoundError:
+            return None
+        except StoreError as error:
+            self.version.warn_away(error)
+            return None
+
+    def was_replaced(self, *, within: float = 0.0) -> bool:
+        """Return whether the index is another one than when the run began; an answer counts for `within` seconds.
+
+        With `within`, nothing was read from the store just now, so it may be away.
+        """
+        if (version := self.version) is None or (within and not version.can_ask):
+            return False
+        try:
+            return version.was_replaced(lambda: self._look_at_index(version), within=within)
+        except StoreError as error:
+            version.warn_away(error)
+            return False
+
+    def _look_at_index(self, version: Original) -> ObjectInfo | None:
+        if (store := self.store) is None:
+            path = Path(version.place, version.name)
+            return info_of(path.stat()) if path.is_file() else None
+        what = f"asking whether {store.url}/{version.name} was replaced"
+        try:
+            return version.told(self.retry.call(what, lambda: look_at(store, version.name), renew=store.renew))
+        except StoreNotFoundError:
+            return None
 
     def original(self, spec: ShardSpec) -> Path | None:
         """Return where the raw file may be on local disk, to be read in place; None if it is nowhere else."""
@@ -95,6 +150,7 @@ class ShardSource:
         """Write a raw shard to `file`; to `kept`, if it is given and had to be fetched, its compressed file.
 
         Raises:
+            StoreChangedError: the original was written after the run began to read the dataset.
             ShardNotFoundError: no file of the shard is anywhere.
             ShardCorruptError: wrong bytes came, each time.
             StoreError: the store could not be read.
@@ -110,23 +166,29 @@ class ShardSource:
         size = 2 * compressed.size + spec.size  # its parts and the whole are in memory together for an instant
         with _unpacking.value.hold(size, file.heartbeat):
             try:
-                data, raw = self._unpacked(spec, compressed, file)
+                data, raw, info = self._unpacked(spec, compressed, file)
             except StoreNotFoundError:
                 return False
             file.write(raw)
+            file.source = (compressed.name, info) if info is not None else None
             if kept is not None:
                 kept.write(data)
+                kept.source = file.source
         return True
 
-    def _unpacked(self, spec: ShardSpec, compressed: CompressedSpec, file: Partial) -> tuple[bytes, bytes]:
-        """Return the bytes of a shard, compressed and raw: from local disk if they are there and right."""
+    def _unpacked(
+        self, spec: ShardSpec, compressed: CompressedSpec, file: Partial
+    ) -> tuple[bytes, bytes, ObjectInfo | None]:
+        """Return the bytes of a shard, compressed and raw, and their object; from local disk if they are right."""
         for path in self._compressed_files(spec):
             try:
                 with opened(path) as found:
                     if (size := os.fstat(found.fileno()).st_size) != compressed.size:
                         raise wrong_size(path, size, compressed.size)
-                    data = found.read(compressed.size + 1)
-                    return data, spec.unpack(data, self.directory)
+                    if (info := self._current(spec, compressed, found)) is not None:
+                        data = found.read(compressed.size + 1)
+                        return data, spec.unpack(data, self.directory), info[0]
+                remove(self.directory, compressed.name)
             except FileNotFoundError:
                 continue
             except ShardCorruptError as error:
@@ -137,7 +199,37 @@ class ShardSource:
                     remove(self.directory, compressed.name)
         fetched = self._fetch(spec, compressed, file)
         assert fetched is not None
-        return fetched
+        return *fetched, file.source[1] if file.source is not None else None
+
+    def _current(self, spec: ShardSpec, part: CompressedSpec, file: BinaryIO) -> tuple[ObjectInfo | None] | None:
+        """Return what is known of the object of a compressed file on local disk; None if it is to be fetched again."""
+        found = os.fstat(file.fileno())
+        if Path(str(file.name)).parent.is_relative_to(self.directory) and (self.store or self.origin) is not None:
+            if not is_current(spec, part, file, self):
+                return None
+            record = read_record(self.directory, part.name, found)
+            return (record.info if record is not None else None,)
+        self.check_age(part, info_of(found), lambda: map_file(file).data)
+        return (info_of(found),)
+
+    def check_age(self, part: ShardSpec | CompressedSpec, info: ObjectInfo, read: Callable[[], Buffer]) -> None:
+        """Raise StoreChangedError if an object may be of another version, and no hash shows that it is right.
+
+        `info` is of the object; it was read before this is called.
+        """
+        if (version := self.version) is None or part.check is not None or part.name in version.repaired:
+            return
+        if part.proof is None and info.version is None and info.modified is None:
+            version.warn_untold()
+        newer = version.is_newer(info, self.store)
+        if not newer and not self.was_replaced():
+            return
+        if part.proof is None or not part.proof(read()):
+            raise version.rewritten(part.name, info) if newer else version.replaced(part.name)
+
+    def _check_age_of(self, part: ShardSpec | CompressedSpec, file: Partial, data: Buffer) -> None:
+        if file.source is not None:
+            self.check_age(part, file.source[1], lambda: data)
 
     def _fetch(self, spec: ShardSpec, part: ShardSpec | CompressedSpec, file: Partial) -> tuple[bytes, bytes] | None:
         """Read one file of a shard from the store, and verify it: the raw one straight into `file`.
@@ -145,6 +237,10 @@ class ShardSource:
         Of the compressed one, the bytes are returned, compressed and raw. While wrong bytes come, the file is read
         again, as often as a request is tried, but at least once.
         """
+
+        def note(info: ObjectInfo) -> None:
+            file.source = part.name, info if self.version is None else self.version.told(info)
+
         if (store := self.store) is None:
             raise self.missing(spec)
         into = file.number if part is spec else None
@@ -153,12 +249,15 @@ class ShardSource:
             left -= 1
             try:
                 data = read_object(
-                    store, part.name, size=part.size, retry=self.retry, into=into, heartbeat=file.heartbeat
+                    store, part.name, size=part.size, retry=self.retry, into=into, heartbeat=file.heartbeat, found=note
                 )
                 if data is not None:
-                    return data, spec.unpack(data, self.directory)
+                    raw = spec.unpack(data, self.directory)
+                    self._check_age_of(part, file, data)
+                    return data, raw
                 with os.fdopen(file.number, "rb", closefd=False) as written:
                     spec.verify(written)
+                    self._check_age_of(part, file, map_file(written).data)
                 file.filled = True
                 return None
             except ShardCorruptError as error:
@@ -177,3 +276,13 @@ class ShardSource:
             return []
         places = (self.directory, self.origin) if self.origin is not None else (self.directory,)
         return [path for place in places if (path := place / spec.compressed.name).is_file()]
+
+
+def _info(store: Store, name: str) -> ObjectInfo:
+    """Return what a store says of an object; a server that knows no HEAD is asked for one byte."""
+    try:
+        return store.info(name)
+    except (StoreNotFoundError, StoreBusyError, StoreFaultError):
+        raise
+    except StoreError:
+        return look_at(store, name)

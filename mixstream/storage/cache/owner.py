@@ -1,8 +1,9 @@
 """Which dataset a cache directory belongs to, and the default directory, used when `local` is not given.
 
 Rules: the first process to fill a directory writes down from what, in `.mixstream-origin`, and no process fills it from
-anything else: shards of two datasets could be mistaken for each other. A directory below the temp dir is private to
-this user.
+anything else: shards of two datasets could be mistaken for each other. What the URL does not say (query, user,
+endpoint), and how the index was when it was read last, is in `.mixstream-original`. A directory below the temp dir is
+private to this user.
 """
 
 import os
@@ -12,14 +13,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2s
 from pathlib import Path
+from typing import Self
+
+import msgspec
 
 from mixstream.errors import ConfigError
 from mixstream.storage.cache.contents import partial_name
 from mixstream.storage.cache.fill import Partial
 from mixstream.storage.cache.locks import FORBIDDEN, FULL, StallTimeout, forbidden, parent_of, release, try_lock
+from mixstream.storage.original import Original
 from mixstream.storage.spec import INDEX, PREFIX
+from mixstream.storage.store import ObjectInfo
 
 _NOTE = f"{PREFIX}origin"
+_ORIGINAL = f"{PREFIX}original"
 _LATEST = "latest"
 _TIMEOUT = 60.0  # seconds; a process that binds a directory locks its note for some milliseconds
 
@@ -34,6 +41,8 @@ class CacheOwner:
         digest: of its index.
         index: to be kept in the directory, so that it can be read without its origin; None if it is not to be kept.
         private: what the directory is needed for ("read s3://bucket/web"), if it is a `private_directory`; else "".
+        identity: what identifies the dataset besides `origin` (`identity.identity_of`).
+        version: what the store said of the dataset when the run began; None if it is not known.
     """
 
     directory: Path
@@ -41,6 +50,9 @@ class CacheOwner:
     digest: str
     index: bytes | None = field(default=None, repr=False)
     private: str = ""
+    identity: str = ""
+    version: Original | None = field(default=None, repr=False)
+    changed: bool = field(default=False, init=False)
     _bound: bool = field(default=False, init=False)
 
     def bind(self) -> None:
@@ -61,6 +73,7 @@ class CacheOwner:
             if error.errno not in (*FORBIDDEN, *FULL):  # on a full disk, filling makes room, or raises
                 raise
             self._compare(_read(self.directory / _NOTE) or b"")
+            self._compare_identity(read_original(self.directory))
         latest = self.directory.parent / _LATEST  # the version of the dataset that was read last
         if self.private and index is not None and _read(latest) != self.digest.encode():
             _put(latest.parent, _LATEST, self.digest.encode())
@@ -99,6 +112,7 @@ class CacheOwner:
                 stall.pause(None)
             try:
                 self._note(lock)
+                self._note_original()
                 if index is not None and _read(self.directory / INDEX) != index:
                     _put(self.directory, INDEX, index)
             finally:
@@ -114,6 +128,28 @@ class CacheOwner:
             raise self._reused(f"another index ({self.directory / INDEX})")
         os.pwrite(note, f"{self.origin or self.directory} {self.digest}".encode(), 0)
 
+    def _note_original(self) -> None:
+        """Write down which original the directory is filled from, beyond its URL, and how its index is now."""
+        if self.origin is None:
+            return
+        before = read_original(self.directory)
+        self._compare_identity(before)
+        index = self.version.index if self.version is not None and self.version.reached else None
+        if before is not None and (index is None or before.index == _Facts.of(index)):
+            return
+        self.changed = before is not None and before.index is not None
+        began = self.version.began if self.version is not None else 0.0
+        noted = OriginalNote(identity=self.identity, index=_Facts.of(index) if index is not None else None, began=began)
+        _put(self.directory, _ORIGINAL, msgspec.json.encode(noted))
+
+    def _compare_identity(self, before: "OriginalNote | None") -> None:
+        if before is None or self.origin is None or before.identity == self.identity:
+            return
+        raise ConfigError(
+            f"Reused local directory: {self.directory} holds shards of {self.origin} with another query, user, account "
+            "or endpoint, which may be another dataset. Provide a different one, or remove it"
+        )
+
     def _compare(self, text: bytes) -> None:
         """Compare with the text of the note; where a dataset is read without its origin, its index alone decides."""
         place, _, noted = text.decode(errors="replace").rpartition(" ")
@@ -128,6 +164,46 @@ class CacheOwner:
         return ConfigError(f"Reused local directory: {fact}. Provide a different one, or remove it")
 
 
+class _Facts(msgspec.Struct, frozen=True):
+    """What a store said of an index."""
+
+    size: int
+    version: str | None
+    modified: float | None
+
+    @classmethod
+    def of(cls, info: ObjectInfo) -> Self:
+        return cls(info.size, info.version, info.modified)
+
+
+class OriginalNote(msgspec.Struct, frozen=True):
+    """The content of `.mixstream-original`: which original a directory is filled from.
+
+    Attributes:
+        identity: as of `CacheOwner`.
+        index: what the store said of the index when the run began that read it last; None if it said nothing.
+        began: when that run began, in seconds since 1970 by its machine's clock.
+    """
+
+    identity: str
+    index: _Facts | None
+    began: float
+
+    @property
+    def index_info(self) -> ObjectInfo | None:
+        """What the store said of the index."""
+        facts = self.index
+        return None if facts is None else ObjectInfo(size=facts.size, version=facts.version, modified=facts.modified)
+
+
+def read_original(directory: Path) -> OriginalNote | None:
+    """Return from which original a directory is filled; None if an earlier version of mixstream filled it."""
+    try:
+        return msgspec.json.decode(_read(directory / _ORIGINAL) or b"", type=OriginalNote)
+    except msgspec.MsgspecError:
+        return None
+
+
 def digest_of(index: bytes) -> str:
     """Return what identifies an index: hexadecimal of 128 bits."""
     return blake2s(index, digest_size=16).hexdigest()
@@ -139,20 +215,38 @@ def private_directory(origin: str) -> Path:
     return base / digest_of(origin.encode())
 
 
-def kept_index(home: Path | None, origin: str) -> tuple[bytes, Path] | None:
+def private_origin(origin: str, identity: str) -> str:
+    """Return what the private directory of a dataset is named after; its URL alone, as ever, if that says all."""
+    return f"{origin}#{identity}" if identity else origin
+
+
+def place_of_before(origin: str, identity: str, digest: str) -> Path | None:
+    """Return the private directory that earlier versions of mixstream filled, if this one uses another for the dataset.
+
+    They named it after the URL alone, so it may have files of several datasets. None once there is a directory of ours.
+    """
+    before, now = (private_directory(name) / digest for name in (origin, private_origin(origin, identity)))
+    used = before == now or now.is_dir() or not before.is_dir() or read_original(before) is not None
+    return None if used else before
+
+
+def kept_index(home: Path | None, origin: str, identity: str = "") -> tuple[bytes, Path] | None:
     """Return the index that was kept when a dataset could be read last, and its path; None if none was.
 
     Args:
         home: the directory that the user gave for shards; None if none was given.
         origin: where the dataset is.
+        identity: as of `CacheOwner`.
     """
     if home is not None:
         path, note = home / INDEX, _read(home / _NOTE)
         data = _read(path)
         bound = note is None or note.decode(errors="replace").rpartition(" ")[0] == origin
+        bound = bound and ((noted := read_original(home)) is None or noted.identity == identity)
         return (data, path) if data is not None and bound else None
-    digest = (_read(private_directory(origin) / _LATEST) or b"").decode(errors="replace")
-    path = private_directory(origin) / digest / INDEX
+    directory = private_directory(private_origin(origin, identity))
+    digest = (_read(directory / _LATEST) or b"").decode(errors="replace")
+    path = directory / digest / INDEX
     data = _read(path) if digest.isalnum() else None
     return (data, path) if data is not None and digest_of(data) == digest else None
 
@@ -167,7 +261,7 @@ def _put(directory: Path, name: str, data: bytes) -> None:
         try:
             partial.write(data)
             with suppress(FileNotFoundError):
-                partial.publish(directory / name).close()
+                partial.publish(directory, name).close()
         except OSError as error:
             if error.errno not in (*FORBIDDEN, *FULL):
                 raise

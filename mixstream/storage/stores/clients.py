@@ -157,6 +157,22 @@ def client_of(address: Address, timeout: float) -> Client:
     return client
 
 
+def endpoint_of(address: Address, timeout: float) -> str:
+    """Return a URL at the server of a bucket, without credentials, that answers whether it may be read or not."""
+    if address.kind == "http":
+        parts = urlsplit(address.bucket)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"
+    if address.kind == "s3":
+        from mixstream.storage.stores.s3 import find_bucket
+
+        return find_bucket(address.bucket, timeout=timeout).endpoint
+    if address.kind == "gs":
+        return os.environ.get("GOOGLE_BASE_URL") or "https://storage.googleapis.com"
+    account = address.account or os.environ.get("AZURE_ACCOUNT_NAME", "")
+    given = os.environ.get("AZURE_STORAGE_ENDPOINT", os.environ.get("AZURE_ENDPOINT", ""))
+    return given or f"https://{account}.blob.core.windows.net"
+
+
 def drop(address: Address, timeout: float) -> None:
     """Forget the client of a bucket: the next request reads credentials again.
 

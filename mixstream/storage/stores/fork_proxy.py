@@ -70,12 +70,12 @@ class ProcessStore:
     def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         """Return the bytes [begin, end) of an object, by default all of it."""
         answer, data = self._ask("read", name=name, begin=begin, end=end, version=version)
-        return ObjectBytes(data=data, info=ObjectInfo(size=answer.size, version=answer.version))
+        return ObjectBytes(data=data, info=_info(answer))
 
     def info(self, name: str) -> ObjectInfo:
         """Return the size and the version of an object."""
         answer, _ = self._ask("info", name=name)
-        return ObjectInfo(size=answer.size, version=answer.version)
+        return _info(answer)
 
     def write(self, name: str, data: bytes | Path) -> None:
         """Write an object, from memory or from a file, whole or not at all."""
@@ -247,6 +247,10 @@ def _running() -> _Server:
         if (server := _server.value) is None or server.over:
             server = _server.value = _Server()
         return server
+
+
+def _info(answer: Answer) -> ObjectInfo:
+    return ObjectInfo(size=answer.size, version=answer.version, modified=answer.modified)
 
 
 def _how(status: int) -> str:

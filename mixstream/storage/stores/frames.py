@@ -44,6 +44,7 @@ class Answer(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     error: str = ""  # name of its class; empty: no error
     text: str = ""
     notes: list[str] = []
+    modified: float | None = None
 
 
 def write_frame(file: int, head: bytes, data: Buffer, until: float | None = None) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from mixstream.storage.url import redact, scheme_of
 T = TypeVar("T")
 
 _MANY_REQUESTS = 3600.0  # seconds for calls that may take many requests: a listing, an upload
+_TIMES = ("LastModified", "last_modified", "mtime", "modified", "created")
 _VERSIONS = ("ETag", "etag", "xet_hash", "blob_id", "checksum", "md5", "mtime", "created", "last_modified", "modified")
 
 
@@ -179,7 +181,7 @@ def _explain(error: Exception, place: str, act: str) -> errors.StoreError:
         said += f" {status}"
     if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)) or status == 404:
         return errors.StoreNotFoundError(
-            f"{said}, there is no such file: check `remote` and `split`, or upload it again"
+            f"{said}, not found: there is no such file: check `remote` and `split`, or upload it again"
         )
     if isinstance(error, PermissionError) or status in (401, 403):
         return errors.StoreAccessError(f"{said}, refused; give credentials as the package of this scheme takes them")
@@ -204,4 +206,15 @@ def _info(found: dict[str, Any]) -> ObjectInfo:
     if not isinstance(size, int):
         raise errors.StoreError(f"{redact(str(found['name']))}: the file system does not report its size")
     version = next((f"{key} {found[key]}" for key in _VERSIONS if found.get(key) is not None), None)
-    return ObjectInfo(size=size, version=version)
+    times = (found[key] for key in _TIMES if found.get(key) is not None)
+    return ObjectInfo(size=size, version=version, modified=next(filter(None, map(_seconds, times)), None))
+
+
+def _seconds(when: object) -> float | None:
+    """Return a time of a file system in seconds since 1970; None if it is in another form."""
+    if isinstance(when, str):
+        with suppress(ValueError):
+            when = datetime.fromisoformat(when)
+    if isinstance(when, datetime):
+        return (when if when.tzinfo is not None else when.replace(tzinfo=UTC)).timestamp()
+    return float(when) if isinstance(when, int | float) else None

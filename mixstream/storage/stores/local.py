@@ -35,7 +35,7 @@ class LocalStore:
         """Return the bytes [begin, end) of a file, by default all of it."""
         path = self._path(name)
         with _explained(path, "read"), path.open("rb", buffering=0) as file:
-            info = _info(os.fstat(file.fileno()))
+            info = info_of(os.fstat(file.fileno()))
             check_version(str(path), info.version, version)
             stop = range_end(str(path), begin, end, info.size)
             data = _read_exactly(file.fileno(), begin, stop)
@@ -49,7 +49,7 @@ class LocalStore:
         with _explained(path, "look at"):
             if not path.is_file() and path.exists():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            return _info(path.stat())
+            return info_of(path.stat())
 
     def write(self, name: str, data: bytes | Path) -> None:
         """Write a file aside and rename it, so that it is there whole or not at all."""
@@ -98,8 +98,10 @@ class LocalStore:
             )
 
 
-def _info(found: os.stat_result) -> ObjectInfo:
-    return ObjectInfo(size=found.st_size, version=f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}")
+def info_of(found: os.stat_result) -> ObjectInfo:
+    """Return size, version and time of a file."""
+    version = f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"
+    return ObjectInfo(size=found.st_size, version=version, modified=found.st_mtime_ns / 1e9)
 
 
 def _read_exactly(number: int, begin: int, end: int) -> bytes | bytearray:

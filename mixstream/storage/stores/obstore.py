@@ -15,12 +15,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, wraps
+from email.utils import parsedate_to_datetime
+from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import obstore
 
+from mixstream.cached import cached_property
 from mixstream.errors import StoreError, StoreFaultError, StoreNotFoundError
 from mixstream.storage.forks import must_use_proxy
 from mixstream.storage.store import ObjectBytes, ObjectInfo, Store, check_version, range_end
@@ -150,6 +154,21 @@ class ObjectStore:
         """Forget the client and the credentials: the next request reads them again."""
         clients.drop(self._address, self.timeout)
 
+    def clock(self) -> float | None:
+        """Return the store's time in seconds since 1970, from the Date of any answer; None if there is none."""
+        request = Request(clients.endpoint_of(self._address, self.timeout), method="HEAD")  # noqa: S310 - http(s)
+        try:
+            with urlopen(request, timeout=min(self.timeout, 10.0)) as answer:  # noqa: S310
+                headers = answer.headers
+        except HTTPError as refused:  # tells the time as well
+            headers = refused.headers
+        except (OSError, ValueError):
+            return None
+        try:
+            return parsedate_to_datetime(headers.get("Date", "")).timestamp()
+        except ValueError:
+            return None
+
     @cached_property
     def _address(self) -> clients.Address:
         return clients.address_of(self.location)
@@ -193,10 +212,10 @@ def _explain(error: Exception, operation: Operation, client: clients.Client) -> 
 
 def _info(meta: Any) -> ObjectInfo:
     """Return size and version of an object; for a server without ETags, the date is the version."""
-    version = meta["e_tag"]
-    if version is None and meta["last_modified"].timestamp() != 0:
+    version, modified = meta["e_tag"], meta["last_modified"].timestamp()
+    if version is None and modified != 0:
         version = f"date {meta['last_modified'].isoformat()} size {meta['size']}"
-    return ObjectInfo(size=meta["size"], version=version)
+    return ObjectInfo(size=meta["size"], version=version, modified=modified or None)
 
 
 def _check_answer(operation: Operation, info: ObjectInfo, got: tuple[int, int], length: int) -> None:

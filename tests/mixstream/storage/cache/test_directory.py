@@ -164,7 +164,10 @@ def test_a_shard_that_its_reader_refuses_is_made_anew(tmp_path):
     world = World(tmp_path, check=False).build()
     files = world.files()
     assert world.read(files, 0)
-    (world.local / world.name(0)).write_bytes(b"?" * world.size)
+    path = world.local / world.name(0)
+    written = path.stat().st_mtime_ns
+    path.write_bytes(b"?" * world.size)
+    os.utime(path, ns=(written, written))  # as if the disk had lost its bytes
     with files.open(world.want(0)) as file:
         assert file.read(1) == b"?"
     with files.renewed(world.want(0)) as file:
