@@ -9,11 +9,11 @@ Shape suffixes: B rows, F sources, K domains, L lanes, S shards of one domain.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
+from mixstream.cached import cached_property
 from mixstream.plan.shuffle import Order
 from mixstream.types import Addresses, Int64, Rows
 

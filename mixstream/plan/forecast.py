@@ -85,7 +85,7 @@ class Forecast:
             float64 [N], ascending, 0 for the next step.
         """
         plan = self._plan.plan
-        weight_K = None if plan.choose_K is not None else quantise(self._plan.prior_K if share_K is None else share_K)
+        weight_K = None if plan.part_LK is not None else quantise(self._plan.prior_K if share_K is None else share_K)
         cursor, steps = plan.settle(cursor), -(-rows // self._plan.batch_size)
         numbers: list[Int64] = []
         places: list[Int64] = []  # where each shard's first row is among all rows of these lanes, in the order of time
@@ -170,21 +170,21 @@ class Forecast:
         """Return each domain's share of a lane's rows, float64 [K]; 0 for domains that have left the lane."""
         plan = self._plan.plan
         left_K = cursor.drawn_LK[lane] >= plan.last_LK[lane]
-        if plan.choose_K is None:
+        if plan.part_LK is None:
             part_K = self._plan.prior_K if share_K is None else np.asarray(share_K, dtype=np.float64)
         else:
-            assert plan.quota_LK is not None
-            quota_K = plan.quota_LK[lane]
-            part_K = plan.choose_K if (left_K & (quota_K > 0)).any() else quota_K  # as in `Plan._fill_lane`
+            part_K = plan.part_LK[lane]
+            if plan.choose_K is not None and (left_K & (part_K > 0)).any():  # as in `Plan._fill_lane`
+                part_K = plan.choose_K
         part_K = np.where(left_K, 0, part_K).astype(np.float64)
         return part_K / max(part_K.sum(), np.finfo(np.float64).tiny)
 
     def _rows_in_order(self, lane: int, cursor: Cursor, domain_P: Int64, draw_P: Int64) -> Float64:
         """Return the rows of a lane until it draws `draw_P`, float64 [P], if domains are read one after the other."""
         plan = self._plan.plan
-        assert plan.quota_LK is not None
+        assert plan.quotas is not None
         left_K = cursor.drawn_LK[lane] >= plan.last_LK[lane]
-        part_K = np.where(left_K, 0, plan.quota_LK[lane])
+        part_K = np.where(left_K, 0, plan.quotas.first_LK[lane])
         if not part_K.any() and plan.choose_K is not None:  # as in `Plan._fill_lane`
             part_K = np.where(left_K, 0, plan.choose_K)
         before_K, whole = np.cumsum(part_K) - part_K, int(part_K.sum())

@@ -2,8 +2,9 @@
 
 Rule 1: what affects the next row is in `Plan` (constant over a run), in `Cursor` (the position) or in the step's
 weights. World size, workers, prefetching and files have no influence: a rank slices the rows last.
-Rule 2: the rows are exact. A lane fills B / L rows a step, under weights (`weight_K`, whole parts) or, with static
-mixing, under its quota of what an epoch takes from each domain. An epoch then draws exactly that quota.
+Rule 2: the rows are exact. A lane fills B / L rows a step, under weights that are given by step (`weight_K`) or fixed
+(`share_K`), in whole parts, or under its quota of what an epoch takes from each domain (`choose_K`). An epoch then
+draws exactly that quota. The rounding carry is passed on over the ends of epochs in all three.
 Rule 3: `advance` is pure. It returns a new cursor, so future steps can be planned without reading any data.
 
 Domains are numbered as in `Plan.names`: sorted, unless they are read in order. The order in which a user lists streams
@@ -13,17 +14,19 @@ Shape suffixes: B rows of the global batch, K domains, L lanes.
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.cached import cached_property
 from mixstream.errors import ConfigError
 from mixstream.plan import kernels
-from mixstream.plan.weights import WEIGHT_UNIT, deal, rescale, stagger
+from mixstream.plan.quotas import Quotas, moved_credit, pass_rows
+from mixstream.plan.weights import WEIGHT_UNIT, deal, quantise, rescale, stagger
 from mixstream.types import Cursor, Int64, Rows
 
 _NEVER = np.int64(1) << 62
+_LARGEST_BATCH = 1 << 31
 
 
 @dataclass(slots=True)
@@ -34,6 +37,7 @@ class _LaneCursor:
     drawn_K: Int64
     credit_K: Int64
     total: int
+    quota_K: Int64 | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +68,18 @@ class Plan:
     Args:
         names: domains, in the plan's order.
         samples_K: int64 [K], selected samples per domain.
-        choose_K: int64 [K], rows that an epoch takes from each domain (static mixing); None if weights are given step
-            by step, in parts of `weights.WEIGHT_UNIT`.
+        choose_K: int64 [K], rows that an epoch takes from each domain; None under weights.
+        share_K: int64 [K], fixed weights in whole parts (`weights.whole_shares`); None with `choose_K`, or if weights
+            are given step by step, in parts of `weights.WEIGHT_UNIT`.
         epoch_size: rows of an epoch.
         global_batch_size: rows of a step over all ranks, B.
         lanes: independent paths through the shards, L; divides B.
-        drop_last: True drops the rows that do not fill an epoch's last batch; False fills this batch with repeats.
+        drop_last: True drops the rows that do not fill an epoch's last batch. False fills this batch: with repeats
+            where an epoch takes `choose_K`, with the next draws under weights.
         in_order: True reads domains one after the other instead of mixing them.
         max_epochs_K: passes over each domain after which it leaves the mix; None for no limit.
+        fixed_LK: int64 [L, K], samples that each lane owns, where they were dealt for other domains (`strict=False`);
+            None deals them evenly.
 
     Raises:
         ConfigError: `lanes` does not divide B, or an epoch is too small for the lanes or for one batch.
@@ -86,6 +94,8 @@ class Plan:
     drop_last: bool = False
     in_order: bool = False
     max_epochs_K: tuple[float | None, ...] | None = None
+    share_K: Int64 | None = None
+    fixed_LK: Int64 | None = None
 
     def __post_init__(self) -> None:
         B, L = self.global_batch_size, self.lanes
@@ -94,7 +104,12 @@ class Plan:
                 f"{L} lanes (num_canonical_nodes) cannot share a global batch of {B} rows evenly: "
                 "choose a number of lanes that divides batch_size x world size"
             )
-        if self.choose_K is not None and self.epoch_size < L:
+        if B > _LARGEST_BATCH:
+            raise ConfigError(
+                f"a global batch of {B} rows is more than a plan makes ({_LARGEST_BATCH}): lower batch_size, or check "
+                "world_size"
+            )
+        if self.quotas is not None and (self.epoch_size < L or self.quotas.first_LK.sum(axis=1).min() < 1):
             raise ConfigError(
                 f"an epoch of {self.epoch_size} rows leaves some of {L} lanes (num_canonical_nodes) without any: "
                 f"choose at most {self.epoch_size} lanes, or raise epoch_size"
@@ -108,18 +123,36 @@ class Plan:
     @cached_property
     def steps_per_epoch(self) -> int:
         """Steps of an epoch."""
+        if self.quotas is not None:
+            return self.quotas.steps
         B = self.global_batch_size
         return self.epoch_size // B if self.drop_last else -(-self.epoch_size // B)
 
     @cached_property
     def owned_LK(self) -> Int64:
         """Samples that each lane owns, int64 [L, K]."""
-        return deal(self.samples_K, self.lanes)
+        return deal(self.samples_K, self.lanes) if self.fixed_LK is None else self.fixed_LK
 
     @cached_property
-    def quota_LK(self) -> Int64 | None:
-        """Rows that an epoch takes from each domain in each lane, int64 [L, K]; None unless mixing is static."""
-        return None if self.choose_K is None else deal(self.choose_K, self.lanes)
+    def quotas(self) -> Quotas | None:
+        """What an epoch takes from each domain in each lane; None under weights."""
+        if self.choose_K is None:
+            return None
+        return Quotas(
+            choose_K=self.choose_K,
+            samples_K=self.samples_K,
+            owned_LK=self.owned_LK,
+            step_rows=self.global_batch_size // self.lanes,
+            drop_last=self.drop_last,
+            in_order=self.in_order,
+        )
+
+    @cached_property
+    def part_LK(self) -> Int64 | None:
+        """The weights of each lane in whole parts, int64 [L, K], where mixing is static."""
+        if self.quotas is not None:
+            return self.quotas.part_LK
+        return None if self.share_K is None else np.tile(self.share_K, (self.lanes, 1))
 
     @cached_property
     def last_LK(self) -> Int64:
@@ -127,15 +160,40 @@ class Plan:
         last_LK = np.full((self.lanes, len(self.names)), _NEVER, dtype=np.int64)
         for k, epochs in enumerate(self.max_epochs_K or ()):
             if epochs is not None:
-                last_LK[:, k] = np.floor(epochs * self.owned_LK[:, k]).astype(np.int64)
+                last_LK[:, k] = np.minimum(np.floor(float(epochs) * self.owned_LK[:, k]), _NEVER).astype(np.int64)
         return last_LK
 
     def start(self, weight_K: Int64 | None = None) -> Cursor:
         """Return the cursor of step 0; `weight_K` are the weights of this step, None with static mixing."""
-        credit_LK, total_L = self._fresh_credit(weight_K)
         zero = np.zeros((self.lanes, len(self.names)), dtype=np.int64)
+        credit_LK, total_L = self._fresh_credit(weight_K)
         return Cursor(
-            step=0, epoch=0, step_in_epoch=0, drawn_LK=zero, base_LK=zero, credit_LK=credit_LK, total_L=total_L
+            step=0,
+            epoch=0,
+            step_in_epoch=0,
+            drawn_LK=zero,
+            base_LK=zero,
+            credit_LK=credit_LK,
+            total_L=total_L,
+            quota_LK=None if self.quotas is None else self.quotas.of_epoch(credit_LK),
+        )
+
+    def resume(self, cursor: Cursor) -> Cursor:
+        """Return `cursor`, which a state describes, with the quota of its epoch, and credits in units of this plan.
+
+        States that were saved while fixed shares were rounded to quotas have credits in other units.
+        """
+        if self.part_LK is None:
+            return cursor
+        credit_LK, total_L = cursor.credit_LK.copy(), cursor.total_L.copy()
+        for lane in np.flatnonzero(self._complete_L(cursor) & (total_L != self.part_LK.sum(axis=1))).tolist():
+            credit_LK[lane] = rescale(credit_LK[lane], int(total_L[lane]), self.part_LK[lane])
+            total_L[lane] = self.part_LK[lane].sum()
+        cursor = replace(cursor, credit_LK=credit_LK, total_L=total_L)
+        return (
+            cursor
+            if self.quotas is None
+            else replace(cursor, quota_LK=self.quotas.of_epoch(self._first_credit(cursor)))
         )
 
     def advance(self, cursor: Cursor, weight_K: Int64 | None = None) -> tuple[Cursor, Rows] | None:
@@ -154,7 +212,8 @@ class Plan:
         repeats = 0
         for lane in range(self.lanes):
             mine = slice(lane * share, (lane + 1) * share)
-            at = _LaneCursor(cursor.base_LK[lane].copy(), drawn_LK[lane], credit_LK[lane], int(total_L[lane]))
+            quota_K = None if cursor.quota_LK is None else cursor.quota_LK[lane]
+            at = _LaneCursor(cursor.base_LK[lane].copy(), drawn_LK[lane], credit_LK[lane], int(total_L[lane]), quota_K)
             served = self._fill_lane(lane, at, weight_K, domain_B[mine], draw_B[mine])
             total_L[lane] = at.total
             if served is None:
@@ -169,61 +228,116 @@ class Plan:
             total_L=total_L,
             repeats=cursor.repeats + repeats,
         )
-        return after, Rows(step=cursor.step, domain_B=domain_B, draw_B=draw_B, repeats=repeats)
+        drawn_by_K = self.drawn_by(cursor, weight_K)
+        return after, Rows(step=cursor.step, domain_B=domain_B, draw_B=draw_B, repeats=repeats, drawn_by_K=drawn_by_K)
+
+    def drawn_by(self, cursor: Cursor, weight_K: Int64 | None = None) -> Int64 | None:
+        """Return the weights by which the step at `cursor` is drawn, in parts of `WEIGHT_UNIT`, int64 [K].
+
+        Without the domains that have left the mix: a lane scales up the weights of those that are left in it, and all
+        lanes count alike. None if the weights are those that were given; all zero if no domain is left.
+
+        >>> plan = Plan(names=("code", "web"), samples_K=np.array([4, 90]), choose_K=None, epoch_size=8,
+        ...             global_batch_size=8, lanes=2, max_epochs_K=(1, None))
+        >>> half_K = quantise([0.5, 0.5])
+        >>> cursor = plan.start(half_K)
+        >>> plan.drawn_by(cursor, half_K) is None
+        True
+        >>> left = replace(cursor, drawn_LK=np.array([[2, 2], [1, 2]]))  # "code" has left the first lane
+        >>> (plan.drawn_by(left, half_K) / WEIGHT_UNIT).tolist()
+        [0.25, 0.75]
+        """
+        fixed_K = self.choose_K if self.share_K is None else self.share_K
+        given_K = fixed_K if weight_K is None else weight_K
+        if self.max_epochs_K is None or given_K is None or not (self.left_LK(cursor) & (given_K > 0)).any():
+            return None
+        rest_LK = np.where(self.left_LK(cursor), 0, given_K).astype(np.float64)
+        rest_LK = rest_LK[rest_LK.any(axis=1)]
+        if not len(rest_LK):
+            return np.zeros(len(self.names), dtype=np.int64)
+        return quantise((rest_LK / rest_LK.sum(axis=1, keepdims=True)).mean(axis=0))
 
     def settle(self, cursor: Cursor) -> Cursor:
         """Return `cursor`, moved from the end of an epoch to the start of the next one if it is there."""
         if cursor.step_in_epoch < self.steps_per_epoch:
             return cursor
-        return self._begin(cursor, cursor.epoch + 1, step=cursor.step)
+        return self._begin(cursor)
 
     def at_epoch(self, cursor: Cursor, epoch: int) -> Cursor:
-        """Return the cursor at the start of `epoch`. If weights are given step by step, steps and draws continue."""
+        """Return the cursor at the start of `epoch`. If weights are given step by step, steps and draws continue.
+
+        With static mixing, it is that of a run that drew all steps before; no domain may leave the mix meanwhile.
+        """
+        if self.part_LK is None:
+            return replace(cursor, epoch=epoch, step_in_epoch=0)
+        if epoch < cursor.epoch:
+            cursor = self.start()
         skipped = (epoch - cursor.epoch) * self.steps_per_epoch - cursor.step_in_epoch
-        return self._begin(cursor, epoch, step=cursor.step + (0 if self.quota_LK is None else skipped))
+        after = replace(cursor, epoch=epoch, step_in_epoch=0, step=cursor.step + skipped)
+        if self.quotas is not None:
+            moved_LK, credit_LK = self.quotas.pass_epochs(self._first_credit(cursor), epoch - cursor.epoch)
+            base_LK, quota_LK = cursor.base_LK + moved_LK, self.quotas.of_epoch(credit_LK)
+            return replace(after, base_LK=base_LK, drawn_LK=base_LK, credit_LK=credit_LK, quota_LK=quota_LK)
+        if epoch == cursor.epoch:
+            return replace(after, drawn_LK=cursor.base_LK, credit_LK=self._first_credit(cursor))
+        drawn_LK, credit_LK = cursor.drawn_LK.copy(), cursor.credit_LK.copy()
+        for lane, part_K in enumerate(self.part_LK):
+            rows = skipped * (self.global_batch_size // self.lanes)
+            drawn_LK[lane] += pass_rows(part_K, credit_LK[lane], rows)
+        return replace(after, base_LK=drawn_LK, drawn_LK=drawn_LK, credit_LK=credit_LK)
 
     def left_LK(self, cursor: Cursor) -> NDArray[np.bool_]:
         """Return which domains have used up their `max_epochs`, bool [L, K]."""
         return np.asarray(cursor.drawn_LK >= self.last_LK)
 
-    def _begin(self, cursor: Cursor, epoch: int, *, step: int) -> Cursor:
-        passed = epoch - cursor.epoch
-        cursor = replace(cursor, epoch=epoch, step_in_epoch=0, step=step)
-        if self.quota_LK is None:
-            return cursor
+    def _complete_L(self, cursor: Cursor) -> NDArray[np.bool_]:
+        """Return in which lanes no domain of the fixed weights has left, bool [L]; there, epochs are exact."""
+        assert self.part_LK is not None
+        return np.asarray(~(self.left_LK(cursor) & (self.part_LK > 0)).any(axis=1))
+
+    def _first_credit(self, cursor: Cursor) -> Int64:
+        """Return the credits at the start of the epoch of `cursor`; of no meaning where a domain has left the lane."""
+        assert self.part_LK is not None
+        rows = cursor.step_in_epoch * (self.global_batch_size // self.lanes)
+        return moved_credit(cursor.credit_LK, self.part_LK, cursor.base_LK - cursor.drawn_LK, -rows)
+
+    def _begin(self, cursor: Cursor) -> Cursor:
+        """Return the cursor at the start of the next epoch; `cursor` is at the end of its own."""
+        after = replace(cursor, epoch=cursor.epoch + 1, step_in_epoch=0)
+        if self.part_LK is None or self.quotas is None:
+            return after if self.part_LK is None else replace(after, base_LK=cursor.drawn_LK)
         # An epoch begins where the quota of the last one ends, whether its last batch was dropped or filled with
         # repeats. Once a domain has left a lane, epochs are no longer exact there, and draws continue.
-        whole_L = np.asarray(~(self.left_LK(cursor) & (self.quota_LK > 0)).any(axis=1))
-        base_LK = np.where(whole_L[:, None], cursor.base_LK + passed * self.quota_LK, cursor.drawn_LK)
-        credit_LK, total_L = self._fresh_credit(None)
-        return replace(
-            cursor,
-            base_LK=base_LK,
-            drawn_LK=base_LK,
-            credit_LK=np.where(whole_L[:, None], credit_LK, cursor.credit_LK),
-            total_L=np.where(whole_L, total_L, cursor.total_L),
-        )
+        exact_L = self._complete_L(cursor)[:, None]
+        moved_LK = self.quotas.before_drops(self._first_credit(cursor))
+        base_LK = np.where(exact_L, cursor.base_LK + moved_LK, cursor.drawn_LK)
+        credit_LK = cursor.credit_LK
+        if self.in_order:  # credits decide nothing
+            credit_LK = np.where(exact_L, self._fresh_credit(None)[0], credit_LK)
+        quota_LK = self.quotas.of_epoch(credit_LK)
+        return replace(after, base_LK=base_LK, drawn_LK=base_LK, credit_LK=credit_LK, quota_LK=quota_LK)
 
     def _fresh_credit(self, weight_K: Int64 | None) -> tuple[Int64, Int64]:
-        if self.quota_LK is None:
+        if self.part_LK is None:
             if weight_K is None:
                 raise ConfigError("this plan takes its weights by step: pass weight_K, those of the first step")
             return stagger(weight_K, self.lanes), np.full(self.lanes, WEIGHT_UNIT, dtype=np.int64)
-        credit_LK = np.stack([stagger(quota_K, self.lanes)[lane] for lane, quota_K in enumerate(self.quota_LK)])
-        return credit_LK, self.quota_LK.sum(axis=1)
+        credit_LK = np.stack([stagger(part_K, self.lanes)[lane] for lane, part_K in enumerate(self.part_LK)])
+        return credit_LK, self.part_LK.sum(axis=1)
 
     def _fill_lane(
         self, lane: int, at: _LaneCursor, weight_K: Int64 | None, domain_B: NDArray[np.int32], draw_B: Int64
     ) -> int | None:
         """Fill one lane's rows and move its cursor; return how many are repeats, None if no domain is left.
 
-        With static mixing, `part_K` is the lane's quota and `limit_K` where it ends. A lane that has drawn its whole
-        quota before its last batch is full begins the next one: these rows are repeats.
+        A lane that has drawn its whole quota before its last batch is full goes on by its credits (in order, with the
+        first domain again): these rows are repeats.
         """
-        last_K, quota_K = self.last_LK[lane], None if self.quota_LK is None else self.quota_LK[lane]
-        filled, repeats, owed = 0, 0, False
+        last_K = self.last_LK[lane]
+        fixed_K = None if self.part_LK is None else self.part_LK[lane]
+        filled, repeats, owed, beyond = 0, 0, False, False
         while filled < len(domain_B):
-            part_K, exact = weight_K if quota_K is None else quota_K, self.choose_K is not None
+            part_K, exact = weight_K if fixed_K is None else fixed_K, at.quota_K is not None and not beyond
             assert part_K is not None
             if self.max_epochs_K is not None:
                 left_K = at.drawn_K >= last_K
@@ -238,16 +352,17 @@ class Plan:
             if total != at.total or owed:  # a domain has left the mix, or returned to it
                 at.credit_K[:] = rescale(at.credit_K, at.total, part_K)
                 at.total = total
-            bounded = exact or self.in_order
-            limit_K = at.base_K + part_K if bounded else np.full_like(at.drawn_K, _NEVER)
+            limit_K = np.full_like(at.drawn_K, _NEVER)
+            if exact or self.in_order:
+                limit_K = at.base_K + (at.quota_K if exact and at.quota_K is not None else part_K)
             rest = slice(filled, None)
             filled += int(
                 kernels.deal_rows(
                     part_K, at.credit_K, at.drawn_K, limit_K, last_K, self.in_order, domain_B[rest], draw_B[rest]
                 )
             )
-            if bounded and filled < len(domain_B) and (at.drawn_K >= limit_K).all():
+            if (exact or self.in_order) and filled < len(domain_B) and (at.drawn_K >= limit_K).all():
                 repeats = repeats or (len(domain_B) - filled if exact else 0)
-                at.base_K += part_K
-                at.credit_K[:] = stagger(part_K, self.lanes)[lane]
+                beyond = not self.in_order
+                at.base_K += limit_K - at.base_K
         return repeats

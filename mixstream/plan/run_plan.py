@@ -8,13 +8,14 @@ Shape suffixes: K domains.
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 
+from mixstream.cached import cached_property
 from mixstream.errors import ConfigError
 from mixstream.plan.addressing import Addressing, View
+from mixstream.plan.fixed_sample import FixedSample
 from mixstream.plan.plan import Plan
 from mixstream.plan.selection import KeptRows
 from mixstream.plan.shuffle import Order
@@ -70,10 +71,10 @@ class RunPlan:
 
     Args:
         domains: in the plan's order.
-        choose_K: int64 [K], rows that an epoch takes from each domain; with `by_step`, the prior in rows.
+        choose_K: int64 [K], rows that an epoch takes from each domain; about these where there are shares.
         epoch_size: rows of an epoch.
         max_epochs_K: passes over each domain after which it leaves the mix; None for no limit.
-        by_step: True if weights are given step by step, False if they are those of `choose_K`.
+        by_step: True if weights are given step by step, False if they are those of `share_K` or `choose_K`.
         in_order: True reads domains one after the other instead of mixing them.
         shuffle: whether samples are shuffled.
         shuffle_seed: the seed from which all random numbers derive.
@@ -85,7 +86,9 @@ class RunPlan:
         batch_size: rows per rank and step.
         lanes: independent paths through the shards.
         source_K: the source of each domain (`addressing.shard_offsets`); each its own if not given.
+        share_K: int64 [K], fixed weights (with `by_step`, the prior) in whole parts; None if they are `choose_K`.
         family_K: the stream that each domain is a bucket of; None for a domain that is none, or for all of them.
+        fixed_LK: int64 [L, K], samples that each lane owns, if a state fixed them (`state_carry`).
 
     Raises:
         ConfigError: `batch_size` is not a whole number of at least 1.
@@ -108,6 +111,8 @@ class RunPlan:
     lanes: int
     source_K: tuple[int, ...] | None = None
     family_K: tuple[str | None, ...] | None = None
+    share_K: Int64 | None = None
+    fixed_LK: Int64 | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
@@ -128,8 +133,9 @@ class RunPlan:
 
     @property
     def selections(self) -> list[str | None]:
-        """The ids of the domains' selections, in the plan's order; None for a domain that is read whole."""
-        return [domain.view.id if isinstance(domain.view, KeptRows) else None for domain in self.domains]
+        """The ids of the domains' selections and samples, in the plan's order; None for a domain that is read whole."""
+        views = [domain.view for domain in self.domains]
+        return [view.id if isinstance(view, KeptRows | FixedSample) else None for view in views]
 
     @cached_property
     def plan(self) -> Plan:
@@ -137,13 +143,15 @@ class RunPlan:
         return Plan(
             names=self.names,
             samples_K=np.array([int(domain.view.samples_S.sum()) for domain in self.domains], dtype=np.int64),
-            choose_K=None if self.by_step else self.choose_K,
+            choose_K=None if self.by_step or self.share_K is not None else self.choose_K,
+            share_K=None if self.by_step else self.share_K,
             epoch_size=self.epoch_size,
             global_batch_size=self.batch_size * self.world.size,
             lanes=self.lanes,
             drop_last=self.drop_last,
             in_order=self.in_order,
             max_epochs_K=self.max_epochs_K if any(self.max_epochs_K) else None,
+            fixed_LK=self.fixed_LK,
         )
 
     @cached_property
@@ -187,4 +195,4 @@ class RunPlan:
     @cached_property
     def prior_K(self) -> Float64:
         """Weights before any feedback, float64 [K]: those of the streams."""
-        return normalise(self.choose_K)
+        return normalise(self.choose_K if self.share_K is None else self.share_K)

@@ -10,12 +10,12 @@ Shape suffixes: B rows, L lanes, S shards, P pieces (the part of a shard that a 
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.cached import cached_property
 from mixstream.errors import ConfigError
 from mixstream.plan import kernels
 from mixstream.plan.rng import derive_key
@@ -41,6 +41,16 @@ def window_size(algorithm: str, block_size: int | None, lanes: int) -> int:
     (500000, 1000, 1)
     """
     return ALGORITHMS[algorithm] or block_size or max(4_000_000 // max(lanes, 1), 1 << 18)
+
+
+def setting_of_window(window: int) -> str:
+    """Return what to write for a window of that many samples: the inverse of `window_size`.
+
+    >>> setting_of_window(1), setting_of_window(1000)
+    ("shuffle_algo='py1s'", "shuffle_algo='py1e', shuffle_block_size=1000")
+    """
+    named = next((algorithm for algorithm, size in ALGORITHMS.items() if size == window), None)
+    return f"shuffle_algo={named!r}" if named else f"shuffle_algo='py1e', shuffle_block_size={window}"
 
 
 class _Layout(NamedTuple):

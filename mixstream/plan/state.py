@@ -9,8 +9,7 @@ The size is O(domains x lanes): no sample numbers, no random generator, nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,14 +17,18 @@ import numpy as np
 from msgspec import UNSET
 
 from mixstream.errors import StateError
-from mixstream.plan.state_differences import differences
-from mixstream.plan.state_record import DomainState, RunState, SetAside, Settings
+from mixstream.plan.state_carry import carry_over, refusal
+from mixstream.plan.state_differences import differences, stream_of
+from mixstream.plan.state_record import DomainState, IteratorState, RunState, SetAside, Settings
+from mixstream.plan.weights import deal
 from mixstream.types import Cursor
 
 if TYPE_CHECKING:  # so that reading a state does not compile the kernels
     from mixstream.plan.run_plan import RunPlan
 
 VERSION = 2
+_MOSAIC = {"epoch", "sample_in_epoch", "num_canonical_nodes", "shuffle_seed"}
+"""What every state of mosaicml-streaming has."""
 
 
 def settings_of(run_plan: RunPlan) -> Settings:
@@ -76,6 +79,7 @@ def save_state(
     """
     plan = run_plan.plan
     cursor = plan.settle(cursor)
+    dealt_LK = deal(plan.samples_K, plan.lanes)
     domains = [
         DomainState(
             name=domain.name,
@@ -87,6 +91,8 @@ def save_state(
             base=cursor.base_LK[:, k].tolist(),
             credit=cursor.credit_LK[:, k].tolist(),
             selection=selection or UNSET,
+            share=UNSET if plan.share_K is None else int(plan.share_K[k]),
+            owned=UNSET if (plan.owned_LK[:, k] == dealt_LK[:, k]).all() else plan.owned_LK[:, k].tolist(),
         )
         for k, (domain, selection) in enumerate(zip(run_plan.domains, run_plan.selections))
     ]
@@ -114,54 +120,89 @@ def parse_state(document: Mapping[str, Any]) -> RunState:
     Raises:
         StateError: it is not a state, has another version, or is damaged.
     """
-    version = document.get("mixstream") if isinstance(document, Mapping) else None
-    if version != VERSION:
-        keys = sorted(document) if isinstance(document, Mapping) else type(document).__name__
-        for key, value in document.items() if isinstance(document, Mapping) else ():
-            if isinstance(value, Mapping) and value.get("mixstream") == VERSION:
-                raise StateError(f"this is a checkpoint, and the state is in it: load checkpoint[{key!r}]")
-        raise StateError(
-            f"this is not a state of mixstream's version {VERSION} (its 'mixstream' entry is {version!r}; it has {keys}"
-            "): a state of mosaicml-streaming or of another version cannot be resumed exactly; start without it"
-        )
+    if not isinstance(document, Mapping) or document.get("mixstream") != VERSION:
+        raise StateError(_what_else(document))
     try:
         state = msgspec.convert(dict(document), RunState)
     except msgspec.ValidationError as error:
         raise StateError(f"the state is damaged: {error}; load an older checkpoint") from error
-    if wrong := _contradiction(state):
+    if wrong := next(_contradictions(state), None):
         raise StateError(f"the state is damaged: {wrong}; load an older checkpoint")
     return state
 
 
-def _contradiction(state: RunState) -> str:
-    """Return a description of how the parts of `state` contradict each other; empty if they are consistent."""
+def _what_else(document: Any) -> str:
+    """Return what a document is that is no state, and what to do with it."""
+    found = dict(_inner(document, depth=4))
+    if ours := [path for path, inner in found.items() if inner.get("mixstream") == VERSION]:
+        return f"this is a checkpoint, and the state is in it: load checkpoint{ours[0]}"
+    version = document.get("mixstream") if isinstance(document, Mapping) else None
+    has = sorted(map(str, document)) if isinstance(document, Mapping) else type(document).__name__
+    way_out = "a state of mosaicml-streaming or of another version cannot be resumed exactly; start without it"
+    if version is None and any(inner.keys() >= _MOSAIC for inner in found.values()):
+        way_out = (
+            "it is one of mosaicml-streaming, which orders samples differently, so it cannot be resumed exactly. Load "
+            "the model and the optimizer, and start the data anew, without this state; with Composer, pass "
+            "Trainer(load_ignore_keys=['state/dataset_state'])"
+        )
+    return (
+        f"this is not a state of mixstream's version {VERSION} (its 'mixstream' entry is {version!r}; it has {has}): "
+        f"{way_out}"
+    )
+
+
+def _inner(value: Any, path: str = "", *, depth: int) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Yield `value` and the mappings in it, each with its path."""
+    if not isinstance(value, Mapping):
+        return
+    yield path, value
+    for key, item in value.items() if depth else ():
+        yield from _inner(item, f"{path}[{key!r}]", depth=depth - 1)
+
+
+def _contradictions(state: RunState) -> Iterator[str]:
+    """Yield descriptions of how the parts of `state` contradict each other."""
     lanes, names = state.num_canonical_nodes, [domain.name for domain in state.domains]
     if len(set(names)) < len(names):
-        return f"it has domains twice: {names}"
+        yield f"it has domains twice: {names}"
     for domain in state.domains:
         if {len(domain.drawn), len(domain.base), len(domain.credit)} != {lanes}:
-            return f"domain {domain.name!r} does not have one cursor for each of {lanes} lanes"
+            yield f"domain {domain.name!r} does not have one cursor for each of {lanes} lanes"
+        if domain.owned is not UNSET and not _is_dealt(domain.owned, domain.samples, lanes):
+            yield f"the {domain.samples} samples of domain {domain.name!r} are not those of its lanes, {domain.owned}"
     if len(state.total) != lanes or any(map(sum, zip(*(domain.credit for domain in state.domains)))):
-        return "the rounding carry does not add up"
-    if state.sample_in_epoch % state.settings.global_batch_size or state.sample_in_epoch > state.settings.epoch_size:
-        return f"{state.sample_in_epoch} is no number of samples between two steps of an epoch"
-    return ""
+        yield "the rounding carry does not add up"
+    if state.sample_in_epoch % state.settings.global_batch_size:
+        yield f"{state.sample_in_epoch} is no number of samples between two steps"
+    place = state.iterator
+    if isinstance(place, IteratorState) and not (place.rows < place.batch_rows and place.worker < place.workers):
+        yield f"its iterator is worker {place.worker} of {place.workers}, at row {place.rows} of {place.batch_rows}"
+    if strange := {entry.domain for entry in state.quarantined} - {*names, *map(stream_of, names)}:
+        yield f"it sets samples aside of {sorted(strange)}, which are not among its domains {names}"
+
+
+def _is_dealt(owned_L: list[int], samples: int, lanes: int) -> bool:
+    return len(owned_L) == lanes and sum(owned_L) == samples and max(owned_L) - min(owned_L) <= 1
 
 
 def load_state(state: RunState, run_plan: RunPlan, *, fresh: Cursor, strict: bool) -> tuple[Cursor, bool]:
     """Return the cursor that `state` describes, in this run's plan, and whether this run saved the state.
 
-    With `strict=False`, the state of another run is used in part: domains that both runs have (same name, fingerprint
-    and selection) keep their draws, and a new epoch begins. The cursor `fresh` supplies the draws of other domains and
-    all credits.
+    With `strict=False`, the state of another run is used in part (`state_carry.carry_over`). The lanes' parts of its
+    domains are those of the state if `run_plan` has them from it (`state_carry.with_shares`).
 
     Raises:
-        StateError: with `strict`, the runs differ, and the message lists all differences; without it, they have a
-            different number of lanes.
+        StateError: with `strict`, the runs differ, and the message lists all differences; without it, positions cannot
+            be kept that can be kept with other settings. Or the state has a position that its run cannot have.
     """
     found = differences(state, run_plan, settings=settings_of(run_plan))
     if not found:
         plan, lanes = run_plan.plan, state.num_canonical_nodes
+        if (step := state.sample_in_epoch // plan.global_batch_size) > plan.steps_per_epoch:
+            raise StateError(
+                f"the state is damaged: it is {step} steps into an epoch of {plan.steps_per_epoch}; load an older "
+                "checkpoint"
+            )
         by_name = {domain.name: domain for domain in state.domains}
         table = {
             key: np.array([getattr(by_name[name], key) for name in plan.names], dtype=np.int64).reshape(-1, lanes).T
@@ -170,34 +211,29 @@ def load_state(state: RunState, run_plan: RunPlan, *, fresh: Cursor, strict: boo
         cursor = Cursor(
             step=state.step,
             epoch=state.epoch,
-            step_in_epoch=state.sample_in_epoch // plan.global_batch_size,
+            step_in_epoch=step,
             drawn_LK=np.ascontiguousarray(table["drawn"]),
             base_LK=np.ascontiguousarray(table["base"]),
             credit_LK=np.ascontiguousarray(table["credit"]),
             total_L=np.array(state.total, dtype=np.int64),
             repeats=state.repeats,
         )
-        return cursor, True
+        return plan.resume(cursor), True
     if strict:
+        if isinstance(state.iterator, IteratorState):
+            way_out = (
+                "; strict=False cannot help, since the state lies within a step, or a turn of DataLoader workers, "
+                "which only its own run can go on with: save between two steps, or load an older checkpoint"
+            )
+        elif refusal(state, run_plan):
+            way_out = "; strict=False cannot help, since the state's positions mean other samples in this run"
+        else:
+            way_out = (
+                ", or call load_state_dict(state, strict=False) to keep the positions of the domains that still match "
+                "and begin a new epoch with the settings of this run"
+            )
         raise StateError(
             "this state was saved by another run:\n  - " + "\n  - ".join(found) + "\n"
-            "Make these equal to resume exactly, or call load_state_dict(state, strict=False) to keep the positions of "
-            "the domains that still match and begin a new epoch with the settings of this run"
+            f"Make these equal to resume exactly{way_out}"
         )
-    return _carry_over(state, run_plan, fresh), False
-
-
-def _carry_over(state: RunState, run_plan: RunPlan, fresh: Cursor) -> Cursor:
-    drawn_LK = fresh.drawn_LK.copy()
-    saved = {(domain.name, domain.fingerprint, domain.selection): domain.drawn for domain in state.domains}
-    for k, (domain, selection) in enumerate(zip(run_plan.domains, run_plan.selections)):
-        if (drawn_L := saved.get((domain.name, domain.fingerprint, selection or UNSET))) is None:
-            continue
-        if len(drawn_L) != run_plan.lanes:
-            raise StateError(
-                f"the state has {len(drawn_L)} lanes and this run has {run_plan.lanes}, so its positions mean other "
-                f"samples: pass num_canonical_nodes={len(drawn_L)}"
-            )
-        drawn_LK[:, k] = drawn_L
-    begun = {"step": state.step, "epoch": state.epoch, "repeats": state.repeats}
-    return replace(fresh, **begun, step_in_epoch=0, drawn_LK=drawn_LK, base_LK=drawn_LK)
+    return carry_over(state, run_plan, fresh), False

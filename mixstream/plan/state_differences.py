@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _PER_RANK = ("global_batch_size",)
 _LABELS = {"num_canonical_nodes": "lanes (num_canonical_nodes)", "mixer": "mixing method"}
+_FIXED = re.compile(r"fixed (\d+)")
+"""The id of a fixed sample (`fixed_sample.FixedSample`)."""
 _BUCKET = re.compile(r"(.+)/[^/]*=[^/]*", re.DOTALL)
 
 
@@ -25,8 +27,9 @@ def differences(state: RunState, run_plan: RunPlan, *, settings: Settings) -> li
     """Return the differences between the run that saved `state` and this one, whose settings are `settings`."""
     found, names = _other_settings(state.settings, settings), list(run_plan.names)
     saved = {domain.name: domain for domain in state.domains}
-    apart, lines = _other_splits(list(saved), names)
-    found += lines
+    splits = other_splits(list(saved), names)
+    apart = {name for split in splits for name in split.domains}
+    found += [split.sentence for split in splits]
     if gone := sorted(set(saved) - set(names) - apart):
         found.append(f"domains in the state and not in this run: {gone}")
     if new := [name for name in names if name not in saved and name not in apart]:
@@ -34,14 +37,14 @@ def differences(state: RunState, run_plan: RunPlan, *, settings: Settings) -> li
         found.append(f"{which} not in the state; it has {sorted(saved)}")
     if run_plan.in_order and list(saved) != names and set(saved) == set(names):
         found.append(f"domains are read in order, and the order was {list(saved)}, now {names}")
-    facts = zip(run_plan.domains, run_plan.choose_K.tolist(), run_plan.max_epochs_K, run_plan.selections)
+    facts = zip(run_plan.domains, _weights(state, run_plan), run_plan.max_epochs_K, run_plan.selections)
     told: dict[tuple[str | None, str], list[tuple[str, str]]] = {}
-    for domain, choose, limit, selection in facts:
+    for domain, weight, limit, selection in facts:
         if domain.name in apart or domain.name not in saved:
             continue
-        key, line = _difference(domain, saved[domain.name], choose, limit, selection)
+        key, line = _difference(domain, saved[domain.name], weight, limit, selection)
         if line:
-            told.setdefault((_stream_of(domain.name), key), []).append((domain.name, line))
+            told.setdefault((stream_of(domain.name), key), []).append((domain.name, line))
     for (stream, _), each in told.items():
         name, line = each[0]
         if stream is None or len(each) == 1:
@@ -51,18 +54,44 @@ def differences(state: RunState, run_plan: RunPlan, *, settings: Settings) -> li
     return found
 
 
+def _weights(state: RunState, run_plan: RunPlan) -> list[str]:
+    """Return the rest of a sentence about how each domain's weight differs from the saved one; empty if it does not."""
+    saved = {domain.name: domain for domain in state.domains}
+    parts = sum(domain.share for domain in state.domains if domain.share is not UNSET)
+    found = []
+    for name, choose, share in zip(run_plan.names, run_plan.choose_K.tolist(), run_plan.prior_K.tolist()):
+        theirs = saved.get(name)
+        if theirs is None:
+            found.append("")
+        elif theirs.share is not UNSET and run_plan.plan.share_K is not None:
+            was = theirs.share / parts
+            found.append("" if abs(was - share) < 1e-12 else f": its share of the rows was {was:.6%}, now {share:.6%}")
+        else:  # a state from before shares were exact: rounding up or down may have depended on the order of streams
+            near = run_plan.share_K is not None and abs(theirs.choose - share * run_plan.epoch_size) < 1
+            same = near or theirs.choose == choose
+            found.append("" if same else f": an epoch took {theirs.choose} samples, now {choose}")
+    return found
+
+
 def _difference(
-    domain: Any, theirs: DomainState, choose: int, limit: float | None, selection: str | None
+    domain: Any, theirs: DomainState, weight: str, limit: float | None, selection: str | None
 ) -> tuple[str, str]:
     """Return what differs of a domain, as a word and as the rest of a sentence about it; empty if nothing does."""
+    if (found := other_samples(domain, theirs, selection))[0]:
+        return found
+    if weight:
+        return "choose", weight
+    if theirs.max_epochs != limit:
+        return "max_epochs", f": max_epochs was {theirs.max_epochs}, now {limit}"
+    return "", ""
+
+
+def other_samples(domain: Any, theirs: DomainState, selection: str | None) -> tuple[str, str]:
+    """Return by what a domain, read by `selection`, has other samples than in the state; as `_difference`."""
     if theirs.fingerprint != domain.fingerprint:
         return "shards", f" has other shards (fingerprint {theirs.fingerprint[:8]}, now {domain.fingerprint[:8]})"
     if theirs.selection != (selection or UNSET):
         return "selection", _other_selection(theirs.selection or None, selection)
-    if theirs.choose != choose:
-        return "choose", f": an epoch took {theirs.choose} samples, now {choose}"
-    if theirs.max_epochs != limit:
-        return "max_epochs", f": max_epochs was {theirs.max_epochs}, now {limit}"
     return "", ""
 
 
@@ -77,6 +106,12 @@ def _other_settings(theirs: Settings, ours: Settings) -> list[str]:
 
 
 def _other_selection(was: str | None, now: str | None) -> str:
+    sizes = [_FIXED.match(view or "") for view in (was, now)]
+    if any(sizes):
+        before, after = (f"as a fixed sample of {size[1]}" if size else "without a fixed sample" for size in sizes)
+        give = f'sampling_method="fixed" and choose={sizes[0][1]}' if sizes[0] else 'sampling_method="balanced"'
+        within = "" if before != after else " of another selection"
+        return f" was read {before}, and is now read {after}{within}: give {give}"
     if was is None:
         return f" was read whole, and is now read by the selection {now}: leave `selection` out of its stream"
     if now is None:
@@ -87,34 +122,41 @@ def _other_selection(was: str | None, now: str | None) -> str:
 # --- streams that are split otherwise -------------------------------------------------------------------------------
 
 
-def _other_splits(saved: Sequence[str], names: Sequence[str]) -> tuple[set[str], list[str]]:
-    """Return the domains of streams that were split otherwise, and a sentence for each of these streams."""
+class Split(NamedTuple):
+    """A stream that was split otherwise: its name, its domains in either run, and a sentence about it."""
+
+    stream: str
+    domains: frozenset[str]
+    sentence: str
+
+
+def other_splits(saved: Sequence[str], names: Sequence[str]) -> list[Split]:
+    """Return the streams that were split otherwise when the domains were `saved`; now they are `names`."""
     was, now = _buckets(saved), _buckets(names)
-    apart: set[str] = set()
-    lines = []
+    found = []
     for stream in sorted({*was, *now}):
         before, after = was.get(stream, []), now.get(stream, [])
         known = stream in saved or stream in was
         if before == after or not known or not (after or stream in names):
             continue  # the same, or a stream that one of the runs does not have
-        lines.append(
+        sentence = (
             f"stream {stream!r} was {_how(before)}, and is now {_how(after)}: give it "
             f"{'the former split_by' if before else 'no split_by'}"
         )
-        apart |= {stream, *before, *after}
-    return apart, lines
+        found.append(Split(stream, frozenset([stream, *before, *after]), sentence))
+    return found
 
 
 def _buckets(names: Iterable[str]) -> dict[str, list[str]]:
     """Return the domains that are buckets of a stream, sorted, by stream."""
     found: dict[str, list[str]] = {}
     for name in sorted(names):
-        if (stream := _stream_of(name)) is not None:
+        if (stream := stream_of(name)) is not None:
             found.setdefault(stream, []).append(name)
     return found
 
 
-def _stream_of(name: str) -> str | None:
+def stream_of(name: str) -> str | None:
     """Return the stream of a bucket, by its name; None for another domain."""
     found = _BUCKET.fullmatch(name)
     return None if found is None else found[1]

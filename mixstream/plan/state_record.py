@@ -15,7 +15,9 @@ Carry = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
 class DomainState(msgspec.Struct, frozen=True, kw_only=True):
     """The state of one domain: `drawn`, `base` and `credit` have one number per lane (`types.Cursor`).
 
-    A domain that is read whole has no `selection` in its state.
+    A domain that is read whole has no `selection` in its state. Only one of fixed weights has a `share`, in whole
+    parts. `owned`, the samples of each lane, is there only where it is not what `weights.deal` makes of the samples of
+    all domains.
     """
 
     name: str
@@ -27,6 +29,8 @@ class DomainState(msgspec.Struct, frozen=True, kw_only=True):
     base: list[Count]
     credit: list[Carry]
     selection: str | UnsetType = UNSET
+    share: Count | UnsetType = UNSET
+    owned: list[Count] | UnsetType = UNSET
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +55,28 @@ class SetAside(msgspec.Struct, frozen=True, kw_only=True):
     row: Count | None
 
 
+class IteratorState(msgspec.Struct, frozen=True, kw_only=True):
+    """The place of an iterator that `Cursor` cannot name: within a step, or that of one of several DataLoader workers.
+
+    Attributes:
+        epoch: the epoch that is iterated; the rest of the state lies in the next one if all of it was handed out.
+        rows: rows of each rank's part of the next step that are handed out.
+        batch_rows: rows of such a part.
+        worker: the DataLoader worker whose place it is, from 0.
+        workers: DataLoader workers, or 1 without any.
+        batch_size: samples that the DataLoader takes from one worker before it turns to the next.
+        phase: rows since the last turn of worker 0 began.
+    """
+
+    epoch: Count
+    rows: Count
+    batch_rows: Positive
+    worker: Count
+    workers: Positive
+    batch_size: Positive
+    phase: Count
+
+
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
     """The document, as `parse_state` has checked it."""
 
@@ -67,3 +93,4 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     total: list[Positive]
     mixing: dict[str, Any] | None
     quarantined: list[SetAside] = []
+    iterator: IteratorState | UnsetType = UNSET

@@ -11,10 +11,12 @@ What decides which row comes next is integer arithmetic, so that a plan is the s
 Shape suffixes: K domains, L lanes.
 """
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from mixstream.errors import ConfigError
 from mixstream.types import Float64, Int64
@@ -22,17 +24,30 @@ from mixstream.types import Float64, Int64
 WEIGHT_UNIT = 1 << 32
 """Mixers return weights as floats; the plan takes them as whole parts of this unit."""
 
+SHARE_UNIT = 1 << 52
+"""Shares that are fixed for a run are whole parts of this finer unit, so that one of 1e-15 is not lost."""
+
 
 def normalise(weights_K: ArrayLike, *, what: str = "weights") -> Float64:
     """Return `weights_K` as float64 [K] that sums to 1; `what` names them in errors.
 
     Raises:
-        ConfigError: a weight is negative, infinite or NaN, or all are zero.
+        ConfigError: a weight is negative, infinite, NaN or no number, all are zero, or their sum overflows.
     """
-    weights = np.asarray(weights_K, dtype=np.float64)
+    try:
+        weights = np.asarray(weights_K, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # of a torch tensor, RuntimeError
+        raise ConfigError(f"{what} must be numbers >= 0, one per domain; got {weights_K!r}") from error
     if weights.ndim != 1 or not len(weights) or not np.isfinite(weights).all() or (weights < 0).any():
         raise ConfigError(f"{what} must be finite numbers >= 0, one per domain; got {weights.tolist()}")
-    if (total := weights.sum()) <= 0:
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not np.isfinite(total):
+        raise ConfigError(
+            f"{what} add up to more than a float64 can hold; got {weights.tolist()}: only their ratios count, so give "
+            "smaller numbers"
+        )
+    if total <= 0:
         raise ConfigError(f"{what} are all zero: no domain could be drawn; give at least one a positive weight")
     return weights / total
 
@@ -65,6 +80,40 @@ def quantise(weights_K: ArrayLike) -> Int64:
     return apportion(WEIGHT_UNIT, weights_K)
 
 
+def whole_shares(weights_K: ArrayLike) -> Int64:
+    """Return fixed shares in whole parts, int64 [K]: the smallest that are exact, or those of `SHARE_UNIT`.
+
+    >>> whole_shares([40, 24, 16]).tolist(), whole_shares([0.7, 0.3]).tolist()
+    ([5, 3, 2], [7, 3])
+    >>> whole_shares([2**0.5, 1]).tolist()
+    [659536895553805, 466363011288819]
+
+    Args:
+        weights_K: float64 [K], of any positive scale.
+    """
+    weights = np.asarray(weights_K, dtype=np.float64)
+    shares = normalise(weights)
+    if weights.sum() <= SHARE_UNIT and (weights == np.rint(weights)).all():
+        parts = weights.astype(np.int64)
+    elif (found := _common_parts(shares)) is not None:
+        parts = found
+    else:
+        parts = apportion(SHARE_UNIT, shares)
+    return parts // np.gcd.reduce(parts)
+
+
+def _common_parts(shares_K: Float64) -> Int64 | None:
+    """Return shares in parts of their common denominator, int64 [K]; None if it is large."""
+    fractions, unit = [], 1
+    for share in shares_K.tolist():
+        fractions.append(Fraction(share).limit_denominator(1 << 20))
+        unit = math.lcm(unit, fractions[-1].denominator)
+        if unit > 1 << 40 or abs(share - fractions[-1]) > 1e-14 * share:
+            return None
+    parts = [int(fraction * unit) for fraction in fractions]
+    return np.array(parts, dtype=np.int64) if sum(parts) == unit else None
+
+
 def deal(counts_K: ArrayLike, lanes: int) -> Int64:
     """Deal whole counts out to lanes: int64 [L, K] whose columns sum to `counts_K`.
 
@@ -79,6 +128,40 @@ def deal(counts_K: ArrayLike, lanes: int) -> Int64:
     first = (np.cumsum(left) - left) % lanes
     behind = (np.arange(lanes)[:, None] - first[None, :]) % lanes
     return share[None, :] + (behind < left[None, :])
+
+
+def deal_beside(counts_K: Int64, dealt_LK: Int64, *, fixed_K: NDArray[np.bool_], owed_LK: Int64 | None = None) -> Int64:
+    """Deal whole counts out to lanes beside others that were dealt already, int64 [L, K], as evenly as those allow.
+
+    As in `deal`, every lane gets the floor or the ceiling of `count / lanes`. The remainder of a domain goes to the
+    lanes that have the fewest rows so far, and among these to those that are owed the most.
+
+    Here lane 0 has the odd rows of domains 0 and 2, so lane 1 gets the one of domain 1:
+
+    >>> dealt_LK = np.array([[21, 0, 21], [20, 0, 20]])
+    >>> deal_beside(np.array([41, 7, 41]), dealt_LK, fixed_K=np.array([True, False, True])).tolist()
+    [[21, 3, 21], [20, 4, 20]]
+
+    Args:
+        counts_K: int64 [K], what is dealt.
+        dealt_LK: int64 [L, K], what the lanes have of the fixed domains.
+        fixed_K: bool [K], the fixed domains.
+        owed_LK: int64 [L, K], what the lanes are owed from before, in any unit.
+    """
+    lanes = len(dealt_LK)
+    share_K, left_K = np.divmod(counts_K, lanes)
+    found_LK = np.where(fixed_K, dealt_LK, share_K)
+    odd_L, first = (found_LK - share_K).sum(axis=1), 0
+    owed_LK = np.zeros_like(dealt_LK) if owed_LK is None else owed_LK
+    open_K = np.flatnonzero(~fixed_K & (left_K > 0))
+    unequal_K = np.ptp(owed_LK[:, open_K], axis=0)  # the first domains to be dealt have the most choice
+    for k in open_K[np.argsort(-unequal_K, kind="stable")].tolist():
+        behind_L = (np.arange(lanes) - first) % lanes
+        chosen = np.lexsort((behind_L, -owed_LK[:, k], odd_L))[: int(left_K[k])]
+        found_LK[chosen, k] += 1
+        odd_L[chosen] += 1
+        first = int(chosen[-1] + 1) % lanes
+    return found_LK
 
 
 def stagger(weight_K: Int64, lanes: int) -> Int64:

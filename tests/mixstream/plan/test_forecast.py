@@ -210,8 +210,8 @@ def test_nothing_is_needed_much_earlier_than_distance_says(by_step, data):
     epochs = steps // plan.steps_per_epoch + 1
     for number, step in needs.items():
         k = int(np.searchsorted(run.addressing.shard_offset_K, number, side="right")) - 1
-        if plan.quota_LK is not None:
-            share = (plan.quota_LK[:, k] / plan.quota_LK.sum(axis=1))[list(forecast.machine_lanes)]
+        if plan.part_LK is not None:
+            share = (plan.part_LK[:, k] / plan.part_LK.sum(axis=1))[list(forecast.machine_lanes)]
         else:
             assert share_K is not None
             share = share_K[[k]] / share_K.sum()

@@ -80,7 +80,7 @@ def test_with_natural_weights_an_epoch_draws_every_sample_exactly_once(plan, epo
 @given(plans(), st.integers(0, 2))
 def test_with_any_fixed_counts_an_epoch_draws_exactly_these(plan, epoch):
     last = run(plan, plan.steps_per_epoch, cursor=plan.at_epoch(plan.start(), epoch))[-1][0]
-    drawn_K = (last.drawn_LK - epoch * plan.quota_LK).sum(axis=0)
+    drawn_K = last.drawn_LK.sum(axis=0) - epoch * plan.choose_K
     if plan.drop_last:
         assert (drawn_K <= plan.choose_K).all()
         assert int((plan.choose_K - drawn_K).sum()) < plan.global_batch_size
@@ -114,7 +114,7 @@ def test_jumping_to_an_epoch_is_walking_there(plan, epochs):
         walked, _ = plan.advance(walked)
     walked, jumped = plan.settle(walked), plan.at_epoch(plan.start(), epochs)
     assert jumped.step == epochs * plan.steps_per_epoch
-    for name in ("step", "epoch", "step_in_epoch", "drawn_LK", "base_LK", "credit_LK", "total_L"):
+    for name in ("step", "epoch", "step_in_epoch", "drawn_LK", "base_LK", "credit_LK", "total_L", "quota_LK"):
         assert np.array_equal(getattr(walked, name), getattr(jumped, name)), name
     back = plan.at_epoch(walked, 0)
     assert np.array_equal(plan.advance(back)[1].draw_B, plan.advance(plan.start())[1].draw_B)

@@ -193,7 +193,8 @@ def test_without_strict_a_domain_with_other_shards_begins_anew(library, tmp_path
     state = saved(library)
     changed = [*streams(library, ["web", "law"]), ms.Stream(remote=str(tmp_path / "code"))]
     with loaders_of(library, streams=changed) as (loader,):
-        loader.load_state_dict(state, strict=False)
+        with pytest.warns(UserWarning, match=r"begin anew(?s:.*)domain 'code' has other shards"):
+            loader.load_state_dict(state, strict=False)
         found = {d["name"]: sum(d["drawn"]) for d in loader.state_dict()["domains"]}
     known = {d["name"]: sum(d["drawn"]) for d in state["domains"]}
     assert found == {**known, "code": 0}
@@ -224,6 +225,22 @@ def test_foreign_states_are_refused(library, state, strict):
         for target in (dataset, loader, ms.StreamingDataLoader(make_dataset(library), batch_size=8)):
             with pytest.raises(StateError, match="not a state of mixstream's version 2"):
                 target.load_state_dict(state, strict=strict)
+
+
+@pytest.mark.parametrize("state", [MOSAIC, {key: MOSAIC[key] for key in MOSAIC if key != "initial_physical_nodes"}])
+def test_a_state_of_mosaicml_streaming_is_known_and_the_way_out_named(library, state):
+    said = r"one of mosaicml-streaming.*Trainer\(load_ignore_keys=\['state/dataset_state'\]\)"
+    for target in (make_dataset(library), ms.StreamingDataLoader(make_dataset(library), batch_size=8)):
+        with pytest.raises(StateError, match=said):
+            target.load_state_dict(state)
+    with pytest.raises(StateError, match="it is one of mosaicml-streaming"):  # as Composer keeps it
+        make_dataset(library).load_state_dict({"state": {"dataset_state": {"train": state, "eval": {}}}, 0: None})
+    with pytest.raises(StateError) as other:
+        make_dataset(library).load_state_dict({"mixstream": 1, **state})
+    assert "load_ignore_keys" not in str(other.value)
+    nested = {"state": {"dataset_state": {"train": make_dataset(library).state_dict()}}}
+    with pytest.raises(StateError, match=r"load checkpoint\['state'\]\['dataset_state'\]\['train'\]"):
+        make_dataset(library).load_state_dict(nested)
 
 
 def parts(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -19,10 +19,20 @@ def test_normalise_gives_a_point_on_the_simplex_in_the_same_proportions(weights)
     assert got / got[largest] == pytest.approx(np.asarray(weights) / weights[largest])
 
 
-@pytest.mark.parametrize("weights", [[], [-0.1, 1], [np.nan], [np.inf, 1], [0.0, 0.0], [[0.5, 0.5]]])
+NO_WEIGHTS = [[], [-0.1, 1], [np.nan], [np.inf, 1], [0.0, 0.0], [[0.5, 0.5]], [1e308, 1e308]]
+NO_WEIGHTS += [["a", 1], [1j, 1], [[1], 2], None]
+
+
+@pytest.mark.parametrize("weights", NO_WEIGHTS)
 def test_what_is_no_weight_vector_is_refused(weights):
     with pytest.raises(ConfigError, match="Static proportions"):
         normalise(weights, what="Static proportions")
+
+
+@pytest.mark.parametrize(("weights", "first"), [([1e308, 1.0], 1.0), ([5e-324, 5e-324], 0.5), ([1e-320, 0.0], 1.0)])
+def test_weights_of_any_scale_that_add_up_are_taken(weights, first):
+    assert normalise(weights)[0] == first
+    assert quantise(weights).sum() == WEIGHT_UNIT
 
 
 @given(st.integers(0, 2**50), WEIGHTS)
