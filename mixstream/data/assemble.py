@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mixstream.data.batch import Batch, Column
+from mixstream.data.batch import Batch
+from mixstream.data.collate import Column, collate_samples
 from mixstream.data.domains import Alloc, Domains
+from mixstream.data.mixable import refuse_unstackable
 from mixstream.errors import ConfigError
 from mixstream.types import Addresses, Int64
 
@@ -55,15 +57,19 @@ class Assembler:
         if arrays is not None:
             made = Batch({name: torch.from_numpy(array) for name, array in arrays.items()})
         else:
-            made = self.collate(self.samples(at))
+            made = self._collated(self.samples(at), at)
         domain_B = self.domains.listed_K[at.domain_B]
-        if isinstance(made, dict):
-            made.setdefault("domain", torch.from_numpy(domain_B))
         return finish(made, domain_B=domain_B, step=step, repeats=repeats, transforms=self.transforms)
+
+    def _collated(self, samples: list[Any], at: Addresses) -> Any:
+        if getattr(self.collate, "func", self.collate) is collate_samples:  # torch would not say which domains differ
+            names = [domain.name for domain in self.domains]
+            refuse_unstackable(samples, [names[k] for k in at.domain_B.tolist()])
+        return self.collate(samples)
 
 
 def finish(made: Any, *, domain_B: Int64, step: int, repeats: int, transforms: Sequence[Transform]) -> Any:
-    """Return a collated batch, tagged and transformed. A batch that is not a dict is returned unchanged.
+    """Return a collated batch with a column "domain", tagged and transformed; what is not a dict, unchanged.
 
     >>> double = lambda batch: Batch({"x": batch["x"] * 2})
     >>> batch = finish({"x": torch.ones(2)}, domain_B=np.array([0, 1]), step=7, repeats=0, transforms=[double])
@@ -83,11 +89,13 @@ def finish(made: Any, *, domain_B: Int64, step: int, repeats: int, transforms: S
     if not isinstance(made, dict):
         if transforms:
             raise ConfigError(
-                f"transforms work on batches that are dicts, and collate_fn returned a {type(made).__name__}: return a "
-                "dict, or leave out transforms"
+                f"transforms work on batches that are dicts, and this one is a {type(made).__name__}: return a dict "
+                "from the collate_fn, or dicts from the dataset's __getitem__, or leave out transforms"
             )
         return made
-    batch = _tagged(made if isinstance(made, Batch) else Batch(made), domain_B, step, repeats)
+    batch = made if isinstance(made, Batch) else Batch(made)
+    batch.setdefault("domain", torch.from_numpy(domain_B.copy()))  # a copy: users may write into a column
+    _tagged(batch, domain_B, step, repeats)
     for transform in transforms:  # a new Batch each time, since a transform may return one object again and again
         batch = _tagged(Batch(_transformed(batch, transform)), domain_B, step, repeats)
     return batch

@@ -15,21 +15,21 @@ import json
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from hashlib import blake2b
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 
+from mixstream.cached import cached_property
 from mixstream.data.domains import Domains
 from mixstream.distributed import RankNotes
-from mixstream.errors import ExhaustedError, MixstreamError
+from mixstream.errors import ExhaustedError, MixstreamError, StateError
 from mixstream.inherited_file import InheritedFile
 from mixstream.plan.rng import derive_key
 from mixstream.plan.run_plan import RunPlan
-from mixstream.plan.state import SetAside
+from mixstream.plan.state import RunState, SetAside
 from mixstream.types import Addresses, Rows
 
 T = TypeVar("T")
@@ -57,12 +57,16 @@ class _Seen:
 class Quarantine:
     """What is set aside in this run. A process shares it with its workers, and each of them may add to it.
 
+    A run that goes on from a state has a quarantine of its own (`restored`), so that neither a state that is refused
+    nor threads and workers of the run before change it.
+
     Args:
         domains: the domains whose shards are numbered in the entries.
+        load: how many states were loaded before; ranks exchange entries that were found since the last of them.
     """
 
-    def __init__(self, domains: Domains) -> None:
-        self._domains = domains
+    def __init__(self, domains: Domains, *, load: int = 0) -> None:
+        self._domains, self._load = domains, load
         self._file = InheritedFile(_HEAD + LIMIT * _RECORD.size)
         self._seen = _Seen()
 
@@ -108,7 +112,7 @@ class Quarantine:
             notes.post(json.dumps(sorted(new)))
 
     def document(self) -> list[SetAside]:
-        """Return everything that is set aside on any rank, sorted."""
+        """Return everything that is set aside on any rank, sorted, with domains in the plan's order."""
         self.publish()
         notes = RankNotes.of_job(self._topic)
         received = {tuple(entry) for note in (notes.read() if notes else ()) for entry in json.loads(note)}
@@ -116,26 +120,39 @@ class Quarantine:
         for shard, row in self.entries | received:
             domain, number = self._domains.home(shard)
             found.append(SetAside(domain=domain.name, shard=number, row=None if row < 0 else row))
-        listed = [(domain.whole or domain).name for domain in self._domains.listed]
-        return sorted(found, key=lambda e: (listed.index(e.domain), e.shard, -1 if e.row is None else e.row))
+        names = [(domain.whole or domain).name for domain in self._domains]
+        return sorted(found, key=lambda e: (names.index(e.domain), e.shard, -1 if e.row is None else e.row))
 
-    def restore(self, document: Iterable[SetAside]) -> None:
-        """Set aside the entries of `document` whose shards these domains have; those of a bucket name its stream."""
-        domains = [domain.whole or domain for domain in self._domains]
-        offset = {domain.name: first for domain, first in zip(domains, self._domains.shard_offset_K.tolist())}
-        shards = {domain.name: len(domain.shards) for domain in domains}
-        here = [
-            (offset[e.domain] + e.shard, -1 if e.row is None else e.row)
-            for e in document
-            if e.shard < shards.get(e.domain, 0)
-        ]
-        self.add(here)
-        self._seen.posted = self._seen.posted | set(here)  # every rank loads the state
+    @classmethod
+    def restored(cls, domains: Domains, state: RunState, *, load: int) -> Self:
+        """Return exactly what `state` sets aside of those of `domains` that are also in it; buckets name their stream.
+
+        Raises:
+            StateError: it sets rows aside that their domain does not have.
+        """
+        found, saved = cls(domains, load=load), {(domain.name, domain.fingerprint) for domain in state.domains}
+        wholes = [domain.whole or domain for domain in domains if (domain.name, domain.fingerprint) in saved]
+        shards = {domain.name: [shard.samples for shard in domain.shards] for domain in wholes}
+        offset = {
+            (domain.whole or domain).name: first for domain, first in zip(domains, domains.shard_offset_K.tolist())
+        }
+        here = [entry for entry in state.quarantined if entry.domain in shards]
+        for e in here:
+            rows_S = shards[e.domain]
+            if e.shard >= len(rows_S) or (e.row is not None and e.row >= rows_S[e.shard]):
+                raise StateError(
+                    f"the state is damaged: it sets aside row {e.row} of shard {e.shard} of domain {e.domain!r}, which "
+                    f"has {len(rows_S)} shards and no such row; load an older checkpoint"
+                )
+        entries = [(offset[e.domain] + e.shard, -1 if e.row is None else e.row) for e in here]
+        found.add(entries)
+        found._seen.posted = set(entries)  # every rank loads the state
+        return found
 
     @cached_property
     def _topic(self) -> str:
         names = [(domain.name, domain.fingerprint) for domain in self._domains]
-        return f"quarantine/{blake2b(repr(names).encode(), digest_size=8).hexdigest()}"
+        return f"quarantine/{blake2b(repr((names, self._load)).encode(), digest_size=8).hexdigest()}"
 
     def describe(self, entry: Entry) -> str:
         """Return an entry in words."""

@@ -1,39 +1,219 @@
-"""Samples or columns in, batches out.
+"""What a loader hands out, and how it stays known while trainers move and rebuild it.
 
-A column whose rows all have one dtype and shape is gathered for a whole batch at once (`gather`); `batch_columns` says
-which columns of a dataset are of that kind. All other samples are collated by torch's `default_collate`. Both ways give
-the same batch.
+Trainers make other dicts of a batch: `{k: v.to(device) for k, v in batch.items()}`, `type(batch)({...})`, tree maps.
+What `report` has to know of a batch, its step and its rows' domains, therefore rides in the mapping: iterating over a
+batch yields column names that are strings and carry a tag. A `Batch` made of such names takes the tag, and stores plain
+strings. A tag that cannot be that of the new batch is dropped with a reason, so that losses are never attributed to
+other rows: the number of rows changed, or columns are of several batches.
+
+Shape suffixes: B rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import torch
+from torch.utils._pytree import MappingKey, register_pytree_node
 
-from mixstream.errors import ConfigError, MissingColumnError
-from mixstream.formats import fixed_array, ndarray_dtype
+from mixstream.errors import ConfigError
 
-_WIDENED = {np.dtype(np.uint16), np.dtype(np.uint32)}  # torch can hold these, but not compute with them
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tag:
+    """What a batch was when it was iterated over.
+
+    Args:
+        step: as in `Batch`; `repeats`, `domain` and `rows` too.
+        sizes: column -> B, for the columns that have a value for each row.
+        column: the column "domain", if it is a tensor.
+    """
+
+    step: int
+    repeats: int
+    domain: Any
+    rows: slice
+    sizes: Mapping[str, int]
+    column: torch.Tensor | None
+
+    def same(self, other: _Tag) -> bool:
+        """Return whether both are of the same rows of one step."""
+        mine, theirs = (self.step, self.rows), (other.step, other.rows)
+        return mine == theirs and (self.domain is other.domain or np.array_equal(self.domain, other.domain))
+
+
+class _Name(str):
+    """The name of a column, with the tag of its batch. Pickled and copied, it is a plain string."""
+
+    __slots__ = ("tag",)
+    tag: _Tag
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (str(self),)
 
 
 class Batch(dict[str, Any]):
     """One rank's rows of one global batch: column -> tensor (or list, where values do not stack).
 
+    A batch that is made of another's items (`type(batch)({...})`, `batch | {...}`, a tree map) is of the same step and
+    rows; if their number has changed, or they are of several batches, it is of none, and `report` refuses it.
+
     Attributes:
-        step: the step that this batch is for; `Loader.report` reads it.
+        step: the step that this batch is for; `Loader.report` reads it. -1 if it is not known.
         repeats: rows of the *global* batch that only fill up the epoch's last batch.
-        domain: int64 [B], each row's domain, in the order of `streams`.
+        domain: int64 [B], each row's domain, in the order of `streams`; None if it is not known.
         rows: which of the rank's rows of this step these are; all of them, unless the batch was split.
+        unknown: why step and domain are not known, where they were.
+
+    >>> batch = Batch({"x": torch.arange(4)})
+    >>> batch.step, batch.domain = 7, np.array([0, 0, 1, 1])
+    >>> moved = Batch({name: values.to(torch.float32) for name, values in batch.items()})
+    >>> moved.step, moved.domain.tolist()
+    (7, [0, 0, 1, 1])
+    >>> half = Batch({name: values[:2] for name, values in batch.items()})
+    >>> half.step, half.unknown
+    (-1, "column 'x' has 2 rows, and that of step 7 has 4")
     """
 
     step: int = -1
     repeats: int = 0
     domain: Any = None
     rows: slice = slice(None)
+    unknown: str = ""
+
+    def __init__(self, /, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+        self.update(*args, **kwargs)
+
+    # --- the tag --------------------------------------------------------------------------------------------------
+
+    def _tag(self) -> _Tag:
+        size, column = len(self.domain), self.get("domain")
+        return _Tag(
+            step=self.step,
+            repeats=self.repeats,
+            domain=self.domain,
+            rows=self.rows,
+            sizes={name: size for name, value in dict.items(self) if _rows(value) == size},
+            column=column if isinstance(column, torch.Tensor) else None,
+        )
+
+    def _take(self, tag: _Tag, names: set[str]) -> None:
+        """Become a batch of the rows of `tag`, whose columns `names` were just set, if all others are of these too."""
+        whole = names.issuperset(dict.keys(self))
+        if (odd := self._difference(tag)) is not None:
+            self._forget(odd)
+        elif whole or (self.domain is None and not self.unknown):
+            self.step, self.repeats, self.domain, self.rows = tag.step, tag.repeats, tag.domain, tag.rows
+            self.unknown = ""
+        elif self.domain is not None and not self._tag().same(tag):
+            self._forget(f"it has columns of the steps {self.step} and {tag.step}, or of other rows")
+
+    def _difference(self, tag: _Tag) -> str | None:
+        """Return how these columns cannot be of the rows of `tag`; None if they can."""
+        for name, size in tag.sizes.items():
+            if name in self and (rows := _rows(self[name])) != size:
+                return f"column {name!r} has {rows} rows, and that of step {tag.step} has {size}"
+        old, new = tag.column, self.get("domain")
+        if (
+            old is None
+            or new is old
+            or not isinstance(new, torch.Tensor)
+            or {old.device.type, new.device.type} != {"cpu"}
+        ):
+            return None  # comparing on a GPU would wait for it
+        return None if torch.equal(old, new) else f"column 'domain' is of other rows than that of step {tag.step}"
+
+    def _forget(self, why: str) -> None:
+        self.step, self.repeats, self.domain, self.rows, self.unknown = -1, 0, None, slice(None), why
+
+    # --- a dict ---------------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[str]:
+        if self.domain is None or torch.compiler.is_compiling():  # a compiled step must not depend on the tag
+            return super().__iter__()
+        tag = self._tag()
+        return (_named(name, tag) for name in dict.__iter__(self))
+
+    def keys(self) -> KeysView[str]:  # type: ignore[override]
+        """As of a dict."""
+        return KeysView(self)
+
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
+        """As of a dict."""
+        return ItemsView(self)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if type(name) is _Name:
+            self.update({name: value})
+        else:
+            super().__setitem__(name, value)
+
+    def update(self, /, *args: Any, **kwargs: Any) -> None:
+        """As of a dict. Columns of another batch make this one a batch of the other's rows, if they are all of its own.
+
+        >>> buffer, batch = Batch({"x": torch.zeros(2)}), Batch({"x": torch.ones(2)})
+        >>> batch.step, batch.domain = 3, np.array([0, 1])
+        >>> buffer.update(batch)
+        >>> buffer.step
+        3
+        """
+        columns = dict(*args, **kwargs)
+        super().update({str(name) if type(name) is _Name else name: value for name, value in columns.items()})
+        tags: list[_Tag] = []
+        for name in columns:
+            if type(name) is _Name and not any(tag.same(name.tag) for tag in tags):
+                tags.append(name.tag)
+        if len(tags) > 1:
+            self._forget(f"it has columns of the steps {', '.join(str(tag.step) for tag in tags)}")
+        elif tags:
+            self._take(tags[0], {*columns})
+
+    def copy(self) -> Self:
+        """Return a batch of the same columns and rows."""
+        other = type(self)(dict.items(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    __copy__ = copy
+
+    def __or__(self, other: Any) -> Self:  # type: ignore[override]
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        both = self.copy()
+        both.update(other)
+        return both
+
+    def __ror__(self, other: Any) -> Self:  # type: ignore[override]
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        both = type(self)(other)
+        both.update(self)
+        return both
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override]
+        self.update(other)
+        return self
+
+    # --- what trainers do -----------------------------------------------------------------------------------------
+
+    def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> Self:
+        """Return the batch with its tensors on `device`."""
+        return self._mapped(lambda tensor: tensor.to(torch.device(device), non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """Return the batch with its tensors in page-locked memory."""
+        return self._mapped(torch.Tensor.pin_memory)
+
+    def _mapped(self, change: Callable[[torch.Tensor], Any]) -> Self:
+        other = self.copy()
+        for name, value in dict.items(self):
+            dict.__setitem__(other, name, changed(value, change))
+        return other
 
     def split(self, parts: int) -> list[Batch]:
         """Return the batch as `parts` micro-batches of equal size, up to rounding. Their tensors are views.
@@ -55,75 +235,59 @@ class Batch(dict[str, Any]):
         return [self._part(slice(start, end), offset) for start, end in pairwise(bounds)]
 
     def _part(self, rows: slice, offset: int) -> Batch:
-        part = Batch({name: value[rows] for name, value in self.items()})
+        part = Batch({name: value[rows] for name, value in dict.items(self)})
         part.step, part.repeats = self.step, self.repeats
         part.domain = None if self.domain is None else self.domain[rows]
         part.rows = slice(offset + rows.start, offset + rows.stop)
         return part
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    """A column that can be gathered.
+def _named(name: str, tag: _Tag) -> str:
+    if not isinstance(name, str):  # of a collate_fn
+        return name
+    named = _Name(name)
+    named.tag = tag
+    return named
 
-    Attributes:
-        dtype: dtype in the batch.
-        varies: whether the shape is not part of the encoding, and has to be read from a row.
+
+def _rows(value: Any) -> int | None:
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return value.shape[0] if value.ndim else None
+    return len(value) if isinstance(value, list | tuple) else None
+
+
+def changed(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
+    """Return `value` with `change` applied to its tensors, in containers too.
+
+    >>> changed({"x": [torch.ones(2), "text"]}, torch.Tensor.tolist)
+    {'x': [[1.0, 1.0], 'text']}
     """
-
-    dtype: np.dtype[Any]
-    varies: bool
-
-
-def widened(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the dtype in which a batch carries values stored as `dtype`: int64 for uint16 and uint32."""
-    return np.dtype(np.int64) if dtype in _WIDENED else dtype
-
-
-def batch_columns(records: Sequence[Mapping[str, str]], *, widen: bool) -> dict[str, Column] | None:
-    """Return the columns of a batch over records of these encodings (column -> encoding, one mapping per kind).
-
-    Returns None if a column cannot be gathered, or the records have different columns: then samples are collated one by
-    one.
-    """
-    if not records or any(set(record) != set(records[0]) for record in records):
-        return None
-    columns = {}
-    for name in records[0]:
-        dtypes, varies = [], False
-        for record in records:
-            if (fixed := fixed_array(record[name])) is not None:
-                dtypes.append(fixed[0])
-            elif (dtype := ndarray_dtype(record[name])) is not None:
-                dtypes.append(dtype)
-                varies = True
-            else:
-                return None
-        if len({dtype.kind in "iu" for dtype in dtypes}) > 1:
-            return None  # integers and floats: torch promotes them by other rules than numpy
-        together = np.result_type(*[widened(d) if widen else d for d in dtypes])
-        columns[name] = Column(dtype=together, varies=varies)
-    return columns
-
-
-def collate_samples(samples: Sequence[Mapping[str, Any]], *, widen: bool = True) -> Any:
-    """Collate decoded samples as torch does by default; uint16 and uint32 become int64 unless `widen` is False.
-
-    Raises:
-        MissingColumnError: the samples do not have the same columns (also a KeyError).
-    """
-    for sample in samples:
-        if isinstance(sample, Mapping) and sample.keys() != samples[0].keys():
-            raise MissingColumnError(
-                f"rows of one batch have the columns {sorted(samples[0])} and {sorted(sample)}, which do not stack; "
-                "give streams of the same columns, or a collate_fn"
-            )
-    from torch.utils.data import default_collate
-
-    return default_collate([{k: _widen(v) for k, v in s.items()} for s in samples] if widen else list(samples))
-
-
-def _widen(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic) and value.dtype in _WIDENED:
-        return value.astype(np.int64)
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return type(value)({key: changed(item, change) for key, item in value.items()})
+    if isinstance(value, list | tuple):
+        items = [changed(item, change) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
+
+
+def _flatten(batch: Batch) -> tuple[list[Any], list[str]]:
+    return list(batch.values()), list(batch)
+
+
+def _flatten_with_keys(batch: Batch) -> tuple[list[tuple[Any, Any]], list[str]]:
+    return [(MappingKey(name), value) for name, value in dict.items(batch)], list(batch)
+
+
+def _unflatten(values: Iterable[Any], names: list[str]) -> Batch:
+    return Batch(zip(names, values))
+
+
+register_pytree_node(
+    Batch,
+    _flatten,
+    _unflatten,
+    serialized_type_name="mixstream.Batch",
+    flatten_with_keys_fn=_flatten_with_keys,
+)

@@ -6,21 +6,23 @@ memory is O(shards), plus the page cache. `formats` decodes rows, `storage` find
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from hashlib import blake2b
 from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.cached import cached_property
 from mixstream.errors import (
     ConfigError,
     IndexCorruptError,
     SelectionError,
     ShardCorruptError,
+    ShardNotFoundError,
     UnsafeEncodingError,
 )
-from mixstream.formats import Container, FileInfo, ShardEntry, decompress, hash_hex, open_container
+from mixstream.formats import Container, FileInfo, ShardEntry, decompress, hash_hex, is_hash, open_container
 from mixstream.formats import is_mds_encoding_safe as is_safe
 from mixstream.plan.addressing import View, WholeShards
 from mixstream.plan.selection import KeptRows
@@ -86,6 +88,13 @@ class Domain:
         """Its shards, in order."""
         return self.container.shards
 
+    @property
+    def tokenizer(self) -> Mapping[str, Any] | None:
+        """What `mixstream convert` says of the tokenizer in the index; None if another program wrote the index."""
+        about = self.container.extra.get("mixstream")
+        tokenizer = about.get("tokenizer") if isinstance(about, Mapping) else None
+        return tokenizer if isinstance(tokenizer, Mapping) else None
+
     @cached_property
     def view(self) -> View:
         """Which samples of the shards count, and which stored row each of them is."""
@@ -131,6 +140,8 @@ class Domain:
         try:
             return self._map(number)
         except Exception as error:
+            if isinstance(error, ShardCorruptError | ShardNotFoundError):
+                self.files.expect_repair(self.spec(number))
             error.add_note(self._of(number))
             raise
 
@@ -151,6 +162,15 @@ class Domain:
             )
             error.add_note(self._of(number))
             raise error
+
+    def check_mapped(self, number: int) -> None:
+        """Check that shard `number`, if it is mapped where the user has it, was not written to since.
+
+        Raises:
+            StoreChangedError: it was, and no hash shows that it is right.
+        """
+        if self.files.is_in_place:
+            self.files.check_mapped(self.shards[number].raw.basename, partial(self.spec, number))
 
     def present(self, number: int) -> bool:
         """Return whether `map` finds shard `number` on local disk."""
@@ -221,9 +241,14 @@ class Domain:
                 unpack=partial(
                     decompress, info.compression, raw_bytes=info.raw.bytes, where=self._place(info.zip.basename)
                 ),
+                proof=_proof(info.zip),
             )
         return ShardSpec(
-            name=info.raw.basename, size=info.raw.bytes, check=self._check(info.raw), compressed=compressed
+            name=info.raw.basename,
+            size=info.raw.bytes,
+            check=self._check(info.raw),
+            compressed=compressed,
+            proof=_proof(info.raw),
         )
 
     def _map(self, number: int) -> NDArray[np.uint8]:
@@ -232,7 +257,9 @@ class Domain:
         assert file is not None, "open() returns None only with wait=False"
         try:
             with file:
-                return self._validated(file, number)
+                data = self._validated(file, number)
+                self.files.check_in_place(spec, file)
+                return data
         except ShardCorruptError:
             if (file := self.files.renewed(spec)) is None:
                 raise
@@ -255,6 +282,15 @@ class Domain:
         if self.validate_hash is None:
             return None
         return partial(_compare, self.validate_hash, file.hashes, self._place(file.basename))
+
+
+def _proof(file: FileInfo) -> Callable[[Any], bool] | None:
+    """Return a function that tells whether bytes have a hash that the index lists for `file`; None if it lists none."""
+    known = [(algorithm, value) for algorithm, value in sorted(file.hashes.items()) if is_hash(algorithm)]
+    if not known:
+        return None
+    algorithm, expected = known[-1]  # "xxh…" is the fastest
+    return lambda data: hash_hex(algorithm, data) == expected
 
 
 def _compare(algorithm: str, hashes: Mapping[str, str], where: str, data: Any) -> None:

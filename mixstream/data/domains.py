@@ -9,15 +9,16 @@ Shape suffixes: B rows, F sources, K domains, S shards of one source.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixstream.data.batch import Column, batch_columns
+from mixstream.cached import cached_property
+from mixstream.data.collate import Column, batch_columns
 from mixstream.data.domain import Domain
 from mixstream.data.gather import Field, field_span, gather
+from mixstream.data.mixable import common_dtypes
 from mixstream.data.open_shards import OpenShards
 from mixstream.data.sources import find_sources, first_of_each, header_checks, used_shards
 from mixstream.errors import CacheFullError, SelectionError, ShardCorruptError, ShardNotFoundError
@@ -173,7 +174,7 @@ class Domains:
         data = self.opened.get(shard, self._open)
         domain, number = self.home(shard)
         try:
-            return domain.decode(number, row, data)
+            found = domain.decode(number, row, data)
         except ShardCorruptError as error:
             error.bad = shard, row
             self.opened.drop(shard)  # `renew` may be called on other `Domains`, which would leave this mapping
@@ -181,10 +182,21 @@ class Domains:
         finally:
             if self.opened.unmap_after_read:
                 self.opened.drop(shard)
+        if domain.files.is_in_place and self.opened.due(np.array([shard])):
+            domain.check_mapped(number)
+        return found
 
     def samples(self, at: Addresses) -> list[dict[str, Any]]:
-        """Return the decoded samples at these addresses."""
-        return [self.sample(shard, row) for shard, row in zip(at.shard_B.tolist(), at.row_B.tolist())]
+        """Return the decoded samples at these addresses; a column that is stored in several dtypes has one of them."""
+        found = [self.sample(shard, row) for shard, row in zip(at.shard_B.tolist(), at.row_B.tolist())]
+        for column, dtype in self._common_dtypes.items():
+            for sample in found:
+                sample[column] = np.asarray(sample[column]).astype(dtype, copy=False)[()]
+        return found
+
+    @cached_property
+    def _common_dtypes(self) -> dict[str, np.dtype[Any]]:
+        return common_dtypes([shard.columns for shard in self._kinds[0]])
 
     def fetch(self, shard: int, need: float) -> bool:
         """Fetch shard `shard` to local disk before it is read, as `Domain.fetch`."""
@@ -216,7 +228,13 @@ class Domains:
         if found is None and self._fields:  # the shape may differ from that of earlier batches
             self._fields.clear()
             found = self._gather(at, columns, alloc)
+        self._check_mapped(at.shard_B)
         return found
+
+    def _check_mapped(self, shard_B: Int64) -> None:
+        """Check that the files of these shards, whose rows were read, are not written to: mappings would change."""
+        for domain, number in map(self.home, self.opened.due(shard_B)):
+            domain.check_mapped(number)
 
     def _gather(self, at: Addresses, columns: Mapping[str, Column], alloc: Alloc) -> dict[str, NDArray[Any]] | None:
         out: dict[str, NDArray[Any]] = {}

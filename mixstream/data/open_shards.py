@@ -3,6 +3,7 @@
 Shape suffixes: B rows, S shards.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 
 from mixstream.data.gather import ShardTable
 from mixstream.types import Int64, UInt8
+
+_OFTEN = 0.1  # seconds for which a shard's file is not looked at again
 
 
 class OpenShards:
@@ -32,6 +35,7 @@ class OpenShards:
     def __init__(self, shards: int, capacity: int = 4096, unmap_after_read: bool = False) -> None:
         self.table, self._capacity, self.unmap_after_read = ShardTable(shards), capacity, unmap_after_read
         self._used_S, self._turn = np.zeros(shards, dtype=np.int64), 0
+        self._looked_S = np.zeros(shards, dtype=np.float64)
 
     def get(self, number: int, opener: Callable[[int], UInt8]) -> UInt8:
         """Return the bytes of a shard, opened with `opener` if it is not mapped."""
@@ -52,6 +56,16 @@ class OpenShards:
         for number in np.unique(missing_B).tolist():
             self.table.put(number, opener(number))
         self._make_room()
+
+    def due(self, number_B: Int64) -> list[int]:
+        """Return those of the shards `number_B` whose files were not looked at just now; they count as looked at."""
+        now = time.monotonic()
+        due_B = self._looked_S[number_B] < now - _OFTEN
+        if not due_B.any():
+            return []
+        number_N = np.unique(number_B[due_B])
+        self._looked_S[number_N] = now
+        return number_N.tolist()
 
     def drop(self, number: int) -> None:
         """Remove one shard."""

@@ -6,6 +6,7 @@ module connects the three. It changes how long a reader waits, never what it rea
 Shape suffixes: K domains, N shards of all domains.
 """
 
+import threading
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from mixstream.errors import ConfigError
 from mixstream.formats import ShardEntry
 from mixstream.plan.forecast import Forecast
 from mixstream.plan.run_plan import RunPlan
-from mixstream.storage import CacheLimit
+from mixstream.storage import CacheLimit, ProcessLocal
 from mixstream.threads import weak_callback
 from mixstream.types import Cursor, Float64, Int64, Weights
 
@@ -40,10 +41,18 @@ def limited(domains: Domains, limit: int | None) -> Domains:
     places: dict[Path, Domain] = {}
     for domain in domains.listed:
         other = places.setdefault(domain.files.directory, domain)
-        if other is not domain and other.files.describe() != domain.files.describe():
+        if other is not domain and other.files.original != domain.files.original:
             raise ConfigError(
                 f"streams {other.name!r} and {domain.name!r} have the same `local` {domain.files.directory}, so one "
                 "could read the other's shards: give each its own"
+            )
+    for domain in domains.listed:
+        place = Path(domain.files.original[0])
+        other = places.get(place)
+        if other is not None and other.files.original != domain.files.original:
+            raise ConfigError(
+                f"stream {other.name!r} has as its `local` {place}, where the original of stream {domain.name!r} is, "
+                "which would be overwritten: give it another `local`"
             )
     cache = CacheLimit(limit=limit)
     within: dict[int, Domain] = {}  # by the id of the domain before
@@ -155,6 +164,9 @@ def _readers(domains: Domains, run_plan: RunPlan) -> dict[int, list[_Reader]]:
 class Predownloader:
     """Fetches the shards that a reader will need; does nothing if all of them are local files.
 
+    One thread looks ahead; any thread may close it, also while the other looks ahead: nothing is fetched or announced
+    after that.
+
     Args:
         run_plan: the plan to follow.
         domains: the domains whose shards are fetched.
@@ -171,6 +183,8 @@ class Predownloader:
         forecast = self._forecast = Forecast(run_plan) if fetches else None
         self._downloader = Downloader(fetch=weak_callback(self._fetch, True)) if fetches else None
         self._evictions = _Evictions(self, domains, forecast) if forecast and domains.unmap_after_read else None
+        # Re-entrant: the garbage collector may call `close` at any point of `look_ahead`.
+        self._lock = ProcessLocal(threading.RLock)
 
     def look_ahead(self, cursor: Cursor, weights: Weights | None) -> None:
         """Fetch the shards that the steps from `cursor` on need. Call it at every step; most calls return at once.
@@ -179,7 +193,11 @@ class Predownloader:
             cursor: before the step that is read next.
             weights: step -> weights in whole parts, or None while they are not known; None for static mixing.
         """
-        downloader, forecast = self._downloader, self._forecast  # another thread may call `close`
+        with self._lock.value:
+            self._look_ahead(cursor, weights)
+
+    def _look_ahead(self, cursor: Cursor, weights: Weights | None) -> None:
+        downloader, forecast = self._downloader, self._forecast
         if downloader is None or forecast is None or 0 <= cursor.step - self._looked < self._pause:
             return
         if weights is not None and (weight_K := weights(cursor.step)) is not None:
@@ -199,11 +217,12 @@ class Predownloader:
 
     def close(self) -> None:
         """End the threads; nothing is fetched ahead any more."""
-        downloader, self._downloader = self._downloader, None
+        with self._lock.value:
+            downloader, self._downloader = self._downloader, None
+            if self._evictions is not None:
+                self._evictions.withdraw()
         if downloader is not None:
             downloader.close()
-        if self._evictions is not None:
-            self._evictions.withdraw()
 
 
 class _Evictions:

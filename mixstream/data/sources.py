@@ -19,7 +19,7 @@ def find_sources(domains: Sequence[Domain]) -> tuple[int, ...]:
 
     Files are the same if their place, their index and the way they are checked and kept are.
     """
-    places = [(d.files.directory, d.files.describe(), d.validate_hash, d.files.keep_compressed) for d in domains]
+    places = [(d.files.directory, d.files.original, d.validate_hash, d.files.keep_compressed) for d in domains]
     indexes: dict[Hashable, set[int]] = {}
     for place, domain in zip(places, domains):
         indexes.setdefault(place, set()).add(id(domain.container))

@@ -168,7 +168,7 @@ def test_a_transform_may_return_one_object_again_and_again(library):
 
 def test_transforms_need_batches_that_are_dicts(library):
     loader = open_face("Loader", library, [negate], collate_fn=lambda samples: [s["tokens"] for s in samples])
-    with pytest.raises(ConfigError, match="collate_fn returned a list: return a dict, or leave out transforms"):
+    with pytest.raises(ConfigError, match="this one is a list: return a dict from the collate_fn"):
         next(iter(loader))
 
 

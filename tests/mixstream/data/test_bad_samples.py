@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -13,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import WIDTH, row_ids
+from harness import WIDTH, make_dataset, row_ids
 from torch.utils.data import DataLoader
 
 import mixstream as ms
-from mixstream.data.batch import collate_samples
-from mixstream.errors import ConfigError, ExhaustedError, ShardCorruptError, ShardNotFoundError
+from mixstream.data.collate import collate_samples
+from mixstream.errors import ConfigError, ExhaustedError, ShardCorruptError, ShardNotFoundError, StateError
 
 ROWS = {"web": range(1000, 1120), "code": range(2000, 2060)}
 
@@ -33,12 +34,13 @@ def write(root: Path, **kw: Any) -> Path:
 
 
 def spoil_sample(shard: Path, row: int) -> int:
-    """Make one sample of a shard undecodable; return its identity."""
-    data = bytearray(shard.read_bytes())
+    """Make one sample of a shard undecodable, as a disk does: its times stay. Return its identity."""
+    data, found = bytearray(shard.read_bytes()), shard.stat()
     begin, end = np.frombuffer(data, np.uint32, 2, 4 + 4 * row).tolist()
     identity = int(np.frombuffer(bytes(data[end - 2 : end]), np.uint16)[0])
     data[begin + 4] = 0xFF  # the head of the array: no such number of dimensions
     shard.write_bytes(data)
+    os.utime(shard, ns=(found.st_atime_ns, found.st_mtime_ns))
     return identity
 
 
@@ -232,13 +234,17 @@ dist.init_process_group("gloo")
 rank = dist.get_rank()
 streams = [ms.Stream(remote=f"{sys.argv[2]}/{name}") for name in ("web", "code")]
 loader = ms.Loader(ms.StreamingDataset(streams=streams, batch_size=3, shuffle=True, on_bad_sample="quarantine"))
+begin = loader.state_dict()
 for batch in loader:
     dist.barrier()
 state = loader.state_dict()
 domains = loader.run.domains
 own = [[domains.home(shard)[1], row] for shard, row in sorted(loader.run.quarantine.entries)]
+dist.barrier()
+loader.load_state_dict(begin)
+again = loader.state_dict()["quarantined"]
 dist.barrier()  # rank 0 keeps the store
-Path(sys.argv[3], f"{rank}.json").write_text(json.dumps([state["quarantined"], own]))
+Path(sys.argv[3], f"{rank}.json").write_text(json.dumps([state["quarantined"], own, again]))
 dist.destroy_process_group()
 """
 
@@ -251,8 +257,85 @@ def test_any_rank_can_save_what_the_others_set_aside(spoiled, tmp_path):
     where = [str(tmp_path / "job.py"), str(Path(__file__).parents[1]), str(root), str(tmp_path)]
     done = subprocess.run([*command, *where], check=False, capture_output=True, timeout=200)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
-    (first, met), (second, met_too) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    (first, met, again), (second, met_too, again_too) = (
+        json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)
+    )
     assert first == second
     assert len(first) == 2
     assert {*map(tuple, met), *map(tuple, met_too)} == {(e["shard"], e["row"]) for e in first}
     assert met != met_too
+    assert again == again_too == []  # what other ranks had found after a state is not part of it
+
+
+# --- states -----------------------------------------------------------------------------------------------------------
+
+
+def face_of(name: str, data: ms.StreamingDataset) -> Any:
+    """Return what hands out batches of `data` and loads states."""
+    if name == "loader":
+        return ms.Loader(data)
+    return ms.StreamingDataLoader(data, batch_size=6, num_workers=2 if name == "workers" else 0)
+
+
+FACES = ["loader", "dataloader", "workers"]
+
+
+def set_aside(state: dict[str, Any], *entries: tuple[int, int | None]) -> dict[str, Any]:
+    """Return a state that sets rows of the domain "web" aside: (shard, row)."""
+    listed = [{"domain": "web", "shard": shard, "row": row} for shard, row in entries]
+    return {**state, "quarantined": listed}
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_after_an_earlier_state_a_process_reads_what_a_new_one_reads(spoiled, face):
+    root, bad = spoiled
+    begin = dataset(root, on_bad_sample="quarantine").state_dict()
+    loader = face_of(face, dataset(root, on_bad_sample="quarantine"))
+    first = rows(loader)
+    assert len(loader.state_dict()["quarantined"]) == len(bad)
+    for _ in range(2):
+        loader.load_state_dict(begin)
+        assert loader.state_dict()["quarantined"] == []
+        assert rows(loader) == first
+    kept = set_aside(begin, (0, None))
+    loader.load_state_dict(kept)
+    assert loader.state_dict() == kept
+    with quietly():
+        fresh = face_of(face, dataset(root, on_bad_sample="quarantine"))
+    fresh.load_state_dict(kept)
+    assert rows(loader) == rows(fresh) != first
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_a_state_that_is_refused_sets_nothing_aside(library, face):
+    def opened(**kw: Any) -> Any:
+        return face_of(face, make_dataset(library, batch_size=6, on_bad_sample="quarantine", **kw))
+
+    expected = rows(opened())
+    loader = opened()
+    start = loader.state_dict()
+    begin, other = set_aside(start, (0, 1), (1, None)), set_aside(opened(shuffle_seed=1).state_dict(), (0, None))
+    web = next(domain for domain in begin["domains"] if domain["name"] == "web")
+    beyond = set_aside(start, (0, None), (99, 0))
+    row = set_aside(start, (0, None), (0, 10**6))
+    strange = {**begin, "quarantined": [*begin["quarantined"], {"domain": "elsewhere", "shard": 0, "row": 0}]}
+    late = {**begin, "sample_in_epoch": 6 * 10**6}
+    mixed = {
+        **begin,
+        "domains": [{**domain, "fingerprint": "x"} if domain is web else domain for domain in begin["domains"]],
+    }
+    for state in (other, beyond, row, strange, late, mixed):
+        with pytest.raises(StateError):
+            loader.load_state_dict(state)
+        assert loader.state_dict()["quarantined"] == []
+    assert rows(loader) == expected
+
+
+def test_what_the_run_before_still_finds_is_not_in_a_state_that_was_loaded(spoiled):
+    """A worker of an abandoned iterator goes on reading, and finds bad samples of the run before."""
+    root, _ = spoiled
+    data = dataset(root, on_bad_sample="quarantine")
+    before, begin = data.run.quarantine, data.state_dict()
+    data.load_state_dict(begin)
+    before.add([(0, 0)])
+    assert data.state_dict() == begin

@@ -13,6 +13,7 @@ from harness import joined, make_dataset, row_ids, write_tokens
 from torch.utils.data import DataLoader
 
 import mixstream as ms
+from mixstream.errors import ConfigError
 
 TEXTS = ["", "a", "héllo", "x" * 50]
 SCALARS = ["int", "uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "float16", "float32", "float64"]
@@ -137,7 +138,7 @@ def test_uint16_and_uint32_domains_mix(tmp_path):
         assert {batch["tokens"].dtype for batch in loader} == {torch.uint32}
 
 
-def test_rows_of_unequal_shapes_are_torch_s_to_refuse_or_the_collate_fn_s_to_join(tmp_path):
+def test_rows_of_unequal_shapes_are_refused_by_domain_or_the_collate_fn_s_to_join(tmp_path):
     write(tmp_path / "d", {"x": "ndarray:int32"}, ({"x": np.arange(4 if i < 8 else i, dtype="i4")} for i in range(16)))
 
     def make() -> ms.StreamingDataset:
@@ -146,7 +147,7 @@ def test_rows_of_unequal_shapes_are_torch_s_to_refuse_or_the_collate_fn_s_to_joi
     with ms.Loader(make()) as loader:
         it = iter(loader)
         assert [next(it)["x"].tolist() for _ in range(2)] == [[[0, 1, 2, 3]] * 4] * 2  # equal shapes: gathered
-        with pytest.raises(RuntimeError, match="stack expects each tensor to be equal size"):
+        with pytest.raises(ConfigError, match=r"'x' has the shape \(8,\) in a row of 'd' and \(9,\)"):
             next(it)
 
     def pad(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -8,7 +8,8 @@ import pytest
 from harness import FIRST, SIZES, make_dataset, row_ids
 
 import mixstream as ms
-from mixstream.data.batch import Column
+from mixstream.data.collate import Column
+from mixstream.errors import ConfigError
 from mixstream.types import Addresses
 
 INT64 = np.dtype(np.int64)
@@ -57,7 +58,9 @@ def test_domains_of_different_columns_are_not_stacked(tmp_path: Path):
         with ms.MDSWriter(columns={column: "int"}, out=str(tmp_path / name)) as writer:
             for number in range(8):
                 writer.write({column: number})
-    with ms.Loader(make_dataset(tmp_path, ["a", "b"])) as loader, pytest.raises(KeyError):
+    with pytest.raises(ConfigError, match="different columns: 'a': x; 'b': y"):
+        make_dataset(tmp_path, ["a", "b"])
+    with ms.Loader(make_dataset(tmp_path, ["a", "b"], mixed_rows=True)) as loader, pytest.raises(KeyError):
         list(loader)
 
 

@@ -159,7 +159,7 @@ def hostile_files(draw, files: dict[str, bytes]) -> dict[str, bytes]:
 
 def read_all(root: Path, **kw: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the samples, one by one in order, and the rows of an epoch's batches."""
-    stream = ms.Stream(remote=str(root / "remote"), local=str(root / "local"), **kw)
+    stream = ms.Stream(remote=str(root / "remote"), local=str(root / "local"), download_retry=1, **kw)
     dataset = ms.StreamingDataset(streams=[stream], batch_size=4, shuffle=False, num_canonical_nodes=1)
     singles: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:

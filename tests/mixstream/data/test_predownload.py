@@ -36,6 +36,11 @@ def dataset(packed: Path, local: Path, **kw: Any) -> ms.StreamingDataset:
     return ms.StreamingDataset(**{"remote": str(packed), "local": str(local), "batch_size": 4, **kw})
 
 
+def beside_index(packed: Path, size: int) -> int:
+    """Return a cache limit that holds `size` bytes of shards, beside the copy of the index."""
+    return size + (packed / "index.json").stat().st_size
+
+
 def shards_in(local: Path) -> list[int]:
     return sorted(int(path.name.split(".")[1]) for path in local.glob("shard.*.mds"))
 
@@ -93,7 +98,7 @@ def test_under_a_limit_the_rows_are_the_same_and_the_disk_holds_it(packed, tmp_p
     order: dict[str, Any] = {"shuffle": True, "shuffle_block_size": 24}
     expected = [row_ids(batch) for batch in ms.Loader(dataset(packed, tmp_path / "all", **order))]
     size = max(shard.raw.bytes for shard in dataset(packed, tmp_path / "all").shards)
-    limited = dataset(packed, tmp_path / "few", **order, cache_limit=4 * size, predownload=60)
+    limited = dataset(packed, tmp_path / "few", **order, cache_limit=beside_index(packed, 4 * size), predownload=60)
     peak = 0
     with ms.Loader(limited, prefetch=2) as loader:
         for batch, wanted in zip(loader, expected, strict=True):
@@ -159,12 +164,13 @@ def test_random_access_fetches_what_it_needs(packed, tmp_path):
 
 def test_a_shard_can_be_asked_for_and_the_cache_says_what_it_holds(packed, tmp_path):
     data = dataset(packed, tmp_path / "cache", cache_limit="10kb", batch_size=4)
-    before = data.cache_usage
     data.prepare_shard(3)
+    before = data.cache_usage - data.shards[3].raw.bytes
     data.prepare_shard(5, blocking=False)
     assert shards_in(tmp_path / "cache") == [3, 5]
     assert data.cache_usage - before == data.shards[3].raw.bytes + data.shards[5].raw.bytes
-    assert "cache    0.0 MB of 1 domain(s) on local disk, limit 0.0 MB" in ms.Loader(data).describe()
+    assert before >= (packed / "index.json").stat().st_size
+    assert "cache    7.8 KiB of 1 domain(s) on local disk, limit 10.0 KiB" in ms.Loader(data).describe()
 
 
 def test_a_limit_that_holds_everything_costs_nothing(packed, tmp_path, monkeypatch):
@@ -177,7 +183,7 @@ def test_a_limit_that_holds_everything_costs_nothing(packed, tmp_path, monkeypat
 
 
 def test_what_a_loader_told_others_goes_with_it(packed, tmp_path):
-    data = dataset(packed, tmp_path / "cache", predownload=40, cache_limit="5kb")
+    data = dataset(packed, tmp_path / "cache", predownload=40, cache_limit=beside_index(packed, 2 << 10))
     told = lambda: list((tmp_path / "cache").glob(".mixstream-needs/*"))  # noqa: E731
     loader = ms.Loader(data, prefetch=0)
     next(iter(loader))
