@@ -7,6 +7,7 @@ seconds:
 
 - `PowerLaws`: every domain's loss falls by a power law of its own rows. The best static mixture is a formula.
 - `Linear`: a step on mixture p lowers the losses by A p exactly. What a mixer measures of A can be held against A.
+- `Transfer`: rows of a domain lower the losses of others too. Which domain is worth what is known.
 - `Bigram`: a softmax language model over 48 tokens learns by SGD from three kinds of text, and is evaluated exactly.
 
 A world has two methods: `train(rows_K)` takes one optimiser step on so many rows per domain and returns their mean
@@ -19,7 +20,7 @@ Shape suffixes: K domains, T steps, V tokens of the vocabulary; P pairs of token
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -98,6 +99,58 @@ class Linear:
     def validate(self) -> Float64:
         """Return the losses."""
         return self.loss_K
+
+
+class Transfer:
+    """Validation losses that fall by what rows of other domains teach too, and rows that teach less when repeated.
+
+        L_i(t) = 2 + 20 m_i^-0.35,   m_i = 1000 + sum_j T_ij s_j (1 - exp(-n_j / s_j))
+
+    n_j are the rows of domain j so far and s_j its distinct ones. The best mixture for a group is that of a grid.
+
+    Args:
+        teaches_VK: T, what a new row of domain j is worth to group i.
+        distinct_K: s; infinite if not given.
+    """
+
+    def __init__(self, teaches_VK: Float64, distinct_K: Float64 | None = None) -> None:
+        self.teaches_VK, K = teaches_VK, teaches_VK.shape[1]
+        self.distinct_K = np.full(K, 1e12) if distinct_K is None else distinct_K
+        self.seen_K = np.zeros(K)
+
+    def train(self, rows_K: Int64) -> Float64:
+        """Add the rows; the losses of a step are 1, since nothing here learns from them."""
+        self.seen_K += rows_K
+        return np.where(rows_K > 0, 1.0, np.nan)
+
+    def validate(self) -> Float64:
+        """Return the loss of each group, float64 [V]."""
+        return 2 + 20 * self._rows_V(self.seen_K) ** -0.35
+
+    def matrix(self) -> Float64:
+        """Return A_ij = -dL_i/dn_j, float64 [V, K]: what a row of domain j would do to group i now."""
+        new_K = np.exp(-self.seen_K / self.distinct_K)
+        return 7 * self._rows_V(self.seen_K)[:, None] ** -1.35 * self.teaches_VK * new_K
+
+    def loss_of(self, weights_K: Float64, rows: float, group: int) -> float:
+        """Return the loss of a group after `rows` rows, drawn by `weights_K` throughout."""
+        return float(2 + 20 * self._rows_V(rows * weights_K)[group] ** -0.35)
+
+    def _rows_V(self, seen_K: Float64) -> Float64:
+        return 1000 - self.teaches_VK @ (self.distinct_K * np.expm1(-seen_K / self.distinct_K))
+
+
+def outside() -> Transfer:
+    """Group 0 is an exam that no domain is like: domain 2 prepares for it, and domain 0 for group 1.
+
+    The transpose of its matrix takes what domain 0 teaches for what group 0 needs, the diagonal knows domain 0 alone.
+    """
+    return Transfer(np.array([[0.05, 0.1, 1.0], [1.0, 1.0, 0.1], [0.1, 0.2, 0.5]]))
+
+
+def small_with_sister() -> Transfer:
+    """Group 0 is domain 0, of 2000 rows; domain 1, its large sister, teaches half as much of it by a row."""
+    return Transfer(np.array([[1.0, 0.5, 0.0], [0.05, 1.0, 0.0], [0.0, 0.05, 1.0]]), np.array([2e3, 1e12, 1e12]))
 
 
 class Bigram:
@@ -188,6 +241,20 @@ def alike(seed: int = 0) -> Text:
     return _apart([8, 16, 24], [0.1, 0.1, 0.1], seed=seed)
 
 
+def easy_shared(seed: int = 0) -> Text:
+    """A domain of 4 easy contexts, learned at once; one of 40 that uses these 4 otherwise; and one of 12 hard ones.
+
+    What is learned of the first is unlearned by training on the second alone.
+    """
+    random, V = np.random.default_rng([seed, 7]), VOCABULARY
+    first_KV, next_KVV = np.zeros((3, V)), np.full((3, V, V), 1 / V)
+    first_KV[0, :4], first_KV[1, :40], first_KV[2, 36:] = 1, 1, 1
+    next_KVV[0, :4] = random.dirichlet(np.full(V, 0.02), 4)
+    next_KVV[1, :40] = random.dirichlet(np.full(V, 0.05), 40)
+    next_KVV[2, 36:] = random.dirichlet(np.full(V, 0.3), 12)
+    return Text(first_KV, next_KVV)
+
+
 def _apart(contexts_K: list[int], concentration_K: list[float | None], *, seed: int) -> Text:
     """Return domains that share no context; what follows is Dirichlet-distributed, the flatter the higher, or noise."""
     random, V = np.random.default_rng([seed, 2]), VOCABULARY
@@ -211,6 +278,7 @@ class Play:
         domains: K.
         rows: rows of the global batch.
         lag: steps between the newest losses in a weight vector and the first step that it shapes.
+        measure: what returns the matrix that is reported with every 50th step, float64 [V, K]; None for none.
 
     Attributes:
         step: steps trained so far.
@@ -227,8 +295,9 @@ class Play:
         prior_K: Float64 | None = None,
         domains: int = 3,
         lag: int = 0,
+        measure: Callable[[], Float64] | None = None,
     ) -> None:
-        self.world, self.step = world, 0
+        self.world, self.step, self.measure = world, 0, measure
         self.prior_K = np.full(domains, 1 / domains) if prior_K is None else normalise(prior_K)
         self.loop = None if mixer is None else FeedbackLoop(mixer=mixer, prior_K=self.prior_K, lag=lag)
         self.plan = Plan(
@@ -261,7 +330,8 @@ class Play:
         if self.loop is not None:
             count_K = rows_K.astype(np.float64)
             self.loop.drew(self.step, count_K)
-            self.loop.conclude(self.step, np.where(rows_K > 0, loss_K * count_K, 0.0), count_K)
+            matrix_VK = self.measure() if self.measure is not None and self.step % 50 == 0 else None
+            self.loop.conclude(self.step, np.where(rows_K > 0, loss_K * count_K, 0.0), count_K, matrix_VK=matrix_VK)
         self.weights_TK.append(parts_K / WEIGHT_UNIT)
         self.rows_TK.append(rows_K)
         self.step += 1

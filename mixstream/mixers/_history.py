@@ -169,6 +169,27 @@ class History:
         counts_PK = (self.ready_K >= 0) & (row_P[:, None] >= self.ready_K)
         return Points(np.broadcast_to(n_PC, loss_PK.shape), np.where(counts_PK, loss_PK, np.nan))
 
+    def recent(self, count: int, sampling: Sampling) -> Points:
+        """Return the last `count` final points or, if that is longer, as many spread evenly over their last eighth."""
+        total = len(self.final_loss_PK)
+        stride = max(-(-total // 8) // count, 1)
+        at_P = np.arange(total - 1, max(total - 1 - stride * count, -1), -stride)[::-1]
+        n_PC = self._final_n_PC()[at_P] if self.shared else self.final_n[at_P].astype(np.float64)
+        loss_PK = self.final_loss_PK[at_P].astype(np.float64)
+        counts_PK = (self.ready_K >= 0) & (sampling.ignore + self.every * at_P[:, None] >= self.ready_K)
+        return Points(np.broadcast_to(n_PC, loss_PK.shape), np.where(counts_PK, loss_PK, np.nan))
+
+    def first_n_K(self, sampling: Sampling) -> Float64:
+        """Return n of each domain's first final point that counts, float64 [K]; NaN for a domain without one."""
+        total = len(self.final_loss_PK)
+        at_K = np.maximum(-(-(self.ready_K - sampling.ignore) // self.every), 0)
+        there_K = (self.ready_K >= 0) & (at_K < total)
+        if not there_K.any():
+            return np.full(len(self.ready_K), np.nan)
+        at_K = np.where(there_K, at_K, 0)
+        n_K = self._final_n_PC()[at_K, 0] if self.shared else self.final_n[at_K, np.arange(len(at_K))]
+        return np.where(there_K, n_K, np.nan)
+
     def adapt(self, source_K: Int64, sampling: Sampling) -> Self:
         """Return the history of other domains; `source_K` has the place of each among these, -1 for a new one."""
         new_K = source_K < 0

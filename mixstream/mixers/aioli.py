@@ -11,15 +11,16 @@ Shape suffixes: K domains, N active domains (those whose prior is not 0), R swee
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, Self
 
 import numpy as np
 
+from mixstream.arguments import normalise_fields
 from mixstream.errors import ConfigError, FeedbackError
 from mixstream.mixers._probes import WORST_CONDITION, solve
-from mixstream.mixers.lmo import LMO, Targets, bind_targets, weigh_groups
+from mixstream.mixers.lmo import LMO, Targets, bind_targets, check_groups, weigh_groups
 from mixstream.mixers.protocol import State
 from mixstream.plan.rng import derive_key
 from mixstream.plan.weights import normalise as on_simplex
@@ -48,11 +49,9 @@ class Aioli:
         probe_steps: m (lp_steps), steps of a probe. N R m may not exceed U.
         one_hot: q (one_hot_factor), the probed domain's share of its probe, in (0, 1] but not 1 / N. Noise of the
             measured losses is amplified by (N - 1) / (q N - 1).
-        eta: step size. With `normalise`, weights after the first round differ by at most a factor exp(eta): the 0.1 to
-            0.5 of the released settings for 2 and 3 domains hardly leave uniform (specs/mixing.md section 5.2.5
-            measured 0.02 to 0.13 of the best static mixture's gain); 1 is the released setting for 7.
+        eta: step size; see "How far weights can move".
         ema: share of old matrices in the running mean of A; weights then restart from w0 each round, as in the released
-            code. None: no mean, and weights accumulate.
+            code, so they are bounded. None: no mean, and weights accumulate round by round without a bound.
         normalise: shift A to be >= 0 and scale it to sum 1 before use (aioli_normalize_A).
         diagonal: only measure how each domain helps itself: A = diag(G_jj / P_jj).
         prior_steps: steps at the prior before the first round.
@@ -60,6 +59,25 @@ class Aioli:
             the "prior".
         targets: v, how much each validation group counts; all 1 by default. See `LMO`.
         seed: of the order of the probes.
+
+    How far weights can move: `normalise` makes A >= 0 with sum 1, so a column sum of v A lies between 0 and max(v).
+    With ema, the mean of such matrices is one too, and every round restarts from w0. So however many rounds there are,
+
+        with ema: contrast (a weight over another) <= exp(eta max(v)), which is exp(eta) without targets
+        ema=None: contrast <= exp(eta max(v) n) after n rounds
+
+    times that of the prior, if `w0` is that. (A group that is not measured in a round keeps its old row in the mean,
+    which is scaled to sum 1 again.) If one of N domains helps r times as much as each other, its column sum is larger
+    by d = (r - 1) / (r + N - 1), and the contrast is exp(eta d) with ema and exp(eta d n) without:
+
+    | r = 2, eta = 1 | N = 2 | N = 3 | N = 7 |
+    |---|---|---|---|
+    | with ema | 1.40 | 1.28 | 1.13 |
+    | ema=None, 20 rounds | 786 | 148 | 12 |
+
+    So with ema, a higher eta is what more domains need: eta = N for about the contrast of the ratio r itself. The
+    defaults, eta 1 and ema 0.1, are the released setting for 7 domains. Those for 2 and 3 (eta 0.2 and 0.1) hardly
+    leave uniform.
 
     Differences from the paper and the released code:
 
@@ -88,7 +106,7 @@ class Aioli:
     probe_steps: int = 4
     one_hot: float = 0.75
     eta: float = 1.0
-    ema: float | None = None
+    ema: float | None = field(default=0.1, metadata={"formerly": None})
     normalise: bool = True
     diagonal: bool = False
     prior_steps: int = 0
@@ -97,6 +115,7 @@ class Aioli:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        normalise_fields(self)
         for name, least in (("round_steps", 1), ("sweeps", 1), ("probe_steps", 1), ("prior_steps", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -138,7 +157,8 @@ class Aioli:
         """Return the state after `feedback` and the weights of step `feedback.effective`.
 
         Raises:
-            FeedbackError: the number of validation groups has changed, or is not that of `targets`.
+            FeedbackError: the number of validation groups has changed, or is not that of `targets` (without targets, of
+                domains).
         """
         after = dict(state)
         if after["probing"]:
@@ -237,12 +257,12 @@ class Aioli:
         if feedback.validation_V is None:
             return {"failed": state["failed"] + 1}
         loss_V, domains = _finite(feedback.validation_V), _active(state)
-        weigh_groups(self.targets, len(loss_V))  # raises for a wrong number here, not at the end of the probes
         if self.diagonal and len(loss_V) != len(state["prior_K"]):
             raise FeedbackError(
                 f"{len(loss_V)} validation losses were reported for {len(state['prior_K'])} domains, and diagonal=True "
                 "measures how each domain helps itself: report one loss per domain, in the plan's order"
             )
+        check_groups(self.targets, len(loss_V), len(state["prior_K"]))  # now, not at the end of the probes
         probing = {
             "next": feedback.step + 1,
             "steps": 0,

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.arguments import normalise_fields
 from mixstream.errors import ConfigError, FeedbackError
 from mixstream.mixers.lmo import LMO, Targets, bind_targets, carry_weights, check_targets, weigh_groups
 from mixstream.mixers.protocol import State
@@ -65,6 +66,7 @@ class DoGE:
     w0: Literal["uniform", "prior"] = "prior"
 
     def __post_init__(self) -> None:
+        normalise_fields(self)
         for name in ("learning_rate", "mu"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ConfigError(f"{name} must be a finite number above 0, got {getattr(self, name)}")

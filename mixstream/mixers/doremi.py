@@ -9,10 +9,12 @@ Shape suffix: K domains.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Literal, Self
 
 import numpy as np
 
+from mixstream.arguments import normalise_fields
 from mixstream.errors import ConfigError
 from mixstream.mixers.lmo import LMO, carry_weights
 from mixstream.mixers.protocol import State
@@ -57,11 +59,12 @@ class DoReMi:
     w0: Literal["uniform", "prior"] = "prior"
 
     def __post_init__(self) -> None:
+        normalise_fields(self)
         if self.serve not in ("current", "average"):
             raise ConfigError(f"serve {self.serve!r} is not known; choose 'current' or 'average'")
         if self.reference is not None:
             values = self.reference.values() if isinstance(self.reference, Mapping) else self.reference
-            if not all(math.isfinite(value) for value in values):
+            if not all(isinstance(value, Real) and math.isfinite(value) for value in values):
                 raise ConfigError(f"reference losses must be finite numbers, one per domain; got {self.reference}")
         _ = self._lmo  # checks its options
 

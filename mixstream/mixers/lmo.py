@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.arguments import normalise_fields
 from mixstream.errors import ConfigError, FeedbackError
 from mixstream.mixers.protocol import State
 from mixstream.plan.weights import normalise as on_simplex
@@ -68,6 +69,7 @@ class LMO:
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        normalise_fields(self)
         if not (math.isfinite(self.eta) and self.eta >= 0):
             raise ConfigError(f"eta is the step size of exponentiated gradient, a finite number >= 0; got {self.eta}")
         if self.mode not in ("accumulate", "restart"):
@@ -112,9 +114,10 @@ class LMO:
         normalised), the state is returned unchanged. Columns of domains of prior 0 are ignored.
 
         Raises:
-            FeedbackError: the number of columns is not that of domains, or the number of rows not that of `targets`.
+            FeedbackError: it is no matrix of real numbers, the number of columns is not that of domains, or the number
+                of rows not that of `targets`.
         """
-        matrix_VK = np.asarray(matrix_VK, dtype=np.float64)
+        matrix_VK = _as_matrix(matrix_VK)
         active_K: Mask = state["prior_K"] > 0
         target_V = self._targets_of(matrix_VK, len(active_K))
         used_VK = np.where(_known(matrix_VK, active_K)[:, None] & active_K, matrix_VK, np.nan)
@@ -170,7 +173,11 @@ class LMO:
             )
         assert self.ema is not None
         both_VK = (1 - self.ema) * used_VK + self.ema * mean_VK
-        return np.where(np.isnan(mean_VK), used_VK, np.where(np.isnan(used_VK), mean_VK, both_VK))
+        old_VK, new_VK = np.isnan(used_VK), np.isnan(mean_VK)
+        both_VK = np.where(new_VK, used_VK, np.where(old_VK, mean_VK, both_VK))
+        # rows of matrices with other groups do not add up to 1, and the step would have another size
+        unlike = self.normalise and (old_VK != new_VK).any()
+        return both_VK / np.nansum(both_VK) if unlike else both_VK
 
     def _smoothed(self, log_K: Float64, active_K: Mask) -> Float64:
         if not self.smoothing:
@@ -220,6 +227,21 @@ def weigh_groups(targets: Targets, groups: int) -> Float64:
     return np.asarray(targets, dtype=np.float64)
 
 
+def check_groups(targets: Targets, groups: int, domains: int) -> None:
+    """Check that it is known how much each group counts: by a target for each, or as one group for each domain.
+
+    Raises:
+        FeedbackError: there are other numbers of targets than of groups, or of groups than of domains without targets.
+    """
+    if targets is None and groups != domains:
+        raise FeedbackError(
+            f"{groups} validation groups were reported for {domains} domains, and without targets there is one group "
+            f"for each domain: report {domains}, or say how much each group counts by targets, such as "
+            f"targets={(1,) * min(groups, 3)!r}"
+        )
+    weigh_groups(targets, groups)
+
+
 def normalise_matrix(matrix_VK: Float64) -> Float64:
     """Return the matrix with no entry below 0 and sum 1; all NaN if its entries are equal and <= 0.
 
@@ -259,6 +281,22 @@ def carry(log_K: Float64, source_K: Int64, prior_K: Float64) -> Float64:
 def carry_weights(weights_K: Float64, source_K: Int64, prior_K: Float64) -> Float64:
     """As `carry`, for weights instead of their logarithms."""
     return np.exp(carry(_log(weights_K), source_K, prior_K))
+
+
+def _as_matrix(matrix_VK: Any) -> Float64:
+    """Return numbers as float64, NaN where a numpy array is masked; raise FeedbackError if they are none."""
+    try:
+        array = np.asarray(matrix_VK)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"{array.dtype} is no real number")
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # of a torch tensor, RuntimeError
+        raise FeedbackError(
+            f"a matrix is a numpy array [V, K] or a list of equally long lists of numbers; got a "
+            f"{type(matrix_VK).__name__} ({error})"
+        ) from error
+    if isinstance(matrix_VK, np.ma.MaskedArray):
+        array = np.where(np.ma.getmaskarray(matrix_VK), np.nan, array)
+    return array.astype(np.float64, copy=False)
 
 
 def _known(matrix_VK: Float64, active_K: Mask) -> Mask:
@@ -304,10 +342,12 @@ class MatrixMixer:
         """Take in the matrix, if one was reported.
 
         Raises:
-            FeedbackError: its shape is not [V, K].
+            FeedbackError: its shape is not [V, K], or V is not the number of targets (without targets, of domains).
         """
         if feedback.matrix_VK is None:
             return state, self.lmo.weights(state)
+        if np.ndim(feedback.matrix_VK) == 2:
+            check_groups(self.lmo.targets, len(feedback.matrix_VK), len(state["prior_K"]))
         return self.lmo.observe(state, feedback.matrix_VK)
 
     def adapt(self, state: State, source_K: Int64, prior_K: Float64, step: int) -> State:

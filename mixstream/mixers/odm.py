@@ -19,8 +19,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mixstream.arguments import normalise_fields
 from mixstream.errors import ConfigError
 from mixstream.mixers.protocol import State
+from mixstream.plan.weights import normalise
 from mixstream.types import Feedback, Float64, Int64
 
 Form = Literal["paper", "exp3", "smoothed", "smoothed_single"]
@@ -29,8 +31,10 @@ _SMOOTHING = {"paper": 0.9, "smoothed": 0.9, "smoothed_single": 0.9}
 _SCALE = {"paper": 1.0, "exp3": 0.1}
 _FORMS = ("paper", "exp3", "smoothed", "smoothed_single")
 
-# Limits far above the losses of a language model, so that one wrong loss does not decide the run.
-_LOSS_LIMIT = 30.0  # nats, before exp()
+# Limits above the losses of a language model, so that one wrong loss does not decide the run.
+LOSS_LIMIT = 15.0
+"""Nats: more than the loss of any untrained model, ln of its vocabulary. Higher losses count as this one."""
+_LOGIT_RANGE = 700.0  # exp(-700) is the last that a float64 holds to full precision
 _REWARD_LIMIT = 10.0  # of Exp3's reward, which should be in [0, 1] and which is never forgotten
 _ESTIMATE_LIMIT = 1e6  # of the paper form's estimate; DataFlex has 1e4, which hundreds of domains can reach
 _P_LIMIT = 1e-12  # no smaller weight ever draws a row
@@ -73,8 +77,11 @@ class ODM:
       mean loss, however many rows it had: the released group update, or with one domain the single update.
     - A step without any loss does not change weights or eps.
     - A domain whose prior is 0 is left out for good. The released code would give it eps_t.
-    - A loss that is not finite counts as absent; exp(loss) takes at most 30 nats, an Exp3 reward at most 10, the paper
-      form's |R| at most 1e6. The first estimate of domains that join during a run is the mean of the others.
+    - A loss above 15 nats counts as 15, in every form. A model that knows nothing has ln(vocabulary), 12.5 with 256
+      thousand tokens; what is higher is a spike, and the smoothed forms, which average exp(loss), would go by nothing
+      else for hundreds of steps. One that is not finite counts as absent.
+    - An Exp3 reward is at most 10, the paper form's |R| at most 1e6.
+    - The first estimate of domains that join during a run is the mean of the others.
 
     Args:
         form: of the estimate, see above.
@@ -96,6 +103,7 @@ class ODM:
     logit_range: float | None = None
 
     def __post_init__(self) -> None:
+        normalise_fields(self)
         if self.form not in _FORMS:
             raise ConfigError(f"ODM form {self.form!r} is not known; choose one of {', '.join(map(repr, _FORMS))}")
         smoothing, scale, reach = self.smoothing, self.reward_scale, self.logit_range
@@ -114,6 +122,7 @@ class ODM:
 
     def init(self, prior_K: Float64) -> State:
         """Return the state before any loss: estimates 0, weights of the prior, the largest exploration rate."""
+        normalise(prior_K, what="the prior")  # raises for one that is none; the numbers stay as they are
         prior_K = np.array(prior_K, dtype=np.float64)
         return {
             "prior_K": prior_K,
@@ -125,7 +134,7 @@ class ODM:
     def update(self, state: State, feedback: Feedback) -> tuple[State, Float64]:
         """Return the state after `feedback` and the weights, float64 [K], of step `feedback.effective`."""
         t = feedback.step + 1
-        loss_K, p_K = feedback.loss_K, np.asarray(feedback.weights_K)
+        loss_K, p_K = np.minimum(feedback.loss_K, LOSS_LIMIT), np.asarray(feedback.weights_K)
         known_K = np.isfinite(loss_K) & (p_K > 0) & (state["prior_K"] > 0)
         if t <= self.warmup or not known_K.any():
             return state, state["weights_K"].copy()
@@ -166,7 +175,7 @@ class ODM:
 
     def _estimate(self, old: Float64, loss: Float64, p: Float64) -> Float64:
         if self.form in ("smoothed", "smoothed_single"):
-            return self._average(old, np.exp(np.minimum(loss, _LOSS_LIMIT)))
+            return self._average(old, np.exp(loss))
         scale = _SCALE[self.form] if self.reward_scale is None else self.reward_scale
         # Limited before scaling and dividing, so that neither overflows.
         limit = (_REWARD_LIMIT if self.form == "exp3" else _ESTIMATE_LIMIT) / scale
@@ -193,8 +202,7 @@ class ODM:
         else:
             logits = eps_before * R
             logits -= logits.max()
-            if self.logit_range is not None:
-                logits = np.maximum(logits, -self.logit_range)
+            logits = np.maximum(logits, -_LOGIT_RANGE if self.logit_range is None else -self.logit_range)
             share = np.exp(logits)
             share /= share.sum()
         weights = (1 - len(R) * eps) * share + eps

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
+from mixstream.arguments import normalise_fields
+from mixstream.cached import cached_property
 from mixstream.errors import ConfigError
 from mixstream.mixers.static import by_name
 from mixstream.plan.weights import normalise
@@ -32,6 +33,7 @@ class Schedule:
     kind: Literal["step", "linear"] = "step"
 
     def __post_init__(self) -> None:
+        normalise_fields(self)
         if 0 not in self.weights or min(self.weights) < 0:
             raise ConfigError(
                 f"a Schedule must have weights for step 0 and no negative step; its steps are {sorted(self.weights)}"
@@ -41,6 +43,8 @@ class Schedule:
         if self.kind not in ("step", "linear"):
             raise ConfigError(f"Schedule kind {self.kind!r} is not known; choose 'step' or 'linear'")
         for step, weights in self.weights.items():
+            if not isinstance(weights, Mapping):
+                raise ConfigError(f"Schedule weights of step {step} are a dict by domain name, got {weights!r}")
             normalise(list(weights.values()), what=f"Schedule weights of step {step}")
 
     def weights_at(self, step: int, names: tuple[str, ...]) -> Float64:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mixstream.arguments import normalise_fields
 from mixstream.errors import ConfigError
 from mixstream.mixers.static import Static
 from mixstream.plan.weights import normalise
@@ -43,6 +44,7 @@ class Temperature:
     tau: float
 
     def __post_init__(self) -> None:
+        normalise_fields(self)
         if not self.tau > 0:
             raise ConfigError(f"Temperature tau={self.tau} must be above 0; 1 is natural, inf is uniform")
 

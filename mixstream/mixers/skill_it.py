@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from mixstream.arguments import normalise_fields
 from mixstream.errors import ConfigError, FeedbackError
 from mixstream.mixers.lmo import LMO, Targets, bind_targets
 from mixstream.mixers.protocol import State
@@ -60,6 +61,7 @@ class SkillIt:
     targets: Targets = None
 
     def __post_init__(self) -> None:
+        normalise_fields(self)
         for name in ("round_steps", "window"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -171,7 +173,10 @@ class SkillIt:
 
 
 def _matrix(graph: Any) -> Float64:
-    matrix = np.asarray(graph, dtype=np.float64)
+    try:
+        matrix = np.asarray(graph, dtype=np.float64)
+    except (TypeError, ValueError):
+        matrix = np.full(0, np.nan)
     if matrix.ndim != 2 or not np.isfinite(matrix).all():
         raise ConfigError(f"a graph is a matrix [domains, validation groups] of finite numbers; got {graph!r}")
     return matrix

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mixstream.arguments import normalise_fields
 from mixstream.errors import ConfigError
 from mixstream.plan.weights import normalise
 
@@ -20,6 +21,7 @@ class Static:
     proportions: Mapping[str, float]
 
     def __post_init__(self) -> None:
+        normalise_fields(self)
         normalise(list(self.proportions.values()), what="Static proportions")
 
     def proportion_of(self, names: tuple[str, ...]) -> list[float]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mixstream.arguments import normalise_fields
 from mixstream.errors import ConfigError
 from mixstream.mixers.sized import rows_of
 from mixstream.mixers.static import Static
@@ -35,6 +36,7 @@ class UniMax:
     max_epochs: float
 
     def __post_init__(self) -> None:
+        normalise_fields(self)
         for name, value in (("budget", self.budget), ("max_epochs", self.max_epochs)):
             if not 0 < value < math.inf:
                 raise ConfigError(f"UniMax {name}={value} must be a finite number above 0")

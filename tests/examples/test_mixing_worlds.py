@@ -174,7 +174,7 @@ def test_ado_gains_most_of_what_there_is_to_gain(lag):
 
 
 def test_aioli_takes_weight_from_what_cannot_be_learned():
-    mixer = Aioli(round_steps=100, sweeps=2, probe_steps=6, one_hot=0.5, eta=1.0)
+    mixer = Aioli(round_steps=100, sweeps=2, probe_steps=6, one_hot=0.5, eta=3.0)
     play = worlds.Play(worlds.Bigram(worlds.one_unlearnable(), learning_rate=4.0, seed=0), mixer, rows=512).run(400)
     uniform = worlds.Play(worlds.Bigram(worlds.one_unlearnable(), learning_rate=4.0, seed=0), rows=512).run(400)
     assert play.weights_TK[-1][2] < 0.25 < play.weights_TK[-1][1]

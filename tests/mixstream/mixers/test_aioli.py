@@ -140,6 +140,55 @@ def test_targets_by_name_are_put_into_the_plans_order():
         Aioli(targets={"news": 1}).bind(("code", "web"), np.ones(2, dtype=np.int64))
 
 
+def contrast(rounds: int, N: int, **options: Any) -> float:
+    """Return the weight of a domain that helps twice as much as each other, over another's."""
+    mixer = Aioli(round_steps=4 * N, sweeps=1, probe_steps=1, one_hot=1.0, **options)
+    run = Run(mixer, np.ones(N) / N, *linear(np.diag([2.0] + [1.0] * (N - 1)))[:2]).run(4 * N * rounds)
+    weights_K = told(run)["weights"]
+    return float(weights_K[0] / weights_K[1])
+
+
+@pytest.mark.parametrize("N", [2, 3, 7])
+def test_the_contrast_of_weights_is_that_of_the_docstring(N):
+    row = {2: ("1.40", "786"), 3: ("1.28", "148"), 7: ("1.13", "12")}[N]
+    assert f"{contrast(20, N):.2f}" == row[0]
+    assert f"{contrast(20, N, ema=None):.0f}" == row[1]
+    for line in ("| with ema | 1.40 | 1.28 | 1.13 |", "| ema=None, 20 rounds | 786 | 148 | 12 |"):
+        assert line in (Aioli.__doc__ or "")
+
+
+@pytest.mark.parametrize("eta", [0.2, 1.0, 3.0])
+def test_by_default_the_contrast_never_exceeds_exp_eta(eta):
+    mixer = Aioli(round_steps=8, sweeps=1, probe_steps=1, one_hot=1.0, eta=eta)
+    run = Run(mixer, np.ones(2) / 2, *linear(np.diag([9.0, 0.0]))[:2]).run(8 * 60)
+    weights_K = told(run)["weights"]
+    assert weights_K[0] / weights_K[1] <= np.exp(eta) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("K", [2, 3, 7, 20])
+@pytest.mark.parametrize("most", [1.0, 5.0])
+def test_the_bound_holds_for_any_matrices_of_a_thousand_rounds_whatever_is_not_measured(K, most):
+    random, eta = np.random.default_rng(K), 2.0
+    targets = (most, *np.linspace(0, 1, K)[1:])
+    lmo = Aioli(eta=eta, targets=None if most == 1 else targets)._lmo
+    state, reached = lmo.begin(np.ones(K) / K), 0.0
+    for _ in range(1000):
+        matrix_KK = random.normal(size=(K, K)) * random.integers(0, 2, (K, K)) ** 2
+        matrix_KK[:, 0] += 9  # the same domain helps all the time
+        matrix_KK[random.random(K) < 0.5] = np.nan
+        state, weights_K = lmo.observe(state, matrix_KK)
+        reached = max(reached, weights_K.max() / weights_K.min())
+    assert 1.2 < reached <= np.exp(eta * most) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_without_targets_there_is_one_group_for_each_domain(groups):
+    world = linear(np.ones((groups, 2)))[:2]
+    with pytest.raises(FeedbackError, match=f"{groups} validation groups were reported for 2 domains, .* targets="):
+        Run(Aioli(round_steps=40), [0.5, 0.5], *world)
+    Run(Aioli(round_steps=40, targets=(1,) * groups), [0.5, 0.5], *world).run(10)
+
+
 def test_the_diagonal_variant_measures_only_how_a_domain_helps_itself():
     matrix_KK = np.array([[0.5, 0.3], [0.2, 0.1]])
     mixer = Aioli(round_steps=20, sweeps=1, probe_steps=2, one_hot=1.0, diagonal=True)

@@ -241,3 +241,17 @@ def test_a_matrix_counts_when_it_comes_and_weights_stay_in_between():
     np.testing.assert_allclose(weights_K, softmax(np.log(PRIOR) + 2 * A[0]), atol=1e-15)
     assert mixer.explain(state)["matrices"] == 2
     assert mixer.explain(mixer.adapt(state, np.arange(3), PRIOR, 4))["weights"] == pytest.approx(weights_K)
+
+
+@pytest.mark.parametrize("wrong", [[[1, 2], [1]], "abc", None, {"a": 1}, np.ones((2, 2)) * 1j, [["1", "2"]]])
+def test_a_matrix_without_real_numbers_is_refused_by_name(wrong):
+    lmo = LMO()
+    with pytest.raises(FeedbackError, match="a matrix"):
+        lmo.observe(lmo.begin(np.ones(2) / 2), wrong)
+
+
+def test_a_masked_entry_is_one_that_was_not_measured():
+    lmo = LMO()
+    begun = lmo.begin(np.ones(2) / 2)
+    masked = np.ma.masked_array([[1.0, 0.0], [0.0, 5.0]], mask=[[False, False], [True, True]])
+    np.testing.assert_array_equal(lmo.observe(begun, masked)[1], lmo.observe(begun, [[1.0, 0.0], [np.nan] * 2])[1])

@@ -189,6 +189,31 @@ def test_the_logit_range_bounds_the_odds():
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("loss", [15.1, 30.0, 710.0, 1e300])
+def test_a_loss_above_15_nats_counts_as_15(form, loss):
+    spike, limit = ([{0: 3.0, 1: 4.0, 2: 5.0}] * 20 + [{0: value, 1: 4.0, 2: 5.0}] for value in (loss, 15.0))
+    with np.errstate(all="raise"):
+        (state, weights), (same, expected) = run(ODM(form=form), 3, spike), run(ODM(form=form), 3, limit)
+        after = list(_weights_after(ODM(form=form), state, weights, steps=150))
+    assert weights.tolist() == expected.tolist()
+    assert state["estimate_K"].tolist() == same["estimate_K"].tolist()
+    if form.startswith("smoothed"):  # and is forgotten
+        assert after[-1][0] < 0.4
+
+
+def _weights_after(mixer, state, weights, *, steps):
+    for step in range(21, 21 + steps):
+        state, weights = mixer.update(state, feedback(step, weights, {0: 3.0, 1: 4.0, 2: 5.0}))
+        yield weights
+
+
+@pytest.mark.parametrize("prior", [[-0.1, 1.1], [0.0, 0.0], [math.nan, 1.0], [1e308, 1e308]])
+def test_a_prior_that_is_none_is_refused(prior):
+    with pytest.raises(ConfigError, match="the prior"):
+        ODM().init(np.array(prior))
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_no_number_counts_as_absent(form, loss):
     mixer = ODM(form=form)
