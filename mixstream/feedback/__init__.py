@@ -1,9 +1,11 @@
 """From the losses that a trainer reports to the weights of later steps.
 
     session      what one loader has running: collector, consensus, channel
-    collector    reports of the trainer, by row and micro-batch, become complete steps      losses, cross_entropy
+    collector    reports of the trainer, by row and micro-batch, become complete steps      numbers, losses
+    losses       sums by domain, as a trainer computes them                                 cross_entropy
     consensus    all ranks conclude the same from a step, and log it                        background
     loop         the states of a step, and the mixer at work
+    logged_plan  what a log says of the plan besides weights
     log          the mixing log on disk                                                     replay, tensorboard
     evaluate     a model's losses on a validation set
     json_arrays  a mixer's state as JSON

@@ -2,15 +2,16 @@
 
 Complete steps and due evaluations go, in order, to `RankConsensus` in the feedback thread; the trainer does not wait.
 Rows count once: a report of rows that were reported before is ignored with a warning. The loop knows which step or
-evaluation is due next (`FeedbackLoop.due`).
+evaluation is due next (`FeedbackLoop.due`). Any thread may report; reports are taken in one after the other.
 
 Shape suffixes: B rows of this rank, K domains (trainers report them in the order of `streams`, all else is in the
 plan's), V validation groups.
 """
 
 import contextlib
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from mixstream.feedback.background import Background
 from mixstream.feedback.consensus import RankConsensus
 from mixstream.feedback.loop import FeedbackLoop
 from mixstream.feedback.losses import domain_sums, fetch
+from mixstream.feedback.numbers import as_numbers
 from mixstream.types import Float64, Int64, Rows
 
 _STEPS_WITHOUT_MATRIX = 100
@@ -39,6 +41,7 @@ class _OpenStep:
 
     rows_K: Float64
     covered_B: NDArray[np.bool_]
+    drawn_by_K: Int64 | None = None
     sums: torch.Tensor | None = None
     over_all_ranks: bool = False
     matrix_VK: Float64 | None = None
@@ -62,6 +65,7 @@ class LossCollector:
         self._consensus, self._loop, self._rows, self._listed_K = consensus, consensus.loop, rows, listed_K
         self._open: dict[int, _OpenStep] = {}
         self._background = Background(name="mixstream-feedback")
+        self._lock = threading.RLock()  # the feedback thread does not need it
         self._warned = False
         needs_matrix = getattr(self._loop and self._loop.mixer, "needs_matrix", False)
         self._without_matrix = _STEPS_WITHOUT_MATRIX if needs_matrix else 0
@@ -69,48 +73,53 @@ class LossCollector:
     def drew(self, rows: Rows) -> None:
         """Note that the rows of a step were handed out."""
         rows_K = np.bincount(rows.domain_B, minlength=len(self._listed_K)).astype(np.float64)
-        self._open[rows.step] = _OpenStep(rows_K, np.zeros(self._rows, dtype=np.bool_))
-        if self._loop is not None:
-            self._loop.drew(rows.step, rows_K)
-        else:
-            self._open.pop(rows.step - _KEPT_STEPS, None)
+        with self._lock:
+            self._open[rows.step] = _OpenStep(rows_K, np.zeros(self._rows, dtype=np.bool_), rows.drawn_by_K)
+            if self._loop is not None:
+                self._loop.drew(rows.step, rows_K, rows.drawn_by_K)
+            else:
+                self._open.pop(rows.step - _KEPT_STEPS, None)
 
-    def collect(self, batch: Batch, loss: Any, *, mask: Any = None, matrix: Any = None) -> None:
+    def collect(self, batch: Batch | Mapping[str, Any], loss: Any, *, mask: Any = None, matrix: Any = None) -> None:
         """Take in the losses of a batch or of one of its parts; see `LossReports.report`."""
-        if getattr(batch, "domain", None) is None:
-            raise FeedbackError(
-                f"a {type(batch).__name__} does not say of which step and domains it is: report the batch as the "
-                "loader handed it out, and let a collate_fn return a dict"
-            )
-        if (step := self._opened(batch.step, batch.rows)) is None:
-            return
-        _ = self._consensus.channel.exchange  # collective at the first use
-        sums = self._sums(loss, batch, mask)  # every check comes before the first change
-        step.matrix_VK = step.matrix_VK if matrix is None else self._matrix(matrix)
-        step.cover(batch.rows, sums)
-        self._send(batch.step)
+        batch = _known(batch)
+        with self._lock:
+            if (step := self._opened(batch.step, batch.rows)) is None:
+                return
+            _ = self._consensus.channel.exchange  # collective at the first use
+            sums = self._sums(loss, batch, mask)  # every check comes before the first change
+            step.matrix_VK = step.matrix_VK if matrix is None else self._matrix(matrix)
+            step.cover(batch.rows, sums)
+            self._send(batch.step)
 
     def collect_sums(self, step: int, loss_sum_K: Any, count_K: Any) -> None:
         """Take in the losses of a step that the caller has summed over all ranks."""
-        if (opened := self._opened(step, slice(None))) is None:
-            return
-        opened.cover(slice(None), torch.from_numpy(np.array([loss_sum_K, count_K], dtype=np.float64)))
-        opened.over_all_ranks = True
-        self._send(step)
+        sums = _summed((loss_sum_K, count_K), len(self._listed_K))
+        with self._lock:
+            if (opened := self._opened(step, slice(None))) is None:
+                return
+            opened.cover(slice(None), sums)
+            opened.over_all_ranks = True
+            self._send(step)
 
     def collect_evaluation(self, values: Any, *, means: bool) -> None:
-        """Take in validation losses: means over all ranks, [V], or the sums and counts of this rank, [2, K]."""
+        """Take in validation losses: means over all ranks, [V], or the sums and counts of this rank, [2, K].
+
+        Raises:
+            FeedbackError: none are due, or they have another shape.
+        """
         self._background.check()
-        array = np.array(values, dtype=np.float64)
-        if self._loop is None or self._loop.due.evaluated:
-            before = "" if self._loop is None else f" before step {self._loop.due.step}"
-            raise FeedbackError(f"no evaluation is due{before}; ask loader.wants_validation first")
-        if array.shape[-1] == len(self._listed_K):
-            array = array[..., self._listed_K]
-        _ = self._consensus.channel.exchange  # collective at the first use
-        step = self._loop.due.step
-        self._loop.accept()
-        self._background.submit(partial(self._consensus.decide_evaluation, step, array, means=means))
+        array = _evaluation(values, len(self._listed_K), means=means)
+        with self._lock:
+            if self._loop is None or self._loop.due.evaluated:
+                before = "" if self._loop is None else f" before step {self._loop.due.step}"
+                raise FeedbackError(f"no evaluation is due{before}; ask loader.wants_validation first")
+            if array.shape[-1] == len(self._listed_K):
+                array = array[..., self._listed_K]
+            _ = self._consensus.channel.exchange  # collective at the first use
+            step = self._loop.due.step
+            self._loop.accept()
+            self._background.submit(partial(self._consensus.decide_evaluation, step, array, means=means))
 
     @property
     def wants_validation(self) -> bool:
@@ -154,25 +163,19 @@ class LossCollector:
         domains = len(self._listed_K)
         if loss is None:
             return None
-        if not isinstance(loss, tuple):
-            return torch.stack(domain_sums(loss, batch.domain, domains, mask=mask))
-        sums, counts = (torch.as_tensor(part).detach().double() for part in loss[-2:])
-        if sums.shape != (domains,) or counts.shape != (domains,):
-            raise ConfigError(
-                f"summed losses are a pair (sums, counts) of one number for each of {domains} domains; got shapes "
-                f"{tuple(sums.shape)} and {tuple(counts.shape)}"
-            )
-        return torch.stack([sums, counts.to(sums.device)])
+        if isinstance(loss, tuple):
+            return _summed(loss, domains)
+        if isinstance(loss, torch.Tensor):
+            loss = as_numbers(loss, what="a loss", form="give the losses in nats per row [B] or per token [B, T]")
+        return torch.stack(domain_sums(loss, batch.domain, domains, mask=mask))
 
     def _matrix(self, matrix: Any) -> Float64:
         """Return `matrix` with its domains in the plan's order."""
-        array = torch.as_tensor(matrix).detach().double().cpu().numpy()
         order = self._listed_K
+        form = f"it has one row per validation group and one column for each of {len(order)} domains"
+        array = as_numbers(matrix, what="a matrix", form=form).double().cpu().numpy()
         if array.ndim != 2 or array.shape[1] != len(order):
-            raise ConfigError(
-                f"a matrix has one row per validation group and one column for each of {len(order)} domains; got shape "
-                f"{array.shape}"
-            )
+            raise ConfigError(f"a matrix of shape {array.shape} was reported: {form}")
         return array[np.ix_(order, order)] if array.shape[0] == len(order) else array[:, order]
 
     def _send(self, reported: int) -> None:
@@ -207,6 +210,7 @@ class LossCollector:
             step,
             both()[:, self._listed_K],
             rows_K=opened.rows_K,
+            drawn_by_K=opened.drawn_by_K,
             matrix_VK=opened.matrix_VK,
             over_all_ranks=opened.over_all_ranks,
         )
@@ -236,9 +240,12 @@ class LossCollector:
             "or use a mixer that needs no losses (Static)"
         )
 
-    def drain(self) -> None:
-        """Wait until every accepted report has led to weights."""
-        self._background.drain(what="the weights that follow from the last reports")
+    @contextlib.contextmanager
+    def drained(self) -> Iterator[None]:
+        """Wait until every accepted report has led to weights; no other thread's is accepted within the block."""
+        with self._lock:
+            self._background.drain(what="the weights that follow from the last reports")
+            yield
 
     def close(self) -> None:
         """Finish what was reported, end the feedback thread and close the log. A later report starts them again.
@@ -256,6 +263,53 @@ class LossCollector:
         """Close, and drop the error of the feedback thread: for a loader that is deleted or has an error of its own."""
         with contextlib.suppress(Exception):
             self.close()
+
+
+def _summed(parts: tuple[Any, ...], domains: int) -> torch.Tensor:
+    """Return (sums, counts) or (loss, sums, counts) as float64 [2, K].
+
+    Raises:
+        ConfigError: they are no numbers, or have another shape.
+    """
+    form = f"summed losses are a pair (sums, counts) of one number for each of {domains} domains, NaN for a missing one"
+    if len(parts) not in (2, 3):
+        raise ConfigError(f"a tuple of {len(parts)} was reported as a loss: {form}")
+    sums, counts = (as_numbers(part, what="a summed loss or its count", form=form).double() for part in parts[-2:])
+    if sums.shape != (domains,) or counts.shape != (domains,):
+        raise ConfigError(
+            f"summed losses of shapes {tuple(sums.shape)} and {tuple(counts.shape)} were reported: {form}"
+        )
+    return torch.stack([sums, counts.to(sums.device)])
+
+
+def _evaluation(values: Any, domains: int, *, means: bool) -> Float64:
+    """Return validation losses as float64: means [V], or sums and counts [2, K].
+
+    Raises:
+        FeedbackError: they are no numbers, or have another shape.
+    """
+    form = "mean losses are a list of numbers, one per validation group"
+    form = form if means else f"sums and counts are a pair of lists of one number for each of {domains} domains"
+    array = as_numbers(values, what="an evaluation", form=form, error=FeedbackError).double().cpu().numpy()
+    if not (array.ndim == 1 and len(array) if means else array.shape == (2, domains)):
+        raise FeedbackError(f"an evaluation of shape {list(array.shape)} was reported: {form}")
+    return array
+
+
+def _known(batch: Any) -> Batch:
+    """Return the batch that was reported; of a dict that was made of a batch's items, that batch.
+
+    Raises:
+        FeedbackError: it does not say of which step and rows it is.
+    """
+    found = batch if isinstance(batch, Batch) else Batch(batch) if isinstance(batch, Mapping) else None
+    if found is None or found.domain is None:
+        why = f" ({found.unknown})" if found is not None and found.unknown else ""
+        raise FeedbackError(
+            f"a {type(batch).__name__} does not say of which step and domains it is{why}: report the batch that the "
+            "loader handed out, a part of it (batch.split(n)) or a dict of its items; let a collate_fn return a dict"
+        )
+    return found
 
 
 def _lacks_evaluation(loop: FeedbackLoop, step: int) -> FeedbackError:

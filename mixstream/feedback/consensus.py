@@ -47,11 +47,19 @@ class RankConsensus:
     _odd: dict[str, Any] = field(default_factory=dict, init=False)  # in what this rank differs from rank 0
 
     def decide(
-        self, step: int, sums_2K: Float64, *, rows_K: Float64, matrix_VK: Float64 | None, over_all_ranks: bool
+        self,
+        step: int,
+        sums_2K: Float64,
+        *,
+        rows_K: Float64,
+        drawn_by_K: Int64 | None,
+        matrix_VK: Float64 | None,
+        over_all_ranks: bool,
     ) -> None:
         """Take in a complete step: sum its losses, publish the weights that they lead to, and log it.
 
-        `sums_2K` are summed losses and the numbers of their terms: of this rank, or `over_all_ranks`.
+        `sums_2K` are summed losses and the numbers of their terms: of this rank, or `over_all_ranks`. `rows_K` and
+        `drawn_by_K` are those of `FeedbackLoop.drew`.
 
         Raises:
             RanksDisagreeError: the ranks' reports, settings, states or weights are not those of one run.
@@ -61,16 +69,17 @@ class RankConsensus:
             sums_2K = self._summed(exchange, step, sums_2K, matrix=matrix_VK is not None)
             if matrix_VK is not None:
                 matrix_VK = exchange.all_reduce(matrix_VK) / exchange.size
-        drawn_by_K = self.weights(step)
+        given_K = self.weights(step)
         if self.loop is not None:
             found = self.loop.conclude(step, *sums_2K, matrix_VK=matrix_VK, agree=self._agree(exchange))
             if found is not None:
                 self.publish(*found)
         with self._logging() as log:
-            if log is not None and drawn_by_K is not None:
+            if log is not None and given_K is not None:
                 log.write(
                     step,
-                    weights_K=drawn_by_K,
+                    weights_K=given_K if drawn_by_K is None else drawn_by_K,
+                    given_K=given_K,
                     rows_K=rows_K,
                     loss_sum_K=sums_2K[0],
                     count_K=sums_2K[1],
@@ -100,8 +109,9 @@ class RankConsensus:
         try:
             if self.log is not None and self.loop is not None and self.loop.missed:
                 missed, self.loop.missed = self.loop.missed, []
-                for step, weights_K, rows_K in missed:
-                    self.log.write(step, weights_K=weights_K, rows_K=rows_K)
+                for step, given_K, rows_K, drawn_by_K in missed:
+                    weights_K = given_K if drawn_by_K is None else drawn_by_K
+                    self.log.write(step, weights_K=weights_K, given_K=given_K, rows_K=rows_K)
             yield self.log
         except OSError as error:
             assert self.log is not None

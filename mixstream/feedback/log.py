@@ -14,7 +14,8 @@ that step and later belong to a run that was cut short, and are ignored.
     {"event":"validation","step":99,"loss":{"code":5.1,"web":6.2}}
 
 Everything by domain is an object by name. A domain that is missing from `rows` had none in that batch; one that is
-missing from `loss` has no known loss. `explained` holds what the mixer explains (`Explaining`), each entry at the
+missing from `loss` has no known loss. `given`, where domains have left the mix, are the weights before they were taken
+out, by which a replay draws. `explained` holds what the mixer explains (`Explaining`), each entry at the
 steps where it changed. `validation` is measured after its step and before the next; step -1 is before training.
 
 Shape suffixes: K domains, V validation groups.
@@ -31,8 +32,10 @@ import msgspec
 import numpy as np
 
 from mixstream.errors import ConfigError
+from mixstream.feedback.logged_plan import LoggedPlan
 from mixstream.feedback.tensorboard import TensorBoardWriter
 from mixstream.plan.weights import WEIGHT_UNIT
+from mixstream.storage import absolute
 from mixstream.types import Float64, Int64
 
 VERSION = 1
@@ -55,6 +58,7 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
         row_tokens: tokens of a row; None if rows differ in length.
         samples: of each domain.
         selections: ids of the selections by which domains are read; a domain that is read whole is not among them.
+        plan: what decides the rows besides the weights; None in logs of earlier versions.
     """
 
     mixstream: int
@@ -67,10 +71,14 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     row_tokens: int | None
     samples: dict[str, int]
     selections: dict[str, str] = {}
+    plan: LoggedPlan | None = None
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", tag="step"):
-    """One step: the weights that it was drawn by, its rows, and its losses over all ranks."""
+    """One step: the weights that it was drawn by, its rows, and its losses over all ranks.
+
+    Where domains have left the mix (`max_epochs`), `weights` are without them, and `given` are those with them.
+    """
 
     step: int
     weights: dict[str, float]
@@ -78,6 +86,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fi
     loss: dict[str, float | None] = {}
     count: dict[str, float] = {}
     explained: dict[str, Any] = {}
+    given: dict[str, float] = {}
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="validation"):
@@ -89,7 +98,7 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", t
 
 def log_file(path: str | os.PathLike[str]) -> Path:
     """Return the file of a log: `path` if it is a file or its name ends in .jsonl, else `mixture.jsonl` in it."""
-    path = Path(path)
+    path = Path(absolute(path, "the path of the log"))
     return path if path.suffix == ".jsonl" or path.is_file() else path / FILE
 
 
@@ -187,8 +196,8 @@ class MixingLog:
 
         Args:
             samples_K: int64 [K], samples of each domain.
-            facts: `step`, `mixer`, `lag`, `global_batch_size`, `row_tokens` and, if there are any, `selections` of the
-                header (`Begin`).
+            facts: `step`, `mixer`, `lag`, `global_batch_size`, `row_tokens`, `plan` and, if there are any,
+                `selections` of the header (`Begin`).
 
         Raises:
             ConfigError: the file exists and is not a mixing log.
@@ -205,6 +214,7 @@ class MixingLog:
         *,
         weights_K: Int64,
         rows_K: Int64 | Float64,
+        given_K: Int64 | None = None,
         loss_sum_K: Float64 | None = None,
         count_K: Float64 | None = None,
         explained: Mapping[str, Any] | None = None,
@@ -215,11 +225,16 @@ class MixingLog:
             step: the step.
             weights_K: int64 [K], the weights that it was drawn by, in parts of `WEIGHT_UNIT`.
             rows_K: [K], rows of each domain in the global batch.
+            given_K: int64 [K], the weights that were given to the plan, from which those of domains that have left the
+                mix were taken; `weights_K` if not given.
             loss_sum_K: float64 [K], summed losses over all ranks, in nats; None if none were reported.
             count_K: float64 [K], tokens (or rows) that the sums are over.
             explained: what the mixer explains (`mixers.Explaining`); only entries that changed are written.
         """
         weights = dict(zip(self._names, (np.asarray(weights_K) / WEIGHT_UNIT).tolist()))
+        given: dict[str, float] = {}
+        if given_K is not None and not np.array_equal(given_K, weights_K):
+            given = dict(zip(self._names, (np.asarray(given_K) / WEIGHT_UNIT).tolist()))
         rows = {name: int(rows) for name, rows in zip(self._names, np.asarray(rows_K).tolist()) if rows}
         loss, count = {}, {}
         if loss_sum_K is not None and count_K is not None:
@@ -227,7 +242,9 @@ class MixingLog:
             sums = dict(zip(self._names, np.asarray(loss_sum_K).tolist()))
             loss = {name: sums[name] / n for name, n in count.items()}
         changed = self._changed(explained or {})
-        self._append(Step(step=step, weights=weights, rows=rows, loss=loss, count=count, explained=changed))
+        self._append(
+            Step(step=step, weights=weights, rows=rows, loss=loss, count=count, explained=changed, given=given)
+        )
         if self._tensorboard is not None:
             self._tensorboard.add_step(step, weights=weights, loss=loss, count=count, explained=changed)
 

@@ -85,7 +85,7 @@ class FeedbackLoop:
         accepted: how far the trainer has come.
         concluded: how far the mixer has come.
         newest: int64 [K], the newest known weights; None before any.
-        missed: (step, weights, rows) of missed steps that are not in the mixing log yet.
+        missed: (step, given weights, rows, weights drawn by) of missed steps that are not in the mixing log yet.
 
     A mixer that weighs domains by their mean losses, with a lag of 1: step 0 decides the weights of step 2.
 
@@ -107,7 +107,7 @@ class FeedbackLoop:
         if lag < 0:
             raise ConfigError(f"lag must be at least 0 steps, got {lag}")
         self.mixer, self.prior_K, self.lag = mixer, prior_K, lag
-        self.missed: list[tuple[int, Int64, Float64]] = []
+        self.missed: list[tuple[int, Int64, Float64, Int64 | None]] = []
         self._validating = mixer if isinstance(mixer, Validating) else None  # kept, since the check is slow
         self._begin(mixer.init(prior_K), origin=origin)
 
@@ -116,6 +116,7 @@ class FeedbackLoop:
         self._state, self.origin = state, origin
         self._log: dict[int, Int64] = {}
         self._drawn: dict[int, Float64] = {}
+        self._drawn_by: dict[int, Int64] = {}  # where domains have left the mix
         self._held: _Losses | None = None  # of the step before the evaluation that the mixer waits for
         if self.wants_validation(origin):
             nothing_K = np.zeros(len(self.prior_K))
@@ -136,9 +137,14 @@ class FeedbackLoop:
         """What the trainer has to do next: the report of `due.step`, or the evaluation before it."""
         return max(self.accepted, self.concluded)  # a caller may conclude without `accept`
 
-    def drew(self, step: int, rows_K: Float64) -> None:
-        """Note that `step` was handed out, with `rows_K` (float64 [K]) rows of each domain in its global batch."""
+    def drew(self, step: int, rows_K: Float64, drawn_by_K: Int64 | None = None) -> None:
+        """Note that `step` was handed out, with `rows_K` (float64 [K]) rows of each domain in its global batch.
+
+        `drawn_by_K` are the weights in parts of `WEIGHT_UNIT`, int64 [K], where domains have left the mix.
+        """
         self._drawn[step] = rows_K
+        if drawn_by_K is not None:
+            self._drawn_by[step] = drawn_by_K
 
     def accept(self) -> None:
         """Note that the trainer has done what is `due`; call it before the feedback thread concludes from it."""
@@ -203,7 +209,8 @@ class FeedbackLoop:
 
     def _take(self, step: int, losses: _Losses, validation_V: Float64 | None, agree: Agree | None) -> tuple[int, Int64]:
         """Ask the mixer what follows from `step`."""
-        drawn_by_K = self._log.pop(step, None)  # every rank has drawn the step already
+        given_K = self._log.pop(step, None)  # every rank has drawn the step already
+        drawn_by_K = self._drawn_by.pop(step, given_K)
         feedback = Feedback(
             step=step,
             effective=step + 1 + self.lag,
@@ -234,6 +241,7 @@ class FeedbackLoop:
                 "will not learn from it after a resume; call report() before state_dict()",
                 stacklevel=3,
             )
+        drawn_by = [[at, parts_K.tolist()] for at, parts_K in sorted(self._drawn_by.items()) if at < step]
         return {
             "lag": self.lag,
             "origin": self.origin,
@@ -242,6 +250,7 @@ class FeedbackLoop:
             "log": [[at, self._log[at].tolist()] for at in sorted(self._log)],
             "drawn": [[at, rows_K.tolist()] for at, rows_K in sorted(self._drawn.items()) if at < step],
             "waiting": None if self._held is None else to_json(vars(self._held)),
+            **({"drawn_by": drawn_by} if drawn_by else {}),
         }
 
     def restore(self, document: Mapping[str, Any], step: int) -> None:
@@ -254,6 +263,8 @@ class FeedbackLoop:
             self.origin, reported = int(document["origin"]), int(document["reported"])
             self._log = {int(at): np.asarray(parts, dtype=np.int64) for at, parts in document["log"]}
             self._drawn = {int(at): np.asarray(rows, dtype=np.float64) for at, rows in document["drawn"]}
+            drawn_by = document.get("drawn_by", [])  # states of before had none
+            self._drawn_by = {int(at): np.asarray(parts, dtype=np.int64) for at, parts in drawn_by}
             self._state = from_json(document["state"])
             self._held = None if document["waiting"] is None else _Losses(**from_json(document["waiting"]))
         except (KeyError, TypeError, ValueError) as error:
@@ -270,7 +281,7 @@ class FeedbackLoop:
         for missed in range(reported, step):
             if not self.concluded.evaluated:
                 self.evaluated(missed, None)
-            self.missed.append((missed, self._log[missed], self._drawn[missed]))
+            self.missed.append((missed, self._log[missed], self._drawn[missed], self._drawn_by.get(missed)))
             self.conclude(missed, nothing_K, nothing_K)
 
     def _consistent(self, step: int) -> bool:
@@ -281,6 +292,8 @@ class FeedbackLoop:
             return False
         known = [self._log.get(at) for at in range(max(first, self.origin), self.known)]
         rows = [self._drawn.get(at) for at in range(first, step)]
+        if not all(parts_K.shape == (K,) for parts_K in self._drawn_by.values()):
+            return False
         return all(rows_K is not None and rows_K.shape == (K,) for rows_K in rows) and all(
             parts_K is not None and parts_K.shape == (K,) and parts_K.min() >= 0 and parts_K.sum() == WEIGHT_UNIT
             for parts_K in known
@@ -289,7 +302,8 @@ class FeedbackLoop:
     def copy(self) -> Self:
         """Return an independent copy."""
         twin = copy.copy(self)
-        twin.missed, twin._log, twin._drawn = list(self.missed), dict(self._log), dict(self._drawn)
+        twin.missed, twin._log = list(self.missed), dict(self._log)
+        twin._drawn, twin._drawn_by = dict(self._drawn), dict(self._drawn_by)
         twin._state = copy.deepcopy(self._state)
         return twin
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
 from mixstream.feedback.cross_entropy import linear_cross_entropy
+from mixstream.feedback.numbers import as_numbers
 
 _GRID = 1 << 20
 """Parts of a nat to which a row's sum is rounded."""
@@ -49,9 +50,10 @@ def domain_sums(
         >>> sums.tolist(), counts.tolist()
         ([2.0, 8.0], [1.0, 2.0])
     """
-    if not isinstance(loss, torch.Tensor):
+    if not isinstance(loss, torch.Tensor) or loss.is_complex():
+        kind = loss.dtype if isinstance(loss, torch.Tensor) else type(loss).__name__
         raise ConfigError(
-            f"loss is a {type(loss).__name__}: give the tensor of losses per row [B] or per token [B, T], that is with "
+            f"loss is a {kind}: give the tensor of losses per row [B] or per token [B, T], that is with "
             'reduction="none"'
         )
     index = _domain_ids(domain, domains, loss.device)
@@ -171,7 +173,7 @@ def _rows(loss: torch.Tensor, index: torch.Tensor) -> int:
         flat = loss.ndim == 1 or index.ndim == 1
         if loss.shape == index.shape or (flat and loss.numel() == index.numel()):
             return index.numel()
-        by_row = index.ndim == 1 and len(index) and (len(loss) == len(index) or loss.ndim == 1)
+        by_row = index.ndim == 1 and len(index) and (len(loss) == len(index) or (loss.ndim == 1 and len(loss)))
         if by_row and loss.numel() % len(index) == 0:
             return len(index)
     raise ConfigError(
@@ -183,7 +185,9 @@ def _rows(loss: torch.Tensor, index: torch.Tensor) -> int:
 
 def _term_weights(mask: Any, loss: torch.Tensor, rows: int) -> torch.Tensor:
     """Return `mask` as float64 in the shape of `loss`."""
-    weight = torch.as_tensor(mask).to(loss.device, torch.float64, non_blocking=True)
+    form = "give the mask in the shape of the loss, or one value per row"
+    weight = as_numbers(mask, what="a mask", form=form, traced=loss.device.type == "meta")
+    weight = weight.to(loss.device, torch.float64, non_blocking=True)
     if weight.numel() == loss.numel():
         return weight.reshape(loss.shape)
     if weight.ndim == 1 and len(weight) == rows and loss.numel() % rows == 0:  # per row, whatever T is
@@ -192,10 +196,7 @@ def _term_weights(mask: Any, loss: torch.Tensor, rows: int) -> torch.Tensor:
         return weight.broadcast_to(loss.shape)
     except RuntimeError:
         shape = tuple(weight.shape)
-    raise ConfigError(
-        f"mask has shape {shape} and loss {tuple(loss.shape)}, {math.prod(loss.shape)} terms: give the mask in the "
-        "shape of the loss, or one value per row"
-    )
+    raise ConfigError(f"mask has shape {shape} and loss {tuple(loss.shape)}, {math.prod(loss.shape)} terms: {form}")
 
 
 def fetch(values: torch.Tensor) -> Callable[[], NDArray[Any]]:

@@ -10,15 +10,16 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from mixstream.cached import cached_property
 from mixstream.errors import ConfigError, StateError
 from mixstream.feedback.log import VERSION, Begin, Step, Validation, log_file
+from mixstream.feedback.logged_plan import LoggedPlan
 from mixstream.mixers.static import by_name
 from mixstream.plan.weights import WEIGHT_UNIT, normalise
 from mixstream.types import Float64, Int64
@@ -28,11 +29,16 @@ from mixstream.types import Float64, Int64
 class Replay:
     """An `OpenLoop` mixer that draws by logged weights, bit for bit; after the end of the log the last ones stay.
 
+    Of a run with fixed weights, a dataset takes the rows of its epochs from the `plan`, and no weights by step.
+
     Args:
         names: the domains.
         step_C: int64 [C], steps at which weights change, rising from 0.
         weights_CK: int64 [C, K], in parts of `WEIGHT_UNIT`.
         selections: ids of the selections by which the logged run read domains.
+        plan: what else decided its rows; None for a log of an earlier version.
+        global_batch_size: rows of its steps; None if not known.
+        mixer: the name of its mixer.
 
         >>> quarter = WEIGHT_UNIT // 4
         >>> mixer = Replay(("code", "web"), np.array([0, 8]), quarter * np.array([[2, 2], [1, 3]]))
@@ -45,6 +51,9 @@ class Replay:
     weights_CK: Int64 = field(repr=False, compare=False)
     digest: str = field(init=False, default="")
     selections: Mapping[str, str] = field(repr=False, compare=False, kw_only=True, default_factory=dict)
+    plan: LoggedPlan | None = field(repr=False, compare=False, kw_only=True, default=None)
+    global_batch_size: int | None = field(repr=False, compare=False, kw_only=True, default=None)
+    mixer: str = field(repr=False, compare=False, kw_only=True, default="")
 
     def __post_init__(self) -> None:
         content = blake2b(self.step_C.tobytes() + self.weights_CK.tobytes(), digest_size=8)
@@ -68,6 +77,13 @@ class Replay:
         Args:
             selections: for every domain of the run, the id of its selection; None for a domain that is read whole.
         """
+        if self.plan is None and self.mixer in ("none", "Static"):
+            warnings.warn(
+                "the log that is replayed was written by an earlier version, which did not log what an epoch takes of "
+                "each domain under fixed weights: the weights of each step are the same, its rows may not be; for the "
+                "batches of that run, give the dataset the same weights instead of the log",
+                stacklevel=4,
+            )
         other = [name for name in sorted(selections) if name in self.names]
         other = [name for name in other if self.selections.get(name) != selections[name]]
         if not other:
@@ -81,6 +97,23 @@ class Replay:
             stacklevel=4,
         )
 
+    def warn_of_another_plan(self, now: LoggedPlan, global_batch_size: int) -> None:
+        """Warn if a run whose plan is `now`, of steps of so many rows, draws other rows than the logged one did."""
+        found = list(self.plan.others(now)) if self.plan is not None else []
+        if self.plan is not None and self.global_batch_size not in (None, global_batch_size):
+            was = self.global_batch_size
+            found.append(
+                (f"global_batch_size was {was}, now {global_batch_size}", f"batch_size x ranks that make {was}")
+            )
+        if found:
+            warnings.warn(
+                "the log that is replayed was written by a run with other settings: the weights of each step are the "
+                "same, its rows are not:\n  - "
+                + "\n  - ".join(line for line, _ in found)
+                + f"\nFor the batches of that run, give {', '.join(remedy for _, remedy in found)}",
+                stacklevel=4,
+            )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoggedRun:
@@ -92,6 +125,7 @@ class LoggedRun:
         names: the domains of all headers, in the order of all arrays.
         step_T: int64 [T], the logged steps, rising.
         weights_TK: int64 [T, K], the weights that each step was drawn by, in parts of `WEIGHT_UNIT`.
+        given_TK: int64 [T, K], the weights that the plan was given: with those of domains that had left the mix.
         rows_TK: int64 [T, K], rows of each domain in the global batch.
         loss_TK: float64 [T, K], mean loss in nats; NaN where none is known.
         count_TK: float64 [T, K], tokens (or rows) that the means are over.
@@ -104,6 +138,7 @@ class LoggedRun:
     names: tuple[str, ...]
     step_T: Int64
     weights_TK: Int64
+    given_TK: Int64
     rows_TK: Int64
     loss_TK: Float64
     count_TK: Float64
@@ -145,13 +180,27 @@ class LoggedRun:
                 f"{self.path}: the selections changed in mid-run (between the headers of step {moved[-1]} and of step "
                 f"{self.header.step}), and no single run draws that"
             )
+        if carried := [header.step for header in self.headers if header.plan is not None and header.plan.carried]:
+            raise StateError(
+                f"{self.path}: at step {carried[-1]} the run went on from a state of another run (strict=False), and "
+                "no single run draws that"
+            )
+        plans = [header.plan for header in self.headers]
+        if moved := [header.step for header in self.headers if None not in plans and header.plan != plans[-1]]:
+            raise StateError(
+                f"{self.path}: settings changed in mid-run (between the headers of step {moved[-1]} and of step "
+                f"{self.header.step}), and no single run draws that"
+            )
         change_T = np.ones(len(self.step_T), dtype=bool)
-        change_T[1:] = (self.weights_TK[1:] != self.weights_TK[:-1]).any(axis=1)
+        change_T[1:] = (self.given_TK[1:] != self.given_TK[:-1]).any(axis=1)
         return Replay(
             names=self.names,
             step_C=self.step_T[change_T],
-            weights_CK=self.weights_TK[change_T],
+            weights_CK=self.given_TK[change_T],
             selections=self.header.selections,
+            plan=None if None in plans else plans[-1],
+            global_batch_size=self.header.global_batch_size,
+            mixer=self.header.mixer,
         )
 
 
@@ -198,7 +247,7 @@ def read_log(path: str | os.PathLike[str]) -> LoggedRun:
 
 
 class _Pages:
-    """The lines that count so far: for each header a page, step -> float64 [4, K] (weights, rows, loss, count)."""
+    """The lines that count so far: by header a page, step -> float64 [5, K]: weights, rows, loss, count, given."""
 
     def __init__(self) -> None:
         self.pages: list[tuple[Begin, dict[int, Float64]]] = []
@@ -213,8 +262,15 @@ class _Pages:
             raise msgspec.ValidationError("it comes before any header")
         elif isinstance(line, Step):
             header, page = self.pages[-1]
+            weights, given = line.weights, line.given or line.weights
             values = [
-                [line.weights.get(name, 0.0), line.rows.get(name, 0), line.loss.get(name), line.count.get(name, 0.0)]
+                [
+                    weights.get(name, 0.0),
+                    line.rows.get(name, 0),
+                    line.loss.get(name),
+                    line.count.get(name, 0.0),
+                    given.get(name, 0.0),
+                ]
                 for name in header.domains
             ]
             page[line.step] = np.array(values, dtype=np.float64).T  # None, where no loss is known, becomes NaN
@@ -237,20 +293,21 @@ class _Pages:
         names = tuple(dict.fromkeys(name for header in headers for name in header.domains))
         steps = sorted((step, at) for at, (_, page) in enumerate(self.pages) for step in page)
         step_T = np.array([step for step, _ in steps], dtype=np.int64)
-        value_4TK = np.zeros((4, len(steps), len(names)))
-        value_4TK[2] = np.nan
+        value_5TK = np.zeros((5, len(steps), len(names)))
+        value_5TK[2] = np.nan
         columns = [[names.index(name) for name in header.domains] for header in headers]
         for t, (step, at) in enumerate(steps):
-            value_4TK[:, t, columns[at]] = self.pages[at][1][step]
+            value_5TK[:, t, columns[at]] = self.pages[at][1][step]
         return LoggedRun(
             path=path,
             headers=headers,
             names=names,
             step_T=step_T,
-            weights_TK=_whole_parts(value_4TK[0], step_T, path),
-            rows_TK=value_4TK[1].astype(np.int64),
-            loss_TK=value_4TK[2],
-            count_TK=value_4TK[3],
+            weights_TK=_whole_parts(value_5TK[0], step_T, path),
+            given_TK=_whole_parts(value_5TK[4], step_T, path),
+            rows_TK=value_5TK[1].astype(np.int64),
+            loss_TK=value_5TK[2],
+            count_TK=value_5TK[3],
             validation=self.validation,
             explained=self.explained,
         )

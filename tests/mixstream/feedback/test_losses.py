@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import mixstream as ms
 from mixstream.errors import ConfigError
 from mixstream.feedback.losses import indexed_sums, masked_sums
+from mixstream.types import Feedback
 
 
 def test_rows_are_summed_by_domain():
@@ -155,3 +156,10 @@ def test_sums_do_not_depend_on_how_rows_are_split(rows, parts, random):
 def test_a_loss_that_is_no_tensor_is_refused():
     with pytest.raises(ConfigError, match=r'loss is a float: .* reduction="none"'):
         ms.domain_sums(2.3, [0], 1)  # type: ignore[arg-type]
+
+
+def test_a_mean_loss_that_overflows_is_missing():
+    one_K = np.ones(2)
+    sums_K, counts_K = np.array([1e308, 4.0]), np.array([1e-300, 2.0])
+    feedback = Feedback(step=0, effective=1, rows_K=one_K, weights_K=one_K / 2, loss_sum_K=sums_K, count_K=counts_K)
+    np.testing.assert_array_equal(feedback.loss_K, [np.nan, 2.0])
