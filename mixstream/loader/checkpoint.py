@@ -4,11 +4,16 @@ A `Position` does not move: loaders take their own copy of its feedback loop. It
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
+import msgspec
+
+from mixstream.cached import cached_property
+from mixstream.errors import ConfigError
 from mixstream.feedback.loop import FeedbackLoop
 from mixstream.loader.run import Run
 from mixstream.plan.state import RunState
+from mixstream.plan.state_record import IteratorState
 from mixstream.types import Cursor
 from mixstream.world import World
 
@@ -38,20 +43,28 @@ class Position:
         self.run, self._checkpoint = run, checkpoint
 
     @cached_property
-    def found(self) -> tuple[Cursor, FeedbackLoop | None]:
-        """The place in the run's plan, and the feedback loop there, which is not to be changed.
+    def found(self) -> tuple[Cursor, FeedbackLoop | None, bool]:
+        """The place in the run's plan, the feedback loop there, and whether all of the checkpoint is kept.
+
+        The loop is not to be changed. Not all is kept where the checkpoint is of another run (`strict=False`).
 
         Raises:
             StateError: the checkpoint belongs to another run.
         """
         if self._checkpoint is None:
-            return self.run.start(), self.run.loop()
+            return self.run.start(), self.run.loop(), True
         return self.run.restore(self._checkpoint.state, strict=self._checkpoint.strict)
 
     @property
     def cursor(self) -> Cursor:
         """The place in the run's plan."""
         return self.found[0]
+
+    @property
+    def place(self) -> IteratorState | None:
+        """What the checkpoint says of the place beyond the cursor; None for one between two steps."""
+        place = self._checkpoint.state.iterator if self._checkpoint is not None else None
+        return place if isinstance(place, IteratorState) else None
 
     def begin_loop(self) -> FeedbackLoop | None:
         """Return a copy of the feedback loop there, for the caller alone; None where nothing learns."""
@@ -65,28 +78,88 @@ class Epochs:
     Args:
         world: those ranks.
         position: where the run goes on.
-        start: where the epoch of claim 0 begins, if not at the position.
+        start: where the first epoch begins, if not at the position.
+        claim: the claim of the first epoch.
     """
 
-    def __init__(self, world: World, position: Position, start: Cursor | None = None) -> None:
+    def __init__(self, world: World, position: Position, start: Cursor | None = None, claim: int = 0) -> None:
         self.world, self.position = world, position
-        self._start, self._reached = start, (0, start)
+        self._start, self._claim, self._reached = start, claim, (claim, start)
 
     @property
     def start(self) -> Cursor:
-        """Where the epoch of claim 0 begins."""
+        """Where the first epoch begins."""
         return self._start or self.position.cursor
+
+    def place(self, claim: int) -> IteratorState | None:
+        """Return what is known of where the epoch of `claim` begins, beyond the cursor."""
+        return self.position.place if claim == self._claim and self._start is None else None
+
+    def number(self, claim: int) -> int:
+        """Return the number of the epoch of `claim`.
+
+        That of the first lies before its start if a state says that all of it was handed out.
+        """
+        place = self.place(self._claim)
+        return (place.epoch if place is not None else self.start.epoch) + claim - self._claim
 
     def begin(self, claim: int) -> Cursor:
         """Return where the epoch of `claim` begins."""
         reached, cursor = self._reached
         if reached > claim or cursor is None:
-            reached, cursor = 0, self.start
+            reached, cursor = self._claim, self.start
         if reached < claim:
-            cursor = self.position.run.walk_to_epoch(cursor, self.start.epoch + claim)
+            cursor = self.position.run.walk_to_epoch(cursor, self.number(claim))
             self.reach(claim, cursor)
         return cursor
 
     def reach(self, claim: int, cursor: Cursor) -> None:
         """Note that the epoch of `claim` begins at `cursor`, so that `begin` need not walk to it."""
         self._reached = claim, cursor
+
+    def document(self) -> dict[str, Any]:
+        """Return the state at the start of the first epoch."""
+        document, place = self.position.run.document(self.start, None), self.place(self._claim)
+        return document | ({"iterator": msgspec.to_builtins(place)} if place is not None else {})
+
+
+def counted(
+    run: Run, cursor: Cursor, place: IteratorState | None, num_samples: int, *, from_beginning: bool
+) -> dict[str, Any]:
+    """Return the state after `num_samples` samples of an epoch.
+
+    Args:
+        run: the run.
+        cursor: where the iteration of this epoch began.
+        place: what is known of this beginning beyond the cursor.
+        num_samples: the samples, over all ranks.
+        from_beginning: whether they count from the epoch's beginning, not from `cursor`.
+
+    Raises:
+        ConfigError: the ranks would have different numbers of samples, or the iteration began behind that place.
+    """
+    rows, ranks = run.run_plan.batch_size, run.run_plan.world.size
+    each, odd = divmod(num_samples, ranks)
+    if odd:
+        raise ConfigError(
+            f"{num_samples} samples over {ranks} ranks are not the same number on each: num_samples counts the samples "
+            "of all ranks; take states between batches"
+        )
+    begun = cursor.step_in_epoch * rows + (place.rows if place is not None else 0)
+    each -= begun if from_beginning else 0
+    if each < 0:
+        raise ConfigError(
+            f"{num_samples} samples from the epoch's beginning lie before the state that this run goes on from "
+            f"({begun * ranks} samples): count all of the epoch's samples"
+        )
+    steps, within = divmod(each + (place.rows if place is not None else 0), rows)
+    walk = run.walk(cursor, run.weights(None))
+    for _ in range(steps):
+        walk.advance()
+    document = run.document(walk.cursor, None)
+    if not within:
+        return document
+    here = IteratorState(
+        epoch=walk.cursor.epoch, rows=within, batch_rows=rows, worker=0, workers=1, batch_size=rows, phase=0
+    )
+    return document | {"iterator": msgspec.to_builtins(here)}

@@ -7,15 +7,21 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from mixstream.arguments import MOST, whole
 from mixstream.data.assemble import Transform, checked_transforms, finish
-from mixstream.data.batch import collate_samples
-from mixstream.errors import ConfigError
-from mixstream.loader.dataset import StreamingDataset
+from mixstream.data.collate import collate_samples
+from mixstream.distributed import detect_world
+from mixstream.errors import ClosedError, ConfigError
+from mixstream.loader.dataset import StreamingDataset, check_iterates_as_planned
+from mixstream.loader.iteration import check_between_steps
 from mixstream.loader.place import Place
 from mixstream.loader.reports import LossReports
 from mixstream.loader.run import Run
+from mixstream.loader.sharing import LoaderLock, SharedIterator
 from mixstream.loader.workers import WeightRing
+from mixstream.plan.state import parse_state
 from mixstream.plan.walk import Walk
+from mixstream.storage import absolute
 from mixstream.types import Rows
 
 
@@ -23,8 +29,9 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
     """A torch DataLoader over a `StreamingDataset`, with its arguments.
 
     The position counts batches handed out, not batches that workers have made ahead. Each `iter()` begins an epoch: the
-    next one if the last `iter()` handed out a batch, the same one otherwise. Batches that are dicts have the attributes
-    `step`, `domain` (int64 [B], in the order of `streams`) and `repeats`.
+    next one if the last `iter()` handed out a batch, the same one otherwise. It ends earlier iterators of this loader,
+    which raise `ClosedError`; threads may share one iterator. Batches that are dicts have a column `domain` (int64 [B],
+    in the order of `streams`) and the attributes `step`, `domain` and `repeats` of `Batch`.
 
     Args:
         dataset: the dataset to read. Its `batch_size` must be this loader's; either is taken from the other if not
@@ -44,6 +51,11 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         transforms: Sequence[Transform] = (),
         **kwargs: Any,
     ) -> None:
+        for key, least in (("batch_size", 1), ("num_workers", 0), ("prefetch_factor", 1)):
+            if kwargs.get(key) is not None:
+                kwargs[key] = whole(key, kwargs[key], least=least)
+        if args and args[0] is not None:
+            args = (whole("batch_size", args[0], least=1), *args[1:])
         if isinstance(dataset, StreamingDataset) and kwargs.get("collate_fn") is None and len(args) < 6:
             kwargs["collate_fn"] = collate_samples
         if isinstance(dataset, StreamingDataset) and not args and dataset.batch_size is not None:
@@ -51,12 +63,31 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         super().__init__(dataset, *args, **kwargs)
         self.num_samples_yielded, self.transforms = 0, checked_transforms(transforms)
         self._source = dataset if isinstance(dataset, StreamingDataset) else None
-        self._device, self._log = None, Path(log) if log is not None else None
+        self._device, self._log = None, Path(absolute(log, "log")) if log is not None else None
         self._place: Place | None = None  # as over another kind of dataset
         self._ring: WeightRing | None = None
+        self._lock = LoaderLock()
         self._handed = False  # whether the last iter() has handed out a batch
         if self._source is None:
             return
+        self._check_agreed(dataset)
+        if self.drop_last and not dataset.drop_last:
+            dataset.drop_last = True
+            dataset.forget_run()
+        self._begin(dataset)
+
+    def _check_agreed(self, dataset: StreamingDataset) -> None:
+        """Check that this loader hands out the batches of the dataset's plan, in their order.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        check_iterates_as_planned(dataset, "mixstream.StreamingDataLoader")
+        if self.num_workers and not getattr(self, "in_order", True):  # torch has it from 2.6 on
+            raise ConfigError(
+                "in_order=False hands out the batches of quick workers first, and the plan says by their order which "
+                "step and domains they are: reports and states would be of other rows; leave in_order=True"
+            )
         if dataset.batch_size is None:
             dataset.batch_size = self.batch_size
         if dataset.batch_size != self.batch_size:
@@ -64,10 +95,16 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
                 f"batch_size={self.batch_size} here and {dataset.batch_size} on the dataset: the plan consists of "
                 "global batches, so give both the same"
             )
-        if self.drop_last and not dataset.drop_last:
-            dataset.drop_last = True
-            dataset.forget_run()
-        self._begin(dataset)
+
+    @property
+    def _is_accelerate_prepared(self) -> bool:
+        """Whether accelerate passes the loader through `prepare`: its dataset divides rows among all processes."""
+        source = self._source
+        return source is not None and source.run.run_plan.world.size == detect_world().size
+
+    @_is_accelerate_prepared.setter
+    def _is_accelerate_prepared(self, prepared: bool) -> None:
+        """Accelerate sets it where it has prepared the loader, which changes nothing."""
 
     def _begin(self, dataset: StreamingDataset) -> Place:
         """Begin at the dataset's position: the start, or a state that was loaded."""
@@ -75,7 +112,8 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         loop = dataset.position.found[1]
         self._ring = self._weight_ring(dataset, loop.lag) if loop is not None else None
         publish = self._ring.put if self._ring is not None else lambda step, weights_K: None
-        place = self._place = Place(dataset, publish=publish, log=self._log, previous=self._place)
+        name = "mixstream.StreamingDataLoader"
+        place = self._place = Place(dataset, loader=name, publish=publish, log=self._log, previous=self._place)
         return place
 
     def _weight_ring(self, dataset: StreamingDataset, lag: int) -> WeightRing | None:
@@ -95,11 +133,19 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Begin an epoch."""
-        if self._source is None or (place := self._current()) is None:
-            yield from super().__iter__()
-            return
+        return super().__iter__() if self._source is None else SharedIterator(self._batches(), self._lock, alone=True)
+
+    def _batches(self) -> Iterator[Any]:
+        assert self._source is not None
+        place = self._current()
+        assert place is not None
         walk, batches = self._begin_epoch(self._source, place), None
         for _ in range(walk.steps_left):
+            if place is not self._place or place.is_outdated(self._source):
+                raise ClosedError(
+                    "a state was loaded while this iterator of the StreamingDataLoader was in use, and its batches are "
+                    "those before it: call iter() again after load_state_dict"
+                )
             if place.session is not None and not walk.ready():
                 place.session.collector.await_weights(walk.cursor.step)
             try:
@@ -112,21 +158,21 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
                 break
             tagged = self._tagged(batch, place.run, rows)  # before it counts: a transform may raise
             place.exhaustion.check(walk.cursor)
-            place.cursor, self._handed = walk.cursor, True
+            place.hand_out(rows, walk.cursor)
+            self._handed = True
             self.num_samples_yielded += place.run.run_plan.batch_size
-            if place.session is not None:
-                place.session.collector.drew(rows)
             yield tagged
         else:
             return
-        warnings.warn(place.end(), stacklevel=2)
+        warnings.warn(place.end(), stacklevel=3)
 
     def _current(self) -> Place | None:
         """Return the place, from the dataset's position on if that has changed; None over another dataset."""
         dataset, place = self._source, self._place
-        if dataset is not None and place is not None and place.is_outdated(dataset):
-            return self._begin(dataset)
-        return place
+        if dataset is None or place is None or not place.is_outdated(dataset):
+            return place
+        with self._lock:
+            return self._begin(dataset) if place is self._place else self._place
 
     def _begin_epoch(self, dataset: StreamingDataset, place: Place) -> Walk:
         """Return the walk of the next epoch, and let the dataset, also in its workers, begin at the same place."""
@@ -151,16 +197,30 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         domain_B = run.domains.listed_K[rows.domain_B[run.run_plan.part]]
         return finish(batch, domain_B=domain_B, step=rows.step, repeats=rows.repeats, transforms=self.transforms)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next `iter()` begin at the beginning of `epoch`; do nothing if it goes on in it anyway.
+
+        Raises:
+            ConfigError: `epoch` is not a whole number of at least 0.
+        """
+        epoch = whole("epoch", epoch, least=0, most=MOST)
+        with self._lock:
+            if (place := self._current()) is None:
+                return
+            cursor = place.run.plan.settle(place.cursor)
+            if epoch != cursor.epoch + bool(self._handed and cursor.step_in_epoch):
+                place.cursor = place.run.walk_to_epoch(cursor, epoch)
+                self._handed, self._iterator = False, None
+
     def state_dict(self) -> dict[str, Any] | None:
         """Return the run's state after the batches handed out; None over another kind of dataset."""
-        if (place := self._current()) is None:
-            return None
-        if place.session is not None:
-            place.session.collector.drain()
-        return place.run.document(place.cursor, place.loop)
+        place = self._current()
+        return None if place is None else place.document()
 
     def load_state_dict(self, obj: Mapping[str, Any], strict: bool = True) -> None:
         """Go on from a state; as `StreamingDataset.load_state_dict`."""
         if self._source is not None:
-            self._source.load_state_dict(obj, strict=strict)
-            self._begin(self._source)
+            check_between_steps(parse_state(obj).iterator, "mixstream.StreamingDataLoader")
+            with self._lock:
+                self._source.load_state_dict(obj, strict=strict)
+                self._begin(self._source)

@@ -9,6 +9,7 @@ import numpy as np
 from mixstream.data.domain import Domain
 from mixstream.loader.run import Run
 from mixstream.types import Cursor
+from mixstream.units import show_bytes
 
 
 @dataclass(slots=True)
@@ -99,8 +100,8 @@ def _storage(run: Run) -> list[str]:
     if not fetched:
         return []
     cache = fetched[0].cache_limit
-    limit = "no limit" if cache.limit is None else f"limit {cache.limit / 1e6:,.1f} MB"
-    return [f"cache    {cache.usage() / 1e6:,.1f} MB of {len(fetched)} domain(s) on local disk, {limit}"]
+    limit = "no limit" if cache.limit is None else f"limit {show_bytes(cache.limit)}"
+    return [f"cache    {show_bytes(cache.usage())} of {len(fetched)} domain(s) on local disk, {limit}"]
 
 
 def _work(cursor: Cursor, counters: Counters) -> list[str]:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mixstream.data.batch import changed
+
 
 class BufferPool:
     """Arrays for batches, whose memory is reused once nothing refers to it.
@@ -61,13 +63,10 @@ class _Lease:
 
 
 def deliver(batch: Any, *, device: torch.device, copy: DeviceCopy | None) -> Any:
-    """Return `batch` with its tensors on `device`, copied by `copy` for a GPU. Only dicts are changed."""
-    if isinstance(batch, dict):
-        if copy is not None:
-            batch.update(copy.send(batch))
-        elif device.type != "cpu":
-            batch.update({k: v.to(device) for k, v in batch.items() if isinstance(v, torch.Tensor)})
-    return batch
+    """Return `batch` with its tensors on `device`, copied by `copy` for a GPU."""
+    if copy is not None:
+        return copy.send(batch)
+    return batch if device.type == "cpu" else changed(batch, lambda tensor: tensor.to(device))
 
 
 class DeviceCopy:
@@ -77,15 +76,17 @@ class DeviceCopy:
         self.device = device
         self._stream = torch.cuda.Stream(device)
 
-    def send(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Return the tensors of `batch` on the device, once their copies are complete."""
+    def send(self, batch: Any) -> Any:
+        """Return `batch` with its tensors on the device, once their copies are complete."""
         with torch.cuda.stream(self._stream):
-            moved = {k: v.to(self.device, non_blocking=True) for k, v in batch.items() if isinstance(v, torch.Tensor)}
+            moved = changed(batch, lambda tensor: tensor.to(self.device, non_blocking=True))
         self._stream.synchronize()  # blocks the background thread, not the trainer; afterwards the source may be reused
         return moved
 
-    def receive(self, batch: dict[str, Any]) -> None:
+    def receive(self, batch: Any) -> None:
         """Record for the allocator that the trainer's stream uses these tensors; called in the trainer's thread."""
-        for value in batch.values():
-            if isinstance(value, torch.Tensor) and value.is_cuda:
-                value.record_stream(torch.cuda.current_stream(self.device))
+        changed(batch, self._record)
+
+    def _record(self, tensor: torch.Tensor) -> None:
+        if tensor.is_cuda:
+            tensor.record_stream(torch.cuda.current_stream(self.device))

@@ -16,19 +16,26 @@ from typing import Any, Self
 
 import torch
 
+from mixstream.arguments import MOST, flag, whole
 from mixstream.data.assemble import Assembler, Transform, checked_transforms
-from mixstream.data.batch import collate_samples
+from mixstream.data.collate import collate_samples
 from mixstream.errors import ConfigError, FeedbackError
 from mixstream.loader.batch_maker import BatchMaker
-from mixstream.loader.dataset import StreamingDataset, overrides
+from mixstream.loader.dataset import StreamingDataset, check_iterates_as_planned, overrides
 from mixstream.loader.describe import Counters, describe
 from mixstream.loader.device import BufferPool, DeviceCopy, deliver
+from mixstream.loader.iteration import check_between_steps
 from mixstream.loader.place import Place
 from mixstream.loader.prefetch import BlockedError, Prefetcher
 from mixstream.loader.reports import LossReports
 from mixstream.loader.run import Run
+from mixstream.loader.sharing import LoaderLock, SharedIterator
+from mixstream.plan.state import parse_state
+from mixstream.storage import absolute
 from mixstream.threads import weak_callback
 from mixstream.types import Cursor, Int64, Rows
+
+_CLOSE_TIMEOUT = 10.0  # seconds that `close` waits for another thread that is taking a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,7 @@ class Loader(LossReports):
 
     A loader has a position in the run. `for batch in loader` goes on from there to the end of the epoch; the next such
     loop begins the next epoch, or, after a `break`, goes on where the last one stopped. The position counts batches
-    handed out, not batches made ahead.
+    handed out, not batches made ahead. Threads and iterators share the position: each batch is handed out once.
 
     Args:
         dataset: the dataset to read. Overrides of `__getitem__` and `get_item` are called, sample by sample.
@@ -77,14 +84,19 @@ class Loader(LossReports):
         log: str | Path | None = None,
         transforms: Sequence[Transform] = (),
     ) -> None:
-        if prefetch < 0:
-            raise ConfigError(f"prefetch must be at least 0 batches, got {prefetch}")
+        check_iterates_as_planned(dataset, "mixstream.Loader")
+        prefetch, widen = whole("prefetch", prefetch, least=0, of="batches"), flag("widen", widen)
         self.dataset, self.prefetch, self.collate_fn, self.widen = dataset, prefetch, collate_fn, widen
         self.device = torch.device(device or "cpu")
         self.counters = Counters()
         self.transforms = checked_transforms(transforms)
-        self._source, self._device, self._log = dataset, self.device, Path(log) if log is not None else None
+        self._source, self._device, self._log = (
+            dataset,
+            self.device,
+            Path(absolute(log, "log")) if log is not None else None,
+        )
         self._running: _Running | None = None
+        self._lock, self._moves = LoaderLock(), 0  # how often the position was set
         self._place = self._begin(None)
         self.batch_size, self.drop_last = self.run.run_plan.batch_size, dataset.drop_last
         if (loop := self._place.loop) is not None and prefetch > loop.lag:
@@ -102,12 +114,16 @@ class Loader(LossReports):
     def _begin(self, previous: Place | None) -> Place:
         """Return the place of the dataset's position: the start, or a state that was loaded."""
         self._stop()
-        return Place(self.dataset, publish=weak_callback(self._wake, None), log=self._log, previous=previous)
+        self._moves += 1
+        wake = weak_callback(self._wake, None)
+        return Place(self.dataset, loader="mixstream.Loader", publish=wake, log=self._log, previous=previous)
 
     def _current(self) -> Place:
         """Return the place, from the dataset's position on if that has changed."""
         if self._place.is_outdated(self.dataset):
-            self._place = self._begin(self._place)
+            with self._lock:
+                if self._place.is_outdated(self.dataset):
+                    self._place = self._begin(self._place)
         return self._place
 
     @property
@@ -123,13 +139,17 @@ class Loader(LossReports):
 
     def __iter__(self) -> Iterator[Any]:
         """Yield batches from the loader's position to the end of the running epoch."""
+        return SharedIterator(self._batches(self.epoch, self._moves), self._lock)
+
+    def _batches(self, epoch: int, moves: int) -> Iterator[Any]:
         self._current().check_not_ended()
-        epoch = self.epoch
-        while self.run.plan.settle(self._place.cursor).epoch == epoch:
+        if self._moves != moves:  # between iter() and the first batch
+            epoch = self.epoch
+        while self.epoch == epoch:
             try:
                 batch = self._next()
             except StopIteration:
-                warnings.warn(self._place.end(), stacklevel=2)
+                warnings.warn(self._place.end(), stacklevel=3)
                 return
             self._place.exhaustion.check(self._place.cursor)
             yield batch
@@ -138,17 +158,16 @@ class Loader(LossReports):
         running = self._running or self._start()
         asked = time.perf_counter()
         try:
-            batch, self._place.cursor, rows = self._get(running.prefetcher)
+            batch, cursor, rows = self._get(running.prefetcher)
         except FeedbackError:
             raise  # the trainer may report what is missing, and go on
         except BaseException:
             self._stop()
             raise
         self.run.quarantine.publish()
-        if self._place.session is not None:
-            self._place.session.collector.drew(rows)
+        self._place.hand_out(rows, cursor)
         self.counters.waited += time.perf_counter() - asked
-        if self._copy is not None and isinstance(batch, dict):
+        if self._copy is not None:
             self._copy.receive(batch)
         self.counters.batches += 1
         self.counters.rows += self.batch_size
@@ -157,6 +176,7 @@ class Loader(LossReports):
     def _start(self) -> _Running:
         """Start to make batches from the loader's position on."""
         dataset, collate = self.dataset, self.collate_fn or partial(collate_samples, widen=self.widen)
+        dataset.read_by = "mixstream.Loader"
         maker = BatchMaker(
             run=self.run,
             cursor=self._place.cursor,
@@ -208,10 +228,17 @@ class Loader(LossReports):
         return place.run.plan.settle(place.cursor).epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Move to the beginning of `epoch`; do nothing if the next batch belongs to it."""
-        if epoch != self.epoch:
-            self._stop()
-            self._place.cursor = self.run.walk_to_epoch(self.run.plan.settle(self._place.cursor), epoch)
+        """Move to the beginning of `epoch`; do nothing if the next batch belongs to it.
+
+        Raises:
+            ConfigError: `epoch` is not a whole number of at least 0.
+        """
+        epoch = whole("epoch", epoch, least=0, most=MOST)
+        with self._lock:
+            if epoch != self.epoch:
+                self._stop()
+                self._moves += 1
+                self._place.cursor = self.run.walk_to_epoch(self.run.plan.settle(self._place.cursor), epoch)
 
     def state_dict(self, num_samples: int | None = None, from_beginning: bool = True) -> dict[str, Any]:
         """Return the run's state after the batches handed out: a small JSON-able dict, the same on every rank.
@@ -219,10 +246,7 @@ class Loader(LossReports):
         The arguments are those of mosaicml-streaming. They are ignored, since a loader knows its position.
         """
         del num_samples, from_beginning
-        place = self._current()
-        if place.session is not None:
-            place.session.collector.drain()
-        return place.run.document(place.cursor, place.loop)
+        return self._current().document()
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
         """Go on from `state`, saved by any rank of a run with any number of ranks, workers or prefetched batches.
@@ -234,8 +258,10 @@ class Loader(LossReports):
         Raises:
             StateError: the state does not fit; the message says why.
         """
-        self.dataset.load_state_dict(state, strict=strict)
-        self._place = self._begin(self._place)
+        check_between_steps(parse_state(state).iterator, "mixstream.Loader")
+        with self._lock:
+            self.dataset.load_state_dict(state, strict=strict)
+            self._place = self._begin(self._place)
 
     save_state = state_dict
     restore_state = load_state_dict
@@ -250,10 +276,15 @@ class Loader(LossReports):
         """End the background threads, after all reports are processed, and unmap the shards.
 
         The loader can be iterated again. Close it before `torch.distributed.destroy_process_group()`. Raises the error
-        of a report, if it was not raised yet.
+        of a report, if it was not raised yet. Another thread that waits for a batch receives a `ClosedError`.
         """
-        self._stop()
-        self._domains.opened.close()
+        self._stop()  # a thread that waits for a batch releases the lock
+        with self._lock.within(_CLOSE_TIMEOUT) as held:
+            self._stop()
+            if held:
+                self._domains.opened.close()
+            else:  # another thread is in a stalled download: leave it the shards that it has mapped
+                self._domains = self._domains.reopened()
         if self._place.session is not None:
             self._place.session.collector.close()
 

@@ -4,16 +4,18 @@ They are here so that programs have to change their import line only. Everything
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from mixstream.arguments import MOST, flag, text, whole
+from mixstream.cached import cached_property
 from mixstream.data.domains import Domains
 from mixstream.errors import ConfigError
 from mixstream.formats import ShardEntry
 from mixstream.plan.shuffle import ALGORITHMS
 from mixstream.types import Addresses, Int64
+from mixstream.units import parse_count
 
 _CHOICES = {
     "sampling_method": ("balanced", "fixed"),
@@ -24,24 +26,49 @@ _CHOICES = {
 }
 
 
-def check_options(**options: Any) -> None:
-    """Refuse options that are not valid, or that mixstream does not support."""
+_COUNTS: dict[str, tuple[int, str]] = {
+    "sampling_granularity": (1, ""),
+    "shuffle_block_size": (1, "samples"),
+    "predownload": (0, "rows"),
+    "shuffle_seed": (0, ""),
+    "num_canonical_nodes": (1, "lanes"),
+    "batch_size": (1, "rows"),
+    "replication": (1, "ranks"),
+    "lag": (0, "steps"),
+}
+"""The least of each, and what it counts."""
+_MOST_OF = {"shuffle_seed": None, "lag": 1 << 16}  # the weights of `lag` steps are in memory and in the state
+_LARGEST_EPOCH = 1 << 48
+"""Shares of an epoch are computed in float64, and come out within a row."""
+_SWITCHES = ("shuffle", "drop_last", "keep_zip", "allow_unsafe_types", "mixed_rows")
+
+
+def check_options(**options: Any) -> dict[str, Any]:
+    """Return the options with numbers and switches as Python's own (`arguments`); None stays.
+
+    Raises:
+        ConfigError: an option is not valid, or mixstream does not support it.
+    """
+    for key, (least, of) in _COUNTS.items():
+        if options[key] is not None or key in ("shuffle_seed", "lag"):
+            options[key] = whole(key, options[key], least=least, most=_MOST_OF.get(key, MOST), of=of)
+    for key in _SWITCHES:
+        options[key] = flag(key, options[key])
     if (method := options["batching_method"]) in ("per_stream", "device_per_stream"):
         raise ConfigError(
             f"batching_method={method!r} makes batches of one domain, which mixstream does not: its batches are mixed "
             "exactly; use 'random' or 'stratified'"
         )
     for key, choices in _CHOICES.items():
+        options[key] = text(key, options[key])
         if options[key] not in choices:
             raise ConfigError(f"{key}={options[key]!r} is not known; choose one of {', '.join(choices)}")
-    if options["sampling_granularity"] < 1:
-        raise ConfigError(f"`sampling_granularity` must be at least 1, got {options['sampling_granularity']}")
-    if (block := options["shuffle_block_size"]) is not None and block < 1:
-        raise ConfigError(f"shuffle_block_size must be at least 1 sample, got {block}")
-    if (ahead := options["predownload"]) is not None and ahead < 0:
-        raise ConfigError(f"`predownload` must be at least 0 rows, got {ahead}; leave it out for 8 batches")
-    if options["shuffle_seed"] < 0:
-        raise ConfigError(f"`shuffle_seed` must be at least 0, got {options['shuffle_seed']}")
+    if (rows := options["epoch_size"]) is not None:
+        size = whole("epoch_size", parse_count(rows, name="epoch_size"), most=_LARGEST_EPOCH, of="rows")
+        options["epoch_size"] = size or None  # mosaicml-streaming takes 0 for no size
+    if options["predownload"] is None:
+        options["predownload"] = 8 * (options["batch_size"] or 8)
+    return options
 
 
 class ShardTables:

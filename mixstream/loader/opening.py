@@ -23,13 +23,11 @@ import numpy as np
 from mixstream.data.domain import Domain
 from mixstream.errors import CacheFullError, ConfigError, MixstreamError, SelectionError, StoreAccessError
 from mixstream.loader.stream import Stream
-from mixstream.plan.weights import apportion
 from mixstream.selection import Scores, Selection, find_artefacts, split
 from mixstream.selection.artefact_files import open_files
 from mixstream.storage import is_local
 from mixstream.storage.cache.locks import FORBIDDEN, FULL, StallTimeout, parent_of, release, try_lock
 from mixstream.storage.cache.owner import CacheOwner, private_directory
-from mixstream.types import Int64
 
 _TIMEOUT = 1800.0  # seconds that a process waits for another that makes the same buckets
 
@@ -151,15 +149,15 @@ def _divided(stream: Stream, domains: Sequence[Domain]) -> list[Stream]:
     """Return a stream for each bucket; together they weigh what `stream` weighs, each by its rows."""
     rows_b = np.array([domain.samples for domain in domains], dtype=np.int64)
     share_b = rows_b / rows_b.sum()
-    choose_b: Int64 | None = None
+    total: int | None = None
     if stream.choose is not None or stream.repeat is not None:
         total = stream.choose if stream.choose is not None else int((stream.repeat or 0.0) * int(rows_b.sum()))
-        choose_b = apportion(total, share_b)
     copies = []
     for b, domain in enumerate(domains):
         part = copy.copy(stream)
         part.name, part.repeat = domain.name, None
-        part.choose = None if choose_b is None else int(choose_b[b])
+        # Not rounded: a bucket that is due less than one row per epoch is read in some of them.
+        part.choose = None if total is None else total * int(rows_b[b]) / int(rows_b.sum())  # type: ignore[assignment]
         part.proportion = None if stream.proportion is None else stream.proportion * float(share_b[b])
         copies.append(part)
     return copies

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mixstream.errors import ExhaustedError
 from mixstream.feedback.session import FeedbackSession
 from mixstream.loader.dataset import StreamingDataset
+from mixstream.loader.iteration import check_between_steps
 from mixstream.plan.walk import ExhaustionWarnings
-from mixstream.types import Int64
+from mixstream.types import Cursor, Int64, Rows
 
 
 class Place:
@@ -17,6 +19,7 @@ class Place:
 
     Args:
         dataset: whose position it begins at: step 0, or a state that was loaded.
+        loader: the class of the loader.
         publish: called with (step, weights) as soon as weights are known.
         log: directory of the mixing log; None for none.
         previous: the loader's place before, whose session ends.
@@ -33,11 +36,14 @@ class Place:
         self,
         dataset: StreamingDataset,
         *,
+        loader: str,
         publish: Callable[[int, Int64], None],
         log: Path | None,
         previous: Place | None,
     ) -> None:
         position = dataset.position
+        check_between_steps(position.place, loader)
+        dataset.loader = loader
         run, cursor, loop = position.run, position.cursor, position.begin_loop()
         self.run, self.cursor, self.loop = run, cursor, loop
         self.exhaustion = ExhaustionWarnings(run.plan, cursor)
@@ -50,7 +56,7 @@ class Place:
             facts=lambda: run.facts(cursor, loop),
             publish=publish,
             log=log,
-            header={"step": cursor.step, **run.log_header},
+            header={"step": cursor.step, **run.log_header(carried=not position.found[2])},
             previous=previous.session if previous is not None else None,
         )
 
@@ -58,6 +64,19 @@ class Place:
         """Return whether a state was loaded into the dataset, or its ranks changed before the first batch."""
         unmoved = self.cursor is self._origin  # once batches were handed out, the position does not change with ranks
         return dataset.loads != self._loads or (unmoved and dataset.run is not self.run)
+
+    def hand_out(self, rows: Rows, cursor: Cursor) -> None:
+        """Note that the batch of `rows` is handed out; `cursor` is the position after it."""
+        if self.session is not None:
+            self.session.collector.drew(rows)
+        self.cursor = cursor  # last, so that a state saved by another thread has all that came before its position
+
+    def document(self) -> dict[str, Any]:
+        """Return the run's state at this place, once every report has led to weights."""
+        if self.session is None:
+            return self.run.document(self.cursor, self.loop)
+        with self.session.collector.drained():
+            return self.run.document(self.cursor, self.loop)
 
     def end(self) -> str:
         """Note that too few domains are left to fill a batch; return the message."""

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from mixstream.errors import WaitTimeoutError
+from mixstream.errors import ClosedError, WaitTimeoutError
 from mixstream.threads import BackgroundThreads
 
 T = TypeVar("T")
@@ -50,10 +50,13 @@ class Prefetcher(Generic[T]):
         Raises:
             BlockedError: the producer waits for the consumer.
             WaitTimeoutError: no item was ready in time.
-            StopIteration: there are no more items, or `close` was called.
+            StopIteration: there are no more items.
+            ClosedError: `close` was called.
             BaseException: what the producer raised.
         """
         if self._thread is None:
+            if self._closed:
+                raise _closed()
             return self._produce()
         with self._change:
             came = self._change.wait_for(
@@ -62,6 +65,8 @@ class Prefetcher(Generic[T]):
             if self._ready:
                 item = self._ready.popleft()
                 self._change.notify_all()
+            elif self._closed:
+                raise _closed()
             elif self._blocked:
                 raise BlockedError
             elif came:
@@ -120,3 +125,10 @@ class Prefetcher(Generic[T]):
                 self._change.notify_all()
                 if self._ended:
                     return
+
+
+def _closed() -> ClosedError:
+    return ClosedError(
+        "the loader was closed by another thread while this one waited for a batch; no batch was handed out: iterate "
+        "over the loader again to go on"
+    )

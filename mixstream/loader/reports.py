@@ -3,12 +3,12 @@
 The methods pass everything on to the loader's `FeedbackSession`, and do nothing where there is none.
 """
 
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
+from mixstream.cached import cached_property
 from mixstream.data.assemble import Transform
 from mixstream.data.batch import Batch
 from mixstream.feedback.evaluate import evaluate
@@ -32,14 +32,17 @@ class LossReports:
     def _session(self) -> FeedbackSession | None:
         return self._place.session if self._place is not None else None
 
-    def report(self, batch: Batch, loss: Any, *, mask: torch.Tensor | None = None, matrix: Any = None) -> None:
+    def report(
+        self, batch: Batch | Mapping[str, Any], loss: Any, *, mask: torch.Tensor | None = None, matrix: Any = None
+    ) -> None:
         """Report the losses of `batch`; mixers that learn need this once for every batch, others do not.
 
         Returns at once: summing over ranks, the mixer and the log run in the background. With torch.distributed, every
         rank has to report. Steps may be reported in any order, and rows that are reported twice count once.
 
         Args:
-            batch: as the loader handed it out, or a part of it (`Batch.split`), whose parts then add up.
+            batch: as the loader handed it out or moved since, or a dict of its items; or a part of it (`Batch.split`),
+                whose parts then add up.
             loss: in nats, per row [B] or per token [B, T] (reduction="none"); or what `domain_sums` or
                 `domain_cross_entropy` returned, that is (sums, counts) or (loss, sums, counts), [K] each; or None,
                 where there is no loss.
@@ -48,7 +51,8 @@ class LossReports:
                 group (row).
 
         Raises:
-            FeedbackError: the batch is not one that this loader handed out, or an evaluation was due before it.
+            FeedbackError: the batch is not one that this loader handed out, or does not say which, or an evaluation was
+                due before it.
         """
         if (session := self._session) is not None:
             session.collector.collect(batch, loss, mask=mask, matrix=matrix)
@@ -60,13 +64,18 @@ class LossReports:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The newest weights that are known, by domain: if the mixer learns, those that the last report led to."""
+        """The newest weights that are known, by domain: if the mixer learns, those that the last report led to.
+
+        Domains that have left the mix (`max_epochs`) have none; where they have left some lanes, it is the mean.
+        """
         place: Place | None = self._place
         assert place is not None
         run, parts_K = place.run, place.loop.newest if place.loop is not None else None
         if parts_K is None:
             parts_K = (run.weights(None) or run.fixed)(place.cursor.step)
             assert parts_K is not None
+        if (drawn_by_K := run.plan.drawn_by(run.plan.settle(place.cursor), parts_K)) is not None:
+            parts_K = drawn_by_K
         return dict(zip(run.plan.names, (parts_K / WEIGHT_UNIT).tolist()))
 
     def explain(self) -> dict[str, Any]:

@@ -13,11 +13,16 @@ from hashlib import blake2b
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from mixstream.data.bad_samples import Quarantine, RowReader
 from mixstream.data.domains import Domains
+from mixstream.errors import StateError
+from mixstream.feedback.logged_plan import LoggedPlan
 from mixstream.feedback.loop import FeedbackLoop
+from mixstream.feedback.replay import Replay
 from mixstream.mixers import Mixer, OpenLoop, Static
+from mixstream.mixers.settings import former_versions, settings_text
 from mixstream.mixers.whole_parts import open_loop_weights
 from mixstream.plan.plan import Plan
 from mixstream.plan.run_plan import RunPlan
@@ -85,17 +90,25 @@ class Run:
     def start(self) -> Cursor:
         """Return the cursor of step 0."""
         weights = self.weights(self.loop())
-        first_K = weights(0) if weights else None  # unknown if lag is 0 and an evaluation comes first
-        return self.plan.start(self.fixed(0) if weights and first_K is None else first_K)
+        if weights is None:
+            return self.plan.start()
+        return self.plan.start(weights(0) if (begun_by_K := self._begun_by_K) is None else begun_by_K)
+
+    @property
+    def _begun_by_K(self) -> Int64 | None:
+        """Weights in place of those of step 0, which are not known if lag is 0 and an evaluation comes first."""
+        if isinstance(self.mixer, Replay):
+            logged = self.mixer.plan.begun_by if self.mixer.plan is not None else {}
+            return np.array([logged[name] for name in self.plan.names], dtype=np.int64) if logged else None
+        return self.fixed(0) if (loop := self.loop()) is not None and loop.weights(0) is None else None
 
     def fixed(self, step: int) -> Int64:
         """Return the weights of static mixing in whole parts, int64 [K]; the same for every step."""
         del step
         return quantise(self.run_plan.prior_K)
 
-    @property
-    def log_header(self) -> dict[str, Any]:
-        """The facts of the run in the header of a log."""
+    def log_header(self, *, carried: bool) -> dict[str, Any]:
+        """Return the facts of the run in the header of a log; `carried` if it goes on from a state of another run."""
         return {
             "mixer": type(self.mixer).__name__ if self.mixer is not None else "none",
             "lag": self.run_plan.lag,
@@ -103,6 +116,7 @@ class Run:
             "samples_K": self.plan.samples_K,
             "row_tokens": self.domains.row_tokens,
             "selections": {domain.name: domain.kept.id for domain in self.domains if domain.kept is not None},
+            "plan": LoggedPlan.of(self.run_plan, begun_by_K=self._begun_by_K, carried=carried),
         }
 
     def walk(self, cursor: Cursor, weights: Weights | None) -> Walk:
@@ -114,7 +128,7 @@ class Run:
 
         The weights of a learning mixer are not known in advance; there, draws go on from `cursor`.
         """
-        exact = self.plan.choose_K is not None and self.plan.max_epochs_K is None
+        exact = self.plan.part_LK is not None and self.plan.max_epochs_K is None
         if exact or isinstance(self.mixer, Mixer):
             return self.plan.at_epoch(cursor, epoch)
         if epoch < cursor.epoch:
@@ -130,14 +144,19 @@ class Run:
         mixing = loop.document(cursor.step) if loop is not None else None
         return save_state(self.run_plan, cursor, mixing=mixing, quarantined=self.quarantine.document())
 
-    def restore(self, state: RunState, *, strict: bool) -> tuple[Cursor, FeedbackLoop | None]:
-        """Return the cursor that `state` describes, and the feedback loop as it was there.
+    def restore(self, state: RunState, *, strict: bool) -> tuple[Cursor, FeedbackLoop | None, bool]:
+        """Return the cursor that `state` describes, the feedback loop as it was there, and whether all of it is kept.
 
         Raises:
             StateError: with `strict`, it belongs to another run.
         """
         names, loop = self.plan.names, self.loop()
-        cursor, exact = load_state(state, self.run_plan, fresh=self.start(), strict=strict)
+        try:
+            cursor, exact = load_state(state, self.run_plan, fresh=self.start(), strict=strict)
+        except StateError as error:
+            if hint := former_settings(self.mixer, state.settings.mixer):
+                raise StateError(f"{error}{hint}") from None
+            raise
         if loop is not None and exact:
             loop.restore(state.mixing or {}, cursor.step)
         elif loop is not None:
@@ -148,17 +167,28 @@ class Run:
                     "weights start at the prior again",
                     stacklevel=4,
                 )
-        saved = {(domain.name, domain.fingerprint) for domain in state.domains}
-        same = {(d.whole or d).name for d in self.domains if (d.name, d.fingerprint) in saved}
-        self.quarantine.restore(entry for entry in state.quarantined if entry.domain in same)
-        return cursor, loop
+        return cursor, loop, exact
 
 
-def mixing_method(mixer: Any, *, in_order: bool) -> str:
-    """Return the name of the mixing in a state: the mixer's and, if it is a dataclass, a digest of its settings."""
+def mixing_method(mixer: Any, *, in_order: bool, saved: str | None = None) -> str:
+    """Return the name of the mixing in a state: the mixer's and, if it is a dataclass, a digest of its settings.
+
+    The order in which a mapping of the settings lists domains does not count, nor whether a float is given as 1 or 1.0.
+    Both did once: if `saved`, the name in a state, is of the settings as they are typed, it is returned.
+    """
     if mixer is None or isinstance(mixer, Static):
         return "in order" if in_order else "static"
     name = type(mixer).__name__
     if not is_dataclass(mixer):
         return name
-    return f"{name} {blake2b(repr(mixer).encode(), digest_size=6).hexdigest()}"
+    texts = (settings_text(mixer, as_typed=as_typed) for as_typed in (False, True))
+    found, typed = (f"{name} {blake2b(text.encode(), digest_size=6).hexdigest()}" for text in texts)
+    return typed if saved == typed else found
+
+
+def former_settings(mixer: Any, saved: str) -> str:
+    """Return how to go on from a state whose mixing method is `saved`, if it is `mixer` with its former defaults."""
+    for former, words in former_versions(mixer):
+        if mixing_method(former, in_order=False, saved=saved) == saved:
+            return f"\nDefaults of mixers have changed since it was saved. To go on exactly, give {words}"
+    return ""

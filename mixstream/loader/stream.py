@@ -1,19 +1,24 @@
 """The user's description of a domain: where it is stored, and its weight."""
 
 import copy
-from collections.abc import Sequence
-from os import PathLike
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
+from mixstream.arguments import MOST, flag, real, text, whole
 from mixstream.data.domain import Domain
 from mixstream.errors import ConfigError
 from mixstream.feedback.replay import Replay
-from mixstream.mixers import Binding, Mixer, OpenLoop, Static
-from mixstream.plan.weights import apportion, resolve_choose
+from mixstream.mixers import LMO, Binding, Mixer, OpenLoop, Static
+from mixstream.plan.weights import apportion, normalise, resolve_choose, whole_shares
 from mixstream.selection.fit import OnMismatch, Unlisted
-from mixstream.storage import DatasetFiles, Retry, join, redact
+from mixstream.storage import DatasetFiles, Retry, absolute, domain_name, join, redact
 from mixstream.types import Int64
 
 
@@ -26,11 +31,14 @@ class Stream:
     >>> Stream(remote="s3://corpus/web", split="train", proportion=0.7)
     Stream(remote='s3://corpus/web', split='train', proportion=0.7)
 
+    Relative paths are below the directory that the process is in when the stream is made; `~` is the home directory.
+
     Args:
         remote: where the shards are stored (the directory above `split`): a path, or a URL of s3, gs, az, http(s) or
             any other scheme of fsspec.
-        local: directory for raw shards, the cache of `remote`; any number of processes and jobs may share it. If not
-            given, a directory below the temporary directory, named after the dataset; local shards are read in place.
+        local: directory for raw shards, the cache of `remote`, which may also be a path, such as a network mount; any
+            number of processes and jobs may share it. If not given, a directory below the temporary directory, named
+            after the dataset; local shards are read in place then.
         split: sub-directory of both.
         proportion: share of the rows, relative to the other streams'. Give it to all streams or to none.
         repeat: passes over the samples per epoch, instead of 1.
@@ -76,35 +84,28 @@ class Stream:
         given = {"proportion": proportion, "repeat": repeat, "choose": choose}
         if len(set_ := [key for key, value in given.items() if value is not None]) > 1:
             raise ConfigError(f"a stream takes at most one of `proportion`, `repeat` and `choose`; got {set_}")
-        for key, value in given.items():
-            if value is not None and not 0 <= value < float("inf"):
-                raise ConfigError(f"`{key}` must be at least 0, got {value}; give a finite number")
-        if choose is not None and choose != int(choose):
-            raise ConfigError(f"`choose` is a whole number of samples, got {choose}; use `repeat` for parts")
-        if max_epochs is not None and not 0 < max_epochs < float("inf"):
-            raise ConfigError(
-                f"`max_epochs` must be above 0, got {max_epochs}; leave the stream out to not read it, or give None "
-                "for no limit"
-            )
         for key, value, choices in (
             ("on_selection_mismatch", on_selection_mismatch, get_args(OnMismatch)),
             ("unlisted_shards", unlisted_shards, get_args(Unlisted)),
         ):
             if value not in choices:
                 raise ConfigError(f"{key}={value!r} is not known; choose one of {', '.join(choices)}")
-        _check_retry(download_retry, download_timeout)
+        self._given = next((str(place) for place in (remote, local) if place is not None), None)
         self.remote, self.local, self.split = remote, local, split or ""
         self.proportion, self.repeat, self.choose = proportion, repeat, choose
         self.download_retry, self.download_timeout = download_retry, download_timeout
         self.validate_hash, self.keep_zip = validate_hash, keep_zip
         self.name, self.max_epochs = name, max_epochs
         self.selection, self.split_by = selection, split_by
+        if split_by is not None and ("/" in fspath(split_by) or Path(split_by).exists()):  # else it names no directory
+            self.split_by = absolute(split_by, "split_by")
         self.on_selection_mismatch: OnMismatch = on_selection_mismatch
         self.unlisted_shards: Unlisted = unlisted_shards
+        _normalise(self)
 
     def __repr__(self) -> str:
         plain = {"on_selection_mismatch": "error", "unlisted_shards": "error"}
-        given = {k: v for k, v in vars(self).items() if v not in (None, "", plain.get(k))}
+        given = {k: v for k, v in vars(self).items() if v not in (None, "", plain.get(k)) and k[0] != "_"}
         shown = {k: redact(v) if isinstance(v, str) else v for k, v in given.items()}
         return f"Stream({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
@@ -119,13 +120,18 @@ class Stream:
     @property
     def directory_name(self) -> str:
         """The last part of its path before the split."""
-        return self.location.removesuffix(f"/{self.split}").rsplit("/", 1)[-1]
+        return self._label.removesuffix(f"/{self.split}").rsplit("/", 1)[-1]
+
+    @property
+    def _label(self) -> str:
+        """Where the domain is, as the user wrote it; names are made of it, and the rows' order depends on names."""
+        return self.location if self._given is None else redact(join(self._given, self.split))
 
     def open(self, *, allow_unsafe_types: bool) -> Domain:
         """Read the domain's index, without regard to a selection."""
         retry = Retry(attempts=max(self.download_retry or 1, 1), timeout=self.download_timeout or 60.0)
         return Domain.open(
-            name=self.name or self.location,
+            name=self.name or self._label,
             files=DatasetFiles.locate(
                 remote=self.remote, local=self.local, split=self.split, retry=retry, keep_compressed=bool(self.keep_zip)
             ),
@@ -134,29 +140,62 @@ class Stream:
         )
 
 
-def _check_retry(download_retry: int | None, download_timeout: float | None) -> None:
-    if download_retry is not None and download_retry < 0:
-        raise ConfigError(f"`download_retry` must be at least 0, got {download_retry}")
-    if download_timeout is not None and download_timeout <= 0:
-        raise ConfigError(f"`download_timeout` must be above 0 seconds, got {download_timeout}")
+def _as_given(name: str, value: Any) -> Any:
+    del name
+    return str(value) if isinstance(value, str) else value
+
+
+def _place(name: str, value: Any) -> str:
+    return absolute(value, name)
+
+
+_CONVERT: dict[str, Callable[[str, Any], Any]] = {
+    "proportion": partial(real, least=0),
+    "repeat": partial(real, least=0),
+    "choose": partial(whole, least=0, most=MOST, of="samples", advice="use `repeat` for parts"),
+    "max_epochs": partial(real, above=0, advice="leave the stream out to not read it, or give None for no limit"),
+    "download_retry": partial(whole, least=0, most=MOST, of="attempts"),
+    "download_timeout": partial(real, above=0, of="seconds"),
+    "keep_zip": flag,
+    "name": text,
+    "remote": _place,
+    "local": _place,
+    "selection": _place,
+    "split": _as_given,
+}
+
+
+def _normalise(stream: Stream) -> None:
+    """Turn a stream's numbers, switches and texts into Python's own; called again for attributes that were set since.
+
+    Raises:
+        ConfigError: an attribute is none of its kind, or out of its range.
+    """
+    for name, convert in _CONVERT.items():
+        if (value := getattr(stream, name)) is not None:
+            setattr(stream, name, convert(name, value))
 
 
 def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream]:
     """Return copies of `streams` that have names, and values of `defaults` in place of None.
 
     A stream without a name is named after the last part of its path before the split, or after its whole path if
-    several streams have the same last part.
+    several streams have the same last part. A directory that `mixstream convert` named `C~23` is of the domain `C#`.
     """
     if isinstance(streams, str) or not all(isinstance(stream, Stream) for stream in streams):
         raise ConfigError(f"`streams` is a list of mixstream.Stream, got {streams!r}; write [Stream(...), ...]")
-    _check_retry(defaults.get("download_retry"), defaults.get("download_timeout"))
+    defaults = {
+        key: value if value is None else _CONVERT.get(key, _as_given)(key, value) for key, value in defaults.items()
+    }
     copies = [copy.copy(stream) for stream in streams]
-    short = [s.name or s.directory_name for s in copies]
+    for stream in copies:
+        _normalise(stream)
+    short = [s.name or domain_name(s.directory_name) for s in copies]
     for stream, name in zip(copies, short):
         for key, value in defaults.items():
             if getattr(stream, key) is None:
                 setattr(stream, key, value)
-        stream.name = stream.name or (name if short.count(name) == 1 else stream.location)
+        stream.name = stream.name or (name if short.count(name) == 1 else stream._label)
     names = [stream.name for stream in copies]
     if twice := sorted({str(name) for name in names if names.count(name) > 1}):
         raise ConfigError(f"streams share the names {twice}; give each stream a `name` of its own")
@@ -167,6 +206,11 @@ def bound(mixer: Any, domains: Sequence[Domain]) -> Any:
     """Return the mixer for these domains; a `mixers.Binding` is resolved by their names and sizes."""
     if isinstance(mixer, type):
         raise ConfigError(f"mixer={mixer.__name__} is a class: give an object of it, mixer={mixer.__name__}(...)")
+    if isinstance(mixer, LMO):
+        raise ConfigError(
+            "mixer=LMO(...) is no mixer: it is the step that mixers take with a matrix, and nothing gives it one; give "
+            "mixer=MatrixMixer(lmo=LMO(...)) and pass matrix= to report(), or Aioli(), which measures a matrix"
+        )
     if isinstance(mixer, Replay):
         mixer.warn_of_other_rows({d.name: None if d.kept is None else d.kept.id for d in domains})
     if not isinstance(mixer, Binding):
@@ -176,19 +220,26 @@ def bound(mixer: Any, domains: Sequence[Domain]) -> Any:
     return mixer.bind(tuple(domain.name for domain in domains), samples_K)
 
 
-def epoch_counts(
-    streams: Sequence[Stream], samples: Sequence[int], mixer: Any, epoch_size: int | None, seed: int
-) -> tuple[Int64, bool]:
-    """Return the rows that an epoch takes from each stream (for a learning mixer, the prior), int64 [K].
+@dataclass(frozen=True, kw_only=True)
+class EpochCounts:
+    """What an epoch takes from each domain, in the order of `Domains`: exactly, or as shares.
 
-    Also returns whether the streams are weighted. The results are written to the streams, as in mosaicml-streaming.
+    Attributes:
+        rows: rows of an epoch.
+        choose_K: int64 [K], rows of each domain; with shares, about these.
+        share_K: int64 [K], shares in whole parts, which hold over epochs; None if an epoch takes exactly `choose_K`.
+    """
 
-    Args:
-        streams: the domains.
-        samples: how many samples each has.
-        mixer: of the dataset.
-        epoch_size: rows of an epoch, if given.
-        seed: decides which streams get the rows that rounding leaves over.
+    rows: int
+    choose_K: Int64
+    share_K: Int64 | None
+
+
+def weighted(streams: Sequence[Stream], mixer: Any, epoch_size: int | None) -> bool:
+    """Return whether the streams are weighted.
+
+    Raises:
+        ConfigError: `mixer` is none, or weights are given twice.
     """
     given = any(value is not None for s in streams for value in (s.proportion, s.repeat, s.choose))
     if mixer is not None and not isinstance(mixer, Mixer | OpenLoop | Static):
@@ -198,11 +249,42 @@ def epoch_counts(
         )
     if given and isinstance(mixer, Static | OpenLoop):
         raise ConfigError("weights are given twice: leave them off the streams, or leave out the mixer")
-    if isinstance(mixer, Static):  # exact to the row; a domain of weight 0 gives none
-        proportions = mixer.proportion_of(tuple(str(s.name) for s in streams))
-        choose_K = apportion(epoch_size or sum(samples), proportions)
+    return given or epoch_size is not None
+
+
+def epoch_counts(
+    streams: Sequence[Stream],
+    samples: Sequence[int],
+    *,
+    mixer: Any,
+    epoch_size: int | None,
+    seed: int,
+    order_K: Int64,
+) -> EpochCounts:
+    """Return what an epoch takes from each stream (for a learning mixer, the prior).
+
+    Relative weights are shares of all rows: an epoch of 50 rows owes 2.5 of them to each of 20 equal domains, and the
+    next one makes up for what this one rounds. They do not depend on the order of `streams`. The rounded counts are
+    written to the streams, as in mosaicml-streaming, where they do depend on it.
+
+    Args:
+        streams: the domains.
+        samples: how many samples each has.
+        mixer: of the dataset.
+        epoch_size: rows of an epoch, if given.
+        seed: decides which streams get the rows that rounding leaves over, in the counts written to them.
+        order_K: int64 [K], the place in `streams` of each domain of the result.
+    """
+    sizes_K = np.asarray(samples, dtype=np.int64)
+    if (rows := sum(_asked(stream, n) for stream, n in zip(streams, samples))) > MOST:
+        raise ConfigError(f"`choose` and `repeat` of the streams ask for {rows:.3g} rows an epoch; give fewer")
+    if isinstance(mixer, Static):  # a domain of weight 0 gives none
+        weights = mixer.proportion_of(tuple(str(s.name) for s in streams))
+        listed_K = apportion(epoch_size or int(sizes_K.sum()), weights)
+    elif (weights := bucket_rows(streams, sizes_K)) is not None:
+        listed_K = apportion(round(sum(weights)), weights)
     else:
-        choose_K = resolve_choose(
+        listed_K = resolve_choose(
             samples=samples,
             proportion=[s.proportion for s in streams],
             repeat=[s.repeat for s in streams],
@@ -210,9 +292,43 @@ def epoch_counts(
             epoch_size=epoch_size,
             seed=seed,
         )
-    if not int(choose_K.sum()):
+        relative = all(s.proportion is not None for s in streams)
+        weights = [s.proportion for s in streams] if relative else sizes_K.tolist() if epoch_size else None
+    rows = int(listed_K.sum())
+    if not rows:
         raise ConfigError(f"an epoch of these streams has no samples at all: {list(streams)}")
-    for stream, chosen, size in zip(streams, choose_K.tolist(), samples):
-        stream.choose, stream.proportion = chosen, chosen / int(choose_K.sum())
+    for stream, chosen, size in zip(streams, listed_K.tolist(), samples):
+        if not chosen and stream.repeat and size:
+            warnings.warn(
+                f"stream {stream.name!r} is never read: repeat={stream.repeat:g} of its {size:,} samples is less than "
+                f"one sample per epoch, and whole samples are taken; raise repeat to at least {1 / size:.3g}, or weigh "
+                "all streams by `proportion`, which holds over epochs",
+                stacklevel=3,
+            )
+        stream.choose, stream.proportion = chosen, chosen / rows
         stream.repeat = chosen / size if size else 0.0
-    return choose_K, given or epoch_size is not None
+    if weights is None:
+        return EpochCounts(rows=rows, choose_K=listed_K[order_K], share_K=None)
+    weights_K, sizes_K = np.asarray(weights, dtype=np.float64)[order_K], sizes_K[order_K]
+    due_K = rows * normalise(weights_K, what="`proportion`")
+    if rows == int(sizes_K.sum()) and np.allclose(due_K, sizes_K, rtol=1e-12, atol=1e-9):  # every sample once
+        return EpochCounts(rows=rows, choose_K=sizes_K, share_K=None)
+    return EpochCounts(rows=rows, choose_K=apportion(rows, weights_K), share_K=whole_shares(weights_K))
+
+
+def _asked(stream: Stream, samples: int) -> float:
+    """Return the rows that an epoch takes from a stream by its own settings; about these with `proportion`."""
+    return stream.choose if stream.choose is not None else (1 if stream.repeat is None else stream.repeat) * samples
+
+
+def bucket_rows(streams: Sequence[Stream], sizes_K: Int64) -> list[float] | None:
+    """Return the rows that an epoch takes from each stream if there are parts of rows among them, else None.
+
+    Parts of rows are of buckets, over which the `choose` or `repeat` of their stream was divided.
+    """
+    if all(s.choose is None or s.choose == int(s.choose) for s in streams):
+        return None
+    return [
+        s.choose if s.choose is not None else int(s.repeat * size) if s.repeat is not None else size
+        for s, size in zip(streams, sizes_K.tolist())
+    ]

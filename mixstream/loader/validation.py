@@ -13,15 +13,18 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from os import fspath
 from typing import Any, Self
 
 import numpy as np
 import torch
 
+from mixstream.arguments import whole
+from mixstream.cached import cached_property
 from mixstream.data.assemble import Assembler, Transform, checked_transforms
-from mixstream.data.batch import Batch, collate_samples
+from mixstream.data.batch import Batch
+from mixstream.data.collate import collate_samples
 from mixstream.data.domain import Domain
 from mixstream.data.domains import Domains
 from mixstream.errors import ConfigError, IndexNotFoundError
@@ -71,9 +74,8 @@ class ValidationSet:
     transforms: tuple[Transform, ...] = ()
 
     def __post_init__(self) -> None:
-        for what, value in (("rows", self.rows), ("batch_size", self.batch_size)):
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{what}={value!r} of a validation set must be a whole number, 1 or more")
+        for what, least in (("rows", 1), ("batch_size", 1), ("seed", None)):
+            object.__setattr__(self, what, whole(f"ValidationSet {what}", getattr(self, what), least=least))
         if empty := [domain.name for domain in self.domains if not domain.samples]:
             raise ConfigError(
                 f"the validation split of {empty} has no samples: write some, or pass streams=[...] that have samples"

@@ -4,13 +4,21 @@ Messages are a few bytes in an unlinked temporary file that the workers inherit.
 behind, and the kernel releases its file locks.
 
 `EpochClaims`: when a plain torch DataLoader begins an epoch, the workers' copies of the dataset are iterated, and the
-main process does not notice. Workers of one `iter()` have the seed that torch gives them in common, and the first of
-them claims the next epoch for all. `WeightRing`: the weights of later steps, from the process that runs the mixer.
+main process does not notice. The first worker of an `iter()` that is asked for a sample claims the next epoch for all
+of them. Which workers belong together does not depend on timing or seeds:
+
+- all workers of one iterator, and no others, have the pipe into which they put their batches: it identifies it;
+- persistent workers begin every `iter()` of their iterator, in order: torch queues each worker's first task before it
+  asks the worker to resume, and waits until all have resumed. So the worker counts them.
+
+`WeightRing`: the weights of later steps, from the process that runs the mixer.
 """
 
 import json
+import multiprocessing
 import os
 import time
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -20,77 +28,93 @@ from mixstream.errors import ConfigError, WaitTimeoutError
 from mixstream.inherited_file import InheritedFile
 from mixstream.types import Int64
 
-_CLAIMS_KEPT = 16
+_SIZE = 1 << 16
 
 
 class EpochClaims:
     """Counts the epochs that were begun, in this process and its workers.
 
-    The file holds how often it was reset, how many claims there were since, and the last of these: the token of the
-    `iter()`, its number, and the workers that have claimed it.
+    An `iter()` counts from the first sample that one of its workers is asked for, so torch's prefetching makes an epoch
+    of every `iter(loader)` of which a batch is taken, and of some of which none is.
+
+    The file holds whether claiming has ended, how many claims there were, and those that not every worker of their
+    iterator has joined yet: token of the `iter()`, number, workers.
 
     >>> claims = EpochClaims()
     >>> claims.claim(), claims.claim(), claims.count
     (0, 1, 2)
-    >>> claims.reset()
-    >>> claims.claim()
-    0
     """
 
     def __init__(self) -> None:
-        self._file = InheritedFile(1 << 16)
-        self._begun: dict[int, int] = {}
-        self._resets = 0
-        self._write(0, 0, [])
+        self._file = InheritedFile(_SIZE)
+        self._begun = 0  # in a worker: how often it has begun
+        self._write(False, 0, [])
 
-    def reset(self) -> None:
-        """Forget all claims: the next one is number 0. Workers that are running cannot claim any more."""
-        self._resets += 1
-        self._write(self._resets, 0, [])
+    def end(self) -> None:
+        """Refuse further claims by running workers: the dataset goes on from a place that they cannot know."""
+        with self._file:
+            self._write(True, *self._read()[1:])
 
     @property
     def count(self) -> int:
         """How many epochs have been claimed."""
-        return self._read()[1]
+        with self._file:
+            return self._read()[1]
 
     def claim(self) -> int:
         """Return the number, from 0, of the epoch of this `iter()`; the same in all workers of one DataLoader.
 
         Raises:
-            ConfigError: the claims were reset after this worker started.
+            ConfigError: claiming has ended, or it is not known which workers belong together.
         """
-        token, worker = self._token()
+        info = get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        self._begun += 1
+        token = None if info is None else f"{_iterator_token(int(info.seed) - worker)}/{self._begun}"
         with self._file:
-            resets, count, known = self._read()
-            if resets != self._resets:
+            ended, count, waiting = self._read()
+            if ended:
                 raise ConfigError(
                     "a state was loaded into the dataset while persistent workers were alive, and it cannot reach "
                     "them: use mixstream.StreamingDataLoader, or create the DataLoader again after load_state_dict"
                 )
-            entry = next((e for e in known if e[0] == token and worker not in e[2]), None)
-            if entry is None:  # the first worker of this iter(), or an earlier iter() had the same seed
+            entry = next((e for e in waiting if e[0] == token), None)
+            if entry is None:
                 entry, count = [token, count, []], count + 1
-                known.append(entry)
+                waiting.append(entry)
+            if worker in entry[2]:
+                raise ConfigError(
+                    f"worker {worker} begins iteration {self._begun} of this dataset a second time: this DataLoader "
+                    "does not start its workers as torch's does, and seeds all its iterators alike, so that workers "
+                    "cannot know which epoch they belong to; use mixstream.Loader or torch.utils.data.DataLoader"
+                )
             entry[2].append(worker)
-            self._write(resets, count, known[-_CLAIMS_KEPT:])
+            self._write(ended, count, [e for e in waiting if len(e[2]) < workers or e[0] != token])
             return entry[1]
 
-    def _token(self) -> tuple[int, int]:
-        """Return a number that is the same in the workers of one `iter()` and in no others, and the worker's number."""
-        info = get_worker_info()
-        if info is None:
-            return int.from_bytes(os.urandom(7), "little") + 1, 0
-        base = int(info.seed - info.id)  # persistent workers keep it for all their iter()s
-        self._begun[base] = self._begun.get(base, 0) + 1
-        return (base * 1_000_003 + self._begun[base]) & (2**62 - 1), info.id
+    def _read(self) -> tuple[bool, int, list[Any]]:
+        ended, count, waiting = json.loads(self._file.read(_SIZE).rstrip(b"\0"))
+        return ended, count, waiting
 
-    def _read(self) -> tuple[int, int, list[Any]]:
-        resets, count, known = json.loads(self._file.read(1 << 16).rstrip(b"\0"))
-        return resets, count, known
+    def _write(self, ended: bool, count: int, waiting: list[Any]) -> None:
+        while len(data := json.dumps([ended, count, waiting], separators=(",", ":")).encode()) > _SIZE:
+            del waiting[0]  # a thousand iterators ago, and abandoned: its other workers never began
+        self._file.write(data.ljust(_SIZE, b"\0"))
 
-    def _write(self, resets: int, count: int, known: list[Any]) -> None:
-        data = json.dumps([resets, count, known], separators=(",", ":")).encode()
-        self._file.write(data.ljust(1 << 16, b"\0"))
+
+def _iterator_token(base_seed: int) -> str:
+    """Return what the workers of one DataLoader iterator have in common, and no other worker has.
+
+    That is the pipe into which they put their batches. In a worker that was not started as torch's are, it is only
+    torch's seed of the iterator, which repeats if the user seeds torch alike.
+    """
+    process: Any = multiprocessing.current_process()
+    try:
+        results = signature(process._target).bind(*process._args).arguments["data_queue"]
+        pipe = os.fstat(results._writer.fileno())
+    except (AttributeError, KeyError, TypeError):
+        return f"{base_seed}"
+    return f"{base_seed} {pipe.st_dev} {pipe.st_ino}"  # a kernel may use the number of a closed pipe again
 
 
 class WeightRing:

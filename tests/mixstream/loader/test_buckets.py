@@ -116,6 +116,16 @@ def test_buckets_share_what_their_stream_weighs(root, library):
         assert len(joined(rows(loader))) == 600
 
 
+def test_a_bucket_that_is_due_a_part_of_a_row_is_read_over_epochs(root):
+    """7 buckets share 10 rows: 1.43 each, in every epoch."""
+    dataset = of(split(root, "cluster", choose=10))
+    assert sum(stream.choose or 0 for stream in dataset.streams) == len(dataset) == 10
+    with ms.Loader(dataset) as loader:
+        ids = [number for _ in range(70) for batch in rows(loader) for number in batch]
+    counts = np.bincount((np.array(ids) - 1000) % 7)
+    assert np.abs(counts - 700 * np.array([43, 43, 43, 43, 43, 43, 42]) / 300).max() < 2
+
+
 def test_buckets_of_a_selection(root, tmp_path):
     kept = np.arange(ROWS) % 3 == 0
     keep(tmp_path / "sel", root / "web", kept)

@@ -1,9 +1,12 @@
-"""Epochs and ranks where the main process is not asked: what workers agree on, and what they are told."""
+"""Epochs and ranks where the main process is not asked: what workers agree on, and what they receive."""
 
 from __future__ import annotations
 
 import gc
 import threading
+import time
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,11 +35,87 @@ def test_the_same_torch_seed_before_every_epoch_repeats_no_epoch(library):
     assert len(epochs[1]) == 28
 
 
-def test_two_live_iterators_do_not_mix_their_epochs(library):
-    with loaders_of(library) as loaders:
-        known = drive(loaders, 56)
-    loader = DataLoader(make_dataset(library), batch_size=8, num_workers=2)
-    first, second = iter(loader), iter(loader)
+def known_epochs(library, epochs: int) -> list[list[list[int]]]:
+    """Return the batches of the first epochs, as `Loader` reads them."""
+    with loaders_of(library) as (loader,):
+        return [[row_ids(batch) for batch in loader] for _ in range(epochs)]
+
+
+def sleep_unless_first(worker: int) -> None:
+    time.sleep(0.4 * (worker > 0))
+
+
+def seeded_alike(loader: DataLoader) -> Iterator[Any]:
+    """Return an iterator whose workers have the same seeds as those of every other."""
+    torch.manual_seed(0)
+    return iter(loader)
+
+
+@pytest.mark.parametrize("persistent_workers", [False, True])
+@pytest.mark.parametrize("workers", [2, 5])
+def test_workers_agree_on_the_epoch_after_abandoned_iterators(library, workers, persistent_workers):
+    """Although workers are slow to begin, and torch gives those of every iterator the same seeds."""
+    epochs = known_epochs(library, 4)
+    loader = DataLoader(
+        make_dataset(library),
+        batch_size=8,
+        num_workers=workers,
+        persistent_workers=persistent_workers,
+        worker_init_fn=sleep_unless_first,
+    )
+    for epoch in (0, 2):
+        assert row_ids(next(seeded_alike(loader))) == epochs[epoch][0]  # and abandoned: only worker 0 is known to begin
+        assert [row_ids(batch) for batch in seeded_alike(loader)] == epochs[epoch + 1]
+
+
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_workers_of_other_start_methods_agree_on_the_epoch(library, start):
+    epochs = known_epochs(library, 2)
+    loader = DataLoader(
+        make_dataset(library),
+        batch_size=8,
+        num_workers=2,
+        multiprocessing_context=start,
+        worker_init_fn=sleep_unless_first,
+    )
+    next(seeded_alike(loader))
+    assert [row_ids(batch) for batch in seeded_alike(loader)] == epochs[1]
+
+
+def test_iterators_that_are_dropped_at_once_lose_no_row_of_the_next_epoch(library):
+    epochs = known_epochs(library, 4)
+    loader = DataLoader(make_dataset(library), batch_size=8, num_workers=2, worker_init_fn=sleep_unless_first)
+    for _ in range(3):
+        seeded_alike(loader)
+    assert [row_ids(batch) for batch in seeded_alike(loader)] in epochs  # those may count or not
+
+
+def test_loaders_over_one_dataset_share_its_epochs(library):
+    """A second DataLoader that looks at a batch takes an epoch; the next one of the first is whole."""
+    epochs, dataset = known_epochs(library, 5), make_dataset(library)
+    train = DataLoader(dataset, batch_size=8, num_workers=2, persistent_workers=True)
+    look = DataLoader(dataset, batch_size=8, num_workers=2)
+    assert [row_ids(batch) for batch in seeded_alike(train)] == epochs[0]
+    for epoch in (1, 3):
+        assert row_ids(next(seeded_alike(look))) == epochs[epoch][0]
+        assert [row_ids(batch) for batch in seeded_alike(train)] == epochs[epoch + 1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_second_loader_over_the_dataset_does_not_move_the_first(library, workers):
+    epochs, dataset = known_epochs(library, 3), make_dataset(library)
+    options = {"batch_size": 8, "num_workers": workers, "persistent_workers": workers > 0}
+    train, look = (ms.StreamingDataLoader(dataset, **options) for _ in range(2))
+    for epoch in range(3):
+        assert [row_ids(batch) for batch in seeded_alike(train)] == epochs[epoch]
+        assert row_ids(next(seeded_alike(look))) == epochs[epoch][0]
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_two_live_iterators_do_not_mix_their_epochs(library, alike):
+    known = [rows for epoch in known_epochs(library, 2) for rows in epoch]
+    loader = DataLoader(make_dataset(library), batch_size=8, num_workers=2, worker_init_fn=sleep_unless_first)
+    first, second = (seeded_alike if alike else iter)(loader), (seeded_alike if alike else iter)(loader)
     taken = [[row_ids(next(batches)) for _ in range(6)] for batches in (first, second)]
     assert sorted(map(known.index, (rows[0] for rows in taken))) == [0, 28]
     for rows in taken:

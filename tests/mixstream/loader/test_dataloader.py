@@ -190,3 +190,24 @@ def test_an_error_in_a_worker_keeps_its_type_and_names_domain_and_shard(tmp_path
 
 def test_the_batch_size_is_the_datasets_where_the_loader_is_given_none(library):
     assert ms.StreamingDataLoader(make_dataset(library, batch_size=6)).batch_size == 6
+
+
+def test_batches_out_of_order_are_refused_since_their_steps_and_domains_would_be_of_others(library):
+    with pytest.raises(ConfigError, match=r"in_order=False .* reports and states would be of other rows"):
+        face(library, 2, in_order=False)
+    assert len(list(face(library, in_order=False))) == 28  # torch: without effect where there are no workers
+
+
+class Halved(ms.StreamingDataset):
+    """Leaves out every other sample."""
+
+    def __iter__(self) -> Any:
+        yield from list(super().__iter__())[::2]
+
+
+@pytest.mark.parametrize("loader", [ms.Loader, ms.StreamingDataLoader])
+def test_a_subclass_that_iterates_otherwise_is_refused_by_loaders_that_tag_rows(library, loader):
+    dataset = Halved(streams=streams(library), batch_size=8)
+    with pytest.raises(ConfigError, match=r"Halved overrides __iter__.*Override __getitem__ or get_item"):
+        loader(dataset)
+    assert len(list(DataLoader(dataset, batch_size=8))) == 14

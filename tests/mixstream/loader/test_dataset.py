@@ -49,9 +49,8 @@ def test_len_is_samples_of_a_rank_and_epoch(library):
     assert len(make_dataset(library, batch_size=4, rank=1, world_size=2)) == 28 * 4
 
 
-@pytest.mark.parametrize("batch_size", [None, 0, -1, 2.5, "8"])
-def test_iterating_needs_a_batch_size(library, batch_size):
-    dataset = make_dataset(library, batch_size=batch_size, predownload=64)
+def test_iterating_needs_a_batch_size(library):
+    dataset = make_dataset(library, batch_size=None, predownload=64)
     with pytest.raises(ConfigError, match="Please pass `batch_size` to StreamingDataset"):
         next(iter(dataset))
 
@@ -167,9 +166,13 @@ def test_start_up_and_memory_do_not_grow_with_samples(tmp_path):
         ({"streams": "s3://x"}, r"list of mixstream\.Stream"),
         ({"streams": ["s3://x"]}, r"list of mixstream\.Stream"),
         ({"mixer": "ADO"}, "mixer='ADO' is no mixer"),
-        ({"lag": -1}, "lag=-1 must be a whole number of steps"),
-        ({"lag": 2.5}, r"lag=2\.5 must be a whole number of steps"),
-        ({"epoch_size": -5}, "epoch_size=-5 must be at least 1 row"),
+        ({"mixer": ms.mixers.LMO()}, r"give mixer=MatrixMixer\(lmo=LMO\(\.\.\.\)\)"),
+        ({"mixer": ms.mixers.LMO(targets={"web": 1})}, r"give mixer=MatrixMixer\(lmo=LMO\(\.\.\.\)\)"),
+        ({"lag": -1}, "`lag` must be at least 0 steps, got -1"),
+        ({"lag": 2.5}, r"`lag` is a whole number of steps, got 2\.5"),
+        ({"epoch_size": -5}, "`epoch_size` must be at least 0 samples, got -5"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1 row, got 0"),
+        ({"batch_size": 8.0}, "`batch_size` is a whole number of rows, got 8.0; write 8"),
         ({"shuffle_block_size": 0}, "shuffle_block_size`? must be at least 1 sample, got 0"),
         ({"rank": 1}, "both rank and world_size or neither"),
         ({"rank": 2, "world_size": 2}, "rank 2 of world size 2 is out of range"),
@@ -257,8 +260,8 @@ def test_a_domain_of_fewer_samples_than_lanes_is_read_whole(tmp_path):
 
 @pytest.mark.parametrize("lanes", [0, -1])
 def test_lanes_that_cannot_be_are_refused(library, lanes):
-    with pytest.raises(ConfigError, match="lanes"):
-        len(make_dataset(library, num_canonical_nodes=lanes))
+    with pytest.raises(ConfigError, match=f"`num_canonical_nodes` must be at least 1 lane, got {lanes}"):
+        make_dataset(library, num_canonical_nodes=lanes)
 
 
 def test_the_length_is_known_without_asking_the_mixer(library):

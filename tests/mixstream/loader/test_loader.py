@@ -181,7 +181,7 @@ def test_an_error_of_the_user_s_code_comes_as_it_is(library):
 
 @pytest.mark.parametrize("prefetch", [-1, -8])
 def test_prefetch_cannot_be_negative(library, prefetch):
-    with pytest.raises(ConfigError, match=f"prefetch must be at least 0 batches, got {prefetch}"):
+    with pytest.raises(ConfigError, match=f"`prefetch` must be at least 0 batches, got {prefetch}"):
         ms.Loader(make_dataset(library), prefetch=prefetch)
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mixstream.errors import WaitTimeoutError
+from mixstream.errors import ClosedError, WaitTimeoutError
 from mixstream.loader.prefetch import BlockedError, Prefetcher
 
 
@@ -99,7 +99,7 @@ def test_after_close_there_is_nothing_to_wait_for():
         try:
             while True:
                 items.get()
-        except StopIteration:
+        except ClosedError:
             waiting.append("ended")
 
     consumer = threading.Thread(target=consume)
@@ -107,7 +107,7 @@ def test_after_close_there_is_nothing_to_wait_for():
     items.close()
     consumer.join(timeout=20)
     assert waiting == ["ended"]
-    with pytest.raises(StopIteration):
+    with pytest.raises(ClosedError, match="closed by another thread"):
         items.get()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import time
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -117,12 +118,14 @@ def test_dataloader_workers_of_every_kind(remote, tmp_path, expected, method):
         assert [batch["tokens"][:, 0].long().tolist() for batch in plain] == expected
 
 
-def test_a_dataset_of_fsspec(library, expected):
+def test_a_dataset_of_fsspec(library, expected, tmp_path, monkeypatch):
     import fsspec
 
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # a cache of an earlier process is of another `memory://`
     memory = fsspec.filesystem("memory")
-    memory.put(str(library), "/corpus", recursive=True)
-    each = [ms.Stream(remote=f"memory://corpus/{name}") for name in SIZES]
+    corpus = f"corpus-{library.parent.name}-{time.time_ns()}"  # caches of other processes' memory are on this machine
+    memory.put(str(library), f"/{corpus}", recursive=True)
+    each = [ms.Stream(remote=f"memory://{corpus}/{name}") for name in SIZES]
     assert rows(ms.Loader(ms.StreamingDataset(streams=each, batch_size=8, shuffle=True))) == expected
 
 

@@ -127,7 +127,7 @@ def test_a_batch_of_nobody_is_refused(library):
         with pytest.raises(FeedbackError, match="step 1 is reported and was not handed out by this loader"):
             loader.report(batch, row_losses(batch))
         with pytest.raises(FeedbackError, match="a dict does not say of which step"):
-            loader.report(dict(batch), row_losses(batch))  # type: ignore[arg-type]
+            loader.report({"tokens": batch["tokens"]}, row_losses(batch))
 
 
 def test_a_step_without_losses_is_said_to_have_none(library):
@@ -214,7 +214,7 @@ def test_a_report_that_was_refused_can_be_made_again(library):
         state = loaders[0].state_dict()
     with learning(library) as (loader,):
         for batch in loader:
-            with pytest.raises(ConfigError, match="a matrix has one row per validation group"):
+            with pytest.raises(ConfigError, match="it has one row per validation group"):
                 loader.report(batch, row_losses(batch), matrix=np.eye(2))
             loader.report(batch, row_losses(batch))
             if batch.step == 2:

@@ -260,7 +260,8 @@ def test_another_selection_is_refused_by_name(library, web, tmp_path, was, now):
     ids = {d.kept.id for d in (*here.domains, *opened[was]().domains) if d.kept is not None}
     assert all(each in str(caught.value) for each in ids)
     with ms.Loader(here) as loader:
-        loader.load_state_dict(state, strict=False)
+        with pytest.warns(UserWarning, match=r"begin anew(?s:.*)domain 'web' was read"):
+            loader.load_state_dict(state, strict=False)
         drawn = {domain["name"]: sum(domain["drawn"]) for domain in loader.state_dict()["domains"]}
         before = {domain["name"]: sum(domain["drawn"]) for domain in state["domains"]}
     assert drawn == {**before, "web": 0}

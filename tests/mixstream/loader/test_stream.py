@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from harness import write_tokens
 
@@ -15,11 +17,12 @@ def names(*streams: ms.Stream) -> list[str | None]:
 
 
 def test_a_stream_says_what_it_was_given():
-    stream = ms.Stream(remote="r", local="l", split="train", repeat=2, max_epochs=3, name="web")
-    assert (stream.remote, stream.local, stream.split, stream.repeat) == ("r", "l", "train", 2)
+    stream = ms.Stream(remote="/r", local="/l", split="train", repeat=2, max_epochs=3, name="web")
+    assert (stream.remote, stream.local, stream.split, stream.repeat) == ("/r", "/l", "train", 2)
     assert (stream.proportion, stream.choose, stream.validate_hash, stream.keep_zip) == (None, None, None, None)
-    assert repr(stream) == "Stream(remote='r', local='l', split='train', repeat=2, name='web', max_epochs=3)"
+    assert repr(stream) == "Stream(remote='/r', local='/l', split='train', repeat=2, name='web', max_epochs=3)"
     assert ms.Stream().split == ""
+    assert ms.Stream(remote="r").remote == str(Path("r").absolute())
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,9 @@ def test_there_are_rows_for_every_rank(books):
 
 @pytest.mark.parametrize("wrong", [{"rows": 0}, {"batch_size": 0}, {"rows": 2.5}])
 def test_sizes_are_whole_numbers(books, wrong):
-    with pytest.raises(ConfigError, match="must be a whole number, 1 or more"):
+    with pytest.raises(
+        ConfigError, match=r"`ValidationSet (rows|batch_size)` (must be at least 1|is a whole number), got"
+    ):
         opened(books, **wrong)
 
 

@@ -3,13 +3,15 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import os
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
 from children import in_child
 
-from mixstream.errors import WaitTimeoutError
+from mixstream.errors import ConfigError, WaitTimeoutError
+from mixstream.inherited_file import InheritedFile
 from mixstream.loader.workers import EpochClaims, WeightRing
 
 FORK = multiprocessing.get_context("fork")
@@ -26,8 +28,6 @@ def test_each_iter_in_one_process_claims_an_epoch():
     assert claims.count == 0
     assert [claims.claim() for _ in range(3)] == [0, 1, 2]
     assert claims.count == 3
-    claims.reset()
-    assert (claims.count, claims.claim()) == (0, 0)
 
 
 class Info:
@@ -37,32 +37,88 @@ class Info:
         self.id, self.seed, self.num_workers = worker, seed + worker, 3
 
 
-def test_workers_of_one_iter_claim_one_epoch(monkeypatch):
-    """Whatever they are seeded with, and however often persistent ones begin."""
-    claims = EpochClaims()
-    told: dict[str, Info] = {}
-    monkeypatch.setattr("mixstream.loader.workers.get_worker_info", lambda: told["info"])
+class Crew:
+    """Copies of claims as three forked workers of one `iter()` have them: the same file, and their own memory of it."""
 
-    def epoch(seed: int, copies: list[EpochClaims]) -> list[int]:
+    def __init__(self, claims: EpochClaims, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+        self.copies, self.seed = [copy.copy(claims) for _ in range(3)], seed
+        self.patch = monkeypatch
+
+    def claim(self, *workers: int) -> list[int]:
         got = []
-        for worker, mine in enumerate(copies):
-            told["info"] = Info(worker, seed)
-            got.append(mine.claim())
+        for worker in workers:
+            info = Info(worker, self.seed)
+            self.patch.setattr("mixstream.loader.workers.get_worker_info", lambda info=info: info)
+            got.append(self.copies[worker].claim())
         return got
 
-    def forked() -> list[EpochClaims]:
-        """Return what three forked workers have: the same file, and their own memory of it."""
-        copies = [copy.copy(claims) for _ in range(3)]
-        for mine in copies:
-            mine._begun = dict(claims._begun)
-        return copies
 
-    assert epoch(5, forked()) == [0, 0, 0]
-    assert epoch(9, forked()) == [1, 1, 1]
-    assert epoch(9, forked()) == [2, 2, 2]  # seeded alike
-    persistent = forked()
-    assert [epoch(9, persistent) for _ in range(3)] == [[3] * 3, [4] * 3, [5] * 3]
-    assert claims.count == 6
+def test_workers_of_one_iter_claim_one_epoch_in_any_order(monkeypatch):
+    claims = EpochClaims()
+    first, second, persistent = (Crew(claims, monkeypatch, seed) for seed in (5, 9, 5))
+    assert first.claim(0, 1) == [0, 0]
+    assert second.claim(2) == [1]
+    assert first.claim(2) == [0]
+    assert second.claim(0, 1) == [1, 1]
+    assert [persistent.claim(0, 1, 2) for _ in range(3)] == [[2] * 3, [3] * 3, [4] * 3]
+    assert claims.count == 5
+
+
+def test_a_late_worker_joins_its_iter_after_thousands_of_others(monkeypatch):
+    claims = EpochClaims()
+    late = Crew(claims, monkeypatch, 0)
+    assert late.claim(0) == [0]
+    for seed in range(1, 1200):  # each abandoned before its other workers began
+        Crew(claims, monkeypatch, seed).claim(1)
+    assert late.claim(1, 2) == [0, 0]
+    assert claims.count == 1200
+
+
+def test_workers_that_cannot_know_their_epoch_are_refused(monkeypatch):
+    """Those of a loader that starts its workers in another way than torch's, and seeds all of its iterators alike."""
+    claims = EpochClaims()
+    assert Crew(claims, monkeypatch, 7).claim(0) == [0]
+    with pytest.raises(ConfigError, match=r"worker 0 begins iteration 1 .* a second time: .*seeds all its iterators"):
+        Crew(claims, monkeypatch, 7).claim(0)
+
+
+def test_ended_claims_are_refused():
+    claims = EpochClaims()
+    claims.claim()
+    claims.end()
+    with pytest.raises(ConfigError, match="persistent workers were alive"):
+        claims.claim()
+    assert claims.count == 1
+
+
+def test_threads_claim_different_epochs():
+    claims, got = EpochClaims(), list[int]()
+    threads = [threading.Thread(target=lambda: got.extend(claims.claim() for _ in range(200))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        assert 0 <= claims.count <= 800
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == list(range(800))
+
+
+def test_the_count_is_not_read_while_it_is_written(monkeypatch):
+    claims, middle, go_on, write = EpochClaims(), threading.Event(), threading.Event(), InheritedFile.write
+
+    def in_halves(file, data, at=0):
+        write(file, data[: len(data) // 2].replace(b"]", b" "), at)
+        middle.set()
+        go_on.wait(timeout=10)
+        write(file, data, at)
+
+    monkeypatch.setattr(InheritedFile, "write", in_halves)
+    claiming = threading.Thread(target=claims.claim)
+    claiming.start()
+    assert middle.wait(timeout=10)
+    threading.Timer(0.05, go_on.set).start()
+    assert claims.count == 1
+    claiming.join()
 
 
 def test_weights_reach_workers():
