@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from mixstream.loader.dataset import StreamingDataset
     from mixstream.loader.loader import Loader
     from mixstream.loader.stream import Stream
+    from mixstream.loader.streams import streams
     from mixstream.loader.validation import ValidationSet
+    from mixstream.merge import merge_index
     from mixstream.types import Feedback
     from mixstream.writer import MDSWriter
 
@@ -39,8 +41,10 @@ __getattr__, __dir__ = lazily(
         "loader.dataset": ["StreamingDataset"],
         "loader.loader": ["Loader"],
         "loader.stream": ["Stream"],
+        "loader.streams": ["streams"],
         "loader.validation": ["ValidationSet"],
         "losses": [],
+        "merge": ["merge_index"],
         "mixers": [],
         "types": ["Feedback"],
         "writer": ["MDSWriter"],
@@ -62,6 +66,8 @@ __all__ = [
     "errors",
     "evaluate",
     "losses",
+    "merge_index",
     "mixers",
     "replay",
+    "streams",
 ]

@@ -5,6 +5,8 @@ input it writes the same bytes as MDSWriter of mosaicml-streaming. Its rules:
 
 - Every file appears whole, the index last, so a dataset with an index is complete. After an exception, or `kill -9` at
   any instant, there is no index. The shards written until then stay.
+- A directory has one writer at a time; a second one is refused (those who write in parallel use `merge_index`). A
+  store has no locks: there a writer leaves a mark, and fails before its next file once another has replaced it.
 - A shard is never empty and never larger than 2**32 - 1 bytes, the limit of its offsets.
 - Threads compress, hash and write (or upload). The number of shards that wait for them in memory is bounded. The next
   call raises their errors, unchanged.
@@ -20,6 +22,7 @@ Differences from mosaicml-streaming:
 
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,8 +38,8 @@ from mixstream.formats.hashing import hash_hex, hash_names, is_hash
 from mixstream.formats.mds.encodings import get_mds_encoded_size, get_mds_encodings, is_mds_encoding
 from mixstream.formats.mds.index import MAX_OFFSET, FileInfo, Index, ShardInfo, dump_index
 from mixstream.formats.mds.shard import encode_config, encode_sample, encode_shard
-from mixstream.storage import INDEX, find_destinations, prepare_destinations
-from mixstream.units import parse_bytes
+from mixstream.storage import INDEX, Destination, find_destinations, prepare_destinations
+from mixstream.units import parse_bytes, show_bytes
 
 
 class MDSWriter:
@@ -74,7 +77,8 @@ class MDSWriter:
     Raises:
         ConfigError: an argument is invalid.
         EncodingError: the encoding of a column is unknown.
-        OutputExistsError: the output is not empty (also a FileExistsError).
+        OutputExistsError: the output is not empty, another writer is at work there, or it belongs to `mixstream
+            convert` (also a FileExistsError).
         StoreError: the remote cannot be listed (also an OSError).
     """
 
@@ -112,6 +116,7 @@ class MDSWriter:
         self._workers = _at_least("max_workers", min(4, os.cpu_count() or 1) if max_workers is None else max_workers, 1)
         self.local, self.remote, self._destinations = find_destinations(out, keep_local=keep_local, retry=retry)
         prepare_destinations(self._destinations, exist_ok=exist_ok)
+        weakref.finalize(self, _unlock, self._destinations)  # a writer that is neither finished nor closed
 
         self._lock = threading.Lock()
         self._stored_shards = self._stored_bytes = 0
@@ -248,7 +253,7 @@ class MDSWriter:
         with self._lock:
             self._stored_shards, self._stored_bytes = self._stored_shards + 1, self._stored_bytes + len(data)
             for task in self._bar.task_ids:
-                text = f"{self._stored_shards} shards, {self._stored_bytes / 1e6:.1f} MB"
+                text = f"{self._stored_shards} shards, {show_bytes(self._stored_bytes)}"
                 self._bar.update(task, description=text)
         return replace(self._template, samples=samples, raw=raw, zip=zipped)
 
@@ -264,8 +269,14 @@ class MDSWriter:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
         self._storing.clear()
+        _unlock(self._destinations)
         if self._bar.task_ids:
             self._bar.stop()
+
+
+def _unlock(destinations: Sequence[Destination]) -> None:
+    for destination in destinations:
+        destination.unlock()
 
 
 def _check_columns(columns: Mapping[str, str]) -> dict[str, str]:

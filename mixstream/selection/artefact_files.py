@@ -22,7 +22,7 @@ from mixstream.formats import hash_hex
 from mixstream.selection.manifest import FileRecord
 from mixstream.selection.npy import REMEDY, hash_file, map_npy, refuse
 from mixstream.selection.staging import MANIFEST, PARTS
-from mixstream.storage import DatasetFiles, ShardSpec, is_local, join, local_path, redact
+from mixstream.storage import DatasetFiles, ShardSpec, absolute, domain_directory, is_local, join, local_path, redact
 from mixstream.types import Buffer
 
 
@@ -109,8 +109,8 @@ def open_files(
     text = fspath(path)
     if not is_local(text):
         return _open_remote(text, domain=domain, kind=kind, local=local)
-    top = local_path(text)
-    places = [top] if domain is None else [top, top / domain]
+    top = local_path(absolute(text, "the path"))
+    places = [top] if domain is None else [top, *(top / name for name in _directories(domain))]
     for place in places:
         try:
             return ArtefactFiles(directory=place), (place / MANIFEST).read_bytes()
@@ -124,8 +124,13 @@ def open_files(
     raise SelectionError(f"no {kind}: looked for {looked}{exists}{hint}; check the path, or finish writing it")
 
 
+def _directories(domain: str) -> dict[str, None]:
+    """Return which directories a domain's artefact may have: its name, and that name as `convert` writes it."""
+    return dict.fromkeys((domain, domain_directory(domain)))
+
+
 def _open_remote(url: str, *, domain: str | None, kind: str, local: str | None) -> tuple[ArtefactFiles, bytes]:
-    places = [url] if domain is None else [url, join(url, domain)]
+    places = [url] if domain is None else [url, *(join(url, name) for name in _directories(domain))]
     for place in places:
         files = replace(DatasetFiles.locate(remote=place, local=local, split=None), index=MANIFEST)
         try:

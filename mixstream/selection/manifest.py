@@ -23,7 +23,7 @@ import msgspec
 from mixstream.errors import ConfigError, SelectionError
 from mixstream.selection.npy import REMEDY, refuse
 from mixstream.selection.staging import MANIFEST, PARTS
-from mixstream.storage import is_local, local_path, redact
+from mixstream.storage import absolute, is_local, local_path, redact
 
 SCORES = "mixstream.scores/1"
 SCORES_PART = "mixstream.scores.part/1"
@@ -174,8 +174,8 @@ def directory_of(path: str | PathLike[str]) -> Path:
     if isinstance(path, str):
         if not is_local(path):
             raise ConfigError(f"{redact(path)!r} is not on local disk, which is needed here; copy it to a directory")
-        return local_path(path)
-    return Path(path)
+        return local_path(absolute(path, "the path"))
+    return Path(absolute(path, "the path"))
 
 
 def check_made(made: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from hashlib import blake2b
 from os import PathLike
 from typing import Any
@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.cached import cached_property
 from mixstream.errors import ConfigError, SelectionError
 from mixstream.formats import ShardEntry
 from mixstream.plan.selection import KeptRows

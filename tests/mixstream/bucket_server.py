@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -46,6 +47,8 @@ class BucketServer:
     objects: dict[str, bytes] = field(default_factory=dict)  # "bucket/key" -> bytes
     requests: list[Request] = field(default_factory=list)
     odd: Callable[[Request], Answer | None] | None = None
+    times: dict[str, float] = field(default_factory=dict)  # "bucket/key" -> when it was written; else at _DATE
+    etags: bool = True
     _parts: dict[str, dict[str, bytes]] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -85,10 +88,12 @@ class BucketServer:
             return failure(412, "PreconditionFailed")
         headers = {
             "ETag": etag,
-            "Last-Modified": _DATE,
+            "Last-Modified": formatdate(self.times[key], usegmt=True) if key in self.times else _DATE,
             "Content-Type": "binary/octet-stream",
             "Accept-Ranges": "bytes",
         }
+        if not self.etags:
+            del headers["ETag"]
         wanted = request.headers.get("x-ms-range", request.headers.get("range"))
         if wanted is None:
             return Answer(200, data, headers)

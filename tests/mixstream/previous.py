@@ -66,8 +66,17 @@ class Case:
 
 
 SHARES = {"web": {"proportion": 0.5}, "code": {"proportion": 0.3}, "law": {"proportion": 0.2}}
-ADO = mixers.ADO(window=5, ignore_steps=1, start_step=6, update_interval=3, subsample=1, min_points=3, min_seen=1)
-AIOLI = mixers.Aioli(round_steps=10, sweeps=1, probe_steps=2, prior_steps=3)
+ADO = mixers.ADO(
+    window=5,
+    ignore_steps=1,
+    start_step=6,
+    update_interval=3,
+    subsample=1,
+    min_points=3,
+    min_seen=1,
+    forgetting="ignore",  # and below ema=None: the defaults of then
+)
+AIOLI = mixers.Aioli(round_steps=10, sweeps=1, probe_steps=2, prior_steps=3, ema=None)
 GRAPH = {"web": {"web": 1.0, "law": 0.3}, "code": {"code": 1.0, "web": 0.2}, "law": {"law": 1.0, "code": 0.6}}
 SCHEDULE = mixers.Schedule(
     {
@@ -155,7 +164,14 @@ def dataset_of(case: Case) -> ms.StreamingDataset:
 def quietly() -> Iterator[None]:
     """Expect the warnings that these runs give."""
     with warnings.catch_warnings():
-        for about in ("set aside", "has been read", "state is of another", "validation sets", "state is taken"):
+        for about in (
+            "set aside",
+            "has been read",
+            "state is of another",
+            "validation sets",
+            "state is taken",
+            "earlier version",
+        ):
             warnings.filterwarnings("ignore", f".*{about}")
         yield
 

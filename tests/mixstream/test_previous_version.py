@@ -25,6 +25,7 @@ from previous import (
     alike,
     begun,
     dataset_of,
+    opened,
     quietly,
     resumed,
     stored,
@@ -38,40 +39,86 @@ import mixstream as ms
 LOGGED = [name for name, case in CASES.items() if case.log]
 LEARNED = [name for name in STORED if CASES[name].options.get("lag") and CASES[name].face == "loader"]
 
+# Since then, shares are carried over epochs instead of being rounded in each (CHANGELOG.md): these runs draw other rows
+# from their beginning, or from the end of an epoch on, and these states have other units or another digest.
+SHARED = ["weighted", "weighted_lanes", "static", "temperature", "drop_last", "dataset_later"]
+CARRIED = [*SHARED, "max_epochs", "ado_lanes"]
+OTHER_UNITS = [*CARRIED, "even", "schedule", "scheduled_lanes", "streaming"]
+PARTIAL = ["repeat", "choose", "fewer"]  # the last batch of an epoch is filled by other domains in each
+
+
+OTHER_WEIGHTS = ["max_epochs"]
+"""Cases whose reported weights are others than before, on purpose: without the domains that have left the mix."""
+
+
+def compared(name: str, steps: Any) -> Any:
+    """Return `steps` without what is changed on purpose."""
+    return [{**step, "weights": None} for step in steps] if name in OTHER_WEIGHTS else steps
+
 
 # --- runs and states --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", STORED)
+@pytest.mark.parametrize("name", [name for name in STORED if name not in CARRIED])
 def test_a_run_draws_the_same_rows_and_saves_the_same_state(name):
     steps, state = begun(CASES[name])
-    assert steps == alike(stored(f"rows/{name}.json")["before"])
-    expected = stored(f"states/{name}.json")
+    assert compared(name, steps) == alike(compared(name, stored(f"rows/{name}.json")["before"]))
+    if name in OTHER_UNITS:
+        return
+    expected = as_listed_now(stored(f"states/{name}.json"))
     if expected["mixing"] is None:
         assert json.dumps(state) == json.dumps(expected)
     assert keys(state) == keys(expected)
     assert with_numbers(state) == alike(with_numbers(expected))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if name not in [*CARRIED, *PARTIAL] or name == "ado_lanes"])
 def test_a_state_of_the_version_before_goes_on_with_the_same_rows(name):
     case = CASES[name]
     steps, explained = resumed(case, stored(f"states/{case.state_of or name}.json"))
     expected = stored(f"rows/{name}.json")
-    assert steps == alike(expected["after"])
+    assert compared(name, steps) == alike(compared(name, expected["after"]))
     assert explained == alike(expected["explained"])
 
 
-@pytest.mark.parametrize("name", [name for name in STORED if not CASES[name].unreported])
+@pytest.mark.parametrize("name", [*CARRIED, *PARTIAL])
+def test_a_state_of_rounded_shares_goes_on_and_its_own_state_goes_on_as_it_did(name):
+    case = CASES[name]
+    state = stored(f"states/{case.state_of or name}.json")
+    steps, _ = resumed(case, state)
+    with opened(case) as loader:
+        (loader.dataset if case.face == "dataset" else loader).load_state_dict(state, strict=case.strict)
+        if case.face == "dataset":
+            later = loader.dataset.state_dict(0, from_beginning=False)
+        else:
+            train(loader, case, 3)
+            later = loader.state_dict()
+    again, _ = resumed(case, later)
+    rows, skipped = [step["rows"] for step in steps], 0 if case.face == "dataset" else 3
+    assert [step["rows"] for step in again][: len(rows) - skipped] == rows[skipped:]
+    if name in SHARED:
+        plan = dataset_of(case).run.run_plan
+        for number, part in zip((2, 3, 1), plan.prior_K.tolist()):  # code, law, web
+            drawn = sum(row // 1000 == number for batch in rows for row in batch)
+            assert abs(drawn - part * BATCH * len(rows)) < 2 * plan.lanes + 1
+
+
+@pytest.mark.parametrize("name", [n for n in STORED if not CASES[n].unreported and n not in OTHER_UNITS])
 def test_a_state_that_is_loaded_is_saved_as_it_was(name):
     state = stored(f"states/{name}.json")
     with quietly(), ms.Loader(dataset_of(CASES[name]), prefetch=2) as loader:
         loader.load_state_dict(state)
-        assert json.dumps(loader.state_dict()) == json.dumps(state)
+        assert json.dumps(loader.state_dict()) == json.dumps(as_listed_now(state))
+
+
+def as_listed_now(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state with what is set aside in the plan's order of domains; it was that of `streams`."""
+    listed = sorted(state["quarantined"], key=lambda e: (e["domain"], e["shard"], -1 if e["row"] is None else e["row"]))
+    return {**state, "quarantined": listed}
 
 
 @pytest.mark.parametrize("face", ["streaming", "dataset"])
-@pytest.mark.parametrize("name", ["weighted", "scheduled_lanes", "quarantine"])
+@pytest.mark.parametrize("name", ["even", "scheduled_lanes", "quarantine"])
 def test_a_state_of_one_face_is_one_of_all(name, face):
     steps, _ = resumed(replace(CASES[name], face=face), stored(f"states/{name}.json"))
     assert [step["rows"] for step in steps] == [step["rows"] for step in stored(f"rows/{name}.json")["after"]]
@@ -116,9 +163,9 @@ def test_the_runs_are_no_easy_ones():
 
 
 def lines_of(log: Path | str) -> list[str]:
-    """Return the lines of a log without the time."""
+    """Return the lines of a log without the time, and without what headers say of the plan since."""
     text = Path(log, "mixture.jsonl").read_text() if Path(log).is_dir() else Path(log).read_text()
-    return re.sub(r'"time":[\d.]+', '"time":0', text).splitlines()
+    return re.sub(r',"plan":\{.*\}(?=\}\n)', "", re.sub(r'"time":[\d.]+', '"time":0', text)).splitlines()
 
 
 def same_lines(found: list[str], expected: list[str], *, exactly: bool) -> None:
@@ -130,14 +177,14 @@ def same_lines(found: list[str], expected: list[str], *, exactly: bool) -> None:
     assert pairs[0] == alike(pairs[1])
 
 
-@pytest.mark.parametrize("name", LOGGED)
+@pytest.mark.parametrize("name", [name for name in LOGGED if name not in CARRIED])
 def test_a_run_and_its_resume_write_the_same_log(name, tmp_path):
     begun(CASES[name], tmp_path)
     resumed(CASES[name], stored(f"states/{name}.json"), tmp_path)
     same_lines(lines_of(tmp_path), lines_of(PREVIOUS / "logs" / f"{name}.jsonl"), exactly=name == "static")
 
 
-@pytest.mark.parametrize("name", LOGGED)
+@pytest.mark.parametrize("name", [name for name in LOGGED if name not in CARRIED])
 def test_a_log_of_the_version_before_is_gone_on_with(name, tmp_path):
     lines = (PREVIOUS / "logs" / f"{name}.jsonl").read_text().splitlines(keepends=True)
     second = next(at for at, line in enumerate(lines) if at and line.startswith('{"event":"begin"'))

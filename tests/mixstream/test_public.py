@@ -42,6 +42,8 @@ OUR_DATASET = {
     "drop_last": False,
     "rank": None,
     "world_size": None,
+    "nodes": None,
+    "mixed_rows": False,
 }
 MOSAIC_STREAM = ["remote", "local", "split", "proportion", "repeat", "choose", "download_retry", "download_timeout"]
 MOSAIC_STREAM += ["validate_hash", "keep_zip"]
@@ -67,8 +69,10 @@ def test_every_public_name_is_there_and_no_other():
         "errors",
         "evaluate",
         "losses",
+        "merge_index",
         "mixers",
         "replay",
+        "streams",
     ]
     assert all(getattr(ms, name) is not None for name in ms.__all__)
     assert set(ms.__all__) <= set(dir(ms))

@@ -23,7 +23,10 @@ from mixstream.errors import (
     StoreFaultError,
 )
 from mixstream.formats import decode_sample, parse_index, read_offsets
+from mixstream.storage import LOCK
+from mixstream.storage.destination import StoreDestination
 from mixstream.storage.retry import Retry
+from mixstream.units import show_bytes
 
 COLUMNS = {"text": "str", "id": "int"}
 URL = "s3://bucket/prefix"
@@ -64,7 +67,8 @@ def test_a_store_gets_the_bytes_that_a_directory_gets_and_the_index_last(shelf, 
     assert list(tmp_path.iterdir()) == []
     write(tmp_path / "local", **options)
     assert shelf.objects == files(tmp_path / "local")
-    assert shelf.log[-1] == ("write", "index.json")
+    assert (shelf.acts("write")[0], shelf.acts("write")[-1]) == (LOCK, "index.json")
+    assert shelf.log[-1] == ("remove", LOCK)
     assert len(shelf.acts("write")) == len(set(shelf.acts("write"))) > 5
 
 
@@ -123,8 +127,52 @@ def test_exist_ok_removes_the_index_then_the_shards_and_nothing_else(shelf):
     shelf.log.clear()
     write(URL, count=1, exist_ok=True)
     assert shelf.acts("remove")[0] == "index.json"
-    assert sorted(shelf.acts("remove")[1:]) == sorted(old)
+    assert sorted(shelf.acts("remove")[1:]) == sorted([*old, LOCK])
     assert shelf.objects.keys() == {"index.json", "shard.00000.mds", *mine}
+
+
+def test_a_second_writer_of_a_store_is_refused_and_the_first_goes_on(shelf):
+    with MDSWriter(columns=COLUMNS, out=URL, size_limit=1) as first:
+        first.write(sample(1))
+        with pytest.raises(OutputExistsError, match=r"is being written by process \d+ on .*merge_index"):
+            MDSWriter(columns=COLUMNS, out=URL)
+        first.write(sample(2))
+    assert sorted(shelf.objects) == ["index.json", "shard.00000.mds", "shard.00001.mds"]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_writer_of_a_store_that_another_has_taken_finds_out_before_its_index(shelf, at_once, monkeypatch):
+    if at_once:  # both have seen an empty place before either marks it
+        monkeypatch.setattr(StoreDestination, "check", lambda self: None)
+    first = MDSWriter(columns=COLUMNS, out=URL, size_limit=1)
+    first.write(sample(1))
+    second = MDSWriter(columns=COLUMNS, out=URL, size_limit=1, exist_ok=not at_once)
+    with pytest.raises(OutputExistsError, match=r"has begun to write there too, so .* was not written"):
+        first.finish()
+    first.cancel_future_jobs()
+    assert "index.json" not in shelf.objects
+    second.write(sample(3))
+    second.finish()
+    assert sorted(shelf.objects) == ["index.json", "shard.00000.mds"]
+
+
+def test_a_writer_of_a_store_that_was_killed_is_replaced_on_demand(shelf):
+    shelf.objects[LOCK] = b"process 7 on host, since ever"
+    with pytest.raises(OutputExistsError, match=r"process 7 on host.* or that was killed.*exist_ok=True"):
+        MDSWriter(columns=COLUMNS, out=URL)
+    write(URL, count=1, exist_ok=True)
+    assert sorted(shelf.objects) == ["index.json", "shard.00000.mds"]
+
+
+@pytest.mark.parametrize("exist_ok", [False, True])
+def test_credentials_that_may_only_write_are_enough(shelf, exist_ok, tmp_path):
+    shelf.before["read *"] = raising(*(StoreAccessError("403") for _ in range(999)))
+    with pytest.warns(RuntimeWarning, match="does not let this writer read") as told:
+        write(URL, exist_ok=exist_ok)
+    assert len(told) == 1
+    write(tmp_path / "local")
+    assert shelf.objects == files(tmp_path / "local")
+    assert len(shelf.acts("write")) == len(set(shelf.acts("write")))
 
 
 def test_a_rewrite_that_breaks_off_leaves_no_index_of_the_old_dataset(shelf):
@@ -260,9 +308,9 @@ def test_finished_shards_wait_in_memory_in_bounded_number(shelf):
 def test_the_bar_counts_what_is_uploaded(shelf, capsys):
     write(URL, progress_bar=True)
     shards = [name for name in shelf.objects if name.startswith("shard")]
-    told = re.findall(r"(\d+) shards, ([\d.]+) MB", capsys.readouterr().err)
+    told = re.findall(r"(\d+) shards, ([\d.]+ \w+)", capsys.readouterr().err)
     assert int(told[-1][0]) == len(shards)
-    assert float(told[-1][1]) == round(sum(len(shelf.objects[name]) for name in shards) / 1e6, 1)
+    assert told[-1][1] == show_bytes(sum(len(shelf.objects[name]) for name in shards))
 
 
 # A real server
@@ -288,3 +336,14 @@ def test_a_real_store_through_faults(s3, proxy, monkeypatch, tmp_path):
     with MDSWriter(columns={"x": "bytes"}, out=s3.url, exist_ok=True) as writer:
         writer.write({"x": b"new"})
     assert s3.names() == ["index.json", "shard.00000.mds"]
+
+
+def test_a_real_store_that_may_not_be_read(s3, proxy):
+    proxy.when(faults.refuse_with(403, "AccessDenied"), method="GET", path=f"*/{LOCK}")
+    with pytest.warns(RuntimeWarning, match="AccessDenied") as told:
+        write(s3.url)
+    assert len(told) == 1
+    shards = parse_index(s3.get("index.json"), where="").shards
+    assert s3.names() == sorted(["index.json", *(info.raw.basename for info in shards)])
+    assert sum(info.samples for info in shards) == 50
+    assert proxy.count(method="PUT") == len(shards) + 2  # the mark and the index

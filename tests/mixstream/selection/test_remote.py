@@ -70,8 +70,9 @@ def test_children_read_it_too(place, method):
 
 def test_while_the_store_is_away_what_was_kept_is_read(place, proxy: FaultProxy, monkeypatch):
     url = f"{place.url}/selection/web"
+    monkeypatch.setenv("S3_ENDPOINT_URL", proxy.endpoint)
     assert Selection.open(url).ordinals().tolist() == KEPT.tolist()
-    monkeypatch.setenv("S3_ENDPOINT_URL", "http://127.0.0.1:1")
+    proxy.refuse()
     with pytest.warns(RuntimeWarning, match=r"manifest.json could not be read"):
         assert Selection.open(url).ordinals().tolist() == KEPT.tolist()
 
