@@ -1,13 +1,17 @@
-"""`mixstream convert`: text and JSONL → tokenised MDS shards, one dataset for each domain.
+"""`mixstream convert`: text and JSON → tokenised MDS shards, one dataset for each domain.
 
 In the order of the flow (job.py draws it):
 
     command.py     options and help                  job.py        wires the rest
-    sources.py     SRC → domains and files           files.py      stored bytes, decompressed
-    domain_names   which names a domain can have     readers/      one format a file → documents
+    sources.py     SRC → domains and files           listing.py    directories and patterns → files
+    sniff.py       what a file is                    foreign.py    formats that are refused, and the way in
+    files.py       stored bytes, decompressed        readers/      one format a file → documents
+    separators.py  `--document-separator`            domain_names  which names a domain can have
     parts.py       files → units of work             tokenizer.py  text → ids
-    work.py        one unit of work                  packer.py     ids → rows → shards
-    ledger.py      which units are done              publish.py    units → index.json
+    work.py        one unit of work                  long_texts.py long documents, cut unseen by the tokenizer
+    ledger.py      which units are done              packer.py     ids → rows → shards
+    groups.py      what an output holds already      publish.py    units → index.json
+    run_file.py    run.json: groups and their recipe finished.py   which groups are published
     recipe.py      the options that decide bytes     remote.py     the result → an object store
                                                      uploads.py    which objects are uploaded
 

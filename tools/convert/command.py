@@ -16,11 +16,12 @@ from mixstream.storage import check_writable, is_local, local_path, open_store, 
 from ..shared.console import Console, show_bytes, show_seconds, table
 from ..shared.executors import default_workers
 from .job import run_conversion
+from .listing import Choice
 from .readers import READERS, Fields
 from .recipe import Recipe
 from .remote import Remote, default_work
-from .sources import Choice
-from .tokenizer import describe_tokenizer
+from .separators import unescape
+from .tokenizer import SpecialTokens, describe_tokenizer
 
 if TYPE_CHECKING:
     _Format = str  # pyright cannot evaluate the table
@@ -29,6 +30,8 @@ else:
 _Many = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=", ".join)]
 _Patterns = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=False, show_default=False)]
 _Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
+_SHOWN = 6
+_Separator = Annotated[str | None, Parameter(allow_leading_hyphen=True)]  # --- is a common one
 _Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
 
 
@@ -42,7 +45,11 @@ def convert(
     format: _Format = "auto",  # noqa: A002  # the option's name
     include: _Patterns = (),
     exclude: _Patterns = (),
+    as_text: _Patterns = (),
+    document_separator: _Separator = None,
     eos: str | None = None,
+    bos: str = "none",
+    special_tokens: SpecialTokens = "text",
     val_fraction: float = 0.0,
     seed: int = 0,
     on_bad_document: Literal["raise", "skip"] = "raise",
@@ -51,11 +58,12 @@ def convert(
     size_limit: str = "64mb",
     workers: int | None = None,
     overwrite: _Flag = False,
+    remove: _Patterns = (),
     work: Path | None = None,
     keep_work: _Flag = False,
     as_json: _Json = False,
 ) -> int:
-    """Turn text and JSONL into tokenised shards, one dataset for each domain.
+    """Turn text and JSON into tokenised shards, one dataset for each domain.
 
     mixstream convert corpus/ --out shards/
     mixstream convert web=crawl/ code=src/ --out shards/ --val-fraction 0.01
@@ -64,15 +72,35 @@ def convert(
 
     Read one with Stream(remote="shards/web", split="train").
 
-    SOURCES. A text file is one document; each line of .jsonl, .json or .ndjson
-    is one document. Both may be .gz or .zst. Directories are walked
-    recursively; hidden files and files that are not text are skipped and
-    counted.
+    SOURCES. A text file in UTF-8 is one document, or with --document-separator
+    several. Of JSON, each line is one document (.jsonl, .ndjson), or each object
+    of an array or of a file (.json); blank lines and comments after # or // are
+    skipped. All may be .gz, .zst, .bz2 or .xz. What a file holds decides, then
+    its suffix. HTML, CSV, notebooks, WARC, Parquet, archives and other known
+    formats are refused before anything is converted, with a way in; --as-text
+    '*.html' takes the source of such files as text. Directories are walked
+    recursively. Hidden files, marks and checksums of other programs, pictures
+    and programs, a README beside JSON, and links below a directory are skipped
+    and counted. PATH may be a pattern: 'crawl/**/*.jsonl'.
 
     DOMAINS. Each SRC is a domain, named after its last path component (for a
-    file: without suffixes), or NAME in NAME=PATH. A single directory that holds
-    only directories gives one domain for each. With --domain-key, a field of
-    each line names the domain.
+    file: without suffixes), or NAME in NAME=PATH. Several SRC may have one NAME:
+    web=a*.jsonl web=b/. A single directory that holds only directories gives one
+    domain for each. With --domain-key, a field of each document names the
+    domain; the directory of C# is C~23.
+
+    TOKENS. Each document is followed by the end-of-document token. --bos TOKEN
+    also puts a token before it; the default is none, whatever the tokenizer does
+    by itself. Special tokens that a text spells out, such as <|endoftext|>, stay
+    text and never become the token: --special-tokens parse makes them tokens,
+    error refuses documents that have one. What tokenizer.json adds without
+    "special": true, such as <think> in some, is always a token. Long documents
+    are encoded in parts, with the tokens of the whole.
+
+    LIMITS. A line or an object of JSON, and a document between separators, has
+    at most 256 MiB. A document that cannot be read (not UTF-8, a NUL byte, no
+    JSON, a missing field) is bad as a whole: see --on-bad-document. The name of
+    a domain has at most 1000 characters.
 
     ROWS. Documents are joined end to end, each followed by the end-of-document
     token, and cut every --seq-len tokens. The last, incomplete row of each
@@ -90,13 +118,18 @@ def convert(
     are removed after the upload, unless --keep-work is given; the files that a
     restart needs stay. AWS credentials are found as boto3 finds them.
 
-    RESTARTS. After an interruption or a kill, the same command resumes. With
-    other options or changed sources it refuses; --overwrite then rebuilds the
-    domains that changed. If the output is complete, nothing is done. An object
-    that the store has in its full size is not uploaded again.
+    RESTARTS. After an interruption or a kill, the same command resumes. If the
+    output is complete, nothing is done. An object that the store has in its
+    full size is not uploaded again. Until all is done, other commands say
+    "unfinished".
+
+    FURTHER DOMAINS. A command with other sources and the same options adds
+    their domains to --out. A domain that is there, of other options or changed
+    sources, is refused; --overwrite rebuilds it. Domains that no SRC names
+    stay; --remove DOMAIN removes one.
 
     Args:
-        sources: files, directories, or NAME=PATH.
+        sources: files, directories, patterns, or NAME=PATH.
         out: directory or URL for the datasets: new, empty, or one to resume.
         tokenizer: `bytes` (ids 0-255, and 256 after each document), or the path of a tokenizer.json.
         seq_len: tokens in a row.
@@ -104,16 +137,21 @@ def convert(
         domain_key: JSON field with the domain, as in meta.pile_set_name.
         format: read every file as this format, whatever its suffix.
         include: in directories, only files that match (`*.py`, `docs/*`); may be repeated.
-        exclude: in directories, no files that match; may be repeated.
+        exclude: no files that match; may be repeated.
+        as_text: files that match are text, whatever they hold (`*.html`); may be repeated.
+        document_separator: what stands between the documents of a text file, as <|endoftext|> or \\n\\n.
         eos: token or id that ends a document, if it cannot be determined from tokenizer.json.
+        bos: token or id that begins a document.
+        special_tokens: what special tokens spelled out in a document are: plain text, the tokens (parse), or an error.
         val_fraction: share of the documents in the split val, chosen by content.
         seed: seed of the choice of these documents.
-        on_bad_document: if a document cannot be read (UTF-8, JSON, a missing field): fail, or skip, count and report.
+        on_bad_document: if a document cannot be read (LIMITS): fail, or skip, count and report.
         compression: none, zstd, zstd:7, gz, br, …; each shard is compressed as a whole.
         hashes: hashes of every shard in the index; may be repeated, `none` for none.
         size_limit: maximum size of a shard.
         workers: number of processes; default: one for each core.
-        overwrite: replace output of other options or sources.
+        overwrite: replace domains that SRC names and that other options or sources made; all others stay.
+        remove: a domain to remove from --out; may be repeated, with or without SRC.
         work: with --out URL: local directory for the work; default: one below ~/.cache for each --out.
         keep_work: with --out URL: keep the shards in --work after the upload.
         as_json: print one JSON document, not a table.
@@ -123,10 +161,16 @@ def convert(
     if workers == 1:
         os.environ.setdefault("RAYON_NUM_THREADS", "1")  # this process is the worker; its tokenizer is not loaded yet
     console = Console(as_json=as_json)
+    described = describe_tokenizer(tokenizer, eos, bos=None if bos == "none" else bos, special_tokens=special_tokens)
     recipe = Recipe(
-        tokenizer=describe_tokenizer(tokenizer, eos),
+        tokenizer=described,
         seq_len=seq_len,
-        fields=Fields(text=text_key, domain=domain_key),
+        fields=Fields(
+            text=text_key,
+            domain=domain_key,
+            separator=None if document_separator is None else unescape(document_separator),
+            forbidden=described.words if special_tokens == "error" else (),
+        ),
         val_fraction=val_fraction,
         seed=seed,
         on_bad_document=on_bad_document,
@@ -134,15 +178,27 @@ def convert(
         hashes=tuple(sorted({name for name in hashes if name != "none"})),
         size_limit=size_limit,
     )
+    if described.puts_first is not None and described.bos is None:
+        console.note(
+            f"documents begin without {described.puts_first}, which {tokenizer} puts before a text; "
+            f"--bos '{described.puts_first}' puts it before each document"
+        )
+    if described.unmarked:
+        shown = ", ".join(described.unmarked[:_SHOWN]) + (" and more" if len(described.unmarked) > _SHOWN else "")
+        console.note(
+            f"{tokenizer} does not mark {shown} as special: where a text spells one out, it becomes that token, "
+            "whatever --special-tokens says"
+        )
     start = time.monotonic()
     directory, remote = _place(out, work, keep_work=keep_work, console=console)
     summary = run_conversion(
         sources,
         out=directory,
         recipe=recipe,
-        choice=Choice(include=include, exclude=exclude, format=format),
+        choice=Choice(include=include, exclude=exclude, format=format, as_text=as_text),
         workers=default_workers() if workers is None else workers,
         overwrite=overwrite,
+        remove=remove,
         remote=remote,
         console=console,
     )
@@ -153,6 +209,8 @@ def convert(
 
 def _place(out: str, work: Path | None, *, keep_work: bool, console: Console) -> tuple[Path, Remote | None]:
     """The work directory, and the store to upload to, if there is one."""
+    if not out.strip():
+        raise ConfigError("--out is empty: give a directory, or a URL.")
     if is_local(out):
         if work is not None or keep_work:
             option = "--keep-work" if work is None else "--work"

@@ -8,8 +8,10 @@ changed since it was listed, are errors; they never make the corpus shorter.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,10 +24,10 @@ import zstandard
 
 from mixstream.errors import MixstreamError
 
-Compression = Literal["", "gz", "zst"]
+Compression = Literal["", "gz", "zst", "bz2", "xz"]
 OnBytes = Callable[[int], None]
 
-_COMPRESSIONS: dict[str, Compression] = {"gz": "gz", "zst": "zst", "zstd": "zst"}
+_COMPRESSIONS: dict[str, Compression] = {"gz": "gz", "zst": "zst", "zstd": "zst", "bz2": "bz2", "xz": "xz"}
 _BLOCK = 1 << 20
 _ZSTD_BLOCK = 1 << 16  # compressed bytes to decompress at a time; small, because they may grow a thousandfold
 
@@ -89,7 +91,9 @@ def open_slice(piece: Slice, on_bytes: OnBytes | None = None) -> Iterator[Binary
         raw.seek(piece.start)
         try:
             yield _decompressed(raw, piece.file.compression)
-        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        except (EOFError, zlib.error, lzma.LZMAError, OSError, zstandard.ZstdError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the system; those of gzip and bz2 have no number
             kind = piece.file.compression
             raise DamagedFileError(f"{piece.file.path}: the {kind} data is damaged or cut short: {error}") from error
         _check_unchanged(raw, piece.file)
@@ -99,7 +103,8 @@ class _Counted(io.FileIO):
     """A file that reports how many bytes were read from it."""
 
     def __init__(self, path: str, on_bytes: OnBytes | None) -> None:
-        super().__init__(path)
+        # A pipe in the file's place is not waited for; it has another size and time.
+        super().__init__(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
         self._on_bytes = on_bytes
 
     def readinto(self, buffer: Any, /) -> int | None:
@@ -130,6 +135,9 @@ def _decompressed(raw: io.FileIO, compression: str) -> BinaryIO:
     stored = io.BufferedReader(raw, _BLOCK)
     if compression == "gz":
         return cast(BinaryIO, gzip.GzipFile(fileobj=stored, mode="rb"))  # only its declared type differs
+    if compression in {"bz2", "xz"}:
+        opened = bz2.BZ2File(stored) if compression == "bz2" else lzma.LZMAFile(stored)  # noqa: SIM115  # `open_slice` closes it
+        return io.BufferedReader(cast(io.RawIOBase, opened), _BLOCK)
     return io.BufferedReader(_ZstdRaw(stored), _BLOCK) if compression == "zst" else stored
 
 

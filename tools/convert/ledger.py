@@ -1,6 +1,7 @@
 """Which parts are finished, on disk in `DIR/.convert/`. It makes `kill -9` at any instant safe.
 
-    run.json                  the recipe and the sources of DIR
+    run.json                  the recipe and the groups of sources of DIR (run_file.py)
+    published.json            what of it is published (finished.py)
     parts/<group>/00000.json  the record of a finished part: what it wrote, from which recipe and sources
     parts/<group>/00000.tail  the tokens after its last whole row
     uploads.jsonl             with --out URL: which objects are uploaded (uploads.py)
@@ -14,39 +15,39 @@ that this directory is uploaded to. Only files that convert writes are removed, 
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
 import multiprocessing
 import os
-import re
+import platform
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from mixstream.errors import ConfigError, StateError, WaitTimeoutError
+from mixstream.storage import INDEX, RUN, domain_directory, is_part_name
 
-from ..shared.datasets import INDEX, SUMMARY
+from .durable import hold, sync, write_durably
 from .files import Slice
+from .finished import PUBLISHED, Groups, dump_published
 from .parts import Part
 from .recipe import Recipe
+from .run_file import Run, is_by_key
 from .sources import Sources
 from .uploads import Uploads
 
 TAIL = "part-tail"
-RUN = ".convert/run.json"
+SEPARATORS = "separator"
 _OURS = ".convert"
 _SPLITS = ("train", "val")
-_PART_NAME = re.compile(r"part-(\d{5,}|tail)", re.ASCII)
 _WAIT_S = 30.0
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})  # some network file systems have no locks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +64,7 @@ class Output:
 
     def directory(self, out: Path, part: str) -> Path:
         """The directory of the shards of the part named `part`."""
-        return out / self.domain / self.split / part
+        return out / domain_directory(self.domain) / self.split / part
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +77,8 @@ class PartRecord:
     """Documents that could not be read."""
     examples: tuple[str, ...] = ()
     """The first few of them: place and reason."""
+    seen: dict[str, int] = field(default_factory=dict)
+    """How often separators (`SEPARATORS`, then the text) and special tokens were spelled out in the documents."""
 
 
 _RECORD = msgspec.json.Decoder(PartRecord)
@@ -83,7 +86,7 @@ _RECORD = msgspec.json.Decoder(PartRecord)
 
 def identify(recipe: Recipe, slices: Iterable[Slice]) -> str:
     """A hash of the recipe and of slices of files: names, sizes, times and bounds."""
-    digest = hashlib.sha256(json.dumps(recipe.describe(), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(recipe.identity(), sort_keys=True).encode())
     for piece in slices:
         file = piece.file
         entry = [file.name, file.size, file.mtime_ns, file.format, file.compression, piece.start, piece.stop]
@@ -91,27 +94,18 @@ def identify(recipe: Recipe, slices: Iterable[Slice]) -> str:
     return digest.hexdigest()
 
 
-def describe_run(recipe: Recipe, sources: Sources) -> bytes:
-    """The content of run.json. Its SHA-256 is the conversion's identity."""
+def describe_run(recipe: Recipe, sources: Sources, planned: Mapping[str, Sequence[Part]]) -> Run:
+    """What run.json says of a command: its recipe, and its groups with the parts that were planned for each."""
     groups = {
         group.name: {
             "files": len(group.files),
             "bytes": group.bytes,
             "identity": identify(recipe, (file.whole for file in group.files)),
+            "parts": len(planned[group.name]),
         }
         for group in sources.groups
     }
-    return json.dumps({"recipe": recipe.describe(), "groups": groups}, indent=1, sort_keys=True).encode()
-
-
-def refuse_other(place: object, old: bytes, new: bytes) -> None:
-    """Raise StateError if `place` holds another conversion; `old` is its run.json, `new` that of this run."""
-    changes = list(_changes(json.loads(old), json.loads(new)))
-    if changes:
-        raise StateError(
-            f"{place} was begun with other options or sources: {'; '.join(changes)}. Continue with the "
-            f"old ones, choose another --out, or pass --overwrite, which rebuilds the parts that changed."
-        )
+    return Run.parse(Run(recipe=recipe.describe(), groups=groups).dump(), "")  # keys in the order of the file
 
 
 class Ledger:
@@ -140,18 +134,29 @@ class Ledger:
                 "Give a directory, new or empty."
             )
         self._ours.mkdir(parents=True, exist_ok=True)
-        busy = ConfigError(f"--out {self.out}: another `mixstream convert` is writing to it. Wait until it has ended.")
-        with _locked(self._ours / "lock", fcntl.LOCK_EX, wait_s=0, else_raise=busy):
-            with _locked(self._ours / "workers.lock", fcntl.LOCK_EX, wait_s=_WAIT_S, else_raise=self._worker_runs()):
+        path = self._ours / "lock"
+        holder = path.read_text(errors="replace")[:200] if path.exists() else ""
+        busy = ConfigError(
+            f"--out {self.out}: another `mixstream convert` is writing to it{f' ({holder})' if holder else ''}. Wait "
+            "until it has ended."
+        )
+        with hold(path, fcntl.LOCK_EX, wait_s=0, else_raise=busy):
+            path.write_text(f"process {os.getpid()} on {platform.node()}, since {time.ctime()}")
+            with hold(self._ours / "workers.lock", fcntl.LOCK_EX, wait_s=_WAIT_S, else_raise=self._worker_runs()):
                 pass
             yield
 
-    def begin(self, run: bytes, *, overwrite: bool) -> None:
-        """Write run.json (`describe_run`). Raises StateError if the directory holds another conversion."""
+    def read_run(self) -> Run | None:
+        """What run.json says; None if there is none."""
         path = self.out / RUN
-        if path.exists() and not overwrite:
-            refuse_other(self.out, path.read_bytes(), run)
-        write_durably(path, run)
+        return Run.parse(path.read_bytes(), self.out) if path.exists() else None
+
+    def write_run(self, run: Run, published: Groups) -> None:
+        """Write which groups there are, and which of them are published; what is rebuilt is not, before it is begun."""
+        for name, data in ((PUBLISHED, dump_published(published)), (RUN, run.dump())):
+            path = self.out / name
+            if not path.exists() or path.read_bytes() != data:
+                write_durably(path, data)
 
     @contextmanager
     def bound(self, url: str | None) -> Iterator[Uploads | None]:
@@ -185,7 +190,7 @@ class Ledger:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Held by each worker that writes a part; the next run waits until no worker holds it."""
-        with _locked(self._ours / "workers.lock", fcntl.LOCK_SH, wait_s=_WAIT_S, else_raise=self._worker_runs()):
+        with hold(self._ours / "workers.lock", fcntl.LOCK_SH, wait_s=_WAIT_S, else_raise=self._worker_runs()):
             parent = multiprocessing.parent_process()
             if parent is not None and not parent.is_alive():
                 raise StateError(f"{self.out}: the run of this worker has ended.")
@@ -195,11 +200,14 @@ class Ledger:
         """Record a finished part. Its shards and tails are synced to disk before the record is."""
         for output in record.outputs:
             for path, _ in _shard_files(output, self.out, part.name):
-                _sync(path)
+                sync(path)
         path = self._record_path(part)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path.with_suffix(".tail"), b"".join(tails))
-        write_durably(path, msgspec.json.encode(record))
+        fields = msgspec.to_builtins(record)
+        if not record.seen:
+            del fields["seen"]
+        write_durably(path, msgspec.json.encode(fields))
 
     def load(self, part: Part, recipe: Recipe) -> PartRecord | None:
         """The record of a part, if its recipe and sources are these and every file that it names exists; else None."""
@@ -232,50 +240,69 @@ class Ledger:
             file.seek(sum(output.tail_bytes for output in record.outputs[:at]))
             return file.read(record.outputs[at].tail_bytes)
 
-    def clear(self, done: Sequence[tuple[Part, PartRecord]]) -> None:
-        """Remove every shard, index and record that does not belong to `done`. Files of other programs stay."""
-        (self.out / SUMMARY).unlink(missing_ok=True)
-        kept_records = {self._record_path(part) for part, _ in done}
-        for path in sorted(self._ours.glob("parts/*/*")):
-            if path.with_suffix(".json") not in kept_records:
+    def records_of(self, group: str) -> dict[str, PartRecord]:
+        """Part to record, of all finished parts of a group, whatever their recipe and sources."""
+        found: dict[str, PartRecord] = {}
+        for path in sorted(self._records(group).glob("*.json")):
+            with suppress(msgspec.MsgspecError):
+                found[f"part-{path.stem}"] = _RECORD.decode(path.read_bytes())
+        return found
+
+    def drop_records(self, group: str, keep: Iterable[Part] = ()) -> None:
+        """Remove the records of a group except those of some parts."""
+        kept = {self._record_path(part) for part in keep}
+        for path in sorted(self._records(group).glob("*")):
+            if path.with_suffix(".json") not in kept:
                 path.unlink()
-        kept = {output.directory(self.out, part.name) for part, record in done for output in record.outputs}
+
+    def drop_strays(self, run: Run) -> None:
+        """Remove records of groups that are no longer in a run: their removal was interrupted."""
+        kept = {self._records(group) for group in run.groups}
+        for path in sorted({*(self._ours / "parts").glob("*")} - kept):
+            shutil.rmtree(path)
+
+    def drop_parts(self, place: str, drop: Callable[[str], bool], *, keep_index: bool = False) -> None:
+        """Remove parts in the directory of a domain by their names (`part-00003`). Files of other programs stay.
+
+        An index is removed before any part beside it, unless `keep_index`: a dataset with an index is complete.
+        """
         for split in _SPLITS:
-            for directory in filter(Path.is_dir, sorted(self.out.glob(f"*/{split}"))):
-                # The index is removed first: a dataset with an index is complete.
+            directory = self.out / place / split
+            if not directory.is_dir():
+                continue
+            parts = [path for path in sorted(directory.iterdir()) if is_part_name(path.name) and drop(path.name)]
+            if not keep_index:
                 (directory / INDEX).unlink(missing_ok=True)
-                for part in sorted(directory.iterdir()):
-                    if _PART_NAME.fullmatch(part.name) and part not in kept:
-                        shutil.rmtree(part)
-                _remove_if_empty(directory)
-                _remove_if_empty(directory.parent)
+            for part in parts:
+                shutil.rmtree(part)
+            _remove_if_empty(directory)
+        if (self.out / place).is_dir():
+            _remove_if_empty(self.out / place)
+
+    def has_index(self, place: str) -> bool:
+        """Whether the directory of a domain has a dataset with an index."""
+        return any((self.out / place / split / INDEX).exists() for split in _SPLITS)
+
+    def has_parts(self, place: str, names: Container[str] | None = None) -> bool:
+        """Whether the directory of a domain has a part, of one of these names if there are any."""
+        return any(names is None or path.name in names for path in (self.out / place).glob("*/part-*"))
+
+    def places(self) -> list[str]:
+        """The directories that may be those of domains."""
+        return sorted({path.parent.name for split in _SPLITS for path in self.out.glob(f"*/{split}") if path.is_dir()})
 
     def drop_shards(self) -> None:
         """Remove the shards, after all of them were uploaded; records and indexes stay."""
         for split in _SPLITS:
             for part in sorted(self.out.glob(f"*/{split}/part-*")):
-                if _PART_NAME.fullmatch(part.name):
+                if is_part_name(part.name):
                     shutil.rmtree(part)
 
     def _record_path(self, part: Part) -> Path:
-        return self._ours / "parts" / part.group / f"{part.number:05}.json"
+        return self._records(part.group) / f"{part.number:05}.json"
 
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file atomically: under another name, synced, then renamed."""
-    aside = path.with_name(f"{path.name}.tmp")
-    aside.write_bytes(content)
-    _sync(aside)
-    aside.replace(path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    def _records(self, group: str) -> Path:
+        return self._ours / "parts" / (group if is_by_key(group) else domain_directory(group))
 
 
 def _remove_if_empty(directory: Path) -> None:
@@ -287,41 +314,3 @@ def _shard_files(output: Output, out: Path, part: str) -> Iterator[tuple[Path, i
     for shard in output.shards:
         stored = shard["zip_data"] or shard["raw_data"]
         yield output.directory(out, part) / stored["basename"], stored["bytes"]
-
-
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    """The differences of two run.json, in words."""
-    for key in [*new["recipe"], *(key for key in old["recipe"] if key not in new["recipe"])]:
-        was, now = old["recipe"].get(key), new["recipe"].get(key)
-        if was != now:
-            yield f"--{key} was {json.dumps(was)}, is {json.dumps(now)}"
-    if old["recipe"] != new["recipe"]:
-        return  # then the identity of every group differs as well
-    for name in [*new["groups"], *(name for name in old["groups"] if name not in new["groups"])]:
-        was, now = old["groups"].get(name), new["groups"].get(name)
-        label = "the sources" if name.startswith(".") else f"domain {name!r}"
-        if was is None or now is None:
-            yield f"{label} is {'new' if was is None else 'gone'}"
-        elif was != now:
-            counts = [f"{group['files']} files of {group['bytes']} bytes" for group in (was, now)]
-            yield f"{label}: {counts[0]}, now {counts[1]}{' with other names or times' * (counts[0] == counts[1])}"
-
-
-@contextmanager
-def _locked(path: Path, kind: int, *, wait_s: float, else_raise: Exception) -> Iterator[None]:
-    """Hold a lock on a file; the system releases it when the process ends, even by SIGKILL."""
-    until = time.monotonic() + wait_s
-    with path.open("ab") as file:
-        while True:
-            try:
-                fcntl.flock(file, kind | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno in _NO_LOCKS:
-                    break
-                if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
-                    raise
-                if time.monotonic() >= until:
-                    raise else_raise from None
-                time.sleep(0.05)
-        yield

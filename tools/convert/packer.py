@@ -1,6 +1,7 @@
 """Token ids → rows → shards, for one domain and split of one part.
 
-Documents are joined end to end, each followed by the tokenizer's end-of-document id, and cut every `seq_len` tokens.
+Documents are joined end to end, each followed by the tokenizer's end-of-document id (and behind its begin id, if that
+was asked for), and cut every `seq_len` tokens.
 The tokens after the last whole row are the part's *tail*. It is returned, not dropped: publish.py joins the tails of
 all parts and cuts them too, so less than one row is lost for each domain and split, for any number of parts. With
 `seq_len` 4, documents of 3, 2 and 2 tokens give the rows `a a a end` and `b b end c`, and the tail `c end`.
@@ -8,12 +9,15 @@ all parts and cuts them too, so less than one row is lost for each domain and sp
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mixstream import MDSWriter
+from mixstream.storage import INDEX
 
 from .recipe import Recipe
 from .tokenizer import TokenIds
@@ -29,6 +33,8 @@ class Packed:
     documents: int
     tail: bytes
     """The tokens after the last whole row, little-endian."""
+    shards: tuple[dict[str, Any], ...]
+    """Their entries for an index; basenames are relative to the packer's directory."""
 
 
 class Packer:
@@ -39,13 +45,18 @@ class Packer:
         self._dtype = np.dtype(recipe.tokenizer.dtype).newbyteorder("<")
         self._row_bytes = recipe.seq_len * self._dtype.itemsize
         self._end = np.array([recipe.tokenizer.eos], self._dtype)
+        bos = recipe.tokenizer.bos
+        self._begin = None if bos is None else np.array([bos], self._dtype)
         self._held: list[TokenIds] = []
         self._held_tokens = 0
         self._rows = self._documents = 0
         self._writer: MDSWriter | None = None
 
-    def add(self, ids: TokenIds, *, ends: bool) -> None:
-        """Add a piece of a document; `ends` is True for the document's last piece."""
+    def add(self, ids: TokenIds, *, begins: bool, ends: bool) -> None:
+        """Add a piece of a document; `begins` is True for the document's first piece, `ends` for its last."""
+        if begins and self._begin is not None:
+            self._held.append(self._begin)
+            self._held_tokens += 1
         self._held.append(ids)
         self._held_tokens += len(ids)
         if ends:
@@ -57,14 +68,21 @@ class Packer:
 
     def add_tail(self, tail: bytes) -> None:
         """Add another packer's tail; its documents are counted by that packer."""
-        self.add(np.frombuffer(tail, self._dtype), ends=False)
+        self.add(np.frombuffer(tail, self._dtype), begins=False, ends=False)
 
     def finish(self) -> Packed:
-        """Write the last whole rows and finish the shards."""
+        """Write the last whole rows and finish the shards.
+
+        No index stays beside them: a part of a dataset must not look like a dataset.
+        """
         self._write(self._join())
+        shards: tuple[dict[str, Any], ...] = ()
         if self._writer is not None:
             self._writer.finish()
-        return Packed(rows=self._rows, documents=self._documents, tail=self._join())
+            index = self._out / INDEX
+            shards = tuple(json.loads(index.read_bytes())["shards"])
+            index.unlink()
+        return Packed(rows=self._rows, documents=self._documents, tail=self._join(), shards=shards)
 
     def cancel(self) -> None:
         """Stop writing: the shards written so far get no index."""

@@ -3,7 +3,7 @@
 Invariant: parts depend only on the names, sizes and order of the sources, never on workers or earlier runs. So any
 number of workers writes the same shards, and a domain's shards do not change when another domain is added.
 
-A part is about a sixteenth of its group, from 8 MB (smaller parts make small shards) to 256 MB (larger parts make a
+A part is about a sixteenth of its group, from 8 MiB (smaller parts make small shards) to 256 MiB (larger parts make a
 restart repeat more). An uncompressed file whose format is divisible is cut where needed; other files stay whole.
 """
 

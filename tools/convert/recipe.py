@@ -18,8 +18,11 @@ from mixstream.errors import ConfigError
 from .readers import Fields
 from .tokenizer import TokenizerSpec
 
-_LAYOUT = 2
-"""Increased whenever this program would write other bytes for the same recipe and sources."""
+_LAYOUT = {"bytes": 2}
+_LAYOUT_OF_FILES = 3
+"""Increased whenever this program would write other bytes for the same recipe and sources, by kind of tokenizer."""
+LATER = {"bos": None, "special-tokens": "text", "document-separator": None}
+"""Options that earlier versions did not have, and what these did. Where an option says the same, nothing changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +83,7 @@ class Recipe:
     def describe(self) -> dict[str, Any]:
         """The fields above as JSON, by the names of the command line's options."""
         return {
-            "layout": _LAYOUT,
+            "layout": _LAYOUT.get(self.tokenizer.hash, _LAYOUT_OF_FILES),
             "tokenizer": self.tokenizer.describe(),
             "seq-len": self.seq_len,
             "text-key": self.fields.text,
@@ -91,4 +94,11 @@ class Recipe:
             "hashes": list(self.hashes),
             "size-limit": self.size_limit,
             "part-bytes": self.part_bytes,
+            "bos": self.tokenizer.bos,
+            "special-tokens": self.tokenizer.special_tokens,
+            "document-separator": self.fields.separator,
         }
+
+    def identity(self) -> dict[str, Any]:
+        """`describe` without the options that earlier versions did not have, where they change nothing."""
+        return {key: value for key, value in self.describe().items() if key not in LATER or value != LATER[key]}

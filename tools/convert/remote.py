@@ -4,6 +4,7 @@
     <domain>/<split>/part-…/shard.….mds  in parallel
     <domain>/<split>/index.json          after all shards
     domains.json                         last
+    .convert/published.json              while it is missing: what it said of domains that stay
 
 Rules. A dataset with an index is complete: the index is removed before any of its shards is replaced, and
 `domains.json` before any index. An object is not uploaded again if the local record (uploads.py) has it and the store
@@ -14,24 +15,24 @@ writes are removed. The content of the objects is a function of the recipe and t
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mixstream.errors import ConfigError, StateError, StoreFaultError, StoreNotFoundError
-from mixstream.storage import ObjectInfo, Retry, Store, redact
+from mixstream.storage import INDEX, RUN, SUMMARY, ObjectInfo, Retry, Store, domain_directory, redact
 
 from ..shared.console import Console
-from ..shared.datasets import INDEX, SUMMARY
-from .ledger import RUN, TAIL, Ledger, PartRecord, refuse_other
-from .parts import Part
-from .publish import datasets, stored_files
+from .finished import PUBLISHED, Groups, compose, dump_published, of_summary, parse_published
+from .ledger import TAIL, Ledger
+from .publish import dataset_directory, datasets, stored_files
+from .run_file import Run, is_by_key, is_same
 from .uploads import Upload, Uploads
 
 Item = TypeVar("Item")
@@ -52,23 +53,22 @@ def default_work(url: str) -> Path:
     return root / "mixstream" / "convert" / f"{label}-{hashlib.sha256(place.encode()).hexdigest()[:12]}"
 
 
-def plan_uploads(
-    ledger: Ledger, summary: dict[str, Any], done: Sequence[tuple[Part, PartRecord]], identity: str
-) -> list[Upload]:
-    """Every object of a published conversion except run.json; `domains.json` is the last."""
-    identities = {
-        (output.domain, output.split, part.name): record.identity for part, record in done for output in record.outputs
-    }
+def plan_uploads(ledger: Ledger, run: Run, published: Groups) -> list[Upload]:
+    """Every object of the groups that were converted here, except run.json; `domains.json`, if it is there, is last."""
     shards: list[Upload] = []
     indexes: list[Upload] = []
-    for domain, split in datasets(summary):
-        index = (ledger.out / domain / split / INDEX).read_bytes()
-        for name, size in stored_files(index):
-            part = name.partition("/")[0]
-            stamp = identity if part == TAIL else identities[domain, split, part]
-            shards.append(Upload(name=f"{domain}/{split}/{name}", size=size, stamp=stamp))
-        indexes.append(_stamped(f"{domain}/{split}/{INDEX}", index))
-    return [*shards, *indexes, _stamped(SUMMARY, (ledger.out / SUMMARY).read_bytes())]
+    for group, entry in published.items():
+        if not (records := ledger.records_of(group)):
+            continue  # it was uploaded from another work directory
+        for place in starmap(dataset_directory, datasets(entry)):
+            index = (ledger.out / place / INDEX).read_bytes()
+            for name, size in stored_files(index):
+                part = name.partition("/")[0]
+                stamp = run.groups[group]["identity"] if part == TAIL else records[part].identity
+                shards.append(Upload(name=f"{place}/{name}", size=size, stamp=stamp))
+            indexes.append(_stamped(f"{place}/{INDEX}", index))
+    path = ledger.out / SUMMARY
+    return [*shards, *indexes, *([_stamped(SUMMARY, path.read_bytes())] if path.exists() else [])]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,40 +86,53 @@ class Remote:
     retry: Retry = field(default_factory=lambda: Retry(attempts=_ATTEMPTS, knobs=("", "")))
     _stop: threading.Event = field(default_factory=threading.Event, init=False)
 
-    def check(self, run: bytes, *, overwrite: bool) -> bool:
-        """Whether the URL holds this conversion; False if it is free, or holds another one that may be replaced.
-
-        Args:
-            run: run.json of this conversion.
-            overwrite: whether another conversion may be replaced.
+    def read_run(self) -> Run | None:
+        """The run.json of the conversion that the URL holds; None if it is free.
 
         Raises:
             ConfigError: the URL holds objects of another program.
-            StateError: it holds a conversion with other options or sources, and `overwrite` is False.
         """
         old = self._read(RUN)
-        if old is None:
-            found = self._call("listing", "", lambda: self.store.names(limit=1))
-            if found:
-                raise ConfigError(
-                    f"--out {self.store.url}: it holds {found[0]!r}, which convert did not write. "
-                    "Give a URL without objects below it."
-                )
-        elif not overwrite:
-            try:
-                refuse_other(self.store.url, old, run)
-            except StateError:
-                raise
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ConfigError(
-                    f"--out {self.store.url}: its {RUN} was not written by convert ({error!r}). Give another URL, or "
-                    "pass --overwrite if it holds a conversion whose run.json is damaged."
-                ) from error
-        return old == run
+        if old is not None:
+            return Run.parse(old, self.store.url)
+        if found := self._call("listing", "", lambda: self.store.names(limit=1)):
+            raise ConfigError(
+                f"--out {self.store.url}: it holds {found[0]!r}, which convert did not write. "
+                "Give a URL without objects below it."
+            )
+        return None
 
-    def claim(self, run: bytes) -> None:
+    def published(self, theirs: Run) -> Groups:
+        """The published groups of the conversion that the URL holds."""
+        found = of_summary(self._read(SUMMARY), theirs)
+        if found or not theirs.groups:
+            return found
+        return parse_published(self._read(PUBLISHED), theirs) or {}
+
+    def is_summed_up(self, theirs: Run) -> bool:
+        """Whether the conversion that the URL holds is finished."""
+        return bool(of_summary(self._read(SUMMARY), theirs)) or not theirs.groups
+
+    def refuse_foreign(self, owners: Mapping[str, str], known: Run, new: Run, theirs: Run | None) -> None:
+        """Refuse to add a domain whose objects another program wrote.
+
+        Raises:
+            ConfigError: there are some.
+        """
+        ours = {*owners, *known.groups}
+        added = {name for name in new.groups if name not in ours and not is_by_key(name)}
+        if theirs is None or not added:
+            return
+        for name in self._call("listing", "", self.store.names):
+            if name.partition("/")[0] in map(domain_directory, added):
+                raise ConfigError(
+                    f"--out {self.store.url}: it holds {name!r}, which convert did not write. Name the domain "
+                    "otherwise: NAME=PATH"
+                )
+
+    def claim(self, run: Run) -> None:
         """Write run.json, so that other conversions to this URL are refused. Old objects stay until the upload."""
-        self._call("writing", RUN, lambda: self.store.write(RUN, run))
+        self._call("writing", RUN, lambda: self.store.write(RUN, run.dump()))
 
     def confirm(self, uploads: Uploads) -> None:
         """Compare the noted uploads with the store; strike out those that it does not have in that size and version."""
@@ -128,40 +141,65 @@ class Remote:
             if found is None or (found.size, found.version) != (noted[name].size, noted[name].version):
                 uploads.strike(name)
 
-    def finished(self, identity: str) -> dict[str, Any] | None:
-        """The summary, if the store holds every object of the conversion with this identity; else None."""
+    def finished(self, theirs: Run, new: Run) -> dict[str, Any] | None:
+        """The summary, if the store's conversion is finished and has every object of the groups `new`; else None."""
+        if not all(is_same(theirs.groups.get(name), group) for name, group in new.groups.items()):
+            return None
+        groups = of_summary(self._read(SUMMARY), theirs)
+        if not {*new.groups} <= {*groups}:
+            return None
         try:
-            summary = json.loads(self._read(SUMMARY) or b"{}")
-            if summary["identity"] != identity:
-                return None
             wanted = {
-                f"{domain}/{split}/{name}": size
-                for domain, split in datasets(summary)
-                for name, size in stored_files(self._read(f"{domain}/{split}/{INDEX}") or b"{}")
+                f"{place}/{name}": size
+                for group in new.groups
+                for place in starmap(dataset_directory, datasets(groups[group]))
+                for name, size in stored_files(self._read(f"{place}/{INDEX}") or b"{}")
             }
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
         sizes = {name: found.size for name, found in self._each(self._info, wanted) if found is not None}
-        return summary if sizes == wanted else None
+        return compose(theirs, groups) if sizes == wanted else None
 
-    def upload(self, ledger: Ledger, uploads: Uploads, wanted: Sequence[Upload], console: Console) -> int:
-        """Upload what is missing of `wanted`, and remove other objects of convert; returns the number of bytes sent.
+    def upload(
+        self,
+        ledger: Ledger,
+        uploads: Uploads,
+        wanted: Sequence[Upload],
+        *,
+        removed: Set[str],
+        run: Run,
+        published: Groups,
+        console: Console,
+    ) -> int:
+        """Upload what is missing of `wanted`, and remove what convert wrote for the same domains before.
+
+        Returns the number of bytes sent. Domains of which nothing is wanted, and that are not removed, stay.
 
         Args:
             ledger: of the work directory, where the files are.
             uploads: what the store holds, confirmed.
-            wanted: every object, as `plan_uploads` lists them.
+            wanted: the objects, as `plan_uploads` lists them.
+            removed: domains to remove.
+            run: the conversion that the store holds in the end.
+            published: its published groups.
             console: where progress is shown.
 
         Raises:
+            StateError: another machine has changed the conversion meanwhile.
             StoreError: a request failed; what was uploaded before is noted.
         """
         todo = [item for item in wanted if not uploads.holds(item.name, item.size, item.stamp)]
-        if not todo:
+        if not todo and not removed:
             return 0
+        before = self._read(RUN)
         found = self._call("listing", "", self.store.names)
-        stale = sorted({name for name in found if _OURS.fullmatch(name)} - {item.name for item in wanted})
+        stale = _obsolete(found, wanted, removed)
         changed = {_dataset(name) for name in [*(item.name for item in todo), *stale]} - {""}
+        kept = self._kept(before, run)
+        if kept:  # what is known of them has to outlive domains.json
+            self._call("writing", PUBLISHED, lambda: self.store.write(PUBLISHED, dump_published(kept)))
+        if before != run.dump():
+            self.claim(run)
 
         def remove(name: str) -> None:
             uploads.strike(name)
@@ -182,12 +220,33 @@ class Remote:
         )
         total, size = sum(item.size for item in wanted), sum(item.size for stage in stages for item in stage)
         with console.progress("upload", total=total, done=total - size) as advance:
-            for stage in stages:
-                if stage is stages[-1]:
-                    list(self._each(remove, stale))
+            for stage in stages[:-1]:
                 for sent in self._each(put, stage):
                     advance(sent)
+            list(self._each(remove, stale))
+            self._check_run(run)
+            for sent in self._each(put, stages[-1]):
+                advance(sent)
+        if stages[-1]:
+            remove(PUBLISHED)
+        else:  # other groups are unfinished, and the command that finishes them has to know of these
+            self._call("writing", PUBLISHED, lambda: self.store.write(PUBLISHED, dump_published(published)))
         return size
+
+    def _kept(self, before: bytes | None, run: Run) -> Groups:
+        """What the store holds of the groups of `run`, if its run.json is `before`."""
+        if before is None:
+            return {}
+        there = self.published(Run.parse(before, self.store.url))
+        return {name: group for name, group in there.items() if is_same(run.groups.get(name), group)}
+
+    def _check_run(self, run: Run) -> None:
+        """Check that no other machine has claimed the URL meanwhile; domains.json would not name its domains."""
+        if self._read(RUN) != run.dump():
+            raise StateError(
+                f"--out {self.store.url}: another `mixstream convert`, maybe on another machine, has begun to change "
+                "it. Both have uploaded their shards; run one command, then the other, and domains.json names all."
+            )
 
     def _read(self, name: str) -> bytes | None:
         try:
@@ -224,6 +283,13 @@ class Remote:
                 self._stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+def _obsolete(found: Iterable[str], wanted: Sequence[Upload], removed: Set[str]) -> list[str]:
+    """The objects of convert that are not wanted, of the domains of which any are, and of removed ones."""
+    domains = {item.name.partition("/")[0] for item in wanted} - {SUMMARY} | {*map(domain_directory, removed)}
+    mine = {name for name in found if _OURS.fullmatch(name) and name.partition("/")[0] in domains}
+    return sorted(mine - {item.name for item in wanted})
 
 
 def _stamped(name: str, content: bytes) -> Upload:

@@ -205,3 +205,13 @@ def test_options_that_cannot_be_are_refused_before_work(corpus, tmp_path, conver
     assert status == 2
     assert value in told["error"]["message"]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("out", ["", " "])
+def test_an_empty_out_is_not_this_directory(corpus, tmp_path, convert_json, monkeypatch, out):
+    """`--out "$UNSET"` wrote into the directory that the command ran in."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    status, told, _ = convert_json(corpus, "--out", out, "--seq-len", 64)
+    assert (status, told["error"]["message"][:15]) == (2, "--out is empty:")
+    assert list((tmp_path / "here").iterdir()) == []

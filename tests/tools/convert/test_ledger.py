@@ -171,8 +171,6 @@ def test_other_options_are_refused(source, tmp_path, snapshot, options, expected
             lambda source: (source / "code/new.py").write_text("y"),
             "10 files of 18000 bytes, now 11 files of 18001 bytes",
         ),
-        (lambda source: (source / "more.txt").write_text("more " * 100), "domain 'more' is new"),
-        (lambda source: (source / "web").rename(source.parent / "gone"), "domain 'web' is gone"),
     ],
 )
 def test_changed_sources_are_refused(source, tmp_path, change, expected):
@@ -198,12 +196,6 @@ def test_overwrite_makes_anew_what_changed_and_keeps_the_rest(source, tmp_path, 
     assert snapshot(tmp_path / "out") == snapshot(tmp_path / "whole")
 
 
-def test_overwrite_removes_a_domain_that_is_gone(source, tmp_path):
-    convert(source, tmp_path / "out")
-    run_conversion([str(source / "code")], out=tmp_path / "out", recipe=recipe(), overwrite=True)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".convert", "code", "domains.json"]
-
-
 def test_a_directory_of_something_else_is_left_alone(source, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").write_text("years of work")
@@ -225,7 +217,10 @@ def test_an_interrupt_says_how_to_go_on(source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mixstream_tools.convert.parts._LEAST", 4000)
     arguments = ["convert", str(source), "--out", str(tmp_path / "out"), "--seq-len", "16", "--workers", "1"]
     assert main(arguments) == 130
-    assert "interrupted\n  Finished parts are kept: the same command goes on from there.\n" in capsys.readouterr().err
+    assert (
+        "interrupted\n  Finished parts are kept (2 of 10): the same command goes on from there.\n"
+        in capsys.readouterr().err
+    )
     monkeypatch.setattr(job, "convert_part", run)
     assert main(arguments) == 0
     assert "going on: 2 of " in capsys.readouterr().err

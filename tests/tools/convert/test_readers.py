@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixstream.errors import ConfigError
+from mixstream_tools.cli import main
 from mixstream_tools.convert.files import DamagedFileError, Slice, SourceError, open_slice
+from mixstream_tools.convert.listing import Choice
 from mixstream_tools.convert.parts import plan_parts
-from mixstream_tools.convert.readers import READERS, Fields, Reader, jsonl, reader
-from mixstream_tools.convert.sources import Choice, Group, find_sources, list_file
+from mixstream_tools.convert.readers import READERS, Fields, Reader, json_values, jsonl, reader
+from mixstream_tools.convert.readers import text as text_files
+from mixstream_tools.convert.sources import Group, find_sources, list_file
 
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}
 
@@ -35,7 +39,7 @@ def read(path: Path, *, fields=Fields(text="text"), part_bytes=None, bad=None) -
 
     for part in plan_parts(Group(name="d", files=(file,)), part_bytes):
         for piece in part.slices:
-            for text, domain, begins, _ in READERS[file.format].read(piece, fields, on_bad, on_bytes):
+            for text, domain, begins, *_ in READERS[file.format].read(piece, fields, on_bad, on_bytes):
                 if begins:
                     documents.append((text, domain) if fields.domain else text)
                 else:
@@ -128,8 +132,8 @@ def test_pieces_are_cut_where_a_line_ends(tmp_path, monkeypatch):
         (b"{", "not a JSON document: Expecting property name"),
         (b'{"text": "x"', "not a JSON document"),
         (b'{"text": "x"} y', "not a JSON document: Extra data at column 15"),
-        (b'{"txt": "x", "id": 1}', "no field 'text'; the line has 'txt', 'id'"),
-        (b'{"text": null}', "field 'text' is a JSON null, not a string"),
+        (b'{"txt": "x", "id": 1}', "no field 'text'; the document has 'txt', 'id' (number)"),
+        (b'{"text": null}', "field 'text' is a JSON null, not a string; the document has 'text' (null)"),
         (b'{"text": 5}', "field 'text' is a JSON number"),
         (b'{"text": "\xff"}', "not UTF-8: byte 10 of the line"),
         (b'{"text": "\\ud800"}', "half of a surrogate pair"),
@@ -180,8 +184,8 @@ def test_a_field_inside_an_object_or_with_a_dot_in_its_name(tmp_path, name):
     assert read(tmp_path / "a.jsonl", fields=Fields(text="text", domain=name)) == [("x", "web")]
 
 
-@pytest.mark.parametrize("domain", ["../up", "", ".hidden", "a/b", 7, None])
-def test_a_domain_that_cannot_be_a_directory_is_a_bad_document(tmp_path, domain):
+@pytest.mark.parametrize("domain", ["", "  ", "x" * 1001, 7, None])
+def test_a_domain_that_cannot_be_a_name_is_a_bad_document(tmp_path, domain):
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "x", "d": domain}))
     with pytest.raises(SourceError, match="line 1: "):
         read(tmp_path / "a.jsonl", fields=Fields(text="text", domain="d"))
@@ -232,6 +236,16 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path):
         list(READERS["jsonl"].read(piece, Fields(text="text"), pytest.fail, lambda size: None))
 
 
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("text")
+    file = list_file(str(path), path.stat(), name="a")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(SourceError, match="changed while it was being converted"):
+        list(READERS["text"].read(file.whole, Fields(text="text"), pytest.fail, lambda size: None))
+
+
 def test_a_new_format_is_one_line_of_the_table(tmp_path, monkeypatch):
     """The worked example of `readers/__init__.py`: found by suffix, read, and refused with --domain-key."""
 
@@ -258,3 +272,10 @@ def test_a_new_format_is_one_line_of_the_table(tmp_path, monkeypatch):
     choice = Choice(include=("*.para",))
     with pytest.raises(ConfigError, match=r"format paragraphs has no fields"):
         find_sources([str(tmp_path)], out=tmp_path.parent / "out", choice=choice, by_key=True)
+
+
+def test_the_help_says_the_limits_that_readers_keep(capsys):
+    assert main(["convert", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "A line or an object of JSON, and a document between separators, has at most 256 MiB." in told
+    assert {jsonl._MAX_LINE, json_values._MAX_VALUE, text_files._MAX_DOCUMENT} == {256 << 20}

@@ -173,7 +173,7 @@ def test_what_the_store_lost_is_uploaded_again_and_made_again_if_need_be(source,
     told = convert(source, tmp_path / "work", store, keep_work=keep_work)
     assert store.objects == whole
     index = f"{lost.rpartition('/part')[0] or 'web/train'}/index.json"
-    assert set(store.acts("write")) == {lost, index, "domains.json"}
+    assert set(store.acts("write")) - {".convert/published.json"} == {lost, index, "domains.json"}
     assert store.log.index(("remove", "domains.json")) < store.log.index(("write", lost))
     assert bool(told["converted_bytes"]) == (not keep_work and "part-0" in lost)
 
@@ -301,7 +301,13 @@ def test_another_conversion_is_refused_and_overwrite_replaces_it(source, tmp_pat
     convert(source, tmp_path / "work", store, recipe(seq_len=32), overwrite=True)
     assert store.objects.pop("mine.txt") == b"not convert's"
     convert(source, tmp_path / "whole", None, recipe(seq_len=32))
-    assert store.objects == expected(tmp_path / "whole")
+    made = expected(tmp_path / "whole")
+    assert {name: store.objects[name] for name in made if name.startswith(("web/", "more/"))} == {
+        name: data for name, data in made.items() if name.startswith(("web/", "more/"))
+    }
+    kept = [name for name in before if name.startswith("code/")]
+    assert {name: store.objects[name] for name in kept} == {name: before[name] for name in kept}
+    assert [*json.loads(store.objects["domains.json"])["domains"]] == ["code", "more", "web"]
 
 
 def test_what_is_no_run_file_of_ours_is_refused(source, tmp_path):
@@ -370,11 +376,14 @@ def test_overwrite_takes_the_old_datasets_down_first_and_keeps_what_has_not_chan
     convert(source, tmp_path / "whole", None)
     assert store.objects == expected(tmp_path / "whole")
     done = [entry for entry in store.log if entry[0] != "names"]
-    assert done[0] == ("write", ".convert/run.json")
-    assert done[1] == ("remove", "domains.json")
+    assert done[:3] == [
+        ("write", ".convert/published.json"),  # what domains.json said of the domain that stays
+        ("write", ".convert/run.json"),
+        ("remove", "domains.json"),
+    ]
     first = min(at for at, (act, name) in enumerate(done) if ".mds" in name)
     assert done.index(("remove", "web/train/index.json")) < first
-    assert done[-1] == ("write", "domains.json")
+    assert done[-2:] == [("write", "domains.json"), ("remove", ".convert/published.json")]
     written = store.acts("write")
     assert "web/train/part-00000/shard.00000.mds" in written
     assert not [name for name in written if name.startswith("code/train/part-0")]

@@ -1,15 +1,17 @@
 """Which files are read, and which domain they belong to."""
 
+import os
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixstream.errors import ConfigError
-from mixstream_tools.convert.domain_names import check_domain_name
+from mixstream_tools.convert.listing import Choice
 from mixstream_tools.convert.parts import plan_parts
-from mixstream_tools.convert.sources import Choice, find_sources
+from mixstream_tools.convert.sources import find_sources
 
 
 def found(tmp_path, *sources, by_key=False, **choice) -> dict[str, list[str]]:
@@ -34,7 +36,7 @@ def test_a_file_beside_the_directories_makes_it_one_domain(write_tree, tmp_path)
 
 @pytest.mark.parametrize("name", ["web.txt", "web.jsonl", "web.jsonl.gz", "web.json.zst", "web"])
 def test_a_file_is_a_domain_without_its_suffixes(write_tree, tmp_path, name):
-    source = write_tree({name: "", "other.md": ""})
+    source = write_tree({name: "", "other.md": "x"})
     assert list(found(tmp_path, source / name, source / "other.md")) == ["web", "other"]
 
 
@@ -48,15 +50,28 @@ def test_a_path_with_a_slash_before_the_sign_is_a_path(write_tree, tmp_path, mon
     assert found(tmp_path, "./a=b.txt") == {"a=b": ["a=b.txt"]}
 
 
+def test_a_name_may_have_a_slash_that_is_no_directory(write_tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(
+        write_tree({"sql/a.txt": "x", "data/lang=en/b.txt": "x", "en/c.txt": "x", "data/lang=de/b.txt": ""})
+    )
+    assert found(tmp_path, "PL/SQL=sql", "data/lang=en") == {"PL/SQL": ["a.txt"], "lang=en": ["b.txt"]}
+    with pytest.raises(ConfigError, match="data/lang=sql: there is no such file"):
+        found(tmp_path, "data/lang=sql")
+
+
 def test_with_a_domain_key_all_files_are_one_group(write_tree, tmp_path):
-    source = write_tree({"a/1.jsonl": "", "b/2.jsonl": ""})
+    source = write_tree({"a/1.jsonl": "x", "b/2.jsonl": "x"})
     assert list(found(tmp_path, source / "a", source / "b", by_key=True).values()) == [["1.jsonl", "2.jsonl"]]
 
 
-def test_what_is_passed_over_is_counted(write_tree, tmp_path):
-    source = write_tree({"d/a.txt": "a", "d/.b": "b", "d/c.so": b"\x7fELF\0", "d/e": "text", "d/f.log": "f"})
+def test_what_is_skipped_is_counted(write_tree, tmp_path):
+    source = write_tree(
+        {"d/a.txt": "a", "d/.b": "b", "d/c.so": b"\x7fELF\0", "d/e": "text", "d/f.log": "f", "x/y": "y"}
+    )
     (source / "d/loop").symlink_to(source / "d")
     (source / "d/gone").symlink_to(source / "nothing")
+    (source / "d/other").symlink_to(source / "x")
+    (source / "d/again").symlink_to(source / "d/a.txt")
     choice = Choice(exclude=("*.log",))
     corpus = find_sources([str(source / "d")], out=tmp_path / "out", choice=choice, by_key=False)
     assert [file.name for file in corpus.groups[0].files] == ["a.txt", "e"]
@@ -64,15 +79,100 @@ def test_what_is_passed_over_is_counted(write_tree, tmp_path):
         ("hidden", ""): 1,
         ("not text", ".so"): 1,
         ("left out by --include or --exclude", ""): 1,
-        ("links to a directory above", ""): 1,
-        ("broken links or devices", ""): 1,
+        ("links inside the source", "again"): 1,
+        ("links inside the source", "loop"): 1,
+        ("links out of the source, which are not followed", "other"): 1,
+        ("broken links", "gone"): 1,
     }
 
 
-def test_links_are_followed(write_tree, tmp_path):
+def test_what_lies_around_data_is_skipped(write_tree, tmp_path):
+    around = [
+        "_SUCCESS",
+        ".part-0.jsonl.crc",
+        "part-0.jsonl.md5",
+        "SHA256SUMS",
+        "__MACOSX/x.txt",
+        "Thumbs.db",
+        ".DS_Store",
+    ]
+    around += ["._part-0.jsonl", ".git/config", "part-0.jsonl~", "part-0.jsonl.bak", "_committed_123", "empty.jsonl"]
+    source = write_tree(
+        {"d/part-0.jsonl": '{"text": "a"}'} | {f"d/{name}": b"x" * ("empty" not in name) for name in around}
+    )
+    corpus = find_sources([str(source / "d")], out=tmp_path / "out", choice=Choice(), by_key=False)
+    assert [file.name for file in corpus.groups[0].files] == ["part-0.jsonl"]
+    assert corpus.skipped.total() == len(around)
+
+
+@pytest.mark.parametrize("about", ["README.md", "LICENSE", "dataset_card.md", "CITATION.cff", "readme", "COPYING.txt"])
+def test_what_describes_data_is_no_document(write_tree, tmp_path, about):
+    source = write_tree(
+        {"data/a/x.jsonl": '{"text": "a"}', f"data/{about}": "about", "code/x.py": "x", f"code/{about}": "about"}
+    )
+    assert found(tmp_path, source / "data", source / "code") == {"data": ["a/x.jsonl"], "code": sorted([about, "x.py"])}
+    assert found(tmp_path, source / "data", as_text=(about,))["data"] == sorted([about, "a/x.jsonl"])
+    assert found(tmp_path, source / "data" / about) == {about.partition(".")[0]: [about]}
+
+
+def test_several_sources_make_one_domain(write_tree, tmp_path, monkeypatch):
+    source = write_tree(dict.fromkeys(("a1.txt", "a2.txt", "b/c/d.txt", "b/e.txt", ".h.txt", "x/y.txt"), "text"))
+    monkeypatch.chdir(source)
+    assert found(tmp_path, "web=a*.txt", "web=b/", "law=x/**/*.txt") == {
+        "web": ["a1.txt", "a2.txt", "c/d.txt", "e.txt"],
+        "law": ["y.txt"],
+    }
+    assert found(tmp_path, "[ab]?.txt") == {"a1": ["a1.txt"], "a2": ["a2.txt"]}
+    assert found(tmp_path, "all=**/*.txt") == {"all": ["a1.txt", "a2.txt", "d.txt", "e.txt", "y.txt"]}
+    assert found(tmp_path, "all=b/**") == {"all": ["c/d.txt", "e.txt"]}
+    assert list(found(tmp_path, "x*", "b/*").items()) == [("x", ["y.txt"]), ("c", ["d.txt"]), ("e", ["e.txt"])]
+
+
+def test_a_name_with_the_signs_of_a_pattern_is_a_name(write_tree, tmp_path):
+    source = write_tree({"a[1]/b*.txt": "x", "a1/b.txt": "y"})
+    assert found(tmp_path, source / "a[1]/b*.txt") == {"b*": ["b*.txt"]}
+    assert found(tmp_path, f"d={source}/a[1]/*") == {"d": ["b*.txt"]}
+
+
+def test_a_file_named_twice_is_read_once(write_tree, tmp_path, monkeypatch):
+    source = write_tree({"a.jsonl": '{"text": "a"}', "b.jsonl": '{"text": "b"}', "c/d.txt": "x"})
+    (source / "link.jsonl").symlink_to(source / "a.jsonl")
+    (source / "hard.jsonl").hardlink_to(source / "b.jsonl")
+    monkeypatch.chdir(source)
+    given = ["web=a.jsonl", "web=*.jsonl", "web=c", "web=c/d.txt"]
+    corpus = find_sources(given, out=tmp_path / "out", choice=Choice(), by_key=False)
+    assert [file.name for file in corpus.groups[0].files] == ["a.jsonl", "b.jsonl", "d.txt"]
+    assert corpus.skipped["named twice, and read once", ""] == 4
+    with pytest.raises(
+        ConfigError, match=r"would be read twice: in domain 'web', and, as .*link\.jsonl, in domain 'law'"
+    ):
+        find_sources(["web=a.jsonl", "law=link.jsonl"], out=tmp_path / "out", choice=Choice(), by_key=False)
+
+
+def test_links_that_are_named_are_followed(write_tree, tmp_path):
     source = write_tree({"d/a.txt": "a", "elsewhere/b.txt": "b"})
-    (source / "d/link").symlink_to(source / "elsewhere")
-    assert found(tmp_path, source / "d") == {"d": ["a.txt", "link/b.txt"]}
+    (source / "link").symlink_to(source / "elsewhere")
+    (source / "d/link.txt").symlink_to(source / "elsewhere/b.txt")
+    assert found(tmp_path, source / "link") == {"elsewhere": ["b.txt"]}
+    assert found(tmp_path, f"d={source}/d/*.txt") == {"d": ["a.txt", "link.txt"]}
+
+
+@pytest.mark.parametrize("url", ["s3://corpus/web", "web=gs://b/x.jsonl", "https://host/a.jsonl", "hf://datasets/x"])
+def test_a_store_is_no_source_yet(tmp_path, url):
+    with pytest.raises(ConfigError, match="cannot be read yet, only local files"):
+        found(tmp_path, url)
+
+
+def test_a_wrong_field_is_named_before_anything_is_written(write_tree, tmp_path, convert_json):
+    source = write_tree({"a.jsonl": '{"content": "x", "meta": {"lang": "en"}, "id": 1}\n' * 40})
+    run = [source / "a.jsonl", "--out", tmp_path / "out", "--seq-len", 16]
+    for options in ([], ["--text-key", "id"], ["--text-key", "content", "--domain-key", "lang"]):
+        for policy in ("raise", "skip"):
+            status, told, _ = convert_json(*run, *options, "--on-bad-document", policy)
+            assert status == 2
+            assert "the document has 'content', 'meta.lang', 'id' (number)" in told["error"]["message"]
+            assert not (tmp_path / "out").exists()
+    assert convert_json(*run, "--text-key", "content")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -88,35 +188,25 @@ def test_patterns(write_tree, tmp_path, choice, expected):
     assert found(tmp_path, source / "d", **choice) == {"d": expected}
 
 
-def test_a_json_document_is_text_and_json_lines_are_lines(write_tree, tmp_path):
-    source = write_tree(
-        {"d/package.json": '{\n "name": "x"\n}', "d/lines.json": '{"text": "a"}\n', "d/list.json": "[1]"}
-    )
-    corpus = find_sources([str(source / "d")], out=tmp_path / "out", choice=Choice(), by_key=False)
-    assert {file.name: file.format for file in corpus.groups[0].files} == {
-        "package.json": "text",
-        "lines.json": "jsonl",
-        "list.json": "text",
-    }
-
-
 @pytest.mark.parametrize(
     ("files", "sources", "by_key", "expected"),
     [
-        ({"a/web/x.txt": "", "b/web/x.txt": ""}, ["a/web", "b/web"], False, "domain 'web'"),
-        ({"Web/x.txt": "", "web/x.txt": ""}, ["Web", "web"], False, "where case is ignored"),
-        ({"a/.hidden": ""}, ["a"], False, "domain 'a': no file to convert (skipped: 1 hidden)"),
-        ({"a/x.bin": b"\0"}, ["a/x.bin"], False, "not text"),
-        ({"a/x.txt": ""}, ["a", "a/x.txt"], False, "read twice"),
-        ({"a/x.txt": "", "a/y.txt": "", "b": ""}, ["a/y.txt", "b", "a", "a/x.txt"], False, "read twice"),
-        ({"a/x.txt": ""}, ["one=a", "two=a"], False, "read twice"),
-        ({"a/x.txt": ""}, ["."], False, "lies inside SRC"),
-        ({"a/x.txt": ""}, ["a"], True, "has no fields"),
-        ({"a/x.jsonl": ""}, ["web=a"], True, "NAME=PATH"),
-        ({"a/x.txt": ""}, ["../evil=a"], False, "no such file"),
-        ({"a/x.txt": ""}, [".evil=a"], False, "cannot be the name"),
-        ({"a/x.txt": ""}, ["web="], False, "no path follows"),
-        ({"a:b/x.txt": ""}, ["a:b"], False, "Name the domain yourself"),
+        ({"a/web/x.txt": "x", "b/web/x.txt": "x"}, ["a/web", "b/web"], False, "domain 'web'"),
+        ({"Web/x.txt": "x", "web/x.txt": "x"}, ["Web", "web"], False, "where case is ignored"),
+        ({"a/.hidden": "x"}, ["a"], False, "domain 'a': no file to convert (skipped: 1 hidden)"),
+        ({"a/x.bin": b"\0"}, ["a/x.bin"], False, "binary data"),
+        ({"a/x.txt": "x"}, ["a", "a/x.txt"], False, "read twice"),
+        ({"a/x.txt": "x", "a/y.txt": "x", "b": "x"}, ["a/y.txt", "b", "a", "a/x.txt"], False, "read twice"),
+        ({"a/x.txt": "x"}, ["one=a", "two=a"], False, "read twice"),
+        ({"a/x.txt": "x"}, ["."], False, "lies inside SRC"),
+        ({"a/x.txt": "x"}, ["a"], True, "has no fields"),
+        ({"a/x.jsonl": "x"}, ["web=a"], True, "NAME=PATH"),
+        ({"a/x.txt": "x"}, ["../evil=a"], False, "no such file"),
+        ({"a/x.txt": "x"}, [" =a"], False, "cannot be the name"),
+        ({"a/x.txt": "x"}, [".by-key=a"], False, "cannot be called"),
+        ({"a/x.txt": "x"}, ["web="], False, "no path follows"),
+        ({"a/x.txt": "x"}, ["none*"], False, "matches this pattern"),
+        ({"a/x.txt": "x", "b": "x"}, ["a=b", "a"], False, "If they belong together"),
     ],
 )
 def test_sources_that_cannot_be(write_tree, monkeypatch, files, sources, by_key, expected):
@@ -127,25 +217,8 @@ def test_sources_that_cannot_be(write_tree, monkeypatch, files, sources, by_key,
     assert expected in "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
 
 
-@pytest.mark.parametrize("name", ["web", "Wikipedia (en)", "PubMed Abstracts", "français", "日本語", "a.b-c_d", "0"])
-def test_names_that_directories_can_have(name):
-    assert check_domain_name(name) == name
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("", ".", "..", ".x", "a/b", "a\\b", "a\0", "a\n", "x.", " x", "x ", "-x", "C:", "a?", "NUL", "domains.json"),
-        *("x" * 201, "e\u0301", "a\u200bb", "50%", "#1"),
-    ],
-)
-def test_names_that_they_cannot(name):
-    with pytest.raises(ConfigError, match="cannot be the name of a domain"):
-        check_domain_name(name)
-
-
 @given(
-    sizes=st.lists(st.tuples(st.integers(0, 5000), st.booleans()), min_size=1, max_size=20), part=st.integers(1, 3000)
+    sizes=st.lists(st.tuples(st.integers(1, 5000), st.booleans()), min_size=1, max_size=20), part=st.integers(1, 3000)
 )
 @settings(max_examples=60, deadline=None)
 def test_parts_hold_every_byte_once_in_order(tmp_path_factory, sizes, part):
@@ -176,3 +249,17 @@ def test_a_name_that_is_no_text_does_not_stand_in_the_way(write_tree, tmp_path, 
     assert "line 2" in told["skipped"]["examples"][0]
     status, told, _ = convert_json(source / "d", "--out", tmp_path / "other", "--seq-len", 16)
     assert "line 2" in told["error"]["message"]
+
+
+@pytest.mark.parametrize("source", [b"d/b\xff.txt", b"w\xff=d/a.txt", b"d\xff"])
+def test_a_domain_name_that_is_no_text_is_refused_before_work(write_tree, tmp_path, convert_json, monkeypatch, source):
+    monkeypatch.chdir(write_tree({"d/a.txt": "x" * 100}))
+    Path(os.fsdecode(b"d/b\xff.txt")).write_text("x" * 100)
+    Path(os.fsdecode(b"d\xff")).mkdir()
+    Path(os.fsdecode(b"d\xff/a.txt")).write_text("x" * 100)
+    status, told, _ = convert_json(os.fsdecode(source), "--out", tmp_path / "out", "--seq-len", 16)
+    assert status == 2
+    assert "is not UTF-8" in told["error"]["message"]
+    assert not (tmp_path / "out").exists()
+    if b"=" not in source:
+        assert convert_json("web=" + os.fsdecode(source), "--out", tmp_path / "out", "--seq-len", 16)[0] == 0

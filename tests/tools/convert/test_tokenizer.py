@@ -1,5 +1,6 @@
 """Tokenizers: what is described is what encodes, and text is only ever text."""
 
+import hashlib
 import json
 import sys
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from mixstream.errors import ConfigError
+from mixstream_tools.cli import main
 from mixstream_tools.convert.tokenizer import describe_tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -127,3 +129,154 @@ def test_convert_with_a_tokenizer(write_tree, tmp_path, convert_json, read_rows,
     assert rows.ravel().tolist() == expected[: len(expected) // 32 * 32]
     meta = read_meta(tmp_path / "out/de/train")
     assert (meta["tokenizer"]["name"], meta["tokenizer"]["eos"]) == ("tok", eos)
+
+
+@pytest.mark.parametrize("option", ["--eos", "--bos"])
+@pytest.mark.parametrize("given", ["<|none|>", "9999", "-1", "<|endoftext>"])
+def test_an_unknown_token_is_answered_with_those_of_the_file(tmp_path, option, given):
+    save(tmp_path / "tokenizer.json", special=("<|endoftext|>", "<|odd|>"))
+    with pytest.raises(ConfigError) as caught:
+        describe_tokenizer(str(tmp_path), **{option.removeprefix("--"): given})
+    assert f"{option} {given}: " in str(caught.value)
+    assert "<|endoftext|> (256), <|odd|> (257); ids end at 257" in str(caught.value)
+
+
+def test_without_a_usual_end_the_special_tokens_are_listed(tmp_path):
+    save(tmp_path / "tokenizer.json", special=("<|odd|>", "<|start|>"))
+    with pytest.raises(ConfigError, match=r"<\|odd\|> \(256\), <\|start\|> \(257\)"):
+        describe_tokenizer(str(tmp_path))
+
+
+def converted(read_rows, convert_json, source, out, *options):
+    status, told, log = convert_json(source, "--out", out, "--seq-len", 1, *options)
+    domain = next(iter(told.get("domains", {})), None)
+    rows = read_rows(out / domain / "train").ravel().tolist() if domain else []
+    return status, rows, told, log
+
+
+def test_special_tokens_in_text(write_tree, tmp_path, convert_json, read_rows):
+    library = save(tmp_path / "tok/tokenizer.json")
+    eos = library.token_to_id("<|endoftext|>")
+    source = write_tree({"d.txt": "a<|endoftext|>b"}) / "d.txt"
+    tokenizer = ["--tokenizer", tmp_path / "tok"]
+    library.encode_special_tokens = True
+    letters = library.encode("a<|endoftext|>b").ids
+    status, rows, told, log = converted(read_rows, convert_json, source, tmp_path / "text", *tokenizer)
+    assert (status, rows) == (0, [*letters, eos])
+    assert "'<|endoftext|>' 1 times" in told["warnings"][0]
+    assert "--document-separator" in log
+    status, rows, told, _ = converted(
+        read_rows, convert_json, source, tmp_path / "parse", *tokenizer, "--special-tokens", "parse"
+    )
+    assert (status, rows, told["warnings"]) == (0, [letters[0], eos, letters[-1], eos], [])
+    assert told["tokenizer"]["special_tokens"] == "parse"
+    error = [*tokenizer, "--special-tokens", "error"]
+    status, _, told, _ = converted(read_rows, convert_json, source, tmp_path / "error", *error)
+    assert status == 1
+    assert f"{source}: it holds the special token '<|endoftext|>' at character 1" in told["error"]["message"]
+
+
+@pytest.mark.parametrize("size", [1, 4000, 4_194_300])
+def test_an_error_names_the_place_in_a_file_of_any_size(write_tree, tmp_path, convert_json, size):
+    """4,194,300 characters lie in the first block that is read, the token behind them in two."""
+    source = write_tree({"d/a.txt": "x" * size + "<|endoftext|>", "d/b.jsonl": '{"text": "good"}\n' * 9})
+    (source / "d/b.jsonl").write_text('{"text": "x"}\n{"text": "a <|endoftext|>"}\n')
+    run = [source / "d", "--out", tmp_path / "out", "--seq-len", 2, "--special-tokens", "error", "--on-bad-document"]
+    status, told, _ = convert_json(*run, "skip")
+    assert status == 0
+    assert told["skipped"]["documents"] == 2
+    assert f"at character {size} (" in told["skipped"]["examples"][0]
+    assert "b.jsonl, line 2: the field 'text' holds the special token '<|endoftext|>' at character 2" in str(told)
+
+
+def test_a_token_before_each_document(write_tree, tmp_path, convert_json, read_rows):
+    library = save(tmp_path / "tok/tokenizer.json", special=("<|endoftext|>", "<s>"))
+    library.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 257)])
+    library.save(str(tmp_path / "tok/tokenizer.json"))
+    source = write_tree({"d/a.txt": "a", "d/b.txt": "b"}) / "d"
+    tokenizer = ["--tokenizer", tmp_path / "tok"]
+    _, rows, _, log = converted(read_rows, convert_json, source, tmp_path / "none", *tokenizer)
+    assert 257 not in rows
+    assert "documents begin without <s>" in log
+    assert json.loads((tmp_path / "none/.convert/run.json").read_bytes())["recipe"]["bos"] is None
+    _, with_bos, told, log = converted(read_rows, convert_json, source, tmp_path / "bos", *tokenizer, "--bos", "<s>")
+    assert with_bos == [257, rows[0], 256, 257, rows[2], 256]
+    assert told["tokenizer"]["bos"] == 257
+    assert "begin without" not in log
+    status, told, _ = convert_json(source, "--out", tmp_path / "bos", "--seq-len", 1, *tokenizer)
+    assert status == 1
+    assert "--bos was 257, is null" in told["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        (["--bos", "<s>"], "the bytes tokenizer has no token for it"),
+        (["--special-tokens", "parse"], "no text can spell a token"),
+        (["--document-separator", ""], "is empty"),
+        (["--document-separator", "\\q"], "is no escape"),
+        (["--document-separator", "x\\"], "is no escape"),
+    ],
+)
+def test_options_that_cannot_be(write_tree, tmp_path, convert_json, options, fact):
+    status, told, _ = convert_json(write_tree({"a.txt": "x"}), "--out", tmp_path / "out", *options)
+    assert status == 2
+    assert fact in told["error"]["message"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_an_earlier_version_goes_on_where_nothing_changed(write_tree, tmp_path, convert_json):
+    source = write_tree({"d/a.txt": "text " * 50})
+    run = [source / "d", "--out", tmp_path / "out", "--seq-len", 8]
+    convert_json(*run)
+    path = tmp_path / "out/.convert/run.json"
+    settings = json.loads(path.read_bytes())
+    for option in ("bos", "special-tokens", "document-separator"):
+        del settings["recipe"][option]
+    path.write_text(json.dumps(settings, indent=1, sort_keys=True))
+    summary = json.loads((tmp_path / "out/domains.json").read_bytes())
+    summary["identity"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (tmp_path / "out/domains.json").write_text(json.dumps(summary, indent=1))
+    shard = tmp_path / "out/d/train/part-00000/shard.00000.mds"
+    before = shard.stat().st_mtime_ns
+    status, told, _ = convert_json(*run)
+    assert (status, told["converted_bytes"], shard.stat().st_mtime_ns) == (0, 0, before)
+    settings["recipe"]["layout"] = 1
+    settings["groups"]["d"]["identity"] = "of that version"
+    path.write_text(json.dumps(settings))
+    record = tmp_path / "out/.convert/parts/d/00000.json"
+    record.write_text(json.dumps({**json.loads(record.read_bytes()), "identity": "of that version"}))
+    status, told, _ = convert_json(*run)
+    assert status == 1
+    assert "another version of mixstream began it" in told["error"]["message"]
+
+
+def test_a_special_token_that_merges_would_make_stays_letters(tmp_path):
+    tokenizer = Tokenizer(
+        models.BPE(vocab={"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4, "<eos>": 5}, merges=[("a", "b"), ("ab", "c")])
+    )
+    tokenizer.add_special_tokens([AddedToken("abc", special=True), AddedToken("<eos>", special=True)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (ids,) = describe_tokenizer(str(tmp_path), "<eos>").load().encode(["abcab"])
+    assert ids.tolist() == [3, 2, 3]
+
+
+def test_added_tokens_that_are_not_marked_special_are_named(write_tree, tmp_path, capsys):
+    library = save(tmp_path / "tokenizer.json")
+    library.add_tokens(["<think>", "    "])
+    library.save(str(tmp_path / "tokenizer.json"))
+    spec = describe_tokenizer(str(tmp_path / "tokenizer.json"), special_tokens="error")
+    assert spec.load().encode(["<think>"])[0].tolist() == [library.token_to_id("<think>")]
+    source = write_tree({"a/x.txt": "<think> " * 20})
+    run = [
+        "convert",
+        source / "a",
+        "--out",
+        tmp_path / "out",
+        "--tokenizer",
+        tmp_path / "tokenizer.json",
+        "--seq-len",
+        4,
+    ]
+    assert main([*map(str, run)]) == 0
+    assert "does not mark <think> as special" in capsys.readouterr().err

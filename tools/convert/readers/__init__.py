@@ -21,13 +21,27 @@ A new format is one new file and one line of the table. If `.para` files are to 
 Then `notes.para` and `notes.para.gz` are recognised by their suffixes, and `--format paragraphs` is accepted.
 """
 
-from .jsonl import JSONL
-from .reader import Fields, OnBad, Piece, Reader
+from .documents import FieldError, document_of
+from .json_values import JSON, values_of
+from .jsonl import JSONL, is_blank
+from .reader import Fields, OnBad, Piece, Reader, pattern_of
 from .text import TEXT
 
-__all__ = ["DEFAULT", "READERS", "Fields", "OnBad", "Piece", "Reader"]
+__all__ = [
+    "DEFAULT",
+    "READERS",
+    "FieldError",
+    "Fields",
+    "OnBad",
+    "Piece",
+    "Reader",
+    "document_of",
+    "is_blank",
+    "pattern_of",
+    "values_of",
+]
 
 DEFAULT = "text"
-"""The format of files whose suffix no reader has, or whose content the reader of their suffix does not accept."""
-READERS: dict[str, Reader] = {DEFAULT: TEXT, "jsonl": JSONL}
+"""The format of text whose suffix no reader has."""
+READERS: dict[str, Reader] = {DEFAULT: TEXT, "jsonl": JSONL, "json": JSON}
 """Format, as `--format` names it → its reader."""

@@ -1,22 +1,24 @@
-"""JSON Lines: a line is one document. A slice has the lines whose first byte lies in it; blank lines are skipped."""
+"""JSON Lines: a line is one document. A slice has the lines whose first byte lies in it.
+
+Blank lines, and comments after `#` or `//`, hold no document and are skipped.
+"""
 
 from __future__ import annotations
 
 import codecs
 import json
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from ..domain_names import check_domain_name
-from ..files import DamagedFileError, OnBytes, Slice, SourceFile, lines_before, open_slice, split_name
+from mixstream.units import show_bytes
+
+from ..files import OnBytes, Slice, lines_before, open_slice
+from .documents import checked, document_of
 from .reader import Fields, OnBad, Piece, Reader, pieces_of
 
 _MAX_LINE = 256 << 20
-_SNIFFED = 1 << 20  # bytes of a .json file's first line that are parsed to see what the file is
-_check_domain = lru_cache(maxsize=1 << 16)(check_domain_name)
 
 
 def read_jsonl(source: Slice, fields: Fields, on_bad: OnBad, on_bytes: OnBytes) -> Iterator[Piece]:
@@ -37,14 +39,12 @@ def read_jsonl(source: Slice, fields: Fields, on_bad: OnBad, on_bytes: OnBytes) 
             try:
                 if len(line) == _MAX_LINE and not line.endswith(b"\n"):
                     offset += _skip_line(stream)
-                    raise ValueError(f"the line is longer than {_MAX_LINE >> 20} MB")
+                    raise ValueError(f"the line is longer than {show_bytes(_MAX_LINE)}")
                 if count == 1 and not first:
                     line = line.removeprefix(codecs.BOM_UTF8)
-                if line.isspace() or not line:
+                if is_blank(line):
                     continue
                 text, domain = decode(line)
-                if domain is not None:
-                    _check_domain(domain)
             except ValueError as error:
                 before = lines_before(source.file, first) if before < 0 else before
                 on_bad(f"{source.file.path}, line {before + count}: {error}")
@@ -52,29 +52,18 @@ def read_jsonl(source: Slice, fields: Fields, on_bad: OnBad, on_bytes: OnBytes) 
             yield from pieces_of(text, domain)
 
 
-def _holds_lines(file: SourceFile) -> bool:
-    """Whether a file has JSON Lines: of a .json file, whether its first line is an object. Else it is one document."""
-    if split_name(file.path)[1] != ".json":
-        return True
-    try:
-        with open_slice(file.whole) as stream:
-            line = stream.readline(_SNIFFED)
-        if len(line) == _SNIFFED:
-            return line.startswith(b"{")
-        return isinstance(json.loads(line), dict)
-    except DamagedFileError:
-        return True  # `read_jsonl` meets the damage again and reports it
-    except (ValueError, RecursionError):
-        return False
-
-
 JSONL = Reader(
-    suffixes=frozenset({".jsonl", ".json", ".ndjson"}),
+    suffixes=frozenset({".jsonl", ".ndjson"}),
     read=read_jsonl,
-    accepts=_holds_lines,
     divisible=True,
     has_fields=True,
 )
+
+
+def is_blank(line: bytes) -> bool:
+    """Whether a line has no document: it is blank, or a comment (JSON has none, but files of JSON Lines do)."""
+    stripped = line.lstrip()
+    return not stripped or stripped.startswith((b"#", b"//"))
 
 
 def _skip_line(stream: Any) -> int:
@@ -103,45 +92,19 @@ def _line_decoder(fields: Fields) -> Callable[[bytes], tuple[str, str | None]]:
     def decode(line: bytes) -> tuple[str, str | None]:
         try:
             found = quick.decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return _decode_slowly(line, fields)
-        return found.text, (found.domain if fields.domain else None)
+        return checked(found.text, found.domain if fields.domain else None, fields)
 
     return decode
 
 
 def _decode_slowly(line: bytes, fields: Fields) -> tuple[str, str | None]:
     try:
-        document = json.loads(line.decode())
+        return document_of(json.loads(line.decode()), fields)
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: byte {error.start} of the line, {error.reason}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not a JSON document: {error.msg} at column {error.colno}") from None
     except RecursionError:
         raise ValueError("not a JSON document: nested too deeply") from None
-    if not isinstance(document, dict):
-        raise ValueError(f"a JSON {_kind(document)}, not an object with a field {fields.text!r}")
-    text = _field(document, fields.text)
-    domain = None if fields.domain is None else _field(document, fields.domain)
-    return text, domain
-
-
-def _field(document: dict[str, Any], name: str) -> str:
-    """A field that must be a string: by its literal name, else along the dots of `name`."""
-    found: Any = document
-    for key in [name] if name in document else name.split("."):
-        if not isinstance(found, dict) or key not in found:
-            raise ValueError(f"no field {name!r}; the line has {', '.join(map(repr, document)) or 'no fields'}")
-        found = found[key]
-    if not isinstance(found, str):
-        raise ValueError(f"field {name!r} is a JSON {_kind(found)}, not a string")
-    try:
-        found.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"field {name!r} holds half of a surrogate pair, which is not a character") from None
-    return found
-
-
-def _kind(value: object) -> str:
-    kinds = {type(None): "null", bool: "boolean", str: "string", list: "array", dict: "object"}
-    return kinds.get(type(value), "number")

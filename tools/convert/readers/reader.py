@@ -11,12 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
-from ..files import OnBytes, Slice, SourceFile
+from ..files import OnBytes, Slice
 
 PIECE_CHARS = 4 << 20
-"""Documents longer than this many characters are tokenised in pieces, cut where a line ends."""
+"""Documents longer than this many characters come in pieces, cut where a line or a word ends."""
 _LINE_START = re.compile(r"\n(?=\S)")
 _WORD_START = re.compile(r"\S(?=\s)")
 
@@ -32,14 +33,38 @@ class Piece(NamedTuple):
     """The value of the field `--domain-key`; None if the command line names the domain."""
     begins: bool
     ends: bool
+    separated: bool = False
+    """Whether a `--document-separator` was found behind it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fields:
-    """The fields with a document's text and, optionally, its domain; `meta.source` reaches into objects."""
+    """What a document is.
+
+    Attributes:
+        text: in JSON, the field with the text; `meta.source` reaches into objects.
+        domain: in JSON, the field with the domain; None if the command line names it.
+        separator: in text files, what stands between two documents; None if a file is one document.
+        forbidden: texts that make a document bad, the special tokens of `--special-tokens error`.
+    """
 
     text: str
     domain: str | None = None
+    separator: str | None = None
+    forbidden: tuple[str, ...] = ()
+
+    def find_forbidden(self, text: str) -> tuple[str, int] | None:
+        """Return the first of `forbidden` in a text, and the character where it begins."""
+        if not self.forbidden:
+            return None
+        found = pattern_of(self.forbidden).search(text)
+        return None if found is None else (found[0], found.start())
+
+
+@lru_cache(maxsize=8)
+def pattern_of(words: tuple[str, ...]) -> re.Pattern[str]:
+    """Return the pattern of any of these words, the longest first."""
+    return re.compile("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,14 +74,12 @@ class Reader:
     Attributes:
         suffixes: suffixes of its files, in lower case and without that of a compression (`.jsonl`).
         read: slice, fields, `on_bad`, `on_bytes` (called with the number of stored bytes read) → pieces in order.
-        accepts: whether a file with one of the suffixes has this format; it may open the file.
         divisible: whether a slice may begin at any byte of an uncompressed file.
         has_fields: whether documents have fields, as `--domain-key` needs them.
     """
 
     suffixes: frozenset[str]
     read: Callable[[Slice, Fields, OnBad, OnBytes], Iterator[Piece]]
-    accepts: Callable[[SourceFile], bool] = lambda _: True
     divisible: bool = False
     has_fields: bool = False
 
@@ -91,10 +114,10 @@ def _cut(blocks: Iterator[str]) -> Iterator[str]:
 
 
 def _end_of_piece(text: str) -> int:
-    """Where to end the first piece of `text`.
+    """Where to end the first piece of `text`: between lines, else between words, else anywhere.
 
-    A tokenizer's result must not depend on the cut. The usual pre-tokenizers end a token between a newline and a
-    character that is not a space, and between a word and the space before the next word; the cut is made there.
+    The tokens do not depend on it (long_texts.py). The split of the document does (work.py: `is_val`), so to cut
+    otherwise would move long documents between train and val.
     """
     low = PIECE_CHARS - (PIECE_CHARS >> 4)
     for pattern in (_LINE_START, _WORD_START):
