@@ -5,14 +5,16 @@ A command is a function: its signature is its options, its docstring is its `--h
 line to `COMMANDS`; a name of two words is a command of a group, which has a line in `GROUPS`, or goes with a command
 whose name is the first word.
 
-Exit status: 0 done · 1 found a fault or failed · 2 wrong use · 130 interrupted. A failure is reported in plain lines on
-stderr, without a traceback; with `--json` also as one JSON document on stdout. A traceback is a bug in mixstream.
+Exit status: 0 done · 1 found a fault or failed · 2 wrong use · 130 interrupted · 143 ended by SIGTERM; the last two say
+what is kept. A failure is reported in plain lines on stderr, without a traceback; with `--json` also as one JSON
+document on stdout. A traceback is a bug in mixstream.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -110,7 +112,11 @@ Start here:  mixstream demo
 
 Every command has --help with an example, and --json. Exit status: 0 done, 1 found a fault or failed, 2 wrong use.
 """
-_WRONG_USE, _FAILED, _INTERRUPTED = 2, 1, 130
+_WRONG_USE, _FAILED, _INTERRUPTED, _TERMINATED = 2, 1, 130, 143
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM: commands end as after Ctrl-C, and say what is kept."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,7 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _app(arguments)(arguments, exit_on_error=False, print_error=False) or 0
     except KeyboardInterrupt as error:
-        return _fail(error, as_json=as_json, status=_INTERRUPTED)
+        status = _TERMINATED if isinstance(error, TerminatedError) else _INTERRUPTED
+        return _fail(error, as_json=as_json, status=status)
     except CycloptsError as error:
         error.add_note(f"See `{' '.join(['mixstream', *_called(arguments)])} --help`.")
         return _fail(error, as_json=as_json, status=_WRONG_USE)
@@ -135,12 +142,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> NoReturn:
     """The program `mixstream`: run the command line and exit."""
+    signal.signal(signal.SIGTERM, _terminate)
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    if status == _INTERRUPTED:
+    if status in (_INTERRUPTED, _TERMINATED):
         os._exit(status)  # threads with running requests, and locks that they hold, do not delay the exit
     sys.exit(status)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    """Raise, once: what a command does to end in order is not interrupted."""
+    del frame
+    signal.signal(number, signal.SIG_IGN)
+    raise TerminatedError("ended by SIGTERM")
 
 
 def _status(error: Exception) -> int | None:
@@ -192,10 +207,13 @@ def _called(arguments: Sequence[str]) -> tuple[str, ...]:
 
 def _fail(error: BaseException, *, as_json: bool, status: int) -> int:
     """Report `error` and its notes on stderr, and with `as_json` on stdout as JSON; returns `status`."""
-    message = str(error) or ("interrupted" if status == _INTERRUPTED else type(error).__name__)
+    ended = status in (_INTERRUPTED, _TERMINATED)
+    message = str(error) or ("interrupted" if ended else type(error).__name__)
     notes = [str(note) for note in getattr(error, "__notes__", ())]
-    kind = "interrupted" if status == _INTERRUPTED else "error"
-    head = message if status == _INTERRUPTED else f"error: {message}"
+    kind = "interrupted" if ended else "error"
+    if ended and not notes:
+        notes = ["No file is half written: run the same command again."]
+    head = message if ended else f"error: {message}"
     text = "\n".join([f"mixstream: {head}", *(f"  {note}" for note in notes)])
     # A path may contain surrogates; writing it must not raise another error.
     sys.stderr.write(text.encode(errors="backslashreplace").decode() + "\n")

@@ -17,6 +17,7 @@ OPTIONS_OF_CONVERT = {
     *("--out", "--tokenizer", "--seq-len", "--text-key", "--domain-key", "--format", "--include", "--exclude"),
     *("--eos", "--val-fraction", "--seed", "--on-bad-document", "--compression", "--hashes", "--size-limit"),
     *("--workers", "--overwrite", "--work", "--keep-work", "--json"),
+    *("--as-text", "--document-separator", "--bos", "--special-tokens", "--remove"),
 }
 
 

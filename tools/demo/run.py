@@ -86,9 +86,9 @@ def _prepare(out: Path, steps: int, seed: int, console: Console) -> Settings:
     settings = Settings(out=str(out.resolve()), steps=steps, seed=seed, samples=samples)
     shutil.rmtree(settings.run, ignore_errors=True)
     settings.run.mkdir(parents=True)
-    sizes = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in found.sizes.items())
+    sizes = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in found.sizes.items())
     again = ", as before" if summary["status"] == "nothing to do" else ""
-    console.note(f"1/5  convert  {sizes} MB{again}")
+    console.note(f"1/5  convert  {sizes} MiB{again}")
     for name, why in found.left_out.items():
         console.note(f"              without {name}: {why}")
     return settings

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixstream.errors import ConfigError
+from mixstream.units import show_bytes
 
 _MB = 1 << 20
 _LEAST_BYTES = 64 << 10
@@ -75,7 +76,9 @@ def gather(out: Path) -> Gathered:
         documents = list(_limited(domain.documents(), domain.limit))
         size = sum(len(text.encode()) for text in documents)
         if size < _LEAST_BYTES:
-            gathered.left_out[domain.name] = f"{domain.about}: {size >> 10} KB here, {_LEAST_BYTES >> 10} KB needed"
+            gathered.left_out[domain.name] = (
+                f"{domain.about}: {show_bytes(size)} here, {show_bytes(_LEAST_BYTES)} needed"
+            )
             continue
         file = out / f"{domain.name}.jsonl"
         lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in documents)

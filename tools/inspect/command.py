@@ -131,7 +131,7 @@ def _trouble(error: Exception) -> dict[str, Any]:
 
 def _describe(dataset: Dataset) -> dict[str, Any]:
     """Return the description of a dataset from its index."""
-    document: dict[str, Any] = {"name": dataset.name, "url": dataset.store.url, "trouble": None}
+    document: dict[str, Any] = {"name": dataset.shown, "url": dataset.store.url, "trouble": None}
     if dataset.index is None:
         assert dataset.trouble is not None
         return {**document, "trouble": _trouble(dataset.trouble)}

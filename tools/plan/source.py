@@ -19,10 +19,10 @@ from mixstream.errors import ConfigError, StateError, StoreError
 from mixstream.feedback import FILE, LoggedRun, read_log
 from mixstream.formats import Index, fixed_row_tokens
 from mixstream.plan import WEIGHT_UNIT, RunState, parse_state
-from mixstream.storage import Retry, open_store, redact
+from mixstream.storage import Retry, domain_name, open_store, redact
 
 from ..shared.artefacts import open_selections
-from ..shared.datasets import Dataset, find_datasets
+from ..shared.datasets import Dataset, find_datasets, refuse_unfinished
 from .course import Course, Float64, Int64
 
 _DEPTH = 3
@@ -148,13 +148,16 @@ def read_shards(data: str, split: str) -> Sizes:
     """
     at: dict[str, Dataset] = {}
     above = open_store(data).url
-    for dataset in find_datasets([data], Retry(knobs=("", "")), list_files=False)[0]:
+    found = find_datasets([data], Retry(knobs=("", "")), list_files=False)[0]
+    refuse_unfinished(found)
+    for dataset in found:
         if dataset.store.url == above:  # `data` is itself a dataset, without a domain's name; or the store failed
             _index(dataset)
             continue
-        domain = dataset.name.removesuffix(f"/{split}")
-        if "/" not in domain and (domain not in at or domain != dataset.name):
-            at[domain] = dataset
+        directory = dataset.name.removesuffix(f"/{split}")
+        name = domain_name(directory)
+        if "/" not in directory and (name not in at or directory != dataset.name):
+            at[name] = dataset
     if not at:
         raise ConfigError(
             f"--data {redact(data)} has no domain with {split}/index.json: give the directory above the domains, the "
@@ -219,7 +222,7 @@ def _course_of(state: RunState) -> Course | None:
     if state.mixing is None:
         if state.settings.mixer not in ("static", "in order"):
             return None
-        choose_K = np.array([domain.choose for domain in state.domains], dtype=np.float64)
+        choose_K = np.array([domain.share or domain.choose for domain in state.domains], dtype=np.float64)
         return Course.constant(choose_K / max(choose_K.sum(), 1))
     try:
         log = sorted((int(step), np.array(parts, dtype=np.float64)) for step, parts in state.mixing["log"])

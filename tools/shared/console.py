@@ -19,6 +19,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from mixstream.units import show_bytes
+
 from .safe_text import printable
 
 Advance = Callable[[int], None]
@@ -151,15 +153,6 @@ def text_lines(lines: Sequence[str]) -> Table:
     for line in lines:
         view.add_row(Text(printable(line)))
     return view
-
-
-def show_bytes(size: float) -> str:
-    """`1536` as `1.5 KB`; units of 1024, as in `--size-limit 64mb`."""
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if size < 1024 or unit == "TB":
-            break
-        size /= 1024
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def show_seconds(seconds: float) -> str:

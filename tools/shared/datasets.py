@@ -4,8 +4,8 @@ A URL is a value of a Stream's `remote`: the directory of one dataset (with inde
 several, as `mixstream convert` writes them: DIR/<domain>/<split>/index.json beside DIR/domains.json, which lists them.
 
 Rules. Indexes are read from the store; nothing is cached or written. An index that cannot be read does not stop the
-search: its error is in `Dataset.trouble`. Names from a listing or from domains.json are used only if they stay below
-the URL.
+search: its error is in `Dataset.trouble`, and so is what says that something is unfinished. Names from a listing or
+from domains.json are used only if they stay below the URL.
 """
 
 from __future__ import annotations
@@ -13,20 +13,34 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mixstream.errors import ConfigError, IndexCorruptError, StoreError, StoreNotFoundError
+from mixstream.errors import ConfigError, IndexCorruptError, StoreError, StoreNotFoundError, UnfinishedError
 from mixstream.formats import Index, ShardInfo, check_index_hash, is_hash, parse_index
-from mixstream.storage import Retry, Store, is_local, join, open_store, redact
+from mixstream.storage import (
+    INDEX,
+    RUN,
+    SUMMARY,
+    Retry,
+    Store,
+    describe_conversion,
+    domain_directory,
+    domain_name,
+    find_conversion,
+    is_local,
+    is_part_name,
+    join,
+    open_store,
+    redact,
+    refuse_part,
+)
 
 from .parallel import in_parallel
 from .shards import read_bytes
 
-INDEX = "index.json"
-SUMMARY = "domains.json"
 _AT_ONCE = 8  # indexes that are read in parallel
 _NAME = re.compile(r"(?!\.)[^\x00-\x1f\x7f\\/:?#]+(?:/(?!\.)[^\x00-\x1f\x7f\\/:?#]+)*")
 """A relative path of a directory, valid on every system; hidden directories belong to other programs."""
@@ -53,6 +67,11 @@ class Dataset:
     files: frozenset[str] | None = None
 
     @property
+    def shown(self) -> str:
+        """`name` with the domain's own name: `C#/train` for the directory `C~23/train`."""
+        return shown_name(self.name)
+
+    @property
     def shards(self) -> tuple[ShardInfo, ...]:
         """The shards in the index; empty if there is no index."""
         return self.index.shards if self.index is not None else ()
@@ -62,6 +81,11 @@ class Dataset:
         """The entry of `mixstream convert` in the index; empty if another program wrote the index."""
         about = self.index.extra.get("mixstream") if self.index is not None else None
         return about if isinstance(about, dict) else {}
+
+
+def shown_name(name: str) -> str:
+    """Return a dataset's name with its domain's own name in place of the directory's."""
+    return "/".join(map(domain_name, name.split("/")))
 
 
 def find_datasets(urls: Sequence[str], retry: Retry, *, list_files: bool) -> tuple[list[Dataset], list[str]]:
@@ -102,14 +126,39 @@ class _Search:
         if not isinstance(here.trouble, StoreNotFoundError):
             return [self._listed(here)]
         expected, listing = self._expected(), self._names()
+        unfinished = self._unfinished(() if isinstance(listing, StoreError) else listing)
         if not expected and isinstance(listing, StoreError) and not isinstance(listing, StoreNotFoundError):
             return [Dataset(name=here.name, store=self._store, trouble=listing)]
         files = () if isinstance(listing, StoreError) else listing
-        if not (below := sorted({*expected, *_directories(files)})):
-            raise ConfigError(f"{redact(self._url)}: {self._why_none(files, here.trouble, listing)}")
-        self.notes += [f"{join(self._store.url, name)}: {_unfinished(n)}" for name, n in _orphans(files, below)]
+        roots = {name for name, _ in unfinished}
+        below = sorted(
+            name for name in {*expected, *_directories(files)} if not _is_part(name) or not _lies_in(name, roots)
+        )
+        if roots:  # what has no index yet is not missing: the conversion is not at its end
+            below = [name for name in below if not _lies_in(name, roots) or f"{name}/{INDEX}" in {*files}]
+        unfinished += [
+            (name, UnfinishedError(f"{join(self._store.url, name)}: {_unfinished(n)}"))
+            for name, n in _orphans(files, below)
+            if not _lies_in(name, roots)
+        ]
+        if not below and not unfinished:
+            raise ConfigError(f"{redact(self._url)}: {self._why_none(here.trouble, listing)}")
+        found = [Dataset(name=name or here.name, store=self._store, trouble=error) for name, error in unfinished]
         with closing(in_parallel(lambda name: self._at(name, files), below, workers=_AT_ONCE)) as opened:
-            return [dataset for _, dataset in sorted(opened, key=lambda pair: pair[0])]
+            return [*found, *(dataset for _, dataset in sorted(opened, key=lambda pair: pair[0]))]
+
+    def _unfinished(self, files: Sequence[str]) -> list[tuple[str, UnfinishedError]]:
+        """Return the conversions at, above and below the URL that are not finished: path below the URL, and error."""
+        found: list[tuple[str, UnfinishedError]] = []
+        above = find_conversion(self._url, timeout=self._retry.timeout)
+        whole = above is not None and above.below and any(_is_index(name) for name in files)
+        if above is not None and above.unfinished and not whole:  # a domain that is whole is, whatever others are
+            found.append(("", UnfinishedError(above.unfinished)))
+        for root in sorted(name.removesuffix(f"/{RUN}") for name in files if name.endswith(f"/{RUN}")):
+            store = open_store(join(self._url, root), timeout=self._retry.timeout)
+            if (each := describe_conversion(store)) is not None and each.unfinished:
+                found.append((root, UnfinishedError(each.unfinished)))
+        return found
 
     def _at(self, below: str, files: Sequence[str]) -> Dataset:
         url = join(self._url, below)
@@ -120,9 +169,7 @@ class _Search:
         own = frozenset(file[len(below) + 1 :] for file in files if file.startswith(f"{below}/"))
         return replace(dataset, files=own)
 
-    def _why_none(self, files: Sequence[str], *troubles: object) -> str:
-        if shards := sum(n for _, n in _orphans(files, ())):
-            return _unfinished(shards)
+    def _why_none(self, *troubles: object) -> str:
         if any("no such bucket" in str(trouble) for trouble in troubles if isinstance(trouble, StoreNotFoundError)):
             return "there is no such bucket or container: check the spelling of the URL, and the endpoint"
         if is_local(self._url) and isinstance(troubles[-1], StoreNotFoundError):
@@ -138,8 +185,9 @@ class _Search:
             index = parse_index(data, where=INDEX)
             for algorithm in filter(is_hash, index.hashes):
                 check_index_hash(data, algorithm, where=INDEX)
+            refuse_part(store.url, timeout=self._retry.timeout)
             return Dataset(name=name, store=store, index=index)
-        except (StoreError, IndexCorruptError) as error:
+        except (StoreError, IndexCorruptError, UnfinishedError) as error:
             return Dataset(name=name, store=store, trouble=error)
 
     def _listed(self, dataset: Dataset) -> Dataset:
@@ -161,7 +209,7 @@ class _Search:
         try:
             summary = json.loads(read_bytes(self._store, SUMMARY, None, self._retry))
             names = {
-                f"{domain}/{split}"
+                f"{domain_directory(domain)}/{split}"
                 for domain, splits in summary["domains"].items()
                 for split, counts in splits.items()
                 if counts["rows"]
@@ -174,9 +222,35 @@ class _Search:
         return {name for name in names if _NAME.fullmatch(name)}
 
 
+def refuse_unfinished(datasets: Sequence[Dataset]) -> None:
+    """Raise the error of what is unfinished at the URLs: a command that reads domains would miss some of them.
+
+    Raises:
+        UnfinishedError: something is.
+    """
+    for dataset in datasets:
+        if isinstance(dataset.trouble, UnfinishedError):
+            raise dataset.trouble
+
+
 def _unfinished(shards: int) -> str:
     there = f"there are {shards} shards" if shards > 1 else "there is 1 shard"
-    return f"{there} but no {INDEX}: the writing was not finished; run the program that writes it again, to its end"
+    return (
+        f"{there} but no {INDEX}: the writing was not finished; run the program that writes it again, to its end, or "
+        "remove them"
+    )
+
+
+def _is_index(file: str) -> bool:
+    return file.endswith(f"/{INDEX}") and not _is_part(file.removesuffix(f"/{INDEX}"))
+
+
+def _is_part(name: str) -> bool:
+    return is_part_name(name.rpartition("/")[2])
+
+
+def _lies_in(name: str, roots: Set[str]) -> bool:
+    return any(not root or name == root or name.startswith(f"{root}/") for root in roots)
 
 
 def _orphans(files: Sequence[str], below: Sequence[str]) -> list[tuple[str, int]]:

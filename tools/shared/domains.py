@@ -15,7 +15,7 @@ from mixstream.errors import ConfigError, StoreError
 from mixstream.formats import Index
 from mixstream.storage import Retry, is_local, join, local_path, open_store, redact
 
-from .datasets import find_datasets
+from .datasets import find_datasets, refuse_unfinished
 
 _NAMED = re.compile(r"([^\x00-\x1f/:=\\]+)=(.+)", re.DOTALL)
 _SPLITS = ("train", "val")  # as `mixstream convert` names them
@@ -54,6 +54,7 @@ def find_domains(urls: Sequence[str], *, split: str = "train", retry: Retry | No
     Raises:
         ConfigError: there is none, or two have one name.
         IndexCorruptError, StoreError: an index cannot be read.
+        UnfinishedError: one of them, or the conversion, is not finished.
     """
     if not urls:
         raise ConfigError("no URL is given: name the directory of a dataset, or a directory above several")
@@ -68,7 +69,9 @@ def find_domains(urls: Sequence[str], *, split: str = "train", retry: Retry | No
 def _at(given: str, split: str, retry: Retry) -> list[NamedDataset]:
     named = _NAMED.fullmatch(given)
     name, url = (named[1], named[2]) if named else (None, given)
-    datasets = {each.name: each for each in find_datasets([url], retry, list_files=False)[0]}
+    found = find_datasets([url], retry, list_files=False)[0]
+    refuse_unfinished(found)
+    datasets = {each.name: each for each in found}
     above = open_store(url).url
     if len(datasets) == 1 and (only := next(iter(datasets.values()))).store.url == above:
         return [_named(only, url, name or _own_name(only, url, split))]

@@ -159,7 +159,7 @@ def run_parts(
         label: the verb of the progress line.
         total: units of all parts, also of those that are done; None counts finished tasks instead.
         done: units of the parts that were done before.
-        unit: the word for the units; `bytes` are shown as KB, MB, ….
+        unit: the word for the units; `bytes` are shown as KiB, MiB, ….
         gpus: GPUs that a task needs on a Ray cluster.
 
     Raises:
@@ -171,7 +171,16 @@ def run_parts(
     amount, unit = (len(tasks), "parts") if total is None else (total, unit)
     with console.progress(label, total=amount, done=done, unit=unit) as advance:
         report = (lambda _: None) if count else advance
-        for result in options.executor(len(tasks), gpus=gpus).run(function, tasks, report):
-            if count:
-                advance(1)
-            yield result
+        ended = 0
+        try:
+            for result in options.executor(len(tasks), gpus=gpus).run(function, tasks, report):
+                ended += 1
+                if count:
+                    advance(1)
+                yield result
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(
+                f"{ended} of {len(tasks)} parts came to their end in this run; what they wrote is kept: the same "
+                "command goes on from there."
+            )
+            raise

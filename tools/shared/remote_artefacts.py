@@ -14,9 +14,8 @@ from typing import Any
 import msgspec
 
 from mixstream.errors import SelectionError, StoreError, StoreNotFoundError
-from mixstream.storage import Retry, Store, join, open_store, redact
+from mixstream.storage import INDEX, SUMMARY, Retry, Store, join, open_store, redact
 
-from .datasets import INDEX, SUMMARY
 from .parallel import in_parallel
 from .shards import read_bytes
 

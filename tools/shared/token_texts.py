@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
 
-from .tokenizer_json import parse_tokenizer
+from .tokenizer_json import parse_for_text, parse_tokenizer
 
 ToText = Callable[[Sequence[int]], str]
 BYTES = "bytes"
@@ -73,9 +73,7 @@ class TokenizerFile:
         """
         if self.path is None:
             return lambda texts: np.array([len(text.encode()) + 1 for text in texts], dtype=np.int64)
-        tokenizer = self._parsed(self.path)
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+        tokenizer = self._parsed(self.path, parse_for_text)
 
         def count(texts: Sequence[str]) -> NDArray[np.int64]:
             encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -91,17 +89,14 @@ class TokenizerFile:
         """
         if self.path is None:
             return lambda text: np.frombuffer(text.encode(), np.uint8)
-        tokenizer = self._parsed(self.path)
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        tokenizer.encode_special_tokens = True
+        tokenizer = self._parsed(self.path, parse_for_text)
         return lambda text: np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int64)
 
-    def _parsed(self, path: str) -> Any:
+    def _parsed(self, path: str, parse: Callable[[bytes, object], Any] = parse_tokenizer) -> Any:
         content = _read(Path(path), path)
         if hashlib.sha256(content).hexdigest() != self.hash:
             raise ConfigError(f"{path} has changed since this command began; run it again")
-        return parse_tokenizer(content, path)
+        return parse(content, path)
 
 
 def tokenizer_of(about: Mapping[str, Any], given: TokenizerFile | None, *, domain: str) -> TokenizerFile:

@@ -11,13 +11,13 @@ from typing import Annotated, NamedTuple
 
 from cyclopts import Parameter
 
-from mixstream.errors import ConfigError, IndexCorruptError, StoreNotFoundError
+from mixstream.errors import ConfigError, IndexCorruptError, StoreNotFoundError, UnfinishedError
 from mixstream.formats import ShardInfo, is_hash, is_mds_encoding_safe
-from mixstream.storage import Retry, is_local
+from mixstream.storage import INDEX, Retry, is_local
 from mixstream.units import parse_bytes
 
 from ..shared.console import Console
-from ..shared.datasets import INDEX, Dataset, find_datasets
+from ..shared.datasets import Dataset, find_datasets
 from ..shared.parallel import in_parallel
 from ..shared.safe_text import printable
 from ..shared.shards import memory_of, require_codecs, stored
@@ -62,8 +62,9 @@ def verify(
 
     FAULTS do not stop the check. They are listed at the end with a remedy, also
     in --json, with the files to rebuild. Files that the store did not return
-    are listed apart, because they were not checked. Files that no index names
-    are only noted.
+    are listed apart, because they were not checked. What is unfinished (a
+    conversion, or shards without an index) is a fault. Files that no index
+    names are only noted.
 
     Exit status: 0 no faults, 1 faults, 2 wrong use.
 
@@ -200,6 +201,8 @@ def _tasks(datasets: Sequence[Dataset], chosen: Sequence[str]) -> Iterator[Task]
 
 
 def _of_index(error: Exception) -> Fault:
+    if isinstance(error, UnfinishedError):
+        return Fault.of("unfinished", ".", error)
     if isinstance(error, IndexCorruptError):
         return Fault.of("index", INDEX, error)
     if isinstance(error, StoreNotFoundError):  # domains.json names it, or its directory was listed before

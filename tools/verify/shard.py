@@ -18,12 +18,13 @@ from mixstream.storage import Retry, Store
 from ..shared.safe_text import message_of, notes_of, printable
 from ..shared.shards import decompressed, read_bytes, without_pickles
 
-Kind = Literal["index", "missing", "size", "hash", "damaged", "samples", "refused", "unreachable"]
+Kind = Literal["unfinished", "index", "missing", "size", "hash", "damaged", "samples", "refused", "unreachable"]
 UNCHECKED: frozenset[Kind] = frozenset({"refused", "unreachable"})
 """Kinds that say nothing about the bytes."""
 REPLACE = "copy it again, or rebuild it"
 REBUILD = "rebuild it: its hash is correct, so a copy would be the same"
 TODO: Mapping[Kind, str] = {
+    "unfinished": "run the program that writes it again, to its end",
     "index": "rebuild the index",
     "missing": REPLACE,
     "size": REPLACE,

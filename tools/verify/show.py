@@ -9,8 +9,10 @@ from typing import Any
 
 from rich.table import Table
 
+from mixstream.storage import INDEX
+
 from ..shared.console import show_bytes, show_seconds, table, text_lines
-from ..shared.datasets import INDEX, Dataset
+from ..shared.datasets import Dataset, shown_name
 from .shard import UNCHECKED, Fault, Finding
 
 _LEFT_OVER = re.compile(r"(.*/)?[^/]*(\.mds(\.\w+)?|\.tmp|\.partial)", re.ASCII)
@@ -48,7 +50,9 @@ def describe(report: Report) -> dict[str, Any]:
         "status": status,
         "checked": "sizes" if report.quick else "contents",
         "datasets": [_dataset(report, dataset) for dataset in report.datasets],
-        "faults": [{"dataset": name, **asdict(fault), "notes": list(fault.notes)} for name, fault in report.faults],
+        "faults": [
+            {"dataset": shown_name(name), **asdict(fault), "notes": list(fault.notes)} for name, fault in report.faults
+        ],
         "make_again": {
             dataset.store.url: files
             for dataset in report.datasets
@@ -75,7 +79,7 @@ def show(report: Report, document: Mapping[str, Any]) -> Iterator[Table | str]:
         yield ""
         columns = ["dataset", "file", "what is wrong", "what to do"]
         shown = report.faults[:_ROWS]
-        yield table(columns, [(name, fault.file, fault.what, fault.todo) for name, fault in shown])
+        yield table(columns, [(shown_name(name), fault.file, fault.what, fault.todo) for name, fault in shown])
         if more := len(report.faults) - len(shown):
             yield f"and {more:,} more: --json has all of them"
     if document["make_again"]:
@@ -89,7 +93,7 @@ def _dataset(report: Report, dataset: Dataset) -> dict[str, Any]:
     findings = report.findings[dataset.name]
     reached = [finding for finding in findings if finding.fault is None or finding.fault.kind not in UNCHECKED]
     return {
-        "name": dataset.name,
+        "name": dataset.shown,
         "url": dataset.store.url,
         "shards": len(dataset.shards),
         "samples": sum(info.samples for info in dataset.shards),
@@ -111,7 +115,8 @@ def _orphans(dataset: Dataset) -> Iterator[str]:
 
 
 def _to_rebuild(report: Report, dataset: str) -> Iterator[str]:
-    faults = (fault for name, fault in report.faults if name == dataset and fault.kind not in UNCHECKED)
+    told = (*UNCHECKED, "unfinished")
+    faults = (fault for name, fault in report.faults if name == dataset and fault.kind not in told)
     yield from dict.fromkeys(INDEX if fault.kind == "index" else fault.file for fault in faults)
 
 

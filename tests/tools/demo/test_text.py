@@ -26,7 +26,7 @@ def test_domains_with_too_little_text_are_left_out_with_a_word(tmp_path, monkeyp
     monkeypatch.setattr(demo_text, "DOMAINS", several)
     found = gather(tmp_path)
     assert list(found.files) == ["one", "two"]
-    assert "0 KB here" in found.left_out["none"]
+    assert "0 B here" in found.left_out["none"]
 
 
 def test_one_domain_is_no_mixture(tmp_path, monkeypatch):

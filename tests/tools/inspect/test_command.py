@@ -278,12 +278,12 @@ def test_shards_without_an_index_are_said_to_be_unfinished(inspect, tmp_path):
         (tmp_path / "web" / "train" / name).write_bytes(b"x")
     for place in (tmp_path, tmp_path / "web" / "train"):
         status, document = inspect(place)
-        assert status == 2
-        assert "there are 2 shards but no index.json: the writing was not finished" in document["error"]["message"]
+        assert (status, document["status"]) == (1, "faults")
+        (each,) = document["datasets"]
+        assert "there are 2 shards but no index.json: the writing was not finished" in each["trouble"]["message"]
     write(tmp_path / "code" / "train", {"text": "str"}, [{"text": "x"}])
     status, document = inspect(tmp_path)
-    assert (status, [each["name"] for each in document["datasets"]]) == (0, ["code/train"])
-    assert [note for note in document["notes"] if "web/train: there are 2 shards but no index.json" in note]
+    assert (status, [each["name"] for each in document["datasets"]]) == (1, ["web/train", "code/train"])
 
 
 # --- stores -----------------------------------------------------------------------------------------------------------

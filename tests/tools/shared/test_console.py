@@ -14,8 +14,8 @@ def test_progress_is_plain_lines_at_intervals(capsys):
         advance(2048)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert lines[0] == "convert: 50 %, 2.0 KB of 4.0 KB"  # what came before the first units says nothing of the rate
-    assert lines[1].startswith("convert: 100 %, 4.0 KB of 4.0 KB, ")
+    assert lines[0] == "convert: 50 %, 2.0 KiB of 4.0 KiB"  # what came before the first units says nothing of the rate
+    assert lines[1].startswith("convert: 100 %, 4.0 KiB of 4.0 KiB, ")
     assert lines[1].endswith("0 s left")
 
 
@@ -55,7 +55,9 @@ def test_a_result_is_json_or_text_never_both(capsys):
     assert not told.err
 
 
-@pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KB"), (3 << 40, "3.0 TB")])
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1023, "1.0 KiB"), (1536, "1.5 KiB"), (3 << 40, "3.0 TiB")]
+)
 def test_show_bytes(size, text):
     assert show_bytes(size) == text
 

@@ -238,3 +238,21 @@ def test_the_local_engine_names_the_task_of_a_killed_worker_and_goes_on_when_run
     ran, _ = _drive(tmp_path, "local")  # the marker of the first attempt is there: nothing is killed
     assert json.loads(ran.stdout.splitlines()[-1]) == [[at, at * at] for at in range(8)]
     assert not _left_behind(tmp_path)
+
+
+def _end_at_two(task: int, advance: object) -> int:
+    if task == 2:
+        raise KeyboardInterrupt
+    return task
+
+
+def test_an_interrupted_command_says_how_many_parts_are_kept() -> None:
+    with pytest.raises(KeyboardInterrupt) as caught:
+        list(
+            run_parts(
+                _end_at_two, [0, 1, 2, 3], options=PartOptions(workers=1), console=Console(quiet=True), label="try"
+            )
+        )
+    assert caught.value.__notes__ == [
+        "2 of 4 parts came to their end in this run; what they wrote is kept: the same command goes on from there."
+    ]

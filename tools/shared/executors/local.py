@@ -156,6 +156,7 @@ class _Worker:
 def _serve(pipe: Connection, environ: Mapping[str, str]) -> None:
     """The main function of a worker process: run the tasks that come through the pipe until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole process group; the parent handles it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as `stop` expects; the parent may have another handler
     os.environ.update(environ)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
