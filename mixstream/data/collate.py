@@ -18,6 +18,11 @@ from mixstream.errors import ConfigError, MissingColumnError
 from mixstream.formats import fixed_array, ndarray_dtype
 
 _WIDENED = {np.dtype(np.uint16), np.dtype(np.uint32)}  # torch can hold these, but not compute with them
+_REMEDY = (
+    "let __getitem__ (or get_item) return for every sample a dict (column -> value), a tensor, an array, a number, a "
+    "string or a tuple of these, of one shape and with no None; or give a collate_fn, which may pad. Rows are left out "
+    "by a selection, and samples that cannot be read by on_bad_sample"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +100,6 @@ def collate_samples(samples: Sequence[Any], *, widen: bool = True) -> Any:
     except (TypeError, RuntimeError, ValueError) as error:
         error.add_note(f"in collating {len(samples)} rows of type {type(first).__name__}: {_REMEDY}")
         raise
-
-
-_REMEDY = (
-    "let __getitem__ (or get_item) return for every sample a dict (column -> value), a tensor, an array, a number, a "
-    "string or a tuple of these, of one shape and with no None; or give a collate_fn, which may pad. Rows are left out "
-    "by a selection, and samples that cannot be read by on_bad_sample"
-)
 
 
 def warn_of_none(dataset: Any) -> None:

@@ -72,7 +72,6 @@ def check_not_divided(world: World) -> None:
         if world.size == 1:
             continue  # every process reads all rows, and the library's division is the only one
         if (what := _DIVIDERS.get((module, name))) is not None:
-            del owner
             raise ConfigError(
                 f"this dataset gives each of {world.size} ranks its own rows (here: rank {world.rank}), and "
                 f"{module}.{name}, which iterates it, {what}: rows would be divided twice, and most never read. Use "
