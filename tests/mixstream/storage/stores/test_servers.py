@@ -47,6 +47,8 @@ def answers(endpoint: str) -> bool:
         socket.create_connection((str(address.hostname), int(address.port or 0)), timeout=5).close()
     except ConnectionRefusedError:
         return False
+    except ConnectionResetError:  # caught while it closes
+        return True
     return True
 
 
