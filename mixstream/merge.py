@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from mixstream.errors import ConfigError, IndexCorruptError, OutputExistsError, ShardNotFoundError, UnfinishedError
-from mixstream.formats import Index, ShardInfo, dump_index, parse_index
+from mixstream.formats import FileInfo, Index, ShardInfo, dump_index, parse_index
 from mixstream.storage import (
     INDEX,
     LOCK,
@@ -192,15 +192,19 @@ def _shards(store: Store, parts: Sequence[str], names: set[str], retry: Retry) -
                     f"{store.url}: {part} has the columns {shard.columns}, and {first[0]} has {first[1]}: rows of one "
                     "dataset have the same columns; write them alike, or read them as several streams"
                 )
-            stored = f"{part}/{(shard.zip or shard.raw).basename}"
-            if stored not in names:
-                raise ShardNotFoundError(
-                    f"{store.url}/{stored}: the index of {part} names it, and it is not there: copy or write it again"
-                )
-            raw = replace(shard.raw, basename=f"{part}/{shard.raw.basename}")
-            zipped = None if shard.zip is None else replace(shard.zip, basename=f"{part}/{shard.zip.basename}")
-            found.append(replace(shard, raw=raw, zip=zipped))
+            for raw, packed in shard.files:
+                if (stored := f"{part}/{(packed or raw).basename}") not in names:
+                    raise ShardNotFoundError(
+                        f"{store.url}/{stored}: the index of {part} names it, and it is not there: copy or write it "
+                        "again"
+                    )
+            files = ("raw", "zip", "meta", "meta_zip")
+            found.append(replace(shard, **{name: _inside(part, getattr(shard, name)) for name in files}))
     return found
+
+
+def _inside(part: str, file: FileInfo | None) -> FileInfo | None:
+    return None if file is None else replace(file, basename=f"{part}/{file.basename}")
 
 
 def _read(store: Store, name: str, retry: Retry) -> bytes:

@@ -5,6 +5,7 @@ memory is O(shards), plus the page cache. `formats` decodes rows, `storage` find
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
@@ -22,11 +23,11 @@ from mixstream.errors import (
     ShardNotFoundError,
     UnsafeEncodingError,
 )
-from mixstream.formats import Container, FileInfo, ShardEntry, decompress, hash_hex, is_hash, open_container
+from mixstream.formats import PART, Container, FileInfo, ShardEntry, decompress, hash_hex, is_hash, open_container
 from mixstream.formats import is_mds_encoding_safe as is_safe
 from mixstream.plan.addressing import View, WholeShards
 from mixstream.plan.selection import KeptRows
-from mixstream.storage import CacheLimit, CompressedSpec, DatasetFiles, ShardSpec, map_file
+from mixstream.storage import CacheLimit, CompressedSpec, DatasetFiles, ShardSpec, map_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,8 @@ class Domain:
             return self._map(number)
         except Exception as error:
             if isinstance(error, ShardCorruptError | ShardNotFoundError):
-                self.files.expect_repair(self.spec(number))
+                for spec in self.specs(number):
+                    self.files.expect_repair(spec)
             error.add_note(self._of(number))
             raise
 
@@ -170,11 +172,12 @@ class Domain:
             StoreChangedError: it was, and no hash shows that it is right.
         """
         if self.files.is_in_place:
-            self.files.check_mapped(self.shards[number].raw.basename, partial(self.spec, number))
+            for raw, packed in self.shards[number].files:
+                self.files.check_mapped(raw.basename, partial(self._spec, number, raw, packed))
 
     def present(self, number: int) -> bool:
         """Return whether `map` finds shard `number` on local disk."""
-        return self.files.present(self.spec(number))
+        return all(map(self.files.present, self.specs(number)))
 
     def fetch(self, number: int, need: float) -> bool:
         """Fetch shard `number` to local disk, before `map` needs it.
@@ -186,21 +189,21 @@ class Domain:
             number: the shard.
             need: steps until the plan needs it.
         """
-        if (file := self.files.open(self.spec(number), need=need, wait=False)) is None:
-            return False
-        file.close()
+        for spec in self.specs(number):
+            if (file := self.files.open(spec, need=need, wait=False)) is None:
+                return False
+            file.close()
         return True
 
     def renew(self, number: int) -> bool:
         """Fetch shard `number` again, even if it is on local disk; return False if nothing can fill it."""
-        if (file := self.files.renewed(self.spec(number))) is None:
-            return False
-        file.close()
-        return True
+        with ExitStack() as stack:
+            return self._renewed(number, stack) is not None
 
     def within(self, limit: CacheLimit) -> Self:
         """Return the domain, which is no bucket, with its cache directory under `limit`."""
-        names = {shard.raw.basename: shard.zip.basename if shard.zip else None for shard in self.shards}
+        files = (file for shard in self.shards for file in shard.files)
+        names = {raw.basename: packed.basename if packed else None for raw, packed in files}
         return replace(self, files=self.files.within(limit, names))
 
     def keeping(self, kept: KeptRows) -> Self:
@@ -229,46 +232,59 @@ class Domain:
             error.add_note(f"domain {self.name!r}, shard {info.raw.basename} in {self.files.describe()}, sample {row}")
             raise
 
-    def spec(self, number: int) -> ShardSpec:
-        """Return the names, sizes and checks by which storage knows shard `number`."""
-        info = self.shards[number]
+    def specs(self, number: int) -> list[ShardSpec]:
+        """Return the names, sizes and checks by which storage knows the files of shard `number`: one, or two."""
+        return [self._spec(number, raw, packed) for raw, packed in self.shards[number].files]
+
+    def _spec(self, number: int, raw: FileInfo, packed: FileInfo | None) -> ShardSpec:
         compressed = None
-        if info.zip is not None and info.compression is not None:
+        if packed is not None:
+            unpack = partial(
+                decompress,
+                self.shards[number].compression,
+                raw_bytes=raw.bytes,
+                where=self._place(packed.basename),
+            )
             compressed = CompressedSpec(
-                name=info.zip.basename,
-                size=info.zip.bytes,
-                check=self._check(info.zip),
-                unpack=partial(
-                    decompress, info.compression, raw_bytes=info.raw.bytes, where=self._place(info.zip.basename)
-                ),
-                proof=_proof(info.zip),
+                name=packed.basename,
+                size=packed.bytes,
+                check=self._check(packed),
+                unpack=unpack,
+                proof=_proof(packed),
             )
         return ShardSpec(
-            name=info.raw.basename,
-            size=info.raw.bytes,
-            check=self._check(info.raw),
-            compressed=compressed,
-            proof=_proof(info.raw),
+            name=raw.basename, size=raw.bytes, check=self._check(raw), compressed=compressed, proof=_proof(raw)
         )
 
     def _map(self, number: int) -> NDArray[np.uint8]:
-        spec = self.spec(number)
-        file = self.files.open(spec)
-        assert file is not None, "open() returns None only with wait=False"
-        try:
-            with file:
-                data = self._validated(file, number)
-                self.files.check_in_place(spec, file)
+        with ExitStack() as stack:
+            specs, files = self.specs(number), []
+            for spec in specs:
+                file = self.files.open(spec)
+                assert file is not None, "open() returns None only with wait=False"
+                files.append(stack.enter_context(file))
+            try:
+                data = self._validated(files, number)
+                for spec, file in zip(specs, files):
+                    self.files.check_in_place(spec, file)
                 return data
-        except ShardCorruptError:
-            if (file := self.files.renewed(spec)) is None:
-                raise
-        with file:
-            return self._validated(file, number)
+            except ShardCorruptError:
+                if (files := self._renewed(number, stack)) is None:
+                    raise
+            return self._validated(files, number)
 
-    def _validated(self, file: BinaryIO, number: int) -> NDArray[np.uint8]:
-        data = map_file(file)
-        self.container.check(number, data, where=str(file.name))
+    def _renewed(self, number: int, stack: ExitStack) -> list[BinaryIO] | None:
+        """Return the files of a shard, filled again since they are bad; None if nothing can fill one of them."""
+        files = []
+        for spec in self.specs(number):
+            if (file := self.files.renewed(spec)) is None:
+                return None
+            files.append(stack.enter_context(file))
+        return files
+
+    def _validated(self, files: Sequence[BinaryIO], number: int) -> NDArray[np.uint8]:
+        data = map_files(files, part=PART)
+        self.container.check(number, data, where=str(files[-1].name))
         return data
 
     def _of(self, number: int) -> str:

@@ -22,7 +22,7 @@ from mixstream.data.mixable import common_dtypes
 from mixstream.data.open_shards import OpenShards
 from mixstream.data.sources import find_sources, first_of_each, header_checks, used_shards
 from mixstream.errors import CacheFullError, SelectionError, ShardCorruptError, ShardNotFoundError
-from mixstream.formats import ShardEntry, fixed_array, fixed_row_tokens, mds_decode
+from mixstream.formats import OffsetTable, ShardEntry, fixed_array, fixed_row_tokens, mds_decode
 from mixstream.plan.addressing import shard_offsets
 from mixstream.types import Addresses, Int64, UInt8
 
@@ -314,8 +314,10 @@ class Domains:
         column = info.column_names.index(name)
         encoding = info.column_encodings[column]
         domain, number = self.home(shard)
+        rows = domain.container.rows(number)
+        assert isinstance(rows, OffsetTable), "only columns of numbers are gathered, and only MDS has them"
         place = {
-            "rows": domain.container.rows(number),
+            "rows": rows,
             "column": column,
             "sizes_C": np.array([-1 if size is None else size for size in info.column_sizes], dtype=np.int64),
         }

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixstream.formats import RowLayout
+from mixstream.formats import OffsetTable
 from mixstream.plan.kernels import compile_loop, numba
 from mixstream.types import Int64, UInt8
 
@@ -61,7 +61,7 @@ class Field:
         header: bytes before the elements, the same in every row.
     """
 
-    rows: RowLayout
+    rows: OffsetTable
     column: int
     sizes_C: Int64
     dtype: np.dtype[Any]

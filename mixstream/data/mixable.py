@@ -37,6 +37,7 @@ _COLLATED: dict[str, Any] = {
     "a list": (list, tuple),
     "None": type(None),
 }
+_AS_NUMBERS = {"str_int": np.dtype(np.int64), "str_float": np.dtype(np.float64)}  # as torch collates Python's numbers
 _SHOWN = 8
 
 
@@ -166,7 +167,7 @@ def common_dtypes(records: Sequence[Mapping[str, str]]) -> dict[str, np.dtype[An
     if any(record.keys() != records[0].keys() for record in records):
         return found
     for column in records[0] if records else ():
-        dtypes = {_dtype(record[column]) for record in records}
+        dtypes = {_AS_NUMBERS.get(record[column]) or _dtype(record[column]) for record in records}
         known = [dtype for dtype in dtypes if dtype is not None]
         if len(dtypes) == len(known) > 1 and len({dtype.kind in "iu" for dtype in known}) == 1:
             together = np.result_type(*known)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import compress
 from math import inf
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,15 +69,30 @@ def limited(domains: Domains, limit: int | None) -> Domains:
     read = [shard for f, source in enumerate(domains.sources) if source.files.fetches for shard in _used(domains, f)]
     if limit is None or not read:
         return domains
-    largest = max(shard.raw.bytes for shard in read)
-    if limit < 2 * largest:
-        raise ConfigError(
-            f"cache_limit={limit} bytes is too low: the largest shard has {largest}, and two of them have to fit, "
-            f"better several for each process that reads; pass {8 * largest} or more, or None for no limit"
-        )
+    _check_limit(domains, limit, largest=max(shard.raw_bytes for shard in read))
     return replace(
         domains, unmap_after_read=limit < sum(_cached_bytes(domains, f) for f in range(len(domains.sources)))
     )
+
+
+def _check_limit(domains: Domains, limit: int, *, largest: int) -> None:
+    """Check that a limit has room for the index files, and for two shards as large as the largest.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    indexes = sum(source.files.index_bytes for source in domains.sources if source.files.fetches)
+    if limit <= indexes:
+        raise ConfigError(
+            f"Minimum cache usage ({indexes} bytes of index files) is larger than the cache limit ({limit} bytes), so "
+            f"no shard has room; pass cache_limit={indexes + 8 * largest} or more, or None for no limit"
+        )
+    if limit < max(2 * largest, indexes + largest):
+        raise ConfigError(
+            f"Cache limit ({limit} bytes) is too low. Increase the `cache_limit` to {indexes + 8 * largest} or more, "
+            f"or pass None for no limit: the index files take {indexes} bytes and the largest shard {largest}, and two "
+            "shards have to fit, better several for each process that reads"
+        )
 
 
 def _used(domains: Domains, f: int) -> list[ShardEntry]:
@@ -89,7 +104,7 @@ def _cached_bytes(domains: Domains, f: int) -> int:
     """Return the bytes that all shards of source `f` that may be read take in its cache."""
     files = domains.sources[f].files
     shards = _used(domains, f) if files.fetches else ()
-    return sum(shard.raw.bytes + (shard.zip.bytes if files.keep_compressed and shard.zip else 0) for shard in shards)
+    return sum(shard.raw_bytes + (shard.zip_bytes if files.keep_compressed else 0) for shard in shards)
 
 
 def warn_of_refetching(run_plan: RunPlan, domains: Domains, limit: int | None) -> None:
@@ -154,7 +169,7 @@ def _readers(domains: Domains, run_plan: RunPlan) -> dict[int, list[_Reader]]:
     readers: dict[int, list[_Reader]] = {}
     for (f, _), of_K in together.items():
         samples_S = np.sum([domains[k].samples_S for k in of_K], axis=0)
-        size = sum(shard.raw.bytes for shard in compress(domains.sources[f].shards, (samples_S > 0).tolist()))
+        size = sum(shard.raw_bytes for shard in compress(domains.sources[f].shards, (samples_S > 0).tolist()))
         total, owned_L = samples_S.sum(), owned_LK[lanes.start : lanes.stop, of_K].sum(axis=1)
         least = float(total / np.count_nonzero(samples_S))
         readers.setdefault(f, []).append(_Reader(size / total, least, owned_L))
@@ -171,16 +186,17 @@ class Predownloader:
         run_plan: the plan to follow.
         domains: the domains whose shards are fetched.
         ahead: rows of this rank to look ahead.
+        forecast: what will be needed; that of `run_plan` if not given.
     """
 
-    def __init__(self, *, run_plan: RunPlan, domains: Domains, ahead: int) -> None:
+    def __init__(self, *, run_plan: Any, domains: Domains, ahead: int, forecast: Any = None) -> None:
         self._domains, self._rows = domains, max(ahead, run_plan.batch_size)
         self._pause = max(self._rows // run_plan.batch_size // _REFRESHES, 1)
         self._looked = -self._pause
         self._share_K: Float64 | None = None
         self._there_N = np.zeros(domains.shards, dtype=bool)
         fetches = any(source.files.fetches for source in domains.sources)
-        forecast = self._forecast = Forecast(run_plan) if fetches else None
+        forecast = self._forecast = (forecast or Forecast(run_plan)) if fetches else None
         self._downloader = Downloader(fetch=weak_callback(self._fetch, True)) if fetches else None
         self._evictions = _Evictions(self, domains, forecast) if forecast and domains.unmap_after_read else None
         # Re-entrant: the garbage collector may call `close` at any point of `look_ahead`.

@@ -7,15 +7,27 @@ they are used, and every error names the file, the fact and the remedy. In the o
     compression  a shard file <-> its compressed stream
     hashing      digests of files, by name
     container    the protocol of a format: its shards, where a row's bytes lie, what they decode to
-    mds/         MDS version 2, as mosaicml-streaming writes and reads it
+    mds/         MDS version 2, as mosaicml-streaming writes and reads it; the index of all its formats
+    split/       its JSON, CSV, TSV and XSV shards, of two files each
+    mixed        shards of any of these formats
     open         the index of a dataset becomes a container
+    names        functions by the names that mosaicml-streaming gives them
 
 A further format is a folder beside `mds/` that implements `Container`, and a line in `open`. In every format, columns
 have MDS's names of encodings (`"ndarray:uint16:2048"`).
 """
 
-from mixstream.formats.compression import compress, decompress, extension, is_compression
-from mixstream.formats.container import Container, FileInfo, OffsetTable, RowLayout, ShardEntry
+from mixstream.formats.compression import compress, compression_names, decompress, extension, is_compression
+from mixstream.formats.container import (
+    PART,
+    Container,
+    FileInfo,
+    OffsetTable,
+    RowLayout,
+    ShardEntry,
+    SplitOffsets,
+)
+from mixstream.formats.entry import ShardInfo
 from mixstream.formats.hashing import hash_hex, hash_names, is_hash
 from mixstream.formats.mds.encodings import (
     fixed_array,
@@ -28,12 +40,31 @@ from mixstream.formats.mds.encodings import (
     mds_encode,
     ndarray_dtype,
 )
-from mixstream.formats.mds.index import INDEX_HASHES, Index, ShardInfo, check_index_hash, dump_index, parse_index
-from mixstream.formats.mds.shard import decode_sample, encode_sample, encode_shard, read_offsets
+from mixstream.formats.mds.index import INDEX_HASHES, Index, check_index_hash, dump_index, parse_index
+from mixstream.formats.mds.shard import encode_sample, encode_shard
+from mixstream.formats.mixed import decode_sample, join_files, read_offsets
+from mixstream.formats.names import (
+    get_compression_extension,
+    get_compressions,
+    get_hash,
+    get_hashes,
+    get_index_basename,
+)
 from mixstream.formats.open import open_container
+from mixstream.formats.split.encodings import (
+    get_json_encodings,
+    get_xsv_encodings,
+    is_json_encoded,
+    is_json_encoding,
+    is_xsv_encoding,
+    xsv_decode,
+    xsv_encode,
+)
+from mixstream.formats.split.info import SplitInfo
 
 __all__ = [
     "INDEX_HASHES",
+    "PART",
     "Container",
     "FileInfo",
     "Index",
@@ -41,8 +72,11 @@ __all__ = [
     "RowLayout",
     "ShardEntry",
     "ShardInfo",
+    "SplitInfo",
+    "SplitOffsets",
     "check_index_hash",
     "compress",
+    "compression_names",
     "decode_sample",
     "decompress",
     "dump_index",
@@ -51,18 +85,31 @@ __all__ = [
     "extension",
     "fixed_array",
     "fixed_row_tokens",
+    "get_compression_extension",
+    "get_compressions",
+    "get_hash",
+    "get_hashes",
+    "get_index_basename",
+    "get_json_encodings",
     "get_mds_encoded_size",
     "get_mds_encodings",
+    "get_xsv_encodings",
     "hash_hex",
     "hash_names",
     "is_compression",
     "is_hash",
+    "is_json_encoded",
+    "is_json_encoding",
     "is_mds_encoding",
     "is_mds_encoding_safe",
+    "is_xsv_encoding",
+    "join_files",
     "mds_decode",
     "mds_encode",
     "ndarray_dtype",
     "open_container",
     "parse_index",
     "read_offsets",
+    "xsv_decode",
+    "xsv_encode",
 ]

@@ -29,6 +29,7 @@ from mixstream.errors import ConfigError, ShardCorruptError
 _ZSTD_SWELL = 1 << 15
 _SNAPPY_SWELL = 22
 _ZSTD_WINDOW = 1 << 27
+_UNBOUNDED = 1 << 62  # bytes
 
 _REMEDY = "fetch the file again; if that does not help, write the dataset again"
 
@@ -43,9 +44,19 @@ class _Codec:
     decompress: Callable[[bytes, int], bytes]  # (data, limit) -> at most limit + 1 bytes, or ValueError
 
 
-def is_compression(text: str) -> bool:
+def is_compression(text: str | None) -> bool:
     """Return whether `text` names a compression: a family, or `family:level`."""
-    return _parse(text) is not None
+    return text is not None and _parse(text) is not None
+
+
+def compression_names() -> list[str]:
+    """Return the names of all compressions, sorted: each family, and each of its levels.
+
+    >>> [name for name in compression_names() if name.startswith(("snappy", "zstd:1"))][:3]
+    ['snappy', 'zstd:1', 'zstd:10']
+    """
+    levels = (f"{family}:{level}" for family, codec in _CODECS.items() for level in codec.levels)
+    return sorted([*_CODECS, *levels])
 
 
 def extension(text: str) -> str:
@@ -58,8 +69,8 @@ def extension(text: str) -> str:
     return text.partition(":")[0]
 
 
-def compress(text: str, data: bytes) -> bytes:
-    """Compress a whole shard into one stream.
+def compress(text: str | None, data: bytes) -> bytes:
+    """Compress a whole shard into one stream; with None, return it as it is.
 
     >>> stream = compress("zstd:7", b"tokens " * 1000)
     >>> len(decompress("zstd:7", stream, raw_bytes=7000, where="shard.00000.mds.zstd"))
@@ -68,29 +79,35 @@ def compress(text: str, data: bytes) -> bytes:
     Raises:
         ConfigError: there is no such compression, or its package is not installed.
     """
+    if text is None:
+        return data
     codec, level = _require(text)
     return codec.compress(data, level)
 
 
-def decompress(text: str, data: bytes, *, raw_bytes: int, where: str) -> bytes:
-    """Decompress a whole shard of exactly `raw_bytes` bytes.
+def decompress(text: str | None, data: bytes, *, raw_bytes: int | None = None, where: str = "the data") -> bytes:
+    """Decompress a whole shard of exactly `raw_bytes` bytes; with None as `text`, return it as it is.
 
-    `raw_bytes` bounds the memory, whatever the stream declares. `where` names the file in errors.
+    `raw_bytes` bounds the memory, whatever the stream declares. Without it nothing does: then leave untrusted data
+    alone. `where` names the file in errors.
 
     Raises:
         ShardCorruptError: the stream is damaged, cut short, followed by other bytes, or of another length.
         ConfigError: there is no such compression, or its package is not installed.
     """
+    if text is None:
+        return data
     codec, _ = _require(text)
     try:
-        raw = codec.decompress(data, raw_bytes)
+        raw = codec.decompress(data, _UNBOUNDED if raw_bytes is None else raw_bytes)
     except ConfigError:
         raise
     except (ValueError, OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        size = "" if raw_bytes is None else f" of {raw_bytes} bytes"
         raise ShardCorruptError(
-            f"{where}: not a whole {text} stream of {raw_bytes} bytes ({error}); the shard cannot be read; {_REMEDY}"
+            f"{where}: not a whole {text} stream{size} ({error}); the shard cannot be read; {_REMEDY}"
         ) from error
-    if len(raw) != raw_bytes:
+    if raw_bytes is not None and len(raw) != raw_bytes:
         size = f"more than {raw_bytes}" if len(raw) > raw_bytes else str(len(raw))
         raise ShardCorruptError(
             f"{where}: decompresses to {size} bytes, its index says {raw_bytes}; the shard cannot be read; {_REMEDY}"
@@ -114,7 +131,7 @@ def _require(text: str) -> tuple[_Codec, int]:
     parsed = _parse(text)
     if parsed is None:
         known = ", ".join(f"{n}[:{c.levels[0]}-{c.levels[-1]}]" if c.levels else n for n, c in _CODECS.items())
-        raise ConfigError(f"compression {text!r} is not known; choose among {known}")
+        raise ConfigError(f"{text!r} is not a supported compression algorithm; choose among {known}")
     return parsed
 
 
@@ -171,6 +188,11 @@ def _decompress_zstd(data: bytes, limit: int) -> bytes:
     if declared > min(limit, possible):
         raise ValueError(f"its header declares {declared} bytes")
     stream = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+    if declared < 0 and limit == _UNBOUNDED:  # a frame without a size; the one-shot call would allocate `possible`
+        chunks = stream.decompressobj()
+        raw = chunks.decompress(data)
+        _stop_at_end(ended=chunks.eof, produced=len(raw), limit=limit, left=chunks.unused_data)
+        return raw
     return stream.decompress(data, max_output_size=min(limit, possible) + 1, allow_extra_data=False)
 
 

@@ -1,8 +1,8 @@
 """The protocol of a file format from which a domain can be read.
 
 A container lists the shards and their content, locates the bytes of a row in a shard, and decodes them. It opens no
-file. Plan, cache and loaders use this protocol only, so a new format is a new implementation. MDS (`mds/container.py`)
-is the first.
+file. Plan, cache and loaders use this protocol only, so a new format is a new implementation: MDS (`mds/container.py`),
+and datasets with shards of several formats (`mixed.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,9 +43,37 @@ class OffsetTable:
         return begin, end
 
 
-RowLayout = OffsetTable
-"""Where the rows of a shard lie. A format with rows of a fixed stride, or in spans, adds its own kind here and to the
-compiled loop of `data.gather`, which reads positions itself."""
+@dataclass(frozen=True, slots=True)
+class SplitOffsets:
+    """Rows of any length whose offsets are in a file of their own, which stands before that of the rows in memory.
+
+    >>> import numpy as np
+    >>> meta = np.array([2, 0, 3, 8], dtype="<u4").view(np.uint8)  # two rows: bytes 0 to 3, and 3 to 8, of the data
+    >>> shard = np.concatenate([meta, np.zeros(16, np.uint8), np.arange(8, dtype=np.uint8)])
+    >>> SplitOffsets(data=32).span(shard, row=1)
+    (35, 40)
+
+    Attributes:
+        data: the byte of the shard at which the file of the rows begins.
+    """
+
+    data: int
+
+    def span(self, data: UInt8, row: int) -> tuple[int, int]:
+        """Return the bytes [begin, end) of row `row` in the shard `data`, as its table says, unchecked."""
+        at = 4 + 4 * row
+        begin, end = data[at : at + 8].view("<u4").tolist()
+        return self.data + begin, self.data + end
+
+
+RowLayout = OffsetTable | SplitOffsets
+"""Where the rows of a shard lie. A format whose columns are gathered has rows by `OffsetTable`; one with rows of a
+fixed stride, or in spans, adds its own kind here and to the compiled loop of `data.gather`, which reads positions
+itself."""
+
+PART = 1 << 16
+"""A shard of several files is one array in memory: each file begins at a multiple of this number of bytes, which is one
+of every machine's page size, so that files can be mapped side by side. What lies between them is zero."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +91,9 @@ class ShardEntry:
         hashes: names of the hashes of its files.
         raw: the uncompressed shard, whether or not it is stored.
         zip: the compressed shard; None without compression.
+        meta: the uncompressed file with the offsets of the rows, where the format has one beside the shard; it is named
+            like `raw`, with ".meta" behind.
+        meta_zip: the compressed one.
     """
 
     samples: int
@@ -73,6 +104,25 @@ class ShardEntry:
     hashes: tuple[str, ...]
     raw: FileInfo
     zip: FileInfo | None
+    meta: FileInfo | None = None
+    meta_zip: FileInfo | None = None
+
+    @property
+    def files(self) -> tuple[tuple[FileInfo, FileInfo | None], ...]:
+        """Each file of the shard, uncompressed and (or None) compressed, in their order in memory (`PART`)."""
+        if self.meta is None:
+            return ((self.raw, self.zip),)
+        return (self.meta, self.meta_zip), (self.raw, self.zip)
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of its uncompressed files."""
+        return self.raw.bytes + (self.meta.bytes if self.meta is not None else 0)
+
+    @property
+    def zip_bytes(self) -> int:
+        """Bytes of its compressed files; 0 without compression."""
+        return sum(packed.bytes for _, packed in self.files if packed is not None)
 
     @property
     def columns(self) -> dict[str, str]:

@@ -1,8 +1,9 @@
-"""The index of a dataset becomes a container: the one place where a format is chosen. MDS is the only one today."""
+"""The index of a dataset becomes a container: the one place where a format is chosen."""
 
 from mixstream.formats.container import Container
 from mixstream.formats.mds.container import MDS
 from mixstream.formats.mds.index import check_index_hash, parse_index
+from mixstream.formats.mixed import Mixed
 
 
 def open_container(index: bytes, *, where: str, validate_hash: str | None = None) -> Container:
@@ -17,4 +18,5 @@ def open_container(index: bytes, *, where: str, validate_hash: str | None = None
         IndexCorruptError: the index is invalid, or does not match its hash.
     """
     check_index_hash(index, validate_hash, where=where)
-    return MDS(parse_index(index, where=where))
+    parsed = parse_index(index, where=where)
+    return MDS(parsed) if all(shard.meta is None for shard in parsed.shards) else Mixed(parsed)

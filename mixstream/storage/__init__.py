@@ -20,7 +20,7 @@ from mixstream.storage.dataset_files import DatasetFiles
 from mixstream.storage.destination import LOCK, Destination, check_writable, find_destinations, prepare_destinations
 from mixstream.storage.domain_directory import domain_directory, domain_name
 from mixstream.storage.forks import ProcessLocal, unforked
-from mixstream.storage.mapping import map_file
+from mixstream.storage.mapping import map_file, map_files
 from mixstream.storage.open import open_store
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX, CompressedSpec, ShardSpec
@@ -66,6 +66,7 @@ __all__ = [
     "join",
     "local_path",
     "map_file",
+    "map_files",
     "open_store",
     "prepare_destinations",
     "read_object",

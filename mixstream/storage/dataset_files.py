@@ -56,7 +56,7 @@ class DatasetFiles:
         retry: attempts and timeout of requests to the store.
         keep_compressed: whether compressed shards from the store are kept beside the raw ones.
         cache_limit: how much the cache directory may hold.
-        names: raw file -> compressed file, or None; empty until `within` sets them.
+        names: raw file -> compressed file, or None; empty until `within` sets them. A shard may have two raw files.
         index: name of the file that lists the files of the store; other lists than a dataset's are read alike.
         identity: what identifies the originals besides their URL, without secrets (`identity.identity_of`).
     """
@@ -160,6 +160,12 @@ class DatasetFiles:
         """Where raw shards are put. Below the temp dir, every version of a dataset has its own."""
         return self.home if self.home is not None else self._opened.directory
 
+    @property
+    def index_bytes(self) -> int:
+        """Bytes that the index takes in the cache directory; 0 where it is read in place, or in a copy elsewhere."""
+        index = self._cache.owner.index if self._cache is not None else None
+        return len(index or b"")
+
     def path(self, name: str) -> Path:
         """Return where a raw shard is put: the path by which `CacheLimit` knows it."""
         return self.directory / name
@@ -189,7 +195,7 @@ class DatasetFiles:
                 )
             else:
                 data, where, self._version = read_local_index(
-                    *(place for place in (self.origin, self.home) if place is not None)
+                    *(place for place in (self.origin, self.home) if place is not None), remote=self.origin is not None
                 )
         except IndexNotFoundError as error:
             if self.index != INDEX or (better := explain_missing(error, place, timeout=self.retry.timeout)) is error:

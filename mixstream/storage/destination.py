@@ -25,13 +25,13 @@ from mixstream.errors import ConfigError, OutputExistsError, StoreAccessError, S
 from mixstream.storage.cache.locks import parent_of, release, try_lock
 from mixstream.storage.open import open_store
 from mixstream.storage.retry import Retry
-from mixstream.storage.spec import INDEX
+from mixstream.storage.spec import INDEX, SHARD_FILE
 from mixstream.storage.store import Store
 from mixstream.storage.unfinished import refuse_conversion
 from mixstream.storage.url import absolute, is_local, local_path, redact
 
 LOCK = ".mixstream-writer.lock"
-_OWN_FILE = re.compile(r"index\.json(\.tmp)?|\.mixstream-origin|shard\.\d{5,}\.mds(\.\w+)*", re.ASCII)
+_OWN_FILE = re.compile(rf"index\.json(\.tmp)?|\.mixstream-origin|{SHARD_FILE.pattern}", re.ASCII)
 _REMOVERS = 8  # removals at a time: each is a short request that mostly waits
 
 

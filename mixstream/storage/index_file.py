@@ -8,7 +8,7 @@ from mixstream import errors
 from mixstream.storage.cache.owner import kept_index, read_original
 from mixstream.storage.original import Original, begins, is_timeless, without_time
 from mixstream.storage.retry import Retry
-from mixstream.storage.spec import INDEX
+from mixstream.storage.spec import INDEX, SHARD_FILE
 from mixstream.storage.store import Store, look_at
 from mixstream.storage.stores.local import info_of
 from mixstream.storage.transfer import read_object
@@ -17,8 +17,12 @@ _LARGEST = 1 << 30
 _SHARDS = "; there are shards, so the writing was not finished; run the program that writes it again"
 
 
-def read_local_index(*directories: Path) -> tuple[bytes, str, Original]:
+def read_local_index(*directories: Path, remote: bool = True) -> tuple[bytes, str, Original]:
     """Return the index of the first directory that has one, its path, and of which original it is.
+
+    Args:
+        directories: where it may be.
+        remote: whether one of them is the `remote` that the user gave, for errors.
 
     Raises:
         IndexNotFoundError: none has.
@@ -29,21 +33,22 @@ def read_local_index(*directories: Path) -> tuple[bytes, str, Original]:
             original = Original(place=str(directory), index=info, began=began, started=began)
             return path.read_bytes(), str(path), original
     place = directories[0]
+    told = "" if remote else f"No `remote` provided, but local file {place / INDEX} does not exist: "
     if not place.is_dir():
         raise errors.IndexNotFoundError(
-            f"no {INDEX} in {place}: there is no such directory; check `remote`, `local`, `split`"
+            f"{told}no {INDEX} in {place}: there is no such directory; check `remote`, `local`, `split`"
         )
     below = sorted(path.parent.name for path in place.glob(f"*/{INDEX}"))
     hint = f"; there is one in its sub-directories {below}: pass it as `split`" if below else ""
     if not below and (roots := sorted(path.parent.parent.name for path in place.glob(f"*/*/{INDEX}"))):
         hint = f"; there are datasets in its sub-directories {list(dict.fromkeys(roots))}: give a Stream for each"
-    if shards := sum(1 for _ in place.glob("shard.*.mds*")):
+    if shards := len({".".join(path.name.split(".")[:2]) for path in place.iterdir() if SHARD_FILE.match(path.name)}):
         raise errors.UnfinishedError(
-            f"no {INDEX} in {place}, but {shards} shards: unfinished, its writer did not come to its end; run the "
-            "program that writes it again"
+            f"{told}no {INDEX} in {place}, but {shards} shards: unfinished, its writer did not come to its end; run "
+            "the program that writes it again"
         )
     raise errors.IndexNotFoundError(
-        f"no {INDEX} in {place}: not an MDS dataset, or an unfinished one; check `remote`, `local`, `split`{hint}"
+        f"{told}no {INDEX} in {place}: not an MDS dataset, or an unfinished one; check `remote`, `local`, `split`{hint}"
     )
 
 
@@ -77,8 +82,8 @@ def read_remote_index(
         below = _below(store)
         kind = errors.UnfinishedError if below == _SHARDS else errors.IndexNotFoundError
         raise kind(
-            f"no {name} in {store.url}, it was not found: not an MDS dataset, or an unfinished one; check "
-            f"`remote` and `split`{below}{hint}"
+            f"no {name} in {store.url}, it was not found (No such file or directory): not an MDS dataset, or an "
+            f"unfinished one; check `remote` and `split`{below}{hint}"
         ) from error
     except (errors.StoreBusyError, errors.StoreFaultError, errors.StoreChangedError) as error:
         if (kept := kept_index(home, origin, identity)) is None:
@@ -138,6 +143,6 @@ def _below(store: Store) -> str:
     if found := sorted({name.removesuffix(f"/{INDEX}") for name in names if name.endswith(f"/{INDEX}")}):
         shown = ", ".join(map(repr, found[:8])) + (", …" if len(found) > 8 else "")
         return f"; there are datasets below: {shown}: give a Stream for each, or its last part as `split`"
-    if any(".mds" in name for name in names):
+    if any(".mds" in name or SHARD_FILE.fullmatch(name) for name in names):
         return _SHARDS
     return "" if names else "; there is nothing at all"

@@ -4,6 +4,7 @@ Rule: a name never leads out of the dataset's directory, and is never one that a
 """
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from mixstream.types import Buffer
 
 INDEX = "index.json"
 PREFIX = ".mixstream-"  # of the files that a cache directory holds beside the shards
+SHARD_FILE = re.compile(r"shard\.\d{5,}\.(mds|json|csv|tsv|xsv)(\.\w+)*", re.ASCII)
+"""The name of a file that a writer writes."""
+_META = ".meta"  # behind the name of a shard's raw file: of the file with the offsets of its rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,8 @@ class CompressedSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardSpec:
     """One shard as storage sees it: its raw file, and its compressed file if it has one.
+
+    A shard of two files has two specs, since each is fetched for itself; the cache evicts them together (`shard_of`).
 
     Args:
         name: of the raw file, below the dataset's directory.
@@ -82,6 +88,15 @@ class ShardSpec:
         if self.check is not None:
             self.check(raw)
         return raw
+
+
+def shard_of(name: str) -> str:
+    """Return the raw file by which the cache knows the shard of the raw file `name`: without ".meta", if it has that.
+
+    >>> shard_of("00/shard.00000.json.meta"), shard_of("shard.00000.mds")
+    ('00/shard.00000.json', 'shard.00000.mds')
+    """
+    return name.removesuffix(_META) or name
 
 
 def check_name(name: str) -> None:

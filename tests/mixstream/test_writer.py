@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mixstream.formats.mds.shard
-import mixstream.writer
+import mixstream.writer.base
 from mixstream.errors import ConfigError, EncodingError
 from mixstream.formats import decode_sample, decompress, parse_index, read_offsets
 from mixstream.writer import MDSWriter
@@ -176,7 +176,7 @@ def test_size_limit_is_read_as_people_write_it(tmp_path):
 
 
 def test_without_a_limit_shards_end_before_their_offsets_would_wrap(tmp_path, monkeypatch):
-    monkeypatch.setattr(mixstream.writer, "MAX_OFFSET", 2000)
+    monkeypatch.setattr(mixstream.writer.base, "MAX_OFFSET", 2000)
     monkeypatch.setattr(mixstream.formats.mds.shard, "MAX_OFFSET", 2000)
     given = [{"x": bytes([n]) * 500} for n in range(10)]
     write(tmp_path / "out", given, columns={"x": "bytes"}, size_limit=None)

@@ -21,7 +21,7 @@ from ..shared.console import Console
 from ..shared.datasets import Dataset, find_datasets
 from ..shared.parallel import in_parallel
 from ..shared.safe_text import message_of, notes_of, printable
-from ..shared.shards import leaving_out, memory_of, read_raw, require_codecs, stored
+from ..shared.shards import leaving_out, memory_of, read_raw, require_codecs, stored_bytes
 from .samples import Sample, read_samples
 from .show import show
 from .text import Texts
@@ -137,8 +137,8 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
         return {**document, "trouble": _trouble(dataset.trouble)}
     shards, about = dataset.shards, dataset.about
     tokens, source = _tokens(shards, about)
-    layouts = {(info.column_names, info.column_encodings): info.columns for info in shards}
-    sizes = [info.raw.bytes for info in shards]
+    layouts = {(info.column_names, info.column_encodings): info.written_columns for info in shards}
+    sizes, formats = [info.raw_bytes for info in shards], {info.format for info in shards}
     return {
         **document,
         "shards": len(shards),
@@ -146,9 +146,10 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
         "tokens": tokens,
         "tokens_from": source,
         "raw_bytes": sum(sizes),
-        "packed_bytes": sum(info.zip.bytes for info in shards if info.zip is not None) or None,
+        "packed_bytes": sum(info.zip_bytes for info in shards) or None,
         "smallest_shard": min(sizes, default=None),
         "largest_shard": max(sizes, default=None),
+        **({} if formats <= {"mds"} else {"formats": sorted(formats)}),
         "compression": sorted({info.compression or "none" for info in shards}),
         "hashes": sorted({name for info in shards for name in info.hashes}),
         "columns": list(layouts.values()),
@@ -188,13 +189,13 @@ def _count(datasets: Sequence[Dataset], described: Sequence[dict[str, Any]], ret
         return _tokens_in(read_raw(dataset.store, info, retry), info)
 
     with (
-        console.progress("count", total=sum(stored(info).bytes for _, _, info in tasks)) as advance,
+        console.progress("count", total=sum(stored_bytes(info) for _, _, info in tasks)) as advance,
         closing(
             in_parallel(_caught(count), tasks, workers=_AT_ONCE, cost=lambda task: memory_of(task[2]), room=_ROOM)
         ) as counted,
     ):
         for (at, _, info), result in counted:
-            advance(stored(info).bytes)
+            advance(stored_bytes(info))
             document = described[at]
             if isinstance(result, Exception):
                 document["trouble"] = _trouble(result)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mixstream.errors import NoRangesError, ShardCorruptError
-from mixstream.formats import ShardInfo, decode_sample, is_mds_encoding_safe, read_offsets
+from mixstream.formats import FileInfo, ShardInfo, decode_sample, is_mds_encoding_safe, read_offsets
 from mixstream.storage import Retry, Store
 
 from ..shared.datasets import Dataset
@@ -109,25 +109,26 @@ def _records(store: Store, info: ShardInfo, rows: Sequence[int], retry: Retry) -
 
 
 def _ranges(store: Store, info: ShardInfo, rows: Sequence[int], retry: Retry) -> list[_Record]:
-    name = info.raw.basename
+    name, table = info.raw.basename, info.meta or info.raw  # the file with the offsets
 
-    def fetch(begin: int, end: int) -> bytes:
-        what = f"reading bytes {begin} to {end} of {store.url}/{name}"
-        piece = retry.call(what, lambda: store.read(name, begin, end), renew=store.renew)
-        if piece.info.size != info.raw.bytes:
-            _refuse(name, f"it has {piece.info.size} bytes, its index says {info.raw.bytes}")
+    def fetch(file: FileInfo, begin: int, end: int) -> bytes:
+        what = f"reading bytes {begin} to {end} of {store.url}/{file.basename}"
+        piece = retry.call(what, lambda: store.read(file.basename, begin, end), renew=store.renew)
+        if piece.info.size != file.bytes:
+            _refuse(file.basename, f"it has {piece.info.size} bytes, its index says {file.bytes}")
         return bytes(piece.data)
 
-    (count,) = struct.unpack("<I", fetch(0, 4))
+    (count,) = struct.unpack("<I", fetch(table, 0, 4))
     if count != info.samples:
-        _refuse(name, f"it holds {count} samples, its index says {info.samples}")
+        _refuse(table.basename, f"it holds {count} samples, its index says {info.samples}")
+    least = 4 + 4 * (count + 1) if table is info.raw else 0
     records: list[_Record] = []
     for row in rows:
-        begin, end = struct.unpack("<2I", fetch(4 + 4 * row, 12 + 4 * row))
-        if not 4 + 4 * (count + 1) <= begin <= end <= info.raw.bytes:
+        begin, end = struct.unpack("<2I", fetch(table, 4 + 4 * row, 12 + 4 * row))
+        if not least <= begin <= end <= info.raw.bytes:
             _refuse(name, f"sample {row} spans bytes {begin} to {end}, the file has {info.raw.bytes}")
         size = end - begin
-        records.append((size, fetch(begin, end) if 0 < size <= _LONGEST else b"" if not size else None))
+        records.append((size, fetch(info.raw, begin, end) if 0 < size <= _LONGEST else b"" if not size else None))
     return records
 
 

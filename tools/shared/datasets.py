@@ -44,8 +44,8 @@ from .shards import read_bytes
 _AT_ONCE = 8  # indexes that are read in parallel
 _NAME = re.compile(r"(?!\.)[^\x00-\x1f\x7f\\/:?#]+(?:/(?!\.)[^\x00-\x1f\x7f\\/:?#]+)*")
 """A relative path of a directory, valid on every system; hidden directories belong to other programs."""
-_SHARD = re.compile(r"(?:(.*)/)?([^/]*\.mds)(?:\.[^/.]+)?")
-"""A shard's file, raw or compressed: its directory, and the name of the raw file."""
+_SHARD = re.compile(r"(?:(.*)/)?([^/]*\.mds|shard\.\d{5,}\.(?:json|csv|tsv|xsv))(?:\.meta)?(?:\.[^/.]+)?")
+"""A shard's file, raw or compressed: its directory, and the name of the raw file with the samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from mixstream.formats import FileInfo, ShardInfo, compress, decompress
+from mixstream.formats import FileInfo, ShardInfo, compress, decompress, join_files
 from mixstream.formats import is_mds_encoding_safe as is_safe
 from mixstream.storage import Retry, Store, read_object
 
 
 def stored(info: ShardInfo) -> FileInfo:
-    """Return a shard's file in a store: the compressed file, if there is one."""
+    """Return a shard's file in a store: the compressed file, if there is one; of two files, that with the samples."""
     return info.zip or info.raw
+
+
+def stored_bytes(info: ShardInfo) -> int:
+    """Return the bytes of a shard's files in a store."""
+    return info.zip_bytes or info.raw_bytes
 
 
 def memory_of(info: ShardInfo) -> int:
@@ -21,8 +26,9 @@ def memory_of(info: ShardInfo) -> int:
     For an instant, memory holds both the parts and the whole of a file (`mixstream.storage.read_object`), and both the
     parts and the whole of its decompressed bytes (`mixstream.formats.decompress`).
     """
-    size = stored(info).bytes
-    return 2 * size if info.zip is None else size + max(size, 2 * info.raw.bytes)
+    size = stored_bytes(info)
+    joined = info.raw_bytes if info.meta is not None else 0  # two files in one array, beside the files
+    return joined + (2 * size if info.zip is None else size + max(size, 2 * info.raw_bytes))
 
 
 def read_bytes(store: Store, name: str, size: int | None, retry: Retry) -> bytes:
@@ -33,24 +39,28 @@ def read_bytes(store: Store, name: str, size: int | None, retry: Retry) -> bytes
 
 
 def read_raw(store: Store, info: ShardInfo, retry: Retry) -> bytes:
-    """Return the raw bytes of a shard, decompressed if necessary; hashes are not checked.
+    """Return the raw bytes of a shard, decompressed if necessary, as `join_files`; hashes are not checked.
 
     Raises:
         StoreError: the store does not return it.
         ShardCorruptError: it has another size, or cannot be decompressed.
     """
-    return decompressed(info, read_bytes(store, stored(info).basename, stored(info).bytes, retry))
+    files = []
+    for raw, packed in info.files:
+        data = read_bytes(store, (packed or raw).basename, (packed or raw).bytes, retry)
+        files.append(decompressed(info, raw, data) if packed is not None else data)
+    return join_files(files)
 
 
-def decompressed(info: ShardInfo, data: bytes) -> bytes:
-    """Return the raw bytes of a shard from those of its stored file.
+def decompressed(info: ShardInfo, raw: FileInfo, data: bytes) -> bytes:
+    """Return the bytes of a shard's file `raw` from those of the compressed file.
 
     Raises:
         ShardCorruptError: they cannot be decompressed to the size in the index.
     """
-    if info.zip is None or info.compression is None:
-        return data
-    return decompress(info.compression, data, raw_bytes=info.raw.bytes, where=info.zip.basename)
+    packed = next(packed for file, packed in info.files if file is raw)
+    where = packed.basename if packed is not None else raw.basename
+    return decompress(info.compression, data, raw_bytes=raw.bytes, where=where)
 
 
 def require_codecs(shards: tuple[ShardInfo, ...]) -> None:

@@ -20,7 +20,7 @@ from ..shared.console import Console
 from ..shared.datasets import Dataset, find_datasets
 from ..shared.parallel import in_parallel
 from ..shared.safe_text import printable
-from ..shared.shards import memory_of, require_codecs, stored
+from ..shared.shards import memory_of, require_codecs, stored, stored_bytes
 from .shard import TODO, UNCHECKED, Depth, Fault, Finding, check_shard
 from .show import Report, describe, show
 
@@ -139,7 +139,7 @@ class _Work:
     def run(self, console: Console, *, workers: int, room: int) -> None:
         """Check all shards, and show the progress."""
         label = "sizes" if self._depth.sizes_only else "verify"
-        total = sum(stored(task.info).bytes for task in self.tasks)
+        total = sum(stored_bytes(task.info) for task in self.tasks)
         cost = (lambda _: 0) if self._depth.sizes_only else (lambda task: memory_of(task.info))
         unasked: Counter[str] = Counter()
         with (
@@ -147,7 +147,7 @@ class _Work:
             closing(in_parallel(self._check, self.tasks, workers=workers, cost=cost, room=room)) as checked,
         ):
             for task, finding in checked:
-                advance(stored(task.info).bytes)
+                advance(stored_bytes(task.info))
                 name = task.dataset.name
                 if finding is None:
                     unasked[name] += 1

@@ -7,12 +7,12 @@ are counted. Files that the store does not return are a kind of their own: they 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from mixstream.errors import ConfigError, MixstreamError, ShardCorruptError, StoreAccessError, StoreNotFoundError
-from mixstream.formats import FileInfo, ShardInfo, decode_sample, hash_hex, is_hash, read_offsets
+from mixstream.formats import FileInfo, ShardInfo, decode_sample, hash_hex, is_hash, join_files, read_offsets
 from mixstream.storage import Retry, Store
 
 from ..shared.safe_text import message_of, notes_of, printable
@@ -121,17 +121,17 @@ def check_shard(
         files: the files that the store lists; None if they are not known.
         local: whether the store is a local directory.
     """
-    stored = info.zip or info.raw
-    raw_too = local and info.zip is not None and files is not None and info.raw.basename in files
-    if raw_too and files is not None and stored.basename not in files:
-        stored = info.raw
+    raws, stored = tuple(raw for raw, _ in info.files), tuple(packed or raw for raw, packed in info.files)
+    raw_too = local and stored != raws and files is not None and all(raw.basename in files for raw in raws)
+    if raw_too and files is not None and not all(file.basename in files for file in stored):
+        stored = raws
     check = _Check(store, info, retry, depth)
     if depth.sizes_only:
-        fault = check.size(stored) or (check.size(info.raw) if raw_too and stored is not info.raw else None)
-        return Finding(fault=fault)
+        every = (*stored, *(raws if raw_too and stored != raws else ()))
+        return Finding(fault=next((fault for file in every if (fault := check.size(file)) is not None), None))
     finding = check.contents(stored)
-    if finding.fault is None and raw_too and stored is not info.raw:
-        second = check.contents(info.raw)
+    if finding.fault is None and raw_too and stored != raws:
+        second = check.contents(raws)
         return Finding(fault=second.fault, bytes=finding.bytes + second.bytes, decoded=finding.decoded)
     return finding
 
@@ -158,33 +158,47 @@ class _Check:
             todo=TODO["size"],
         )
 
-    def contents(self, file: FileInfo) -> Finding:
-        """Check the bytes of a file, and if it is compressed, the raw bytes too."""
+    def contents(self, files: Sequence[FileInfo]) -> Finding:
+        """Check the bytes of the files, in the order of `ShardEntry.files`, and if compressed, the raw bytes too."""
+        raws, size, todo = [], 0, REPLACE
+        for file, (raw, _) in zip(files, self._info.files):
+            data, fault = self._read(file)
+            if data is None:
+                return Finding(fault=fault, bytes=size)
+            size += len(data)
+            # If the hashes are correct, a copy of the file would have the same fault.
+            todo = REBUILD if any(map(is_hash, file.hashes)) else REPLACE
+            if fault is None and file is not raw:
+                try:
+                    data = decompressed(self._info, raw, data)  # without a third copy in memory
+                    fault = _compare(raw, data, self._info.hashes, file=file.basename, todo=todo)
+                except ShardCorruptError as error:
+                    fault = Fault.of("damaged", file.basename, error, todo=todo)
+            if fault is not None:
+                return Finding(fault=fault, bytes=size)
+            raws.append(data)
+            del data
+        decoded, fault = 0, None
+        try:
+            decoded, fault = self._raw(join_files(raws), files[-1].basename, todo)
+        except ShardCorruptError as error:
+            fault = Fault.of("damaged", files[-1].basename, error, todo=todo)
+        return Finding(fault=fault, bytes=size, decoded=decoded)
+
+    def _read(self, file: FileInfo) -> tuple[bytes | None, Fault | None]:
+        """Return the bytes of a file (None if they cannot be read), and its fault if it has one."""
         name = file.basename
         try:
             data = read_bytes(self._store, name, file.bytes, self._retry)
         except ShardCorruptError as error:  # the size is wrong; the remedy in this error is for training runs
-            return Finding(fault=self.size(file) or Fault.of("size", name, error))
+            return None, self.size(file) or Fault.of("size", name, error)
         except (MixstreamError, OSError) as error:
-            return Finding(fault=Fault.of_store(name, error))
-        size, decoded = len(data), 0
-        fault = _compare(file, data, self._info.hashes, file=name, todo=REPLACE)
-        if fault is None:
-            # If the hashes are correct, a copy of the file would have the same fault.
-            todo = REBUILD if any(map(is_hash, file.hashes)) else REPLACE
-            try:
-                raw = decompressed(self._info, data) if file is self._info.zip else data
-                del data  # so that memory holds no third copy
-                decoded, fault = self._raw(raw, file, todo)
-            except ShardCorruptError as error:
-                fault = Fault.of("damaged", name, error, todo=todo)
-        return Finding(fault=fault, bytes=size, decoded=decoded)
+            return None, Fault.of_store(name, error)
+        return data, _compare(file, data, self._info.hashes, file=name, todo=REPLACE)
 
-    def _raw(self, raw: bytes, file: FileInfo, todo: str) -> tuple[int, Fault | None]:
-        """Check the raw bytes of `file`; returns the number of samples that decode, and the fault."""
-        info, name = self._info, file.basename
-        if file is not info.raw and (fault := _compare(info.raw, raw, info.hashes, file=name, todo=todo)) is not None:
-            return 0, fault
+    def _raw(self, raw: bytes, name: str, todo: str) -> tuple[int, Fault | None]:
+        """Check the raw bytes of the shard; returns the number of samples that decode, and the fault."""
+        info = self._info
         offsets = read_offsets(raw, info, where=name)
         info = without_pickles(info, allow=self._depth.allow_unsafe_types)
         view, good, bad, first = memoryview(raw), 0, 0, None

@@ -15,7 +15,9 @@ from ..shared.console import show_bytes, show_seconds, table, text_lines
 from ..shared.datasets import Dataset, shown_name
 from .shard import UNCHECKED, Fault, Finding
 
-_LEFT_OVER = re.compile(r"(.*/)?[^/]*(\.mds(\.\w+)?|\.tmp|\.partial)", re.ASCII)
+_LEFT_OVER = re.compile(
+    r"(.*/)?([^/]*(\.mds(\.\w+)?|\.tmp|\.partial)|shard\.\d{5,}\.(json|csv|tsv|xsv)(\.meta)?(\.\w+)?)", re.ASCII
+)
 """Files that an interrupted writer leaves behind: shards, and temporary files."""
 _SHOWN = 5
 _ROWS = 100
@@ -109,7 +111,7 @@ def _orphans(dataset: Dataset) -> Iterator[str]:
     """Yield files of a writer that the index does not name."""
     if dataset.files is None or dataset.index is None:
         return
-    files = (file for info in dataset.shards for file in (info.raw, info.zip) if file is not None)
+    files = (file for info in dataset.shards for pair in info.files for file in pair if file is not None)
     named = {file.basename for file in files}
     yield from sorted(name for name in dataset.files - named if _LEFT_OVER.fullmatch(name))
 

@@ -24,41 +24,17 @@ import msgspec
 
 from mixstream.errors import IndexCorruptError
 from mixstream.formats.compression import is_compression
-from mixstream.formats.container import FileInfo, ShardEntry
+from mixstream.formats.container import FileInfo
+from mixstream.formats.entry import MAX_OFFSET, VERSION, ShardInfo
 from mixstream.formats.hashing import hash_hex
 from mixstream.formats.mds.encodings import get_mds_encoded_size, get_mds_encodings, is_mds_encoding
 from mixstream.formats.mds.paths import Paths
+from mixstream.formats.split.info import FORMATS, SplitInfo, check_entry
 
-VERSION = 2
 FORMAT = "mds"
-MAX_OFFSET = (1 << 32) - 1  # offsets inside a shard are u32
 INDEX_HASHES = "mixstream_hashes"  # top-level key of the index's hashes of itself
 
 _REMEDY = "no part of it was used; fetch the index again, or write the dataset again"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardInfo(ShardEntry):
-    """One shard's entry; its columns are sorted by name.
-
-    Attributes:
-        size_limit: the writer's limit for the size of a shard in bytes, or None.
-    """
-
-    size_limit: int | None
-
-    def config(self) -> dict[str, Any]:
-        """Return the part of this entry that the shard file repeats: all but samples and files."""
-        return {
-            "version": VERSION,
-            "format": FORMAT,
-            "compression": self.compression,
-            "hashes": list(self.hashes),
-            "size_limit": self.size_limit,
-            "column_names": list(self.column_names),
-            "column_encodings": list(self.column_encodings),
-            "column_sizes": list(self.column_sizes),
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +66,12 @@ class _WireShard(msgspec.Struct, gc=False):
     hashes: tuple[str, ...] = ()
     size_limit: int | None = None
     zip_data: FileInfo | None = None
+    # What entries of split shards have besides.
+    raw_meta: FileInfo | None = None
+    zip_meta: FileInfo | None = None
+    columns: dict[str, str] | None = None
+    newline: str | None = None
+    separator: str | None = None
 
 
 _TOP = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -106,7 +88,7 @@ def parse_index(data: bytes, *, where: str) -> Index:
     Index(shards=(), extra={'made_by': 'us'}, hashes=())
 
     Raises:
-        IndexCorruptError: it is not JSON, not MDS version 2, or invalid.
+        IndexCorruptError: it is not JSON, not of version 2, or invalid.
     """
     with _decoding(where):
         top = _TOP.decode(data)
@@ -196,12 +178,10 @@ def smallest_sample(column_sizes: Iterable[int | None]) -> int:
 
 
 def _dump_shard(shard: ShardInfo) -> dict[str, Any]:
-    return {
-        **shard.config(),
-        "samples": shard.samples,
-        "raw_data": _dump_file(shard.raw),
-        "zip_data": None if shard.zip is None else _dump_file(shard.zip),
-    }
+    entry = {**shard.config(), "samples": shard.samples}
+    for (raw, packed), what in zip(reversed(shard.files), ("data", "meta")):
+        entry |= {f"raw_{what}": _dump_file(raw), f"zip_{what}": None if packed is None else _dump_file(packed)}
+    return entry
 
 
 def _dump_file(file: FileInfo) -> dict[str, Any]:
@@ -225,15 +205,17 @@ class _Checker:
 
     def shard(self, position: int, entry: _WireShard) -> ShardInfo:
         """Check one entry and return it."""
-        if entry.version != VERSION or entry.format != FORMAT:
+        if entry.version != VERSION or entry.format not in (FORMAT, *FORMATS):
             self._fail(
                 position,
-                f"is of format {entry.format!r} version {entry.version}; mixstream reads format 'mds' version 2 "
-                f"(json, csv, tsv and xsv shards are not supported: write them again as MDS)",
+                f"is of format {entry.format!r} version {entry.version}; mixstream reads version 2 of the formats "
+                f"{FORMAT}, {', '.join(FORMATS)}",
             )
-        (names, encodings, sizes), smallest = self._check_columns(position, entry)
         if not 0 <= entry.samples <= MAX_OFFSET:
             self._fail(position, f"has {entry.samples} samples; a shard holds 0 to {MAX_OFFSET}")
+        if entry.format != FORMAT:
+            return self._split_shard(position, entry)
+        (names, encodings, sizes), smallest = self._check_columns(position, entry)
         least = 8 + entry.samples * (4 + smallest)
         raw = entry.raw_data
         if not least <= raw.bytes <= MAX_OFFSET:
@@ -242,7 +224,7 @@ class _Checker:
                 f"says raw_data takes {raw.bytes} bytes; {entry.samples} samples of its columns take at least {least}, "
                 f"and a shard at most {MAX_OFFSET}",
             )
-        self._check_compression(position, entry)
+        self._check_compression(position, entry, "data", raw, entry.zip_data)
         return ShardInfo(
             samples=entry.samples,
             column_names=names,
@@ -255,14 +237,23 @@ class _Checker:
             zip=entry.zip_data,
         )
 
+    def _split_shard(self, position: int, entry: _WireShard) -> SplitInfo:
+        try:
+            info = check_entry(entry)
+        except ValueError as error:
+            self._fail(position, str(error))
+        for (raw, packed), what in zip(info.files, ("meta", "data")):
+            self._check_compression(position, entry, what, raw, packed)
+        return info
+
     def paths(self, shards: tuple[ShardInfo, ...]) -> None:
         """Check that every path stays inside the directory and that no two files have the same path."""
         paths = Paths()
         for position, shard in enumerate(shards):
             try:
-                paths.add(shard.raw.basename)
-                if shard.zip is not None:
-                    paths.add(shard.zip.basename)
+                for file in (shard.raw, shard.zip) if shard.meta is None else (*shard.files[0], *shard.files[1]):
+                    if file is not None:
+                        paths.add(file.basename)
             except ValueError as error:
                 self._fail(position, str(error))
         for clash in paths.both():
@@ -294,20 +285,21 @@ class _Checker:
                 )
         return self._columns.setdefault(key, (key, smallest_sample(sizes)))
 
-    def _check_compression(self, position: int, entry: _WireShard) -> None:
-        compression, zip_data = entry.compression, entry.zip_data
+    def _check_compression(
+        self, position: int, entry: _WireShard, what: str, raw: FileInfo, packed: FileInfo | None
+    ) -> None:
+        compression = entry.compression
         if compression not in self._compressions:
             if not is_compression(compression or ""):
                 self._fail(position, f"has compression {compression!r}, which is not known")
             self._compressions[compression] = True
-        if (compression is None) != (zip_data is None):
-            has = "no zip_data" if zip_data is None else "zip_data"
+        if (compression is None) != (packed is None):
+            has = f"no zip_{what}" if packed is None else f"zip_{what}"
             self._fail(position, f"has compression {compression!r} and {has}; an entry has both or neither")
         # No codec expands incompressible bytes by more than about a sixth.
-        if zip_data is not None and not 0 < zip_data.bytes <= 2 * entry.raw_data.bytes + 4096:
+        if packed is not None and not 0 < packed.bytes <= 2 * raw.bytes + 4096:
             self._fail(
-                position,
-                f"says zip_data takes {zip_data.bytes} bytes, which {entry.raw_data.bytes} bytes do not compress to",
+                position, f"says zip_{what} takes {packed.bytes} bytes, which {raw.bytes} bytes do not compress to"
             )
 
     def _fail(self, position: int, fact: str) -> NoReturn:

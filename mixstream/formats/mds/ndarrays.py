@@ -82,10 +82,13 @@ def encode_array(form: ArrayForm, value: object) -> bytes:
     if form.dtype is not None and form.dtype.name != value.dtype.name:
         raise ValueError(f"dtype is {value.dtype.name}, the column holds {form.dtype.name}; convert with astype")
     if value.ndim == 0:
-        raise ValueError("the array has no axis; use a scalar encoding")
+        raise ValueError(
+            "Attempting to encode a scalar with NDArray encoding: the array has no axis; use a scalar encoding"
+        )
     if value.size == 0:
         raise ValueError(
-            f"the array of shape {value.shape} has no element, which MDS cannot hold; leave the sample out"
+            f"Attempting to encode a numpy array with 0 elements, of shape {value.shape}, which MDS cannot hold; leave "
+            "the sample out"
         )
     head = b""
     if form.shape is not None:

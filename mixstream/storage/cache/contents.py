@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mixstream.storage.cache.locks import FORBIDDEN, parent_of, remove_if_dead
 from mixstream.storage.cache.records import record_name
-from mixstream.storage.spec import INDEX
+from mixstream.storage.spec import INDEX, shard_of
 
 _NOT_THERE = (None, errno.ENOENT, errno.ENOTDIR, *FORBIDDEN)  # None: behind a symbolic link (`parent_of`)
 
@@ -40,7 +40,10 @@ class CachedFile:
 
 @dataclass(frozen=True, slots=True)
 class CachedShard:
-    """A shard in a cache directory: the path of its raw file, and those files that are there, raw and compressed."""
+    """A shard in a cache directory: the path of its raw file, and those of its files that are there.
+
+    These are raw and compressed ones; where the shard has two raw files, the path is that of the rows.
+    """
 
     directory: Path
     path: Path
@@ -98,8 +101,9 @@ class CacheContents:
         self.directory, self.names = directory, names
         # Sub-directory -> name of a file in it -> raw shard that it belongs to; itself empty for the index.
         self._raw_of: dict[str, dict[str, str]] = {"": {INDEX: ""}}
-        for raw, compressed in names.items():
-            for name in (raw, compressed) if compressed is not None else (raw,):
+        for file, compressed in names.items():
+            raw = own if (own := shard_of(file)) in names else file
+            for name in (file, compressed) if compressed is not None else (file,):
                 below, _, leaf = name.rpartition("/")
                 self._raw_of.setdefault(below, {})[leaf] = raw
         # Files by sub-directory and name. A published file never changes its size, and its replacement has another

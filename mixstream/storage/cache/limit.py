@@ -15,7 +15,7 @@ import errno
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from math import inf
 from pathlib import Path
 
@@ -24,10 +24,11 @@ from mixstream.storage.cache.announcements import Announcement, announced
 from mixstream.storage.cache.contents import CacheContents, CachedShard, Scan
 from mixstream.storage.cache.fill import CacheFill
 from mixstream.storage.cache.locks import StallTimeout, parent_of, release, try_lock
-from mixstream.storage.spec import PREFIX
+from mixstream.storage.spec import PREFIX, shard_of
 
 _GUARD = f"{PREFIX}lock"
 _SHORT = 0.25  # seconds that a fetch ahead of time waits for its turn
+_LONG = 60.0  # seconds that a caller who evicts a shard waits for its turn, while nothing moves
 
 
 class CacheLimit:
@@ -102,21 +103,53 @@ class CacheLimit:
         members = sorted(self._members)
         return next((at for at in members if os.access(at, os.W_OK) or not at.exists()), members[0])
 
-    @contextmanager
-    def _locked(self, fill: CacheFill) -> Iterator[int | None]:
+    def evict(self, path: Path | None = None) -> Path | None:
+        """Remove the files of a shard, also while it is read: who has it open or mapped reads on.
+
+        Args:
+            path: its raw file, below a member. None: the shard opened longest ago that no process announced for its
+                next step.
+
+        Returns:
+            The raw file of the shard that was removed; None if no file of it, or no such shard, is there.
+        """
+        if not self._members:
+            return None
+        with self._lock(f"evict {path or 'a shard'}", timeout=_LONG, wait=True):
+            shards = [shard for member in self._members.values() for shard in member.scan().shards]
+            if path is not None:
+                found = [shard for shard in shards if shard.path == path]
+            else:
+                others = announced(self._first, besides="")
+                idle = [shard for shard in shards if others.get(str(shard.path), inf) > 0]
+                found = sorted(idle, key=lambda shard: (shard.used(), str(shard.path)))[:1]
+            return found[0].path if found and found[0].remove() else None
+
+    def _locked(self, fill: CacheFill) -> AbstractContextManager[int | None]:
         """Hold the lock of the cache; a waiting reader holds it until it has room, which no fetch ahead can take."""
+        return self._lock(
+            f"make room for {fill.spec.name}",
+            timeout=fill.timeout if fill.wait else _SHORT,
+            wait=fill.wait,
+            heartbeat=fill.heartbeat,
+        )
+
+    @contextmanager
+    def _lock(
+        self, purpose: str, *, timeout: float, wait: bool, heartbeat: Callable[[], None] = lambda: None
+    ) -> Iterator[int | None]:
         what = (
-            f"{self._first / _GUARD}, to make room for {fill.spec.name}: another thread or process holds it and hangs; "
+            f"{self._first / _GUARD}, to {purpose}: another thread or process holds it and hangs; "
             f"end that process (`fuser` names it), or raise cache_limit={self.limit}"
         )
-        stall = StallTimeout(fill.timeout if fill.wait else _SHORT, what)
+        stall = StallTimeout(timeout, what)
         with parent_of(self._first, _GUARD, create=True) as (parent, leaf):
             try:
                 while (lock := try_lock(parent, leaf)) is None:
-                    fill.heartbeat()
-                    stall.pause(os.stat(leaf, dir_fd=parent).st_mtime_ns if fill.wait else None)
+                    heartbeat()
+                    stall.pause(os.stat(leaf, dir_fd=parent).st_mtime_ns if wait else None)
             except WaitTimeoutError:
-                if fill.wait:
+                if wait:
                     raise
                 yield None
                 return
@@ -173,11 +206,12 @@ class CacheLimit:
             steps = self.next_use([shard.path for shard in shards])
             used = [max(file.used for file in shard.files) for shard in shards]
         others = announced(self._first, besides=self._announcement.name)
+        own = {fill.directory / name for name in (fill.spec.name, shard_of(fill.spec.name))}
         ranked = []
         for place, shard in enumerate(shards):
             soonest = min(float(steps[place]), others.get(str(shard.path), inf))
-            if shard.path == fill.directory / fill.spec.name:
-                soonest = min(soonest, fill.need)  # its compressed file is about to be read
+            if shard.path in own:
+                soonest = min(soonest, fill.need)  # its compressed file, or the other of its two, is about to be read
             if soonest > fill.need or anything:
                 ranked.append((soonest, -used[place], place))
         return [shards[place] for _, _, place in sorted(ranked)]

@@ -117,19 +117,23 @@ def held(directory: Path) -> int:
 
 
 def test_a_limit_below_what_any_run_could_do_with_is_refused(packed, tmp_path):
-    with pytest.raises(ConfigError, match=r"cache_limit=700 bytes is too low: the largest shard has \d+"):
-        dataset(packed, tmp_path / "cache", cache_limit=700)
+    with pytest.raises(ConfigError, match=r"Minimum cache usage \(\d+ bytes of index files\) is larger"):
+        dataset(packed, tmp_path / "cache", cache_limit=beside_index(packed, 0))
+    large = write_tokens(tmp_path / "large", range(4000), shard_bytes=50_000)
+    with pytest.raises(ConfigError, match=r"Cache limit \(60000 bytes\) is too low. Increase the `cache_limit` to \d+"):
+        dataset(large, tmp_path / "other", cache_limit=60_000)
 
 
 def test_a_cache_that_cannot_hold_what_rows_are_shuffled_within_is_told_of(packed, tmp_path):
+    limit = beside_index(packed, 1024)
     with pytest.warns(
-        UserWarning, match=r"cache_limit=5120 bytes is less .* again and again; .*shuffle_block_size=\d+"
+        UserWarning, match=rf"cache_limit={limit} bytes is less .* again and again; .*shuffle_block_size=\d+"
     ):
-        _ = dataset(packed, tmp_path / "cache", cache_limit="5kb", shuffle=True).run
+        _ = dataset(packed, tmp_path / "cache", cache_limit=limit, shuffle=True).run
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _ = dataset(packed, tmp_path / "cache", cache_limit="5kb", shuffle=True, shuffle_algo="py1s").run
-        _ = dataset(packed, tmp_path / "cache", cache_limit="5kb").run
+        _ = dataset(packed, tmp_path / "cache", cache_limit=limit, shuffle=True, shuffle_algo="py1s").run
+        _ = dataset(packed, tmp_path / "cache", cache_limit=limit).run
 
 
 def test_a_limit_says_nothing_about_shards_that_are_read_in_place(library):
@@ -235,13 +239,14 @@ def test_a_loader_whose_closing_is_interrupted_goes_on(packed, tmp_path, monkeyp
 
 
 def test_the_block_that_is_offered_fits(packed, tmp_path):
+    limit = beside_index(packed, 1024)
     with pytest.warns(UserWarning, match="again and again") as told:
-        _ = dataset(packed, tmp_path / "cache", cache_limit="5kb", shuffle=True).run
+        _ = dataset(packed, tmp_path / "cache", cache_limit=limit, shuffle=True).run
     offered = int(re.findall(r"shuffle_block_size=(\d+)", str(told[0].message))[0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _ = dataset(packed, tmp_path / "cache", cache_limit="5kb", shuffle=True, shuffle_block_size=offered).run
-    more = dataset(packed, tmp_path / "cache", cache_limit="5kb", shuffle=True, shuffle_block_size=offered * 2)
+        _ = dataset(packed, tmp_path / "cache", cache_limit=limit, shuffle=True, shuffle_block_size=offered).run
+    more = dataset(packed, tmp_path / "cache", cache_limit=limit, shuffle=True, shuffle_block_size=offered * 2)
     with pytest.warns(UserWarning, match="again and again"):
         _ = more.run
 

@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixstream.errors import ConfigError, ShardCorruptError
-from mixstream.formats import compress, decompress, extension, is_compression
+from mixstream.formats import (
+    compress,
+    compression_names,
+    decompress,
+    extension,
+    get_compression_extension,
+    get_compressions,
+    is_compression,
+)
 
 PACKAGES = {"br": "brotli", "snappy": "snappy"}
 LEVELS = {"br": range(12), "bz2": range(1, 10), "gz": range(10), "zstd": range(1, 23)}
@@ -130,3 +138,26 @@ def test_a_missing_package_is_named_with_the_word_to_type(text, module, package,
     for call in (lambda: compress(text, b"x"), lambda: decompress(text, b"\1\0x", raw_bytes=1, where="s")):
         with pytest.raises(ConfigError, match=rf"{package}.*pip install {package}"):
             call()
+
+
+@pytest.mark.parametrize("text", FAMILIES)
+def test_without_a_size_a_stream_is_decompressed_whole(text):
+    assert decompress(text, compress(text, DATA)) == DATA
+    with pytest.raises(ShardCorruptError, match="not a whole"):
+        decompress(text, compress(text, DATA)[:-3])
+
+
+def test_a_zstd_frame_without_a_size_too():
+    frame = zstandard.ZstdCompressor(write_content_size=False).compress(DATA)
+    assert decompress("zstd", frame) == DATA
+    with pytest.raises(ShardCorruptError, match="bytes follow"):
+        decompress("zstd", frame + b"x")
+
+
+def test_names_and_none():
+    assert set(compression_names()) == set(EVERY) == get_compressions()
+    assert compress(None, DATA) == decompress(None, DATA) == DATA
+    assert not is_compression(None)
+    assert get_compression_extension("zstd:7") == "zstd"
+    with pytest.raises(ConfigError, match="is not a supported compression algorithm"):
+        compress("br:99", DATA)

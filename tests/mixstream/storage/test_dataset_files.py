@@ -24,7 +24,7 @@ def test_a_missing_index_names_the_place_and_what_to_check(tmp_path):
 def test_of_many_threads_one_unpacks(tmp_path):
     at = ms.StreamingDataset(remote=str(write_tokens(tmp_path / "packed", range(12), compression="zstd")))
     at = at.domains[0]
-    want, unpacked = at.spec(0), []
+    (want,), unpacked = at.specs(0), []
     assert want.compressed is not None
     unpack = want.compressed.unpack
 

@@ -493,7 +493,7 @@ def test_a_copy_in_another_process_knows_the_run_s_original(server, written, tmp
     made = dataset(local=tmp_path / "other")  # it has the specs
     for each in (files, copy):
         with pytest.raises(StoreChangedError, match="was written again"):
-            each.open(made.domains[0].spec(1))
+            each.open(*made.domains[0].specs(1))
 
 
 def put(files: dict[str, bytes], place: Path) -> None:

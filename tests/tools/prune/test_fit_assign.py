@@ -122,7 +122,8 @@ def test_dry_runs_write_nothing(scored: Path, tmp_path: Path, prune) -> None:
 
 @pytest.mark.parametrize("spread", ["workers", "by default"])
 def test_parts_of_an_iteration_change_no_byte(scored: Path, tmp_path: Path, prune, monkeypatch, spread: str) -> None:
-    """Domains of 800 and 200 rows, in parts of 100 and 64 rows; the workers are those of this machine."""
+    """Domains of 800 and 200 rows, in parts of 64 rows; the workers are those of this machine."""
+    sizes = {"code": CODE, "web": WEB - 2} if spread == "workers" else {"web": WEB - 2}  # two processes for each
     monkeypatch.setattr(iterations, "_ROWS", 64)
     monkeypatch.setattr(iterations, "default_workers", lambda: 2)
     if spread == "by default":
@@ -131,9 +132,10 @@ def test_parts_of_an_iteration_change_no_byte(scored: Path, tmp_path: Path, prun
     write = iterations.Iterations._write
     monkeypatch.setattr(iterations.Iterations, "_write", lambda *each: written.append(len(each[1])) or write(*each))
     options = ("--workers", 2) if spread == "workers" else ()
-    assert prune("fit", "--emb", scored / "emb", "--k", 16, "--out", tmp_path / "km", *options)[0] == 0
-    assert written == [CODE, WEB - 2]
-    for domain in ("web", "code"):
+    names = [word for name in sizes for word in ("--domain", name)]
+    assert prune("fit", "--emb", scored / "emb", *names, "--k", 16, "--out", tmp_path / "km", *options)[0] == 0
+    assert written == list(sizes.values())
+    for domain in sizes:
         files = {path.name for path in (tmp_path / "km" / domain).iterdir()}
         assert files == {"centroids.npy", "manifest.json"}
         found, known = (Prototypes.open(top / domain) for top in (tmp_path / "km", scored / "prototypes"))

@@ -19,9 +19,24 @@ from mixstream_tools.cli import main
 @pytest.fixture
 def write_texts(tmp_path: Path) -> Callable[..., Path]:
     """Write texts as a dataset of rows with a text and an id, `per_shard` in a shard; returns its directory."""
+    return texts_below(tmp_path)
 
+
+@pytest.fixture
+def write_scores(tmp_path: Path) -> Callable[..., Path]:
+    """Write columns as scores over a dataset, or over shards of given sizes; returns the directory."""
+    return scores_below(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def write_below() -> Callable[[Path], tuple[Callable[..., Path], Callable[..., Path]]]:
+    """Return `write_texts` and `write_scores` for a directory that outlives a test."""
+    return lambda top: (texts_below(top), scores_below(top))
+
+
+def texts_below(top: Path) -> Callable[..., Path]:
     def write(name: str, texts: Sequence[str], *, per_shard: int = 4, ids: Sequence[str] | None = None) -> Path:
-        place = tmp_path / name
+        place = top / name
         ids = ids or [f"{name}-{at}" for at in range(len(texts))]
         shards = []
         for at in range(0, len(texts), per_shard):
@@ -40,10 +55,7 @@ def write_texts(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture
-def write_scores(tmp_path: Path) -> Callable[..., Path]:
-    """Write columns as scores over a dataset, or over shards of given sizes; returns the directory."""
-
+def scores_below(top: Path) -> Callable[..., Path]:
     def write(
         path: str,
         columns: Mapping[str, Any],
@@ -55,7 +67,7 @@ def write_scores(tmp_path: Path) -> Callable[..., Path]:
         flags: Any = None,
         **facts: Any,
     ) -> Path:
-        place = tmp_path / path
+        place = top / path
         if dataset is not None:
             index = parse_index((dataset / "index.json").read_bytes(), where="index.json")
             table = ShardTable.of(index.shards)

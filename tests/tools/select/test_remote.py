@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -19,16 +21,27 @@ def _own_temp_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "temp").mkdir()
 
 
-@pytest.fixture
-def url(s3: S3, write_texts, write_scores, select, tmp_path) -> str:
-    """Upload two domains, scores of both, and the best three rows of each; returns the URL above them."""
+@pytest.fixture(scope="module")
+def stored(s3_server: S3, write_below, tmp_path_factory: pytest.TempPathFactory) -> tuple[S3, Path]:
+    """Upload two domains, scores of both, and the best three rows of each; returns where, and the originals.
+
+    Once for all tests, which only read: each dataset that was written a moment ago is waited for.
+    """
+    top, place = tmp_path_factory.mktemp("stored"), replace(s3_server, prefix=uuid4().hex[:12])
+    write_texts, write_scores = write_below(top)
     for name, rows in (("code", 6), ("web", 9)):
         dataset = write_texts(f"corpus/{name}", [f"the {name} number {at}" for at in range(rows)], per_shard=3)
         write_scores(f"scores/{name}", {"score": np.arange(float(rows))}, dataset=dataset, domain=name)
-    select("top", tmp_path / "scores", "--rows", 3, "--each", "--out", tmp_path / "sel")
+    assert main(["select", "top", str(top / "scores"), "--rows", "3", "--each", "--out", str(top / "sel")]) == 0
     for name in ("corpus", "scores", "sel"):
-        s3.below(name).upload(tmp_path / name)
-    return s3.url
+        place.below(name).upload(top / name)
+    return place, top
+
+
+@pytest.fixture
+def url(s3: S3, stored: tuple[S3, Path]) -> str:
+    """Return the URL above them; `s3` sets the environment."""
+    return stored[0].url
 
 
 def kept(place: Path) -> dict[str, list[int]]:
@@ -65,12 +78,12 @@ def test_random_rows_of_one_dataset_in_a_store(select, url, tmp_path) -> None:
     assert Selection.open(tmp_path / "r").kept == 4
 
 
-def test_selections_in_a_store_are_looked_at(select, url, tmp_path) -> None:
+def test_selections_in_a_store_are_looked_at(select, url, stored, tmp_path) -> None:
     corpus, sel = f"{url}/corpus", f"{url}/sel"
     status, document = select("stats", sel, "--dataset", corpus, "--scores", f"{url}/scores")
     assert (status, [each["kept_rows"] for each in document["domains"]]) == (0, [3, 3])
     assert select("verify", sel, corpus, "--full")[0] == 0
-    _, document = select("diff", sel, tmp_path / "sel")
+    _, document = select("diff", sel, stored[1] / "sel")
     assert document["all"]["jaccard"] == 1
     status, document = select("sample", sel, 1, "--dataset", corpus)
     assert [each["kept"][0]["score"] for each in document["domains"]] == [3, 6]

@@ -143,9 +143,9 @@ def test_two_files_never_share_a_path():
     ("changes", "word"),
     [
         ({"version": 3}, "version 3"),
-        ({"format": "json"}, "'json'.*not supported"),
-        ({"format": "csv"}, "'csv'.*not supported"),
-        ({"format": "xsv"}, "'xsv'.*not supported"),
+        ({"format": "parquet"}, "'parquet'.*mds, json, csv, tsv, xsv"),
+        ({"format": "csv"}, "encoding 'ndarray:int32', which format 'csv' does not have"),
+        ({"format": "xsv"}, "encoding 'ndarray:int32', which format 'xsv' does not have"),
         ({"samples": -1}, "-1 samples"),
         ({"samples": 2**32}, "4294967296 samples"),
         ({"samples": 1.5}, "samples"),
