@@ -174,7 +174,7 @@ class Forecast:
             part_K = self._plan.prior_K if share_K is None else np.asarray(share_K, dtype=np.float64)
         else:
             part_K = plan.part_LK[lane]
-            if plan.choose_K is not None and (left_K & (part_K > 0)).any():  # as in `Plan._fill_lane`
+            if plan.choose_K is not None and (left_K & (part_K > 0)).any():  # as in `lanes.Lane.fill`
                 part_K = plan.choose_K
         part_K = np.where(left_K, 0, part_K).astype(np.float64)
         return part_K / max(part_K.sum(), np.finfo(np.float64).tiny)
@@ -185,7 +185,7 @@ class Forecast:
         assert plan.quotas is not None
         left_K = cursor.drawn_LK[lane] >= plan.last_LK[lane]
         part_K = np.where(left_K, 0, plan.quotas.first_LK[lane])
-        if not part_K.any() and plan.choose_K is not None:  # as in `Plan._fill_lane`
+        if not part_K.any() and plan.choose_K is not None:  # as in `lanes.Lane.fill`
             part_K = np.where(left_K, 0, plan.choose_K)
         before_K, whole = np.cumsum(part_K) - part_K, int(part_K.sum())
         read = int((cursor.drawn_LK[lane] - cursor.base_LK[lane])[~left_K].sum())

@@ -20,24 +20,14 @@ from numpy.typing import NDArray
 
 from mixstream.cached import cached_property
 from mixstream.errors import ConfigError
-from mixstream.plan import kernels
+from mixstream.plan.lanes import Lane
 from mixstream.plan.quotas import Quotas, moved_credit, pass_rows
+from mixstream.plan.stretches import Stretch
 from mixstream.plan.weights import WEIGHT_UNIT, deal, quantise, rescale, stagger
 from mixstream.types import Cursor, Int64, Rows
 
 _NEVER = np.int64(1) << 62
 _LARGEST_BATCH = 1 << 31
-
-
-@dataclass(slots=True)
-class _LaneCursor:
-    """One lane's part of a cursor while its rows are dealt; the arrays are written to."""
-
-    base_K: Int64
-    drawn_K: Int64
-    credit_K: Int64
-    total: int
-    quota_K: Int64 | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +70,7 @@ class Plan:
         max_epochs_K: passes over each domain after which it leaves the mix; None for no limit.
         fixed_LK: int64 [L, K], samples that each lane owns, where they were dealt for other domains (`strict=False`);
             None deals them evenly.
+        stretch: neighbouring rows that have one domain; None mixes rows one by one. Not with `choose_K`.
 
     Raises:
         ConfigError: `lanes` does not divide B, or an epoch is too small for the lanes or for one batch.
@@ -96,6 +87,7 @@ class Plan:
     max_epochs_K: tuple[float | None, ...] | None = None
     share_K: Int64 | None = None
     fixed_LK: Int64 | None = None
+    stretch: Stretch | None = None
 
     def __post_init__(self) -> None:
         B, L = self.global_batch_size, self.lanes
@@ -115,9 +107,11 @@ class Plan:
                 f"choose at most {self.epoch_size} lanes, or raise epoch_size"
             )
         if self.steps_per_epoch < 1:
+            drops = "drop_last=True drops the rest" if self.stretch is None else "one of one domain is not filled up"
+            also = ", or pass drop_last=False" if self.stretch is None else ""
             raise ConfigError(
-                f"an epoch of {self.epoch_size} rows holds no full global batch of {B} rows and drop_last=True drops "
-                f"the rest: lower batch_size, raise epoch_size to at least {B}, or pass drop_last=False"
+                f"an epoch of {self.epoch_size} rows holds no full global batch of {B} rows and {drops}: "
+                f"lower batch_size, raise epoch_size to at least {B}{also}"
             )
 
     @cached_property
@@ -210,15 +204,30 @@ class Plan:
         draw_B = np.empty(self.global_batch_size, dtype=np.int64)
         drawn_LK, credit_LK, total_L = cursor.drawn_LK.copy(), cursor.credit_LK.copy(), cursor.total_L.copy()
         repeats = 0
-        for lane in range(self.lanes):
-            mine = slice(lane * share, (lane + 1) * share)
-            quota_K = None if cursor.quota_LK is None else cursor.quota_LK[lane]
-            at = _LaneCursor(cursor.base_LK[lane].copy(), drawn_LK[lane], credit_LK[lane], int(total_L[lane]), quota_K)
-            served = self._fill_lane(lane, at, weight_K, domain_B[mine], draw_B[mine])
-            total_L[lane] = at.total
-            if served is None:
+        if self.stretch is not None:
+            part_K = weight_K if self.part_LK is None else self.part_LK[0]
+            assert part_K is not None
+            arrays = {"drawn_LK": drawn_LK, "credit_LK": credit_LK, "total_L": total_L, "last_LK": self.last_LK}
+            if not self.stretch.fill_batch(part_K, **arrays, domain_B=domain_B, draw_B=draw_B):
                 return None
-            repeats += served
+        for lane in range(self.lanes if self.stretch is None else 0):
+            mine = slice(lane * share, (lane + 1) * share)
+            at = Lane(
+                base_K=cursor.base_LK[lane].copy(),
+                drawn_K=drawn_LK[lane],
+                credit_K=credit_LK[lane],
+                total=int(total_L[lane]),
+                quota_K=None if cursor.quota_LK is None else cursor.quota_LK[lane],
+                last_K=self.last_LK[lane],
+                limited=self.max_epochs_K is not None,
+                in_order=self.in_order,
+            )
+            part_K = weight_K if self.part_LK is None else self.part_LK[lane]
+            assert part_K is not None
+            found = at.fill(part_K, whole_K=self.choose_K, domain_B=domain_B[mine], draw_B=draw_B[mine])
+            if found is None:
+                return None
+            total_L[lane], repeats = at.total, repeats + found
         after = replace(
             cursor,
             step=cursor.step + 1,
@@ -283,11 +292,13 @@ class Plan:
         drawn_LK, credit_LK = cursor.drawn_LK.copy(), cursor.credit_LK.copy()
         for lane, part_K in enumerate(self.part_LK):
             rows = skipped * (self.global_batch_size // self.lanes)
-            drawn_LK[lane] += pass_rows(part_K, credit_LK[lane], rows)
+            drawn_LK[lane] += self._unit * pass_rows(part_K, credit_LK[lane], rows // self._unit)
         return replace(after, base_LK=drawn_LK, drawn_LK=drawn_LK, credit_LK=credit_LK)
 
     def left_LK(self, cursor: Cursor) -> NDArray[np.bool_]:
         """Return which domains have used up their `max_epochs`, bool [L, K]."""
+        if self.stretch is not None:
+            return self.stretch.left_LK(cursor.drawn_LK, self.last_LK)
         return np.asarray(cursor.drawn_LK >= self.last_LK)
 
     def _complete_L(self, cursor: Cursor) -> NDArray[np.bool_]:
@@ -298,8 +309,13 @@ class Plan:
     def _first_credit(self, cursor: Cursor) -> Int64:
         """Return the credits at the start of the epoch of `cursor`; of no meaning where a domain has left the lane."""
         assert self.part_LK is not None
-        rows = cursor.step_in_epoch * (self.global_batch_size // self.lanes)
-        return moved_credit(cursor.credit_LK, self.part_LK, cursor.base_LK - cursor.drawn_LK, -rows)
+        rows, unit = cursor.step_in_epoch * (self.global_batch_size // self.lanes), self._unit
+        return moved_credit(cursor.credit_LK, self.part_LK, (cursor.base_LK - cursor.drawn_LK) // unit, -(rows // unit))
+
+    @property
+    def _unit(self) -> int:
+        """Rows of a lane that are dealt at once; the credits are in parts of so many."""
+        return 1 if self.stretch is None else self.stretch.rows
 
     def _begin(self, cursor: Cursor) -> Cursor:
         """Return the cursor at the start of the next epoch; `cursor` is at the end of its own."""
@@ -321,48 +337,13 @@ class Plan:
         if self.part_LK is None:
             if weight_K is None:
                 raise ConfigError("this plan takes its weights by step: pass weight_K, those of the first step")
-            return stagger(weight_K, self.lanes), np.full(self.lanes, WEIGHT_UNIT, dtype=np.int64)
+            fresh_LK = (
+                stagger(weight_K, self.lanes)
+                if self.stretch is None
+                else self.stretch.fresh_credit(weight_K, self.lanes)
+            )
+            return fresh_LK, np.full(self.lanes, WEIGHT_UNIT, dtype=np.int64)
+        if self.stretch is not None:
+            return self.stretch.fresh_credit(self.part_LK[0], self.lanes), self.part_LK.sum(axis=1)
         credit_LK = np.stack([stagger(part_K, self.lanes)[lane] for lane, part_K in enumerate(self.part_LK)])
         return credit_LK, self.part_LK.sum(axis=1)
-
-    def _fill_lane(
-        self, lane: int, at: _LaneCursor, weight_K: Int64 | None, domain_B: NDArray[np.int32], draw_B: Int64
-    ) -> int | None:
-        """Fill one lane's rows and move its cursor; return how many are repeats, None if no domain is left.
-
-        A lane that has drawn its whole quota before its last batch is full goes on by its credits (in order, with the
-        first domain again): these rows are repeats.
-        """
-        last_K = self.last_LK[lane]
-        fixed_K = None if self.part_LK is None else self.part_LK[lane]
-        filled, repeats, owed, beyond = 0, 0, False, False
-        while filled < len(domain_B):
-            part_K, exact = weight_K if fixed_K is None else fixed_K, at.quota_K is not None and not beyond
-            assert part_K is not None
-            if self.max_epochs_K is not None:
-                left_K = at.drawn_K >= last_K
-                if self.choose_K is not None and (left_K & (part_K > 0)).any():
-                    # Epochs are no longer exact. The lane continues by the shares of the whole epoch, since its own
-                    # quota may be zero for all domains that are left.
-                    own = self.in_order and (part_K > 0)[~left_K].any()
-                    part_K, exact = part_K if own else self.choose_K, False
-                part_K, owed = np.where(left_K, 0, part_K), bool(at.credit_K[left_K].any())
-            if not (total := int(part_K.sum())):
-                return None
-            if total != at.total or owed:  # a domain has left the mix, or returned to it
-                at.credit_K[:] = rescale(at.credit_K, at.total, part_K)
-                at.total = total
-            limit_K = np.full_like(at.drawn_K, _NEVER)
-            if exact or self.in_order:
-                limit_K = at.base_K + (at.quota_K if exact and at.quota_K is not None else part_K)
-            rest = slice(filled, None)
-            filled += int(
-                kernels.deal_rows(
-                    part_K, at.credit_K, at.drawn_K, limit_K, last_K, self.in_order, domain_B[rest], draw_B[rest]
-                )
-            )
-            if (exact or self.in_order) and filled < len(domain_B) and (at.drawn_K >= limit_K).all():
-                repeats = repeats or (len(domain_B) - filled if exact else 0)
-                beyond = not self.in_order
-                at.base_K += limit_K - at.base_K
-        return repeats

@@ -19,7 +19,8 @@ from mixstream.plan.fixed_sample import FixedSample
 from mixstream.plan.plan import Plan
 from mixstream.plan.selection import KeptRows
 from mixstream.plan.shuffle import Order
-from mixstream.plan.weights import normalise
+from mixstream.plan.stretches import Stretch
+from mixstream.plan.weights import normalise, whole_shares
 from mixstream.types import Float64, Int64
 from mixstream.world import World
 
@@ -89,6 +90,8 @@ class RunPlan:
         share_K: int64 [K], fixed weights (with `by_step`, the prior) in whole parts; None if they are `choose_K`.
         family_K: the stream that each domain is a bucket of; None for a domain that is none, or for all of them.
         fixed_LK: int64 [L, K], samples that each lane owns, if a state fixed them (`state_carry`).
+        stretch: neighbouring rows of a global batch that have one domain; None if rows are mixed one by one. An epoch
+            then has the whole batches that its rows fill, and what it takes from each domain are shares.
 
     Raises:
         ConfigError: `batch_size` is not a whole number of at least 1.
@@ -113,6 +116,7 @@ class RunPlan:
     family_K: tuple[str | None, ...] | None = None
     share_K: Int64 | None = None
     fixed_LK: Int64 | None = None
+    stretch: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
@@ -140,18 +144,23 @@ class RunPlan:
     @cached_property
     def plan(self) -> Plan:
         """What the run draws, step by step."""
+        share_K, size, stretch = self.share_K, self.batch_size * self.world.size, None
+        if self.stretch is not None:
+            share_K = whole_shares(self.choose_K) if share_K is None else share_K
+            stretch = Stretch.of(self.stretch, global_batch_size=size, lanes=self.lanes)
         return Plan(
             names=self.names,
             samples_K=np.array([int(domain.view.samples_S.sum()) for domain in self.domains], dtype=np.int64),
-            choose_K=None if self.by_step or self.share_K is not None else self.choose_K,
-            share_K=None if self.by_step else self.share_K,
+            choose_K=None if self.by_step or share_K is not None else self.choose_K,
+            share_K=None if self.by_step else share_K,
             epoch_size=self.epoch_size,
-            global_batch_size=self.batch_size * self.world.size,
+            global_batch_size=size,
             lanes=self.lanes,
-            drop_last=self.drop_last,
+            drop_last=self.drop_last or stretch is not None,
             in_order=self.in_order,
             max_epochs_K=self.max_epochs_K if any(self.max_epochs_K) else None,
             fixed_LK=self.fixed_LK,
+            stretch=stretch,
         )
 
     @cached_property

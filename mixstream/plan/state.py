@@ -43,6 +43,7 @@ def settings_of(run_plan: RunPlan) -> Settings:
         drop_last=run_plan.drop_last,
         mixer=run_plan.mixer,
         lag=run_plan.lag,
+        stretch=UNSET if run_plan.stretch is None else run_plan.stretch,
     )
 
 
@@ -120,6 +121,7 @@ def parse_state(document: Mapping[str, Any]) -> RunState:
     Raises:
         StateError: it is not a state, has another version, or is damaged.
     """
+    document = unpacked(document)
     if not isinstance(document, Mapping) or document.get("mixstream") != VERSION:
         raise StateError(_what_else(document))
     try:
@@ -131,6 +133,32 @@ def parse_state(document: Mapping[str, Any]) -> RunState:
     return state
 
 
+def packed(document: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return a state in one value, for savers that take lists and dicts apart; loading takes it.
+
+    >>> packed({"mixstream": 2, "step": 7})
+    {'state': b'{"mixstream":2,"step":7}'}
+    """
+    return {"state": msgspec.json.encode(document)}
+
+
+def unpacked(document: Any) -> Any:
+    """Return a state as it was before `packed`; any other document as it is.
+
+    >>> unpacked({"state": b'{"mixstream":2,"step":7}'})
+    {'mixstream': 2, 'step': 7}
+
+    Raises:
+        StateError: the state is damaged.
+    """
+    if not (isinstance(document, Mapping) and len(document) == 1 and isinstance(document.get("state"), bytes)):
+        return document
+    try:
+        return msgspec.json.decode(document["state"])
+    except msgspec.DecodeError as error:
+        raise StateError(f"the state is damaged: {error}; load an older checkpoint") from error
+
+
 def _what_else(document: Any) -> str:
     """Return what a document is that is no state, and what to do with it."""
     found = dict(_inner(document, depth=4))
@@ -138,12 +166,13 @@ def _what_else(document: Any) -> str:
         return f"this is a checkpoint, and the state is in it: load checkpoint{ours[0]}"
     version = document.get("mixstream") if isinstance(document, Mapping) else None
     has = sorted(map(str, document)) if isinstance(document, Mapping) else type(document).__name__
-    way_out = "a state of mosaicml-streaming or of another version cannot be resumed exactly; start without it"
-    if version is None and any(inner.keys() >= _MOSAIC for inner in found.values()):
+    way_out = "a state of another version cannot be resumed exactly; start without it"
+    theirs = [path for path, inner in found.items() if inner.keys() >= _MOSAIC]
+    if version is None and theirs:
         way_out = (
-            "it is one of mosaicml-streaming, which orders samples differently, so it cannot be resumed exactly. Load "
-            "the model and the optimizer, and start the data anew, without this state; with Composer, pass "
-            "Trainer(load_ignore_keys=['state/dataset_state'])"
+            f'it is one of mosaicml-streaming: load checkpoint{theirs[0]} into a StreamingDataset(order="mosaic"), '
+            "which goes on at the very next sample; or start the data anew, without this state (with Composer, "
+            "Trainer(load_ignore_keys=['state/dataset_state']))"
         )
     return (
         f"this is not a state of mixstream's version {VERSION} (its 'mixstream' entry is {version!r}; it has {has}): "

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from mixstream.plan.state_record import DomainState, RunState, Settings
 
 _PER_RANK = ("global_batch_size",)
-_LABELS = {"num_canonical_nodes": "lanes (num_canonical_nodes)", "mixer": "mixing method"}
+_LABELS = {
+    "num_canonical_nodes": "lanes (num_canonical_nodes)",
+    "mixer": "mixing method",
+    "stretch": "rows of a global batch that have one domain (batching_method)",
+}
 _FIXED = re.compile(r"fixed (\d+)")
 """The id of a fixed sample (`fixed_sample.FixedSample`)."""
 _BUCKET = re.compile(r"(.+)/[^/]*=[^/]*", re.DOTALL)
@@ -101,7 +105,8 @@ def _other_settings(theirs: Settings, ours: Settings) -> list[str]:
         was, now = getattr(theirs, field.name), getattr(ours, field.name)
         if was != now:
             hint = f" (batch_size is per rank: batch_size x ranks must be {was})" if field.name in _PER_RANK else ""
-            found.append(f"{_LABELS.get(field.name, field.name)}: saved {was!r}, now {now!r}{hint}")
+            was, now = ("any, mixed" if value is UNSET else repr(value) for value in (was, now))
+            found.append(f"{_LABELS.get(field.name, field.name)}: saved {was}, now {now}{hint}")
     return found
 
 

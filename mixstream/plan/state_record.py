@@ -34,7 +34,10 @@ class DomainState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings that a run must share with the run that saved its state; its domains are compared separately."""
+    """The settings that a run must share with the run that saved its state; its domains are compared separately.
+
+    Only a run whose batches are made of `plan.stretches` has a `stretch`, in rows of the global batch.
+    """
 
     shuffle_seed: int
     num_canonical_nodes: Positive
@@ -45,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drop_last: bool
     mixer: str
     lag: int | None
+    stretch: Positive | UnsetType = UNSET
 
 
 class SetAside(msgspec.Struct, frozen=True, kw_only=True):
