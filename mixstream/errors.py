@@ -11,7 +11,7 @@ parent that a user would catch.
     │   └── MissingColumnError(KeyError)         a sample lacks a column of the dataset
     ├── UnsafeEncodingError(ValueError)        a pickle column, without permission
     ├── IndexCorruptError(ValueError)          the content of index.json is invalid
-    ├── IndexNotFoundError(FileNotFoundError)
+    ├── IndexNotFoundError(FileNotFoundError)   also a RuntimeError, as in mosaicml-streaming
     │   └── UnfinishedError                      shards without an index, or a part of a conversion
     ├── ShardCorruptError(ValueError)          a shard does not match its index
     ├── ShardNotFoundError(FileNotFoundError)
@@ -70,7 +70,7 @@ class IndexCorruptError(MixstreamError, ValueError):
     """The content of an `index.json` is invalid; no part of it is used."""
 
 
-class IndexNotFoundError(MixstreamError, FileNotFoundError):
+class IndexNotFoundError(MixstreamError, FileNotFoundError, RuntimeError):
     """No `index.json` where a dataset was expected."""
 
 

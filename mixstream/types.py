@@ -88,6 +88,8 @@ class Rows:
         repeats: rows at the end that only fill up the epoch's last batch.
         drawn_by_K: int64 [K], the weights by which the batch was drawn, if a domain has left the mix (`Plan.drawn_by`);
             None if they are those that were given.
+        part: this rank's rows, where ranks have different numbers of rows (`order="mosaic"`); None if they are
+            `RunPlan.part`.
     """
 
     step: int
@@ -95,6 +97,7 @@ class Rows:
     draw_B: Int64
     repeats: int = 0
     drawn_by_K: Int64 | None = None
+    part: slice | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,8 @@
 
     session      what one loader has running: collector, consensus, channel
     collector    reports of the trainer, by row and micro-batch, become complete steps      numbers, losses
-    losses       sums by domain, as a trainer computes them                                 cross_entropy
+    losses       sums by domain, as a trainer computes them                                 cross_entropy, output_losses
+    loss_window  sums by domain for a trainer's own log
     consensus    all ranks conclude the same from a step, and log it                        background
     loop         the states of a step, and the mixer at work
     logged_plan  what a log says of the plan besides weights

@@ -73,8 +73,9 @@ class LossCollector:
     def drew(self, rows: Rows) -> None:
         """Note that the rows of a step were handed out."""
         rows_K = np.bincount(rows.domain_B, minlength=len(self._listed_K)).astype(np.float64)
+        mine = self._rows if rows.part is None else rows.part.stop - rows.part.start
         with self._lock:
-            self._open[rows.step] = _OpenStep(rows_K, np.zeros(self._rows, dtype=np.bool_), rows.drawn_by_K)
+            self._open[rows.step] = _OpenStep(rows_K, np.zeros(mine, dtype=np.bool_), rows.drawn_by_K)
             if self._loop is not None:
                 self._loop.drew(rows.step, rows_K, rows.drawn_by_K)
             else:

@@ -19,6 +19,7 @@ from mixstream.distributed import Channel, Exchange
 from mixstream.errors import RanksDisagreeError
 from mixstream.feedback.log import MixingLog
 from mixstream.feedback.loop import Agree, FeedbackLoop
+from mixstream.feedback.shares import Shares
 from mixstream.plan.weights import WEIGHT_UNIT
 from mixstream.types import Float64, Int64, Weights
 
@@ -45,6 +46,7 @@ class RankConsensus:
     channel: Channel
     log: MixingLog | None
     _odd: dict[str, Any] = field(default_factory=dict, init=False)  # in what this rank differs from rank 0
+    _shares: Shares | None = field(default=None, init=False)  # from the first sum on
 
     def decide(
         self,
@@ -68,7 +70,7 @@ class RankConsensus:
         if exchange is not None:
             sums_2K = self._summed(exchange, step, sums_2K, matrix=matrix_VK is not None)
             if matrix_VK is not None:
-                matrix_VK = exchange.all_reduce(matrix_VK) / exchange.size
+                matrix_VK = exchange.all_reduce(matrix_VK) / exchange.ranks
         given_K = self.weights(step)
         if self.loop is not None:
             found = self.loop.conclude(step, *sums_2K, matrix_VK=matrix_VK, agree=self._agree(exchange))
@@ -123,15 +125,25 @@ class RankConsensus:
         if self.facts is not None:
             exchange.agree(self.facts, what="about the run")
             self.facts = None
+        shares = self._shares = self._shares or Shares.of(exchange.world, ranks=exchange.ranks)
+        replicated = exchange.ranks > exchange.world.size
+        marks = shares.marks(values) if replicated else np.zeros(0)
         kinds = {kind: kinds.get(kind, False) for kind in ("evaluation", "means", "matrix")}
         head = [step, step**2, float(bool(self._odd)), *map(float, kinds.values())]
-        total, size = exchange.all_reduce(np.concatenate([head, values.ravel()])), exchange.size
-        same = total[0] == step * size and total[1] == step**2 * size and set(total[3:6].tolist()) <= {0, size}
+        parts = np.concatenate([head, marks, shares.weight * values.ravel()])
+        total, ranks = exchange.all_reduce(parts), exchange.ranks
+        same = total[0] == step * ranks and total[1] == step**2 * ranks and set(total[3:6].tolist()) <= {0, ranks}
         if total[2] or not same:
             ours = {"step": step, **kinds, **self._odd}
             exchange.agree(ours, what=f"at step {step}")
             raise RanksDisagreeError(f"the ranks disagree at step {step}: {ours}")
-        return total[6:].reshape(values.shape)
+        marks, total = total[6 : 6 + marks.size], total[6 + marks.size :]
+        if replicated:
+            ours = "a loss of {:.8g} over {:g} terms".format(*np.nan_to_num(values).sum(axis=1))
+            shares.check(step, marks, lambda slot: exchange.told(ours if slot == shares.slot else ""))
+            if shares.take(marks):
+                total = exchange.all_reduce(shares.weight * values.ravel())
+        return total.reshape(values.shape) / shares.divisor
 
     def _agree(self, exchange: Exchange | None) -> Agree | None:
         """Return what turns this rank's weights into rank 0's; where they differ, the next sum raises."""

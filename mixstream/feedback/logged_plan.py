@@ -35,6 +35,7 @@ class LoggedPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         max_epochs: of the domains that have a limit.
         views: ids of selections and fixed samples.
         begun_by: weights in parts of `WEIGHT_UNIT` by which lanes were staggered, where those of step 0 came later.
+        stretch: neighbouring rows of a global batch that have one domain; 0 if rows are mixed one by one.
         carried: whether the run went on from a state of another run (`strict=False`) at the step of the header.
     """
 
@@ -50,6 +51,7 @@ class LoggedPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_epochs: dict[str, float] = {}
     views: dict[str, str] = {}
     begun_by: dict[str, int] = {}
+    stretch: int = 0
     carried: bool = False
 
     @classmethod
@@ -70,6 +72,7 @@ class LoggedPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             max_epochs={name: limit for name, limit in limits if limit is not None},
             views={name: view for name, view in views if view is not None},
             begun_by={} if begun_by_K is None else dict(zip(names, begun_by_K.tolist())),
+            stretch=run_plan.stretch or 0,
             carried=carried,
         )
 
@@ -96,6 +99,13 @@ class LoggedPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             was, limit = self.max_epochs.get(name), now.max_epochs.get(name)
             if was != limit:
                 yield f"max_epochs of {name!r} was {was}, now {limit}", f"Stream(name={name!r}, max_epochs={was})"
+        if self.stretch != now.stretch:
+            was = (
+                f"{self.stretch} rows of a global batch had one domain"
+                if self.stretch
+                else "rows were mixed one by one"
+            )
+            yield was, "batching_method='per_stream'" if self.stretch else "batching_method='random'"
         if self.in_order and list(self.choose) != list(now.choose):
             yield f"domains were read in the order {list(self.choose)}", "streams in that order"
         fixed = {name for name, view in self.views.items() if view.startswith("fixed ")}

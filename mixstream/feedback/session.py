@@ -49,7 +49,7 @@ class FeedbackSession:
         if loop is None and log is None:
             return None
         rank, ranks = job(run_plan.world)
-        channel, mixing_log = Channel(size=run_plan.world.size, ranks=ranks), None
+        channel, mixing_log = Channel(world=run_plan.world, ranks=ranks), None
         if previous is not None and previous.consensus.channel == channel:
             channel = previous.consensus.channel  # it may be open, which is collective
         if log is not None and rank == 0:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 30.0  # seconds after which a child hangs
+PATIENCE = 90.0  # seconds after which a child hangs: on a busy machine, to start a process alone takes twenty
 
 
 class Child:

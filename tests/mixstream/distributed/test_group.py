@@ -120,7 +120,7 @@ def test_real_processes_learn_what_one_does_and_name_who_disagrees(library, tmp_
     script = tmp_path / "job.py"
     script.write_text(JOB)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", str(script)]
-    where = [str(Path(__file__).parent), str(library), str(tmp_path)]
+    where = [str(Path(__file__).parents[1]), str(library), str(tmp_path)]
     done = subprocess.run([*command, *where], check=False, capture_output=True, timeout=200)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(world)]
