@@ -13,7 +13,7 @@ from mixstream import errors
 from mixstream.lazy import lazily
 
 if TYPE_CHECKING:
-    from mixstream import losses, mixers
+    from mixstream import compat, integrations, losses, mixers
     from mixstream.data.batch import Batch
     from mixstream.feedback.evaluate import evaluate
     from mixstream.feedback.losses import domain_cross_entropy, domain_sums
@@ -21,25 +21,31 @@ if TYPE_CHECKING:
     from mixstream.loader.dataloader import StreamingDataLoader
     from mixstream.loader.dataset import StreamingDataset
     from mixstream.loader.loader import Loader
+    from mixstream.loader.local import LocalDataset
+    from mixstream.loader.registry import streams_registry
     from mixstream.loader.stream import Stream
     from mixstream.loader.streams import streams
     from mixstream.loader.validation import ValidationSet
     from mixstream.merge import merge_index
     from mixstream.types import Feedback
-    from mixstream.writer import MDSWriter
+    from mixstream.writer import CSVWriter, JSONWriter, MDSWriter, TSVWriter, XSVWriter
 
 __version__ = "0.1.0"
 
 __getattr__, __dir__ = lazily(
     __name__,
     {
+        "compat": [],
         "data.batch": ["Batch"],
         "feedback.evaluate": ["evaluate"],
         "feedback.losses": ["domain_cross_entropy", "domain_sums"],
         "feedback.replay": ["replay"],
+        "integrations": [],
         "loader.dataloader": ["StreamingDataLoader"],
         "loader.dataset": ["StreamingDataset"],
         "loader.loader": ["Loader"],
+        "loader.local": ["LocalDataset"],
+        "loader.registry": ["streams_registry"],
         "loader.stream": ["Stream"],
         "loader.streams": ["streams"],
         "loader.validation": ["ValidationSet"],
@@ -47,27 +53,35 @@ __getattr__, __dir__ = lazily(
         "merge": ["merge_index"],
         "mixers": [],
         "types": ["Feedback"],
-        "writer": ["MDSWriter"],
+        "writer": ["CSVWriter", "JSONWriter", "MDSWriter", "TSVWriter", "XSVWriter"],
     },
 )
 
 __all__ = [
     "Batch",
+    "CSVWriter",
     "Feedback",
+    "JSONWriter",
     "Loader",
+    "LocalDataset",
     "MDSWriter",
     "Stream",
     "StreamingDataLoader",
     "StreamingDataset",
+    "TSVWriter",
     "ValidationSet",
+    "XSVWriter",
     "__version__",
+    "compat",
     "domain_cross_entropy",
     "domain_sums",
     "errors",
     "evaluate",
+    "integrations",
     "losses",
     "merge_index",
     "mixers",
     "replay",
     "streams",
+    "streams_registry",
 ]

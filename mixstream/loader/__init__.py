@@ -3,12 +3,29 @@
 What lives here: the public classes, and what they share. What must not: arithmetic of the plan, reading of shards,
 anything that a mixer computes. In the order of the flow:
 
-    stream          the user's description of a domain
-    run             what is drawn, from which domains, by which mixer
+    stream          the user's description of a domain             opening: streams become domains
+    run             what is drawn, from which domains, by which mixer        run_setup: from a dataset's options
     checkpoint      where a run goes on: the start, or a state that was loaded
-    dataset         `StreamingDataset`                            mosaic_api, workers
-    place        how far a loader has come in a run            reports: losses and evaluations
-    loader          `Loader`: threads in the trainer's process    batch_maker, prefetch, device, describe
+    order           which epochs have begun, and how far: own_order, or mosaic_order/ for `order="mosaic"`
+    resumable       what trainers call to iterate, save and load, in front of the order    iteration, workers, callers
+    dataset         `StreamingDataset`            mosaic_api/: what programs of mosaicml-streaming read and call
+    place           how far a loader has come in a run              reports: losses and evaluations
+    loader          `Loader`: threads in the trainer's process      batch_maker, prefetch, device, describe
     dataloader      `StreamingDataLoader`: torch's worker processes
     validation      a fixed set of rows per domain
+    micro_batches   a loader's steps as trainers take them        trainer_ranks
+
+Adapters to trainers use the names below; those of users are in `mixstream`. Importing the package imports no module.
 """
+
+from typing import TYPE_CHECKING
+
+from mixstream.lazy import lazily
+
+if TYPE_CHECKING:
+    from mixstream.loader.micro_batches import MicroBatches, steps
+    from mixstream.loader.trainer_ranks import check_ranks
+
+__getattr__, __dir__ = lazily(__name__, {"micro_batches": ["MicroBatches", "steps"], "trainer_ranks": ["check_ranks"]})
+
+__all__ = ["MicroBatches", "check_ranks", "steps"]

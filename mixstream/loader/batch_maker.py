@@ -48,7 +48,9 @@ class BatchMaker:
         self._walk, self._before = run.walk(cursor, weights), cursor
         self._assembler, self._deliver, self._counters = assembler, deliver, counters
         self._reader = run.reader(assembler.domains)
-        self._predownloader = Predownloader(run_plan=run.run_plan, domains=assembler.domains, ahead=ahead)
+        self._predownloader = Predownloader(
+            run_plan=run.run_plan, domains=assembler.domains, ahead=ahead, forecast=run.forecast()
+        )
         self._planned: deque[tuple[Rows, Cursor, Addresses]] = deque()
 
     def make(self) -> tuple[Any, Cursor, Rows]:

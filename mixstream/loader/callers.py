@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NamedTuple
 
-from mixstream.errors import ConfigError
+from mixstream.errors import ConfigError, StateError
 from mixstream.world import World
 
 _DIVIDERS = {
@@ -20,7 +20,12 @@ _DIVIDERS = {
     ("transformers.trainer_pt_utils", "IterableDatasetShard"): "keeps a part of the samples on each rank",
 }
 _SHARDING = "torch.utils.data.datapipes.iter.sharding"
-_MODULES = {module for module, _ in _DIVIDERS} | {_SHARDING}
+_LIGHTNING = {
+    f"{name}.loops.{loop}"
+    for name in ("lightning.pytorch", "pytorch_lightning")
+    for loop in ("fit_loop", "evaluation_loop")
+}
+_MODULES = {module for module, _ in _DIVIDERS} | {_SHARDING} | _LIGHTNING
 
 
 class Fetching(NamedTuple):
@@ -69,16 +74,21 @@ def check_not_divided(world: World) -> None:
                 "gives each rank and DataLoader worker its own rows: rows would be divided twice, and most never "
                 "read. Leave out sharding_filter()"
             )
-        if world.size == 1:
+        if world.size * world.replicas == 1:
             continue  # every process reads all rows, and the library's division is the only one
         if (what := _DIVIDERS.get((module, name))) is not None:
             raise ConfigError(
-                f"this dataset gives each of {world.size} ranks its own rows (here: rank {world.rank}), and "
-                f"{module}.{name}, which iterates it, {what}: rows would be divided twice, and most never read. Use "
-                "mixstream.StreamingDataLoader(dataset, ...) or mixstream.Loader(dataset), which accelerator.prepare() "
-                "passes through as they are; with the Hugging Face Trainer, return one from an overridden "
-                "get_train_dataloader() or get_eval_dataloader()"
+                f"this dataset gives each of {world.size} ranks its own rows (here: rank {world.rank}{_copies(world)})"
+                f", and {module}.{name}, which iterates it, {what}: rows would be divided twice, and most never read. "
+                "Use mixstream.StreamingDataLoader(dataset, ...) or mixstream.Loader(dataset), which "
+                "accelerator.prepare() passes through as they are; with the Hugging Face Trainer, use "
+                "mixstream.integrations.hf.MixTrainer, or return one from an overridden get_train_dataloader() or "
+                "get_eval_dataloader()"
             )
+
+
+def _copies(world: World) -> str:
+    return f", which {world.replicas} processes are" if world.replicas > 1 else ""
 
 
 def check_not_skipping() -> None:
@@ -124,6 +134,54 @@ def check_epoch_can_be_asked_for(epoch: int, *, following: int) -> None:
                 f"set_epoch({epoch}) does not reach them: rows would be read twice. Load the state of the DataLoader, "
                 "its load_state_dict(state); or use use_stateful_dataloader=False"
             )
+
+
+def check_place_in_lightning(*, at_start: bool, at_end: bool = False, states_follow: bool = False) -> None:
+    """Check that Lightning does not train again on data that it has passed.
+
+    Args:
+        at_start: whether the data is read from its beginning, and no state was loaded.
+        at_end: whether nothing is left of the epoch that is read.
+        states_follow: whether torchdata's StatefulDataLoader may load a state later.
+
+    Raises:
+        StateError: it goes on from a checkpoint, and the data would begin anew, or have no batches in its next epoch.
+        ConfigError: it means to train on the same batches again and again, and would get others.
+    """
+    for owner, module, name in _owners():
+        if module not in _LIGHTNING:
+            continue
+        if name == "_EvaluationLoop":
+            return  # validation begins anew each time
+        if name == "_FitLoop" and owner.trainer.overfit_batches:
+            raise ConfigError(
+                f"overfit_batches={owner.trainer.overfit_batches} repeats batches, and this data goes on through its "
+                'epochs: leave it out, and give the dataset epoch_size=ROWS and sampling_method="fixed", for the same '
+                "ROWS in each epoch"
+            )
+        if name == "_FitLoop" and at_start and owner.trainer.ckpt_path and not (states_follow and _is_stateful()):
+            raise StateError(
+                f"Lightning goes on from {owner.trainer.ckpt_path} and loaded no state into this data, which would "
+                "begin anew: rows would be read again. Lightning saves no position of a plain DataLoader, and drops "
+                "that of any loader if configure_optimizers used estimated_stepping_batches: train on "
+                "mixstream.integrations.lightning.MixData(dataset), which keeps it; or load a state before the fit, "
+                "dataset.load_state_dict(state), if only that of step 0, dataset.state_dict()"
+            )
+        if name == "_FitLoop" and at_end:
+            raise StateError(
+                "the state in this checkpoint is that of the end of an epoch, of which nothing is left, and Lightning "
+                "would count that as its next epoch: use mixstream.integrations.lightning.MixData(dataset) in place of "
+                "a DataLoader, or a checkpoint of mid-epoch"
+            )
+
+
+def _is_stateful() -> bool:
+    return any(frame.f_globals.get("__name__", "").startswith("torchdata.stateful_dataloader") for frame in _frames())
+
+
+def under_checkpoint() -> bool:
+    """Return whether torch.distributed.checkpoint asks for a state: it takes lists and dicts apart, but no bytes."""
+    return any(frame.f_globals.get("__name__", "").startswith("torch.distributed.checkpoint.") for frame in _frames())
 
 
 def _owners() -> Iterator[tuple[Any, str, str]]:

@@ -36,11 +36,12 @@ class Position:
 
     Args:
         run: the run.
-        checkpoint: what was loaded; None for step 0.
+        checkpoint: what was loaded; None for the beginning of an epoch.
+        epoch: this epoch, where there is no checkpoint.
     """
 
-    def __init__(self, run: Run, checkpoint: Checkpoint | None) -> None:
-        self.run, self._checkpoint = run, checkpoint
+    def __init__(self, run: Run, checkpoint: Checkpoint | None, epoch: int = 0) -> None:
+        self.run, self._checkpoint, self._epoch = run, checkpoint, epoch
 
     @cached_property
     def found(self) -> tuple[Cursor, FeedbackLoop | None, bool]:
@@ -52,7 +53,8 @@ class Position:
             StateError: the checkpoint belongs to another run.
         """
         if self._checkpoint is None:
-            return self.run.start(), self.run.loop(), True
+            start = self.run.start()
+            return self.run.walk_to_epoch(start, self._epoch) if self._epoch else start, self.run.loop(), True
         return self.run.restore(self._checkpoint.state, strict=self._checkpoint.strict)
 
     @property
@@ -90,6 +92,10 @@ class Epochs:
     def start(self) -> Cursor:
         """Where the first epoch begins."""
         return self._start or self.position.cursor
+
+    def is_first(self, claim: int) -> bool:
+        """Return whether the epoch of `claim` is the first."""
+        return claim == self._claim
 
     def place(self, claim: int) -> IteratorState | None:
         """Return what is known of where the epoch of `claim` begins, beyond the cursor."""

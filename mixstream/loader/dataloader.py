@@ -1,10 +1,12 @@
 """`StreamingDataLoader`: a torch DataLoader that keeps its position, so that it can be saved and take reports."""
 
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mixstream.arguments import MOST, whole
@@ -12,14 +14,13 @@ from mixstream.data.assemble import Transform, checked_transforms, finish
 from mixstream.data.collate import collate_samples
 from mixstream.distributed import detect_world
 from mixstream.errors import ClosedError, ConfigError
+from mixstream.loader import composer_calls
 from mixstream.loader.dataset import StreamingDataset, check_iterates_as_planned
-from mixstream.loader.iteration import check_between_steps
 from mixstream.loader.place import Place
 from mixstream.loader.reports import LossReports
 from mixstream.loader.run import Run
 from mixstream.loader.sharing import LoaderLock, SharedIterator
 from mixstream.loader.workers import WeightRing
-from mixstream.plan.state import parse_state
 from mixstream.plan.walk import Walk
 from mixstream.storage import absolute
 from mixstream.types import Rows
@@ -99,8 +100,10 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
     @property
     def _is_accelerate_prepared(self) -> bool:
         """Whether accelerate passes the loader through `prepare`: its dataset divides rows among all processes."""
-        source = self._source
-        return source is not None and source.run.run_plan.world.size == detect_world().size
+        if self._source is None:
+            return False
+        world = self._source.run.run_plan.world
+        return world.size * world.replicas == detect_world().size
 
     @_is_accelerate_prepared.setter
     def _is_accelerate_prepared(self, prepared: bool) -> None:
@@ -109,6 +112,7 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
     def _begin(self, dataset: StreamingDataset) -> Place:
         """Begin at the dataset's position: the start, or a state that was loaded."""
         self._handed, self._iterator = False, None
+        dataset.saver = weakref.ref(self)
         loop = dataset.position.found[1]
         self._ring = self._weight_ring(dataset, loop.lag) if loop is not None else None
         publish = self._ring.put if self._ring is not None else lambda step, weights_K: None
@@ -160,7 +164,8 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
             place.exhaustion.check(walk.cursor)
             place.hand_out(rows, walk.cursor)
             self._handed = True
-            self.num_samples_yielded += place.run.run_plan.batch_size
+            mine = rows.part or place.run.run_plan.part
+            self.num_samples_yielded += mine.stop - mine.start
             yield tagged
         else:
             return
@@ -178,7 +183,10 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         """Return the walk of the next epoch, and let the dataset, also in its workers, begin at the same place."""
         place.check_not_ended()
         run, loop = place.run, place.loop
-        if self._handed and place.cursor.step_in_epoch:  # the last iter() was abandoned
+        settled = run.plan.settle(place.cursor)
+        abandoned = self._handed and bool(settled.step_in_epoch)  # by the last iter()
+        composer_calls.check_epoch(settled.epoch + abandoned, again=abandoned)
+        if self._handed and place.cursor.step_in_epoch:
             place.cursor = run.walk_to_epoch(place.cursor, place.cursor.epoch + 1)
             self._iterator = None
         self._handed, self.num_samples_yielded = False, 0
@@ -194,8 +202,20 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
 
     def _tagged(self, batch: Any, run: Run, rows: Rows) -> Any:
         run.quarantine.publish()
-        domain_B = run.domains.listed_K[rows.domain_B[run.run_plan.part]]
+        domain_B = run.domains.listed_K[rows.domain_B[run.run_plan.part if rows.part is None else rows.part]]
         return finish(batch, domain_B=domain_B, step=rows.step, repeats=rows.repeats, transforms=self.transforms)
+
+    def _get_batch_size(self, batch: Any) -> int:
+        """Return how many samples a batch has: of a mapping, those of its first value.
+
+        Raises:
+            ConfigError: a mapping without values.
+        """
+        if isinstance(batch, Mapping):  # transformers' BatchEncoding and BatchFeature are mappings too
+            for value in batch.values():
+                return len(value)
+            raise ConfigError("Batch is empty: it has no columns, so its samples cannot be counted")
+        return len(batch) if isinstance(batch, Tensor) else len(batch[0])
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next `iter()` begin at the beginning of `epoch`; do nothing if it goes on in it anyway.
@@ -217,10 +237,28 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         place = self._current()
         return None if place is None else place.document()
 
+    def state_after(self, num_samples: int, *, begun: bool) -> dict[str, Any] | None:
+        """Return the state if `num_samples` is what was handed out of the running epoch, over all ranks; else None.
+
+        Between two epochs, that is all of the last one or 0: Composer, which asks the dataset, means the end by 0.
+
+        Args:
+            num_samples: as for `StreamingDataset.state_dict`.
+            begun: whether the dataset was iterated; if not by this loader, it does not know.
+        """
+        if (place := self._current()) is None or (begun and not self._handed):
+            return None
+        global_batch_size = place.run.run_plan.plan.global_batch_size
+        step, steps = place.cursor.step_in_epoch, place.run.plan.steps_per_epoch
+        handed_out = {step * global_batch_size}
+        if self._handed and step in (0, steps):
+            handed_out |= {0, steps * global_batch_size}
+        return place.document() if num_samples in handed_out else None
+
     def load_state_dict(self, obj: Mapping[str, Any], strict: bool = True) -> None:
         """Go on from a state; as `StreamingDataset.load_state_dict`."""
         if self._source is not None:
-            check_between_steps(parse_state(obj).iterator, "mixstream.StreamingDataLoader")
+            self._source.check_between_steps(obj, "mixstream.StreamingDataLoader")
             with self._lock:
                 self._source.load_state_dict(obj, strict=strict)
                 self._begin(self._source)

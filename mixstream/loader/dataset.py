@@ -1,40 +1,44 @@
 """`StreamingDataset`: the arguments and behaviour of mosaicml-streaming's, over mixstream's plan.
 
-It connects other parts and computes nothing itself: `run.Run` knows what to draw, `resumable` how it is iterated.
+It connects other parts and computes nothing itself: an `order.Order` knows what is read when, `resumable` is what
+trainers call, `mosaic_api` what programs of mosaicml-streaming read and call.
 """
 
 from collections.abc import Mapping, Sequence
 from multiprocessing.context import get_spawning_popen
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import IterableDataset
 
-from mixstream.data.bad_samples import Quarantine
 from mixstream.data.domains import Domains
 from mixstream.data.mixable import refuse_unlike
-from mixstream.data.predownload import limited, warn_of_refetching
-from mixstream.distributed import detect_world
+from mixstream.data.predownload import limited
 from mixstream.errors import ConfigError
-from mixstream.loader.callers import check_not_divided, drops_last
-from mixstream.loader.checkpoint import Checkpoint, Position
-from mixstream.loader.mosaic_api import ShardTables, check_options
+from mixstream.loader.callers import check_not_divided, check_place_in_lightning, drops_last
+from mixstream.loader.mosaic_api.cache_control import CacheControl
+from mixstream.loader.mosaic_api.epoch_tables import EpochTables
+from mixstream.loader.mosaic_api.options import check_options
+from mixstream.loader.mosaic_api.stream import show_places, show_resolved
+from mixstream.loader.mosaic_order.switch import GivenWeights, check_fits, make_order
 from mixstream.loader.opening import opened
-from mixstream.loader.replayed import fixed_plan, logged_counts, logged_lanes, warn_of_other_settings
+from mixstream.loader.own_order import OwnOrder
+from mixstream.loader.registry import streams_registry
 from mixstream.loader.resumable import ResumableIteration
-from mixstream.loader.run import Run, mixing_method
-from mixstream.loader.stream import Stream, bound, epoch_counts, prepared, weighted
+from mixstream.loader.row_sharing import RowSharing
+from mixstream.loader.run_setup import Mixing
+from mixstream.loader.stream import Stream, prepared
 from mixstream.mixers import Binding, Mixer, OpenLoop, Static
-from mixstream.plan.fixed_sample import sampled
-from mixstream.plan.run_plan import RunPlan
-from mixstream.plan.shuffle import window_size
-from mixstream.plan.state_carry import with_shares
 from mixstream.types import Addresses
 from mixstream.units import parse_bytes
 from mixstream.world import World
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
 
-class StreamingDataset(ShardTables, ResumableIteration, IterableDataset[dict[str, Any]]):
+
+class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDataset[dict[str, Any]]):
     """Sharded domains, mixed, as a torch IterableDataset; every rank and worker reads its own rows.
 
     Takes the arguments of `streaming.StreamingDataset` of mosaicml-streaming. The differences: batches are mixed
@@ -53,13 +57,15 @@ class StreamingDataset(ShardTables, ResumableIteration, IterableDataset[dict[str
         predownload: rows per rank (or worker) whose shards are fetched ahead of the row that is read; 8 batches if not
             given.
         cache_limit: bytes on local disk, also as "100gb", that the shards of all streams may take together, over all
-            processes. When the cache is full, the shard needed furthest in the future is evicted. None for no limit.
+            processes. When the cache is full, the shard needed furthest in the future is evicted. None for no limit. It
+            must exceed the index files and hold two of the largest shard; a small one is slow, since shards are fetched
+            again.
         sampling_method: "balanced": draws go on through a domain from epoch to epoch. "fixed": an epoch that takes some
             of a domain's samples takes the same ones each time.
         sampling_granularity: accepted without effect; samples are chosen from all shards evenly.
         partition_algo: accepted; ranks get slices of the global batch.
         num_canonical_nodes: lanes, independent paths through the shards: a node reads only the shards of its lanes. One
-            per node if not given, or those of a loaded state.
+            per node if not given, or those of a loaded state. Lanes that cannot share a global batch evenly are fewer.
         batch_size: rows per rank and step; a DataLoader over the dataset must have the same. Samples keep their stored
             dtypes (torch's uint16 has to be cast before an embedding); `Loader` and `StreamingDataLoader` widen them.
         shuffle: whether to shuffle; without it, and without weights, domains are read one after the other.
@@ -67,11 +73,14 @@ class StreamingDataset(ShardTables, ResumableIteration, IterableDataset[dict[str
             "naive" (within the whole domain).
         shuffle_seed: the seed of everything random.
         shuffle_block_size: samples per window; max(4,000,000 / lanes, 262,144) if not given.
-        batching_method: "random" or "stratified"; every batch is mixed exactly under both.
+        batching_method: "random" or "stratified"; every batch is mixed exactly under both. "per_stream": every global
+            batch has rows of one domain, and over batches each domain has its exact share; draws go on through it from
+            epoch to epoch. "device_per_stream": likewise for the part of each rank that there was when the run began.
         allow_unsafe_types: whether pickled columns may be decoded.
-        replication: how many consecutive ranks get the same rows.
-        stream_name: accepted; there is one kind of stream.
-        stream_config: further arguments for the single stream.
+        replication: the ranks that get the same rows as this one: how many, if they are consecutive; or the slice of a
+            torch DeviceMesh, such as mesh["cp", "tp"], or the ProcessGroup, that consists of these ranks.
+        stream_name: kind of the single stream, a name in `mixstream.streams_registry`.
+        stream_config: further arguments for it.
         mixer: policy for the domains' weights (`mixstream.mixers`); the streams' own, fixed, if not given.
         lag: steps between the newest losses in a weight vector and the first batch that it shapes; constant of a run.
         on_bad_sample: what to do about a sample or shard that cannot be read. "raise": raise the error. "refetch":
@@ -81,6 +90,10 @@ class StreamingDataset(ShardTables, ResumableIteration, IterableDataset[dict[str
         rank: of this process, if neither torch.distributed nor RANK is set.
         world_size: number of ranks, likewise; `nodes` is that of their machines, for a lane each, 1 if not given.
         mixed_rows: allow streams whose rows do not stack, for a collate_fn that makes batches of them.
+        order: "mixstream", or "mosaic" for the samples of mosaicml-streaming 0.13 in its order, with its states: to go
+            on from a checkpoint of that package. It takes O(samples) memory and time per epoch, and fixed weights only.
+        loss_parts: those of the ranks that get the same rows that each have the losses of a part of every row, as in
+            context parallelism: mesh["cp"]; given like `replication`. Without it, they report copies, or None.
     """
 
     def __init__(
@@ -108,7 +121,7 @@ class StreamingDataset(ShardTables, ResumableIteration, IterableDataset[dict[str
         shuffle_block_size: int | None = None,
         batching_method: str = "random",
         allow_unsafe_types: bool = False,
-        replication: int | None = None,
+        replication: "int | DeviceMesh | ProcessGroup | None" = None,
         stream_name: str = "stream",
         stream_config: Mapping[str, Any] | None = None,
         mixer: Mixer | OpenLoop | Static | Binding | None = None,
@@ -119,7 +132,10 @@ class StreamingDataset(ShardTables, ResumableIteration, IterableDataset[dict[str
         world_size: int | None = None,
         nodes: int | None = None,
         mixed_rows: bool = False,
+        order: str = "mixstream",
+        loss_parts: "int | DeviceMesh | ProcessGroup | None" = None,
     ) -> None:
+        self._sharing = RowSharing.of(replication, loss_parts, given_world=(rank, world_size, nodes))
         given = SimpleNamespace(
             **check_options(
                 epoch_size=epoch_size,
@@ -135,20 +151,21 @@ class StreamingDataset(ShardTables, ResumableIteration, IterableDataset[dict[str
                 shuffle_block_size=shuffle_block_size,
                 batching_method=batching_method,
                 allow_unsafe_types=allow_unsafe_types,
-                replication=replication,
+                replication=self._sharing.replicas,
                 keep_zip=keep_zip,
                 lag=lag,
                 on_bad_sample=on_bad_sample,
                 drop_last=drop_last,
                 mixed_rows=mixed_rows,
+                order=order,
             )
         )
         if bool(streams) == (remote is not None or local is not None):
             raise ConfigError("You must provide either `streams` or `remote`/`local`, but not both.")
-        single = {"remote": remote, "local": local, "split": split, **(stream_config or {})}
         defaults = {"download_retry": download_retry, "download_timeout": download_timeout}
         defaults |= {"validate_hash": validate_hash, "keep_zip": given.keep_zip}
-        self.streams = prepared(streams or [Stream(**single)], defaults)
+        single = {"remote": remote, "local": local, "split": split, **defaults, **(stream_config or {})}
+        self.streams = prepared(streams or [streams_registry.get(stream_name)(**single)], defaults)
         self.batch_size, self.shuffle, self.drop_last = given.batch_size, given.shuffle, given.drop_last
         self.shuffle_algo, self.shuffle_seed = given.shuffle_algo, given.shuffle_seed
         self.shuffle_block_size, self.num_canonical_nodes = given.shuffle_block_size, given.num_canonical_nodes
@@ -157,100 +174,42 @@ class StreamingDataset(ShardTables, ResumableIteration, IterableDataset[dict[str
         self.predownload, self.replication, self.lag = given.predownload, given.replication, given.lag
         self.cache_limit = None if cache_limit is None else parse_bytes(cache_limit, name="cache_limit")
         self.on_bad_sample, self.stream_name, self.mixer = given.on_bad_sample, stream_name, mixer
+        self.order = given.order
         self.download_retry, self.download_timeout = download_retry, download_timeout
         self.validate_hash, self.keep_zip, self.allow_unsafe_types = (
             validate_hash,
             given.keep_zip,
             given.allow_unsafe_types,
         )
+        if given.order == "mosaic":
+            check_fits(self)
         self.streams, found = opened(self.streams, allow_unsafe_types=self.allow_unsafe_types)
         if not given.mixed_rows:
             refuse_unlike(found, stacked=not overrides(self))
-        self._policy = bound(mixer, found)
-        samples = [domain.samples for domain in found]
-        weighs = weighted(self.streams, self._policy, given.epoch_size)
-        if (logged := fixed_plan(self._policy)) is not None:
-            self._policy = None
-        if given.sampling_method == "fixed" and isinstance(self._policy, Mixer | OpenLoop):
-            raise ConfigError(
-                f'sampling_method="fixed" takes the same samples in each epoch, and {type(mixer).__name__} changes how '
-                'many an epoch takes: use sampling_method="balanced", or fixed weights'
-            )
-        stratified = given.batching_method == "stratified"
-        self._in_order = not (given.shuffle or weighs or self._policy is not None or stratified)
-        self._in_order = self._in_order if logged is None else logged.in_order
-        self.domains = limited(Domains.of(found, as_listed=self._in_order), self.cache_limit)
-        listed_K = self.domains.listed_K
-        size: dict[str, Any] = {"epoch_size": given.epoch_size, "order_K": listed_K}
-        self._counts = (
-            epoch_counts(self.streams, samples, mixer=self._policy, seed=self.shuffle_seed, **size)
-            if logged is None
-            else logged_counts(logged, self.streams, samples, **size)
-        )
-        self.epoch_size = self.length = self._counts.rows
-        self._quarantine = Quarantine(self.domains)
-        self._given_world = (rank, world_size, nodes)
-        detect_world(rank, world_size, nodes)
-        self._begin_run()
+        mixing = Mixing.of(self, found, epoch_size=given.epoch_size)
+        self.domains = limited(Domains.of(found, as_listed=mixing.in_order), self.cache_limit)
+        self.given_weights = GivenWeights.of(self.streams, given.epoch_size)
+        counts = mixing.counts(self.streams, self.domains, epoch_size=given.epoch_size, seed=self.shuffle_seed)
+        self.epoch_size, self._given_world = counts.rows, (rank, world_size, nodes)
+        self.ranks()  # refuses those that do not belong together
+        if given.order == "mosaic":
+            self._begin_run(make_order(self, self.given_weights.show(self)))
+        else:
+            self._begin_run(OwnOrder(self, mixing=mixing, counts=counts))
+        show_places(self.streams, self.domains.listed)
+        if streams:
+            show_resolved(streams, self.streams)
 
-    def forget_run(self) -> None:
-        """Let the run be assembled again, because an option that it depends on has changed."""
-        self._epochs = None
-
-    def _position_of(self, world: World, checkpoint: Checkpoint | None, quarantine: Quarantine) -> Position:
-        """Return the place of `checkpoint`, or step 0, in the run that the ranks `world` make of it."""
-        domains, mixer = self.domains, self._policy
-        lanes, saved = self.num_canonical_nodes, checkpoint.state.settings.mixer if checkpoint is not None else None
-        if lanes is None:  # a state has its own
-            lanes = logged_lanes(self.mixer) or world.nodes
-            lanes = checkpoint.state.num_canonical_nodes if checkpoint is not None else lanes
-        counts, planned = self._counts, domains.domains
-        if fixed := self.sampling_method == "fixed":
-            chosen = zip(planned, counts.choose_K.tolist())
-            planned = tuple(sampled(domain, samples=n, seed=self.shuffle_seed) for domain, n in chosen)
-        run_plan = RunPlan(
-            domains=planned,  # type: ignore[arg-type] - pyright takes no cached property for a property
-            choose_K=counts.choose_K,
-            share_K=None if fixed else counts.share_K,
-            epoch_size=self.epoch_size,
-            max_epochs_K=tuple(self.streams[k].max_epochs for k in domains.listed_K.tolist()),
-            by_step=mixer is not None and not isinstance(mixer, Static),
-            in_order=self._in_order,
-            shuffle=self.shuffle,
-            shuffle_seed=self.shuffle_seed,
-            block_size=window_size(self.shuffle_algo, self.shuffle_block_size, lanes),
-            drop_last=self.drop_last,
-            mixer=mixing_method(mixer, in_order=self._in_order, saved=saved),
-            lag=self.lag if isinstance(mixer, Mixer) else None,
-            world=world.replicated(self.replication) if self.replication else world,
-            batch_size=self.batch_size,  # type: ignore[arg-type] - RunPlan refuses None
-            lanes=lanes,
-            source_K=domains.source_K,
-            family_K=tuple(domain.whole.name if domain.whole is not None else None for domain in domains),
-        )
-        if checkpoint is not None:
-            run_plan = with_shares(run_plan, checkpoint.state)
-        warn_of_other_settings(self.mixer, run_plan)
-        warn_of_refetching(run_plan, domains, self.cache_limit)
-        run = Run(
-            run_plan=run_plan,
-            domains=domains,
-            mixer=mixer,
-            on_bad_sample=self.on_bad_sample,
-            quarantine=quarantine,
-        )
-        return Position(run, checkpoint)
+    def reading(self, world: World) -> World:
+        """Return the ranks of the run, of which each reads other rows, that the ranks `world` of the job make."""
+        return self._sharing.of_run(world)
 
     def __len__(self) -> int:
         """Return the number of samples that this rank gets per epoch.
 
         For the length of a DataLoader with `drop_last`, an epoch has no step that is filled up with repeats.
         """
-        run_plan = self.run.run_plan
-        steps = run_plan.plan.steps_per_epoch
-        if run_plan.plan.choose_K is not None and drops_last(self):
-            steps = run_plan.plan.epoch_size // run_plan.plan.global_batch_size
-        return steps * run_plan.batch_size
+        return self._order.samples_per_rank(self, filled=not drops_last(self))
 
     def samples_at(self, at: Addresses) -> list[Any]:
         """Return the samples at these addresses; by number if a subclass returns samples of its own."""
@@ -258,12 +217,17 @@ class StreamingDataset(ShardTables, ResumableIteration, IterableDataset[dict[str
             return [self[number] for number in self.number(at).tolist()]
         return self.domains.samples(at)
 
+    def places(self) -> list[tuple[str, str]]:
+        """Return each domain's name and where it is, as it was given."""
+        return [(str(stream.name), stream.location) for stream in self.streams]
+
     def __getstate__(self) -> dict[str, Any]:
         if self.batch_size is not None:
             run_plan = self.run.run_plan  # a spawned worker has no torch.distributed, and cannot find its rank
             if get_spawning_popen() is not None:
                 check_not_divided(run_plan.world)
-        return self.__dict__ | {"_iteration": None}
+                check_place_in_lightning(at_start=not self.loads and not self.next_epoch, states_follow=True)
+        return self.__dict__ | {"saver": None}
 
 
 def overrides(dataset: StreamingDataset) -> list[str]:

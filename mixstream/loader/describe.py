@@ -45,11 +45,12 @@ def _position(run: Run, cursor: Cursor) -> list[str]:
     mixing = type(mixer).__name__ if mixer is not None else "none, domains in order" if plan.in_order else "static"
     order = f"shuffled in windows of {run_plan.block_size:,} samples" if run_plan.shuffle else "as stored"
     share, world = plan.global_batch_size // plan.lanes, run_plan.world
+    apart = f", {run_plan.stretch} rows of one domain side by side" if run_plan.stretch is not None else ""
     mine = f"rank {world.rank} of {world.size} takes rows {run_plan.part.start} to {run_plan.part.stop - 1}"
     return [
         f"mixer    {mixing}{lag}",
         f"plan     step {cursor.step}: epoch {cursor.epoch}, {cursor.step_in_epoch} of {plan.steps_per_epoch} steps",
-        f"batch    {plan.global_batch_size} rows = {plan.lanes} lane(s) x {share}; {mine}",
+        f"batch    {plan.global_batch_size} rows = {plan.lanes} lane(s) x {share}{apart}; {mine}",
         f"order    {order}",
     ]
 

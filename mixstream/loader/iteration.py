@@ -89,6 +89,11 @@ class Iteration:
         self._turned, self._drop_last = bool(turning and (phase or self._passed or cursor.step_in_epoch)), False
         self.ended = False  # whether all of the epoch has been passed
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left of its epoch."""
+        return self.walk.cursor.epoch != self._epoch
+
     def serve(self, fetching: Fetching | None) -> None:
         """Yield the rows in batches as a DataLoader takes them; called before the first row.
 
@@ -125,7 +130,7 @@ class Iteration:
             warn: whether to warn of domains that leave the mix.
         """
         run_plan, exhaustion = self.run.run_plan, ExhaustionWarnings(self.run.plan, self.walk.cursor)
-        while self.walk.cursor.epoch == self._epoch:
+        while not self.is_over:
             self._before = self.walk.cursor
             look_ahead(self._before, self.walk.weights)
             if (rows := self.walk.advance()) is None:

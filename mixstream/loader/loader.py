@@ -20,17 +20,17 @@ from mixstream.arguments import MOST, flag, whole
 from mixstream.data.assemble import Assembler, Transform, checked_transforms
 from mixstream.data.collate import collate_samples
 from mixstream.errors import ConfigError, FeedbackError
+from mixstream.loader import composer_calls
 from mixstream.loader.batch_maker import BatchMaker
+from mixstream.loader.callers import check_place_in_lightning
 from mixstream.loader.dataset import StreamingDataset, check_iterates_as_planned, overrides
 from mixstream.loader.describe import Counters, describe
 from mixstream.loader.device import BufferPool, DeviceCopy, deliver
-from mixstream.loader.iteration import check_between_steps
 from mixstream.loader.place import Place
 from mixstream.loader.prefetch import BlockedError, Prefetcher
 from mixstream.loader.reports import LossReports
 from mixstream.loader.run import Run
 from mixstream.loader.sharing import LoaderLock, SharedIterator
-from mixstream.plan.state import parse_state
 from mixstream.storage import absolute
 from mixstream.threads import weak_callback
 from mixstream.types import Cursor, Int64, Rows
@@ -138,7 +138,12 @@ class Loader(LossReports):
         return self.run.plan.steps_per_epoch
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield batches from the loader's position to the end of the running epoch."""
+        """Yield batches from the loader's position to the end of the running epoch.
+
+        Raises:
+            ConfigError: Composer looks for its place in the data, without `mixstream.integrations.composer.MixState`.
+        """
+        composer_calls.check_not_spun()
         return SharedIterator(self._batches(self.epoch, self._moves), self._lock)
 
     def _batches(self, epoch: int, moves: int) -> Iterator[Any]:
@@ -170,11 +175,12 @@ class Loader(LossReports):
         if self._copy is not None:
             self._copy.receive(batch)
         self.counters.batches += 1
-        self.counters.rows += self.batch_size
+        self.counters.rows += self.batch_size if rows.part is None else rows.part.stop - rows.part.start
         return batch
 
     def _start(self) -> _Running:
         """Start to make batches from the loader's position on."""
+        check_place_in_lightning(at_start=not self.dataset.loads and not self._place.cursor.step)
         dataset, collate = self.dataset, self.collate_fn or partial(collate_samples, widen=self.widen)
         dataset.read_by = "mixstream.Loader"
         maker = BatchMaker(
@@ -258,7 +264,7 @@ class Loader(LossReports):
         Raises:
             StateError: the state does not fit; the message says why.
         """
-        check_between_steps(parse_state(state).iterator, "mixstream.Loader")
+        self.dataset.check_between_steps(state, "mixstream.Loader")
         with self._lock:
             self.dataset.load_state_dict(state, strict=strict)
             self._place = self._begin(self._place)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from mixstream.errors import ExhaustedError
 from mixstream.feedback.session import FeedbackSession
+from mixstream.loader.callers import under_checkpoint
 from mixstream.loader.dataset import StreamingDataset
 from mixstream.loader.iteration import check_between_steps
+from mixstream.loader.rank_check import RankCheck
+from mixstream.plan.state import packed
 from mixstream.plan.walk import ExhaustionWarnings
 from mixstream.types import Cursor, Int64, Rows
 
@@ -48,6 +52,8 @@ class Place:
         self.run, self.cursor, self.loop = run, cursor, loop
         self.exhaustion = ExhaustionWarnings(run.plan, cursor)
         self._loads, self._origin, self._ended = dataset.loads, cursor, False
+        self._begin_check, self._handed = dataset.begin_check, 0
+        self._check: RankCheck | None = None
         self.session = FeedbackSession.begin(
             run.run_plan,
             listed_K=run.domains.listed_K,
@@ -66,17 +72,30 @@ class Place:
         return dataset.loads != self._loads or (unmoved and dataset.run is not self.run)
 
     def hand_out(self, rows: Rows, cursor: Cursor) -> None:
-        """Note that the batch of `rows` is handed out; `cursor` is the position after it."""
+        """Note that the batch of `rows` is handed out; `cursor` is the position after it.
+
+        Raises:
+            RanksDisagreeError: other ranks read another run (`rank_check`).
+        """
+        if self._handed == 0 and self.loop is None:  # else their losses show it
+            first = self.cursor
+            self._check = self._begin_check(self.run, lambda: self.run.facts(first, None))
+        if self._check is not None and self._check.taken(self._handed):
+            self._check = None
+        self._handed += 1
         if self.session is not None:
             self.session.collector.drew(rows)
         self.cursor = cursor  # last, so that a state saved by another thread has all that came before its position
 
     def document(self) -> dict[str, Any]:
-        """Return the run's state at this place, once every report has led to weights."""
-        if self.session is None:
-            return self.run.document(self.cursor, self.loop)
-        with self.session.collector.drained():
-            return self.run.document(self.cursor, self.loop)
+        """Return the run's state at this place, once every report has led to weights.
+
+        For `torch.distributed.checkpoint` it is in one value of bytes, {"state": …}: a state is loaded there into one
+        that was saved at the start, and only entries that both have.
+        """
+        with self.session.collector.drained() if self.session is not None else nullcontext():
+            document = self.run.document(self.cursor, self.loop)
+        return packed(document) if under_checkpoint() else document
 
     def end(self) -> str:
         """Note that too few domains are left to fill a batch; return the message."""

@@ -47,8 +47,8 @@ def logged_counts(
     listed_K = np.array([table[name] for name in names], dtype=np.int64)
     chosen_K = listed_K if plan.choose else apportion(plan.epoch_size, listed_K)
     for stream, chosen, size in zip(streams, chosen_K.tolist(), samples):
-        stream.choose, stream.proportion = chosen, chosen / plan.epoch_size
-        stream.repeat = chosen / size if size else 0.0
+        repeat = chosen / size if size else 0.0
+        stream.show(choose=chosen, proportion=chosen / plan.epoch_size, repeat=repeat)
     return EpochCounts(
         rows=plan.epoch_size, choose_K=chosen_K[order_K], share_K=None if plan.choose else listed_K[order_K]
     )

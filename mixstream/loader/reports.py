@@ -45,7 +45,7 @@ class LossReports:
                 whose parts then add up.
             loss: in nats, per row [B] or per token [B, T] (reduction="none"); or what `domain_sums` or
                 `domain_cross_entropy` returned, that is (sums, counts) or (loss, sums, counts), [K] each; or None,
-                where there is no loss.
+                where there is no loss, such as on all stages of a pipeline but the last.
             mask: which tokens count, [B, T]; needed where targets were ignored, since their loss is 0.
             matrix: [V, K], for mixers that take one: how much training on each domain (column) helps each validation
                 group (row).
@@ -132,7 +132,7 @@ class LossReports:
         return self.validation()
 
     def report_evaluation(self, sums: tuple[Any, Any]) -> None:
-        """Report an evaluation that was due: this rank's summed losses and counts, [K] each."""
+        """Report an evaluation that was due: this rank's summed losses and counts, [K] each; counts of 0 for none."""
         if (session := self._session) is not None:
             session.collector.collect_evaluation(sums, means=False)
 

@@ -24,6 +24,7 @@ from mixstream.feedback.replay import Replay
 from mixstream.mixers import Mixer, OpenLoop, Static
 from mixstream.mixers.settings import former_versions, settings_text
 from mixstream.mixers.whole_parts import open_loop_weights
+from mixstream.plan.forecast import Forecast
 from mixstream.plan.plan import Plan
 from mixstream.plan.run_plan import RunPlan
 from mixstream.plan.state import RunState, load_state, save_state, settings_of
@@ -59,6 +60,10 @@ class Run:
         """Return a reader of rows of `domains` that handles bad samples."""
         return RowReader(policy=self.on_bad_sample, domains=domains, run_plan=self.run_plan, quarantine=self.quarantine)
 
+    def forecast(self) -> Forecast:
+        """Return a forecast of what this rank reads."""
+        return Forecast(self.run_plan)
+
     def loop(self) -> FeedbackLoop | None:
         """Return a new feedback loop; None if the mixer does not learn."""
         if not isinstance(self.mixer, Mixer):
@@ -80,6 +85,8 @@ class Run:
         learned = "" if loop is None else json.dumps(loop.document(loop.concluded.step), sort_keys=True)
         return {
             **msgspec.to_builtins(settings_of(self.run_plan)),
+            "ranks of the same rows (replication)": self.run_plan.world.groups,
+            "loss_parts": self.run_plan.world.parts,
             "domains": dict(zip(self.plan.names, (f[:12] for f in self.run_plan.fingerprints))),
             "selections": dict(zip(self.plan.names, self.run_plan.selections)),
             "step": cursor.step,

@@ -15,6 +15,7 @@ from mixstream.arguments import MOST, flag, real, text, whole
 from mixstream.data.domain import Domain
 from mixstream.errors import ConfigError
 from mixstream.feedback.replay import Replay
+from mixstream.loader.mosaic_api.stream import StreamApi, default_local
 from mixstream.mixers import LMO, Binding, Mixer, OpenLoop, Static
 from mixstream.plan.weights import apportion, normalise, resolve_choose, whole_shares
 from mixstream.selection.fit import OnMismatch, Unlisted
@@ -22,11 +23,13 @@ from mixstream.storage import DatasetFiles, Retry, absolute, domain_name, join, 
 from mixstream.types import Int64
 
 
-class Stream:
+class Stream(StreamApi):
     """One domain of a `StreamingDataset`.
 
     Takes the arguments of `streaming.Stream` of mosaicml-streaming; `name`, `max_epochs` and those about selections are
-    ours. An argument that is None is taken from the dataset.
+    ours. An argument that is None is taken from the dataset, whose `streams` have the values that hold: `local` is the
+    directory where the shards are, and `proportion`, `repeat` and `choose` are what an epoch takes. These three are
+    shown on the stream itself too, which may still be given to another dataset.
 
     >>> Stream(remote="s3://corpus/web", split="train", proportion=0.7)
     Stream(remote='s3://corpus/web', split='train', proportion=0.7)
@@ -38,7 +41,7 @@ class Stream:
             any other scheme of fsspec.
         local: directory for raw shards, the cache of `remote`, which may also be a path, such as a network mount; any
             number of processes and jobs may share it. If not given, a directory below the temporary directory, named
-            after the dataset; local shards are read in place then.
+            after the dataset; local shards are read in place then. A dataset shows on its streams which it is.
         split: sub-directory of both.
         proportion: share of the rows, relative to the other streams'. Give it to all streams or to none.
         repeat: passes over the samples per epoch, instead of 1.
@@ -83,7 +86,7 @@ class Stream:
     ) -> None:
         given = {"proportion": proportion, "repeat": repeat, "choose": choose}
         if len(set_ := [key for key, value in given.items() if value is not None]) > 1:
-            raise ConfigError(f"a stream takes at most one of `proportion`, `repeat` and `choose`; got {set_}")
+            raise ConfigError(f"At most one of `proportion`, `repeat`, `choose` may be given to a stream; got {set_}")
         for key, value, choices in (
             ("on_selection_mismatch", on_selection_mismatch, get_args(OnMismatch)),
             ("unlisted_shards", unlisted_shards, get_args(Unlisted)),
@@ -102,17 +105,20 @@ class Stream:
         self.on_selection_mismatch: OnMismatch = on_selection_mismatch
         self.unlisted_shards: Unlisted = unlisted_shards
         _normalise(self)
+        if remote is not None and local is None:
+            self.show(local=default_local(str(remote), self.split))
 
     def __repr__(self) -> str:
         plain = {"on_selection_mismatch": "error", "unlisted_shards": "error"}
-        given = {k: v for k, v in vars(self).items() if v not in (None, "", plain.get(k)) and k[0] != "_"}
+        public = {k: self.given(k) if k == "local" else v for k, v in vars(self).items() if k[0] != "_"}
+        given = {k: v for k, v in public.items() if v not in (None, "", plain.get(k))}
         shown = {k: redact(v) if isinstance(v, str) else v for k, v in given.items()}
         return f"Stream({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
     @property
     def location(self) -> str:
         """Where the domain is, for messages."""
-        where = self.remote if self.remote is not None else self.local
+        where = self.remote if self.remote is not None else self.given("local")
         if where is None:
             raise ConfigError("`remote` and/or `local` path must be provided")
         return redact(join(where, self.split))
@@ -129,14 +135,22 @@ class Stream:
 
     def open(self, *, allow_unsafe_types: bool) -> Domain:
         """Read the domain's index, without regard to a selection."""
-        retry = Retry(attempts=max(self.download_retry or 1, 1), timeout=self.download_timeout or 60.0)
         return Domain.open(
             name=self.name or self._label,
-            files=DatasetFiles.locate(
-                remote=self.remote, local=self.local, split=self.split, retry=retry, keep_compressed=bool(self.keep_zip)
-            ),
+            files=self.locate(),
             validate_hash=self.validate_hash,
             allow_unsafe_types=allow_unsafe_types,
+        )
+
+    def locate(self) -> DatasetFiles:
+        """Return the stream's files; no request is made."""
+        retry = Retry(attempts=max(self.download_retry or 1, 1), timeout=self.download_timeout or 60.0)
+        return DatasetFiles.locate(
+            remote=self.remote,
+            local=self.given("local"),
+            split=self.split,
+            retry=retry,
+            keep_compressed=bool(self.keep_zip),
         )
 
 
@@ -189,7 +203,9 @@ def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream
     }
     copies = [copy.copy(stream) for stream in streams]
     for stream in copies:
+        stream.restore_given()
         _normalise(stream)
+    Stream.validate_weights(copies)
     short = [s.name or domain_name(s.directory_name) for s in copies]
     for stream, name in zip(copies, short):
         for key, value in defaults.items():
@@ -305,8 +321,7 @@ def epoch_counts(
                 "all streams by `proportion`, which holds over epochs",
                 stacklevel=3,
             )
-        stream.choose, stream.proportion = chosen, chosen / rows
-        stream.repeat = chosen / size if size else 0.0
+        stream.show(choose=chosen, proportion=chosen / rows, repeat=chosen / size if size else 0.0)
     if weights is None:
         return EpochCounts(rows=rows, choose_K=listed_K[order_K], share_K=None)
     weights_K, sizes_K = np.asarray(weights, dtype=np.float64)[order_K], sizes_K[order_K]

@@ -239,6 +239,7 @@ def _sibling(stream: Stream, split: str) -> Stream:
             "rows are in no bucket: pass streams=[...], with a stream for each bucket or one that has a split_by too"
         )
     beside = copy.copy(stream)
+    beside.restore_given()  # not the cache of the shards that are trained on
     beside.selection = None  # it was made for the shards that are trained on
     if stream.split == split:
         raise ConfigError(
@@ -248,7 +249,7 @@ def _sibling(stream: Stream, split: str) -> Stream:
     if stream.split:
         beside.split = split
         return beside
-    places = {key: str(at).rstrip("/") for key, at in (("remote", stream.remote), ("local", stream.local)) if at}
+    places = {key: str(at).rstrip("/") for key, at in (("remote", beside.remote), ("local", beside.local)) if at}
     if not all(at.rsplit("/", 1)[-1] == "train" for at in places.values()):
         raise ConfigError(
             f'domain {stream.name!r} at {stream.location} names no split, and its path does not end in "train", so '

@@ -47,7 +47,7 @@ class EpochClaims:
 
     def __init__(self) -> None:
         self._file = InheritedFile(_SIZE)
-        self._begun = 0  # in a worker: how often it has begun
+        self.begun = 0  # how often this process has begun
         self._write(False, 0, [])
 
     def end(self) -> None:
@@ -69,8 +69,8 @@ class EpochClaims:
         """
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        self._begun += 1
-        token = None if info is None else f"{_iterator_token(int(info.seed) - worker)}/{self._begun}"
+        self.begun += 1
+        token = None if info is None else f"{_iterator_token(int(info.seed) - worker)}/{self.begun}"
         with self._file:
             ended, count, waiting = self._read()
             if ended:
@@ -84,7 +84,7 @@ class EpochClaims:
                 waiting.append(entry)
             if worker in entry[2]:
                 raise ConfigError(
-                    f"worker {worker} begins iteration {self._begun} of this dataset a second time: this DataLoader "
+                    f"worker {worker} begins iteration {self.begun} of this dataset a second time: this DataLoader "
                     "does not start its workers as torch's does, and seeds all its iterators alike, so that workers "
                     "cannot know which epoch they belong to; use mixstream.Loader or torch.utils.data.DataLoader"
                 )

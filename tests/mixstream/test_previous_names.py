@@ -112,8 +112,10 @@ def settings_of(mixer: Any) -> str:
 
 ADDED = {
     "forgetting",
+    "loss_parts",
     "mixed_rows",
     "nodes",
+    "order",
     "transforms",
     "selection",
     "split_by",
@@ -150,6 +152,10 @@ ARGUMENTS_CHANGED = {("StreamingDataset", "state_dict"): [["num_samples", "POSIT
 """Arguments whose defaults were changed on purpose: without `num_samples`, a dataset counts what it handed out."""
 
 
+PARENTS_ADDED = {"errors.IndexNotFoundError": "RuntimeError"}
+"""Parents that came later, as programs of mosaicml-streaming catch the error."""
+
+
 def test_every_public_name_is_as_it_was():
     found = surface()
     for (name, method), arguments in ARGUMENTS_CHANGED.items():
@@ -160,6 +166,8 @@ def test_every_public_name_is_as_it_was():
     for name, expected in stored("names.json")["surface"].items():
         assert name in found, name
         now = with_defaults_of_before(name, without_additions(found[name]))
+        if name in PARENTS_ADDED:
+            now = {**now, "bases": [parent for parent in now["bases"] if parent != PARENTS_ADDED[name]]}
         if isinstance(expected, dict):
             assert {key: now.get(key) for key in expected} == expected, name
         else:

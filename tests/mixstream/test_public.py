@@ -44,6 +44,8 @@ OUR_DATASET = {
     "world_size": None,
     "nodes": None,
     "mixed_rows": False,
+    "order": "mixstream",
+    "loss_parts": None,
 }
 MOSAIC_STREAM = ["remote", "local", "split", "proportion", "repeat", "choose", "download_retry", "download_timeout"]
 MOSAIC_STREAM += ["validate_hash", "keep_zip"]
@@ -56,23 +58,31 @@ def arguments(what: object) -> dict[str, object]:
 def test_every_public_name_is_there_and_no_other():
     assert sorted(ms.__all__) == [
         "Batch",
+        "CSVWriter",
         "Feedback",
+        "JSONWriter",
         "Loader",
+        "LocalDataset",
         "MDSWriter",
         "Stream",
         "StreamingDataLoader",
         "StreamingDataset",
+        "TSVWriter",
         "ValidationSet",
+        "XSVWriter",
         "__version__",
+        "compat",
         "domain_cross_entropy",
         "domain_sums",
         "errors",
         "evaluate",
+        "integrations",
         "losses",
         "merge_index",
         "mixers",
         "replay",
         "streams",
+        "streams_registry",
     ]
     assert all(getattr(ms, name) is not None for name in ms.__all__)
     assert set(ms.__all__) <= set(dir(ms))

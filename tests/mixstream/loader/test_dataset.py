@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import pickle
 import tracemalloc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +157,7 @@ def test_start_up_and_memory_do_not_grow_with_samples(tmp_path):
         ({"streams": None}, "either `streams` or `remote`/`local`, but not both"),
         ({"streams": []}, "either `streams` or `remote`/`local`, but not both"),
         ({"remote": "x"}, "either `streams` or `remote`/`local`, but not both"),
-        ({"batching_method": "per_stream"}, "'random' or 'stratified'"),
-        ({"batching_method": "odd"}, "batching_method='odd' is not known"),
+        ({"batching_method": "odd"}, "Invalid batching method: batching_method='odd' is not known"),
         ({"shuffle_algo": "odd"}, "shuffle_algo='odd' is not known; choose one of py1e, py1br, py1s, py2s, naive"),
         ({"sampling_method": "odd"}, "balanced, fixed"),
         ({"partition_algo": "odd"}, "orig, relaxed"),
@@ -186,7 +187,6 @@ def test_arguments_that_cannot_be_are_refused_at_once(library, kw, said):
 @pytest.mark.parametrize(
     ("kw", "said"),
     [
-        ({"num_canonical_nodes": 3}, "3 lanes .* cannot share a global batch of 8 rows evenly"),
         ({"batch_size": 300, "drop_last": True}, "epoch of 219 rows holds no full global batch of 300 rows"),
         (
             {"replication": 3, "rank": 0, "world_size": 4},
@@ -276,3 +276,19 @@ def test_the_length_is_known_without_asking_the_mixer(library):
     assert len(dataset) == len(make_dataset(library))
     with pytest.raises(ConfigError, match="not for these domains"):
         ms.Loader(dataset)
+
+
+@pytest.mark.parametrize("order", ["mixstream", "mosaic"])
+def test_a_dataset_that_is_dropped_unmaps_its_shards_at_once(library, order):
+    dataset = make_dataset(library, order=order)
+    next(iter(dataset))
+    dataset.load_state_dict(dataset.state_dict(8))
+    next(iter(DataLoader(dataset, batch_size=8)))
+    gone = weakref.ref(dataset), weakref.ref(dataset.domains.opened)
+    gc.collect()
+    gc.disable()
+    try:
+        del dataset
+        assert [of() for of in gone] == [None, None]
+    finally:
+        gc.enable()

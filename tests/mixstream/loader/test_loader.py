@@ -100,10 +100,15 @@ def test_batches_that_somebody_holds_are_never_overwritten(library):
 def test_a_batch_outlives_its_loader(library):
     with ms.Loader(make_dataset(library)) as loader:
         expected = [row_ids(batch) for batch in loader]
-    for _ in range(20):
-        batches = list(ms.Loader(make_dataset(library)))
-        gc.collect()
-        assert list(map(row_ids, batches)) == expected
+    gc.collect()
+    gc.freeze()  # what other tests have left is not searched twenty times
+    try:
+        for _ in range(20):
+            batches = list(ms.Loader(make_dataset(library)))
+            gc.collect()
+            assert list(map(row_ids, batches)) == expected
+    finally:
+        gc.unfreeze()
     deadline = time.monotonic() + 20
     while background() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -276,13 +281,14 @@ sys.stdout.flush()
 def test_an_interpreter_that_ends_in_the_middle_of_an_epoch_ends(library):
     """Nothing to clean up: no hang, no complaint, status 0, though nobody closed the loader."""
     command = [sys.executable, "-W", "error", "-c", ENDS, str(Path(__file__).parents[1]), str(library)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # Unbuffered: `communicate` does not see what a buffer took beyond the five bytes.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
         assert process.stdout is not None
-        assert process.stdout.read(5) == "done "
+        assert process.stdout.read(5) == b"done "
         began = time.monotonic()
-        rest, complaints = process.communicate(timeout=30)
-    assert (process.returncode, rest, complaints) == (0, "[]", "")
-    assert time.monotonic() - began < 20  # a wait for the thread would be a minute
+        rest, complaints = process.communicate(timeout=50)
+    assert (process.returncode, rest, complaints) == (0, b"[]", b"")
+    assert time.monotonic() - began < 45  # a wait for the thread would be a minute
 
 
 # --- position ---------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def test_a_stream_says_what_it_was_given():
 @pytest.mark.parametrize(
     ("kw", "said"),
     [
-        ({"proportion": 0.5, "repeat": 1}, r"at most one of .*\['proportion', 'repeat'\]"),
+        ({"proportion": 0.5, "repeat": 1}, r"At most one of .*\['proportion', 'repeat'\]"),
         ({"repeat": 1, "choose": 1}, r"\['repeat', 'choose'\]"),
         ({"proportion": -0.1}, "`proportion` must be at least 0, got -0.1"),
         ({"repeat": -1}, "`repeat` must be at least 0"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import joined, loaders_of, make_dataset, row_ids
+from harness import Tilt, joined, loaders_of, make_dataset, row_ids
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import mixstream as ms
@@ -69,6 +69,7 @@ def test_prepare_passes_our_loaders_through(ranks, expected):
     for rank, found in enumerate(ranks):
         assert found["same"]
         assert found["streaming"] == found["loader"] == expected[0][rank]
+        assert found["kept"] == [expected[0][rank][24:]] * 2
         assert sorted(found["gathered"]) == sorted(joined(expected[1]))
 
 
@@ -90,6 +91,41 @@ def test_the_trainer_takes_our_loaders_from_its_hooks(ranks, expected):
     for rank, found in enumerate(ranks):
         assert found["Ours train"] == expected[0][rank][:24]
         assert found["Ours evaluate"] == expected[0][rank]
+
+
+def test_mix_trainer_on_two_ranks_reads_what_one_reads(library, ranks):
+    """Rows of a step are those of a loop on one rank, in their order; so are losses, weights and the state."""
+    from hf_world import plain_run
+
+    plain = plain_run(library, 12, batch_size=16, mixer=Tilt(), lag=4, drop_last=False)
+    first, second = ranks
+    assert [a + b for a, b in zip(first["mixed rows"], second["mixed rows"])] == plain["rows"]
+    log = [entry for entry in first["mixed log"] if "loss" in entry]
+    assert [entry["loss"] for entry in log] == pytest.approx(plain["loss"][:6], rel=1e-4)
+    assert first["mixed state"] == second["mixed state"]
+    ours, theirs = first["mixed state"]["mixing"]["state"], plain["state"]["mixing"]["state"]
+    assert ours["logits"] == pytest.approx(theirs["logits"], rel=1e-3)
+    assert first["mixed alone"][0] == "ConfigError"
+    assert second["mixed alone"][0] == "ConfigError"
+    assert "39 validation rows are not divided by 2 ranks" in first["mixed metrics"][1]
+
+
+def test_mix_trainer_logs_losses_of_all_ranks(library, ranks):
+    from hf_world import plain_run, token_losses
+
+    first, second = (found["mixed log"] for found in ranks)
+    for ours, theirs in zip(first, second):
+        assert {k: v for k, v in ours.items() if "loss/" in k} == {k: v for k, v in theirs.items() if "loss/" in k}
+        if "loss" in ours:
+            assert min(v for k, v in ours.items() if k[:5] == "loss/") <= ours["loss"]
+            assert ours["loss"] <= max(v for k, v in ours.items() if k[:5] == "loss/")
+    dataset = make_dataset(library)
+    streams = [ms.Stream(name=name, remote=str(library / name)) for name in dataset.domain_names]
+    rows = ms.ValidationSet.open(dataset, streams=streams, rows=13)
+    model = plain_run(library, 6, batch_size=16, mixer=Tilt(), lag=4, drop_last=False)["model"]
+    sums = ms.evaluate(lambda batch: token_losses(model, batch["tokens"]), rows, model=model)
+    for name, total, count in zip(dataset.domain_names, *sums):
+        assert first[-1][f"eval_loss/{name}"] == pytest.approx(total / count, rel=1e-4)
 
 
 # --- in one process ---------------------------------------------------------------------------------------------------

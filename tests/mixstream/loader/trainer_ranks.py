@@ -66,6 +66,14 @@ def accelerated(root: Path) -> dict[str, Any]:
     )
     found["skipped"] = rows_or_error(lambda: skip_first_batches(ours, 3))
     fast.close()
+    with ms.Loader(make_dataset(root)) as kept:
+        accelerator.register_for_checkpointing(kept)
+        for _ in zip(range(3), kept):
+            pass
+        accelerator.save_state(str(root / "kept"))
+        rest = joined(map(row_ids, kept))
+        accelerator.load_state(str(root / "kept"))
+        found["kept"] = [rest, joined(map(row_ids, kept))]
     return found
 
 
@@ -114,6 +122,33 @@ def trained(root: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def mixed(root: Path) -> dict[str, Any]:
+    """Return what `hf.MixTrainer` reads, logs and saves: 2 ranks x 2 micro-batches x 4 rows."""
+    from harness import Tilt
+    from hf_world import trainer_of
+
+    loader = ms.Loader(make_dataset(root, batch_size=8))
+    streams = [ms.Stream(name=name, remote=str(root / name)) for name in loader.dataset.domain_names]
+    rows = ms.ValidationSet.open(loader.dataset, streams=streams, rows=13)
+    each = {"eval_dataset": rows, "save_strategy": "steps", "save_steps": 2}
+    trainer = trainer_of(root, root / "mixed", {"mixer": Tilt(), "lag": 4, "drop_last": False}, **each)
+    trainer.train()
+    log = trainer.state.log_history
+    trainer.evaluate()
+    trainer.train()  # goes on
+    trainer.compute_metrics = len
+    metrics = rows_or_error(trainer.get_eval_dataloader)
+    refused = rows_or_error(partial(trainer_of, root, root / "mixed", {"rank": 0, "world_size": 1}))
+    loader.close()
+    return {
+        "mixed rows": trainer.notes.by_step(2),
+        "mixed log": log,
+        "mixed metrics": metrics,
+        "mixed state": trainer.loader.state_dict(),
+        "mixed alone": refused,
+    }
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     rank, port, root = sys.argv[1:4]
@@ -121,6 +156,6 @@ if __name__ == "__main__":
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
-    found = accelerated(Path(root)) | trained(Path(root))
+    found = accelerated(Path(root)) | trained(Path(root)) | mixed(Path(root))
     Path(root, f"rank-{rank}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()

@@ -1,74 +1,16 @@
-"""Options and tables of mosaicml-streaming's dataset that mixstream itself does not need.
-
-They are here so that programs have to change their import line only. Everything is O(shards).
-"""
+"""Samples and shards by number, as programs of mosaicml-streaming count them. Everything is O(shards)."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mixstream.arguments import MOST, flag, text, whole
 from mixstream.cached import cached_property
 from mixstream.data.domains import Domains
 from mixstream.errors import ConfigError
 from mixstream.formats import ShardEntry
-from mixstream.plan.shuffle import ALGORITHMS
+from mixstream.loader.mosaic_api.stream import Spanner
 from mixstream.types import Addresses, Int64
-from mixstream.units import parse_count
-
-_CHOICES = {
-    "sampling_method": ("balanced", "fixed"),
-    "partition_algo": ("orig", "relaxed"),
-    "shuffle_algo": tuple(ALGORITHMS),
-    "batching_method": ("random", "stratified"),
-    "on_bad_sample": ("raise", "refetch", "quarantine"),  # `bad_samples.RowReader`
-}
-
-
-_COUNTS: dict[str, tuple[int, str]] = {
-    "sampling_granularity": (1, ""),
-    "shuffle_block_size": (1, "samples"),
-    "predownload": (0, "rows"),
-    "shuffle_seed": (0, ""),
-    "num_canonical_nodes": (1, "lanes"),
-    "batch_size": (1, "rows"),
-    "replication": (1, "ranks"),
-    "lag": (0, "steps"),
-}
-"""The least of each, and what it counts."""
-_MOST_OF = {"shuffle_seed": None, "lag": 1 << 16}  # the weights of `lag` steps are in memory and in the state
-_LARGEST_EPOCH = 1 << 48
-"""Shares of an epoch are computed in float64, and come out within a row."""
-_SWITCHES = ("shuffle", "drop_last", "keep_zip", "allow_unsafe_types", "mixed_rows")
-
-
-def check_options(**options: Any) -> dict[str, Any]:
-    """Return the options with numbers and switches as Python's own (`arguments`); None stays.
-
-    Raises:
-        ConfigError: an option is not valid, or mixstream does not support it.
-    """
-    for key, (least, of) in _COUNTS.items():
-        if options[key] is not None or key in ("shuffle_seed", "lag"):
-            options[key] = whole(key, options[key], least=least, most=_MOST_OF.get(key, MOST), of=of)
-    for key in _SWITCHES:
-        options[key] = flag(key, options[key])
-    if (method := options["batching_method"]) in ("per_stream", "device_per_stream"):
-        raise ConfigError(
-            f"batching_method={method!r} makes batches of one domain, which mixstream does not: its batches are mixed "
-            "exactly; use 'random' or 'stratified'"
-        )
-    for key, choices in _CHOICES.items():
-        options[key] = text(key, options[key])
-        if options[key] not in choices:
-            raise ConfigError(f"{key}={options[key]!r} is not known; choose one of {', '.join(choices)}")
-    if (rows := options["epoch_size"]) is not None:
-        size = whole("epoch_size", parse_count(rows, name="epoch_size"), most=_LARGEST_EPOCH, of="rows")
-        options["epoch_size"] = size or None  # mosaicml-streaming takes 0 for no size
-    if options["predownload"] is None:
-        options["predownload"] = 8 * (options["batch_size"] or 8)
-    return options
 
 
 class ShardTables:
@@ -136,6 +78,11 @@ class ShardTables:
         """How many samples there are."""
         return int(self.samples_per_stream.sum())
 
+    @cached_property
+    def spanner(self) -> Spanner:
+        """The shard and the row in it of each sample."""
+        return Spanner(self.samples_per_shard)
+
     @property
     def size(self) -> int:
         """Number of samples in all domains, without regard to their weights."""
@@ -183,20 +130,3 @@ class ShardTables:
         """Return the decoded sample number `sample_id`: column -> value. Subclasses may override this."""
         del retry  # part of mosaicml-streaming's signature; `download_retry` is used instead
         return self.domains.sample(*self.find(sample_id))
-
-    def prepare_shard(self, shard_id: int, blocking: bool = True) -> None:
-        """Fetch shard `shard_id`, numbered over all domains, to local disk.
-
-        Args:
-            shard_id: its number.
-            blocking: wait for room, and for other processes that are fetching it; without it, the shard may be missing
-                afterwards.
-        """
-        domain, shard = self.domains.home(shard_id + int(self._shard_shift[self.stream_per_shard[shard_id]]))
-        if not domain.fetch(shard, 0.0) and blocking:
-            domain.map(shard)
-
-    @property
-    def cache_usage(self) -> int:
-        """Bytes that the shards of all domains take in their caches."""
-        return self.domains[0].files.cache_limit.usage()
