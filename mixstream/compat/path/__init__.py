@@ -1,0 +1,1 @@
+"""A directory for `sys.path` and PYTHONPATH, in which `streaming` is mixstream's stand-in; see `mixstream.compat`."""
