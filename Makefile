@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo demo-selection test check format test-mosaic bench bench-text soak clean
+.PHONY: help demo demo-selection test check format test-mosaic test-mosaic-suite test-trainers bench bench-text soak clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,12 @@ format: $(READY)  ## reformat, and fix what ruff can fix
 test-mosaic:  ## compare live with mosaicml-streaming, in an environment of its own
 	PYTHON=$(PYTHON) tests/mosaic/run.sh
 
+test-trainers:  ## train with torchtitan, Composer, LLM Foundry and TRL, in an environment of its own
+	PYTHON=$(PYTHON) tests/trainers/run.sh
+
+test-mosaic-suite:  ## run that package's own tests through mixstream.compat; SUITE names its checkout
+	PYTHON=$(PYTHON) tests/mosaic/suite.sh $(SUITE) --list
+
 bench: $(READY)  ## run the benchmarks that docs/benchmarks.md quotes
 	$(BIN)/python bench/loader.py
 	$(BIN)/python bench/startup.py
@@ -52,4 +58,5 @@ soak: $(READY)  ## read through a failing store, a tight cache and kill -9 for s
 	$(BIN)/python bench/soak.py
 
 clean:  ## remove environments and caches
-	rm -rf $(VENV) .venv-mosaic .pytest_cache .ruff_cache .hypothesis build dist *.egg-info runs bench/data
+	rm -rf $(VENV) .venv-mosaic .venv-mosaic-suite .venv-trainers .pytest_cache .ruff_cache .hypothesis build dist *.egg-info runs \
+	  bench/data

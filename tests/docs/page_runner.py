@@ -2,7 +2,7 @@
 
 Rules: this is a program, started by `test_snippets.py` in an empty directory. Python blocks share one namespace; shell
 blocks run in bash, which stops at the first command that fails. A traceback names the page and the line in it. A
-warning is an error. The status is that of the first block that fails.
+warning is an error, unless Lightning or torch warn of themselves. The status is that of the first block that fails.
 """
 
 import json
@@ -10,6 +10,7 @@ import linecache
 import subprocess
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 
@@ -35,6 +36,7 @@ def run_shell(page: str, line: int, code: str) -> bool:
 
 def main() -> int:
     """Run the blocks of the file that the command line names."""
+    warnings.filterwarnings("ignore", module=r"(lightning|torch)\.")
     names: dict[str, object] = {"__name__": "__main__"}
     for page, line, language, code in json.loads(Path(sys.argv[1]).read_text()):
         good = run_python(page, line, code, names) if language == "python" else run_shell(page, line, code)
