@@ -2,7 +2,6 @@
 
 import os
 import threading
-import warnings
 import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -78,7 +77,6 @@ class Writer:
         self._failed: Future[ShardInfo] | None = None
         self._shards: list[ShardInfo] = []
         self._closed = ""
-        self._warned = False
         self._template = template
         self._empty_shard_bytes, self._each = empty, each
         self._most = MAX_OFFSET - hidden
@@ -86,7 +84,6 @@ class Writer:
 
     def write(self, sample: Mapping[str, Any]) -> None:
         """Add one sample. If it completes a shard while `max_workers` shards are being stored, wait for one of them.
-        Values of the sample that no column takes are not written; the first of them are named in a warning.
 
         Raises:
             MissingColumnError: the sample lacks a column (also a KeyError).
@@ -104,14 +101,6 @@ class Writer:
             self.flush_shard()
         self._new_samples.append(encoded)
         self._new_bytes += cost
-        if not self._warned and isinstance(sample, Mapping) and len(sample) > len(self._template.column_names):
-            self._warned = True
-            extra = sorted(map(str, sample.keys() - set(self._template.column_names)))
-            warnings.warn(
-                f"the sample has {extra}, which are no columns of this dataset, so they are not written: "
-                "add columns for what readers need. This writer does not say it again",
-                stacklevel=2,
-            )
 
     def finish(self) -> None:
         """Store the last shard and write the index. A second call does nothing.

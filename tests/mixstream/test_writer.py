@@ -109,7 +109,6 @@ PACKED = [name for name in CASES if name.startswith("documents_")]
 
 
 @pytest.mark.parametrize("name", PLAIN)
-@pytest.mark.filterwarnings(r"default:the sample has \['ignored'\]")
 def test_every_byte_is_that_of_mosaicml_streaming(name, tmp_path):
     write(tmp_path / name, CASES[name].samples(), columns=CASES[name].columns, **CASES[name].options)
     assert files(tmp_path / name) == files(DATA / name)
@@ -141,14 +140,6 @@ def test_compressed_shards_hold_the_same_bytes(name, tmp_path):
         ours, theirs = ({n: d[:4] + d[8:] for n, d in f.items() if n != "index.json"} for f in (ours, theirs))
     if same_version(library):
         assert ours == theirs
-
-
-def test_values_without_a_column_are_named_once(tmp_path):
-    with MDSWriter(out=tmp_path, columns={"a": "int"}) as writer:
-        writer.write({"a": 1})
-        with pytest.warns(UserWarning, match=r"the sample has \['b', 'c'\], which are no columns"):
-            writer.write({"c": 2, "a": 2, "b": 3})
-        writer.write({"a": 3, "b": 3})
 
 
 def test_no_shard_is_ever_empty(tmp_path):

@@ -71,6 +71,7 @@ def accelerated(root: Path) -> dict[str, Any]:
         for _ in zip(range(3), kept):
             pass
         accelerator.save_state(str(root / "kept"))
+        accelerator.wait_for_everyone()  # rank 0 writes the position, and no rank waits for it
         rest = joined(map(row_ids, kept))
         accelerator.load_state(str(root / "kept"))
         found["kept"] = [rest, joined(map(row_ids, kept))]
