@@ -70,7 +70,14 @@ def _check_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...], 
         file.seek(0)
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        found_shape, fortran, found = read(file, max_header_size=10_000)
+        begin = file.tell()
+        try:
+            found_shape, fortran, found = read(file, max_header_size=10_000)
+        except (
+            SystemError
+        ):  # Python 3.11's parser, which reads the header, at times stumbles over other threads' use of it
+            file.seek(begin)
+            found_shape, fortran, found = read(file, max_header_size=10_000)
     except Exception as error:
         refuse(where, f"not an .npy file ({str(error)[:200] or type(error).__name__})")
     if found.hasobject or found != dtype or found.str != dtype.str:
