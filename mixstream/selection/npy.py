@@ -73,10 +73,8 @@ def _check_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...], 
         begin = file.tell()
         try:
             found_shape, fortran, found = read(file, max_header_size=10_000)
-        except (
-            SystemError
-        ):  # Python 3.11's parser, which reads the header, at times stumbles over other threads' use of it
-            file.seek(begin)
+        except SystemError:
+            file.seek(begin)  # Python 3.11's parser reads the header, and at times stumbles over other threads
             found_shape, fortran, found = read(file, max_header_size=10_000)
     except Exception as error:
         refuse(where, f"not an .npy file ({str(error)[:200] or type(error).__name__})")
