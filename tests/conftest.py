@@ -17,6 +17,7 @@ sys.path.append(str(Path(__file__).parent / "mixstream"))  # so that tests, and 
 from fault_proxy import FaultProxy  # pyright: ignore[reportMissingImports] - the path is set above
 from harness import write_library  # pyright: ignore[reportMissingImports]
 from servers import S3, environment, seaweed  # pyright: ignore[reportMissingImports]
+from warm import warm  # pyright: ignore[reportMissingImports]
 
 # A gate is no lottery: the same examples each time. HYPOTHESIS_PROFILE=explore looks for new ones.
 hypothesis.settings.register_profile("gate", derandomize=True, deadline=None)
@@ -35,6 +36,13 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of three small domains, `harness.SIZES`; read only."""
     return write_library(tmp_path_factory.mktemp("library"))
+
+
+@pytest.fixture(scope="session")
+def warm_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield a directory of `python`, `mixstream` and `torchrun` that start at once (`warm.py`), to be put into PATH."""
+    with warm(tmp_path_factory.mktemp("warm")) as programs:
+        yield programs
 
 
 @pytest.fixture(scope="session")

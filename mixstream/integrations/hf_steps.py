@@ -8,8 +8,7 @@ loader.
 from collections.abc import Iterator
 from typing import Any
 
-from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
+from transformers.trainer_callback import ExportableState, TrainerCallback
 
 import mixstream as ms
 from mixstream.errors import ConfigError
@@ -130,7 +129,10 @@ def model_inputs(batch: ms.Batch, trainer: Any) -> ms.Batch:
             f'is, as in columns={{"tokens": "{main}"}}'
         )
     ids, ignored = batch[main], trainer.ignore_token
-    batch.setdefault("labels", ids if ignored is None else ids.masked_fill(ids == ignored, -100))
+    labels = ids if ignored is None else ids.masked_fill(ids == ignored, -100)
+    if "loss_mask" in batch:  # of chats, as convert writes it
+        labels = labels.masked_fill(batch["loss_mask"] == 0, -100)
+    batch.setdefault("labels", labels)
     if is_trl(trainer):  # which counts tokens by it
         batch.setdefault("attention_mask", ids.new_ones(ids.shape))
     if trainer.args.remove_unused_columns:

@@ -260,10 +260,10 @@ def _polish(theta_M3: Float64, points: _Points, limits: Limits, sweeps: int, gai
     theta_M3, final_M3, final_M = theta_M3.copy(), theta_M3.copy(), np.empty(len(theta_M3))
     open_M = np.arange(len(theta_M3))
     model = _evaluate(theta_M3, points)
-    value_M = model.value_M + _hinges(theta_M3, limits)
-    damping_M = np.full(len(theta_M3), 1e-2)
+    value_M: Float64 = model.value_M + _hinges(theta_M3, limits)
+    damping_M: Float64 = np.full(len(theta_M3), 1e-2)
     least_M = 1e-12 * points.weight_MP.sum(axis=1)  # of a mean of Huber losses, whose scale is delta squared, 1e-6
-    idle_M = np.zeros(len(theta_M3), dtype=np.int64)
+    idle_M: Int64 = np.zeros(len(theta_M3), dtype=np.int64)
     for _ in range(sweeps):
         trial_M3 = _step(theta_M3, model, damping_M, limits)
         trial = _evaluate(trial_M3, points)

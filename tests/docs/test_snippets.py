@@ -15,7 +15,7 @@ import sys
 import sysconfig
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +31,11 @@ PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROO
 RUN, NOT_CODE = ("python", "sh"), ("text", "json")
 NOT_RUN = {
     "README.md": ["pip install -c constraints.txt '.[tokenizers,report]'"],
+    "docs/shards.md": [
+        "array=$(sbatch --parsable --array=0-63 --cpus-per-task=8 --wrap \\",
+        "import subprocess",
+        "import numpy as np",
+    ],
     "docs/develop.md": ["make test"],
     "docs/prune.md": ["mixstream demo selection"],
     "docs/trainers.md": [
@@ -79,8 +84,8 @@ def anchors(text: str) -> set[str]:
 
 
 def write_sources(here: Path) -> None:
-    """Write what a reader would bring: text and JSONL, a corpus whose lines say their domain, a tokenizer.json."""
-    web, code, mail = (list(documents(package)) for package in ("asyncio", "json", "email"))
+    """Write what a reader would bring: text, JSONL, Parquet, lines that say their domain, chats, a tokenizer.json."""
+    web, code, mail = (list(documents(package))[:160] for package in ("asyncio", "json", "email"))
     for directory in ("crawl", "src", "pile"):
         (here / directory).mkdir()
     (here / "crawl/pages.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in web))
@@ -90,8 +95,41 @@ def write_sources(here: Path) -> None:
     with (here / "pile/part-0.jsonl").open("w") as lines:
         for at, text in enumerate(mail):
             lines.write(json.dumps({"text": text, "meta": {"pile_set_name": ("Wiki", "GitHub")[at % 2]}}) + "\n")
+    write_tables(here / "data", {"web": web, "code": code})
+    write_chats(here / "chats.jsonl", web[:24])
     write_tokenizer(here / "tokenizer.json")
     (here / "examples").symlink_to(ROOT / "examples")
+
+
+def write_tables(here: Path, domains: Mapping[str, list[str]]) -> None:
+    """Write two Parquet files for each domain, with columns as a crawl has them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for domain, texts in domains.items():
+        (here / domain).mkdir(parents=True)
+        for file in range(2):
+            rows = [
+                {
+                    "id": f"{domain}-{at:04}",
+                    "url": f"https://example.org/{domain}/{at}",
+                    "title": text.splitlines()[0][:40] if at % 3 else None,
+                    "text": text,
+                    "language": ("en", "de")[at % 4 == 3],
+                    "score": at % 7 / 7,
+                }
+                for at, text in enumerate(texts)
+                if at % 2 == file
+            ]
+            pq.write_table(pa.Table.from_pylist(rows), here / domain / f"part-{file}.parquet")
+
+
+def write_chats(path: Path, texts: list[str]) -> None:
+    """Write chats of two turns."""
+    with path.open("w") as lines:
+        for text in texts:
+            turns = [("user", "What does this do?\n" + text[:200]), ("assistant", text[200:600])]
+            lines.write(json.dumps({"messages": [{"role": role, "content": said} for role, said in turns]}) + "\n")
 
 
 def documents(package: str) -> Iterator[str]:
@@ -120,29 +158,23 @@ def readme_convert() -> Block:
 
 
 @pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def converted(tmp_path_factory: pytest.TempPathFactory, warm_programs: Path) -> Path:
     """Return a directory in which the README's block has converted the corpus; pages work on copies of it."""
     here = tmp_path_factory.mktemp("converted")
     write_sources(here)
-    run_blocks([readme_convert()], here)
-    shutil.rmtree(here / "bin")
+    run_blocks([readme_convert()], here, warm_programs)
     return here
 
 
-def run_blocks(todo: list[Block], here: Path, environment: dict[str, str] | None = None) -> None:
-    """Run blocks in `here`; fails with what they printed if one of them does."""
+def run_blocks(todo: list[Block], here: Path, programs: Path) -> None:
+    """Run blocks in `here`, by the `warm_programs`; fails with what they printed if one of them does."""
     (here / "blocks.json").write_text(json.dumps([block[:4] for block in todo]))
-    torchrun = here / "bin/torchrun"  # of this interpreter: a virtual environment may take its torch from elsewhere
-    torchrun.parent.mkdir()
-    torchrun.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m torch.distributed.run "$@"\n')
-    torchrun.chmod(0o755)
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(Path(__file__).with_name("page_runner.py")), "blocks.json"],
+        [programs / "python", "-W", "error", str(Path(__file__).with_name("page_runner.py")), "blocks.json"],
         cwd=here,
         env={
             **os.environ,
-            **(environment or {}),
-            "PATH": os.pathsep.join([str(torchrun.parent), str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PATH": os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]),
             "TMPDIR": str(here),  # where caches lie by default
             "HOME": str(here),
             "XDG_CACHE_HOME": str(here / ".cache"),
@@ -162,7 +194,9 @@ def run_blocks(todo: list[Block], here: Path, environment: dict[str, str] | None
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(block.runs for block in blocks(page, read(page)))])
-def test_the_blocks_of_a_page_run(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_the_blocks_of_a_page_run(
+    page: str, tmp_path: Path, warm_programs: Path, request: pytest.FixtureRequest
+) -> None:
     todo = [block for block in blocks(page, read(page)) if block.runs]
     if any("s3://" in block.code for block in todo):
         make_bucket(request.getfixturevalue("s3"), "corpora")
@@ -171,7 +205,7 @@ def test_the_blocks_of_a_page_run(page: str, tmp_path: Path, request: pytest.Fix
     else:
         converted = request.getfixturevalue("converted")
         shutil.copytree(converted, tmp_path, symlinks=True, dirs_exist_ok=True)
-    run_blocks(todo, tmp_path)
+    run_blocks(todo, tmp_path, warm_programs)
 
 
 def make_bucket(s3, name: str) -> None:
@@ -196,10 +230,12 @@ def make_bucket(s3, name: str) -> None:
         ("sh", "mixstream convert nowhere/ --out x/", "nowhere"),
     ],
 )
-def test_a_block_that_fails_is_noticed(language: str, code: str, says: str, tmp_path: Path) -> None:
+def test_a_block_that_fails_is_noticed(
+    language: str, code: str, says: str, tmp_path: Path, warm_programs: Path
+) -> None:
     good = Block("page.md", 1, "python", "y = 2\n", True)
     with pytest.raises(pytest.fail.Exception, match=re.escape(says)):
-        run_blocks([good, Block("page.md", 7, language, code, True)], tmp_path)
+        run_blocks([good, Block("page.md", 7, language, code, True)], tmp_path, warm_programs)
 
 
 def test_blocks_that_are_not_run_are_few_and_known() -> None:
@@ -260,13 +296,13 @@ def is_adapter(names: list[str]) -> bool:
     return all(re.search(rf"^(class|def) {name}\b", file.read_text(), re.MULTILINE) for name in names[2:])
 
 
-def test_the_page_on_convert_lists_its_options(
+def test_the_page_on_sources_lists_the_options_of_convert(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["convert", "--help"]) == 0
     shown = capsys.readouterr().out.partition("Parameters")[2]
-    listed = "".join(line for line in read("docs/convert.md").splitlines(keepends=True) if line.startswith("| `--"))
+    listed = "".join(line for line in read("docs/sources.md").splitlines(keepends=True) if line.startswith("| `--"))
     assert set(re.findall(r"`(--[a-z-]+)", listed)) == set(re.findall(r"(?<![\w-])--[a-z-]+(?= )", shown)) - {"--json"}
 
 

@@ -62,7 +62,7 @@ def read_alone(data: Path, steps: int) -> list[list[list[int]]]:
     return found[:steps]
 
 
-def test_two_processes_resume_what_one_began_and_read_its_batches(data, tmp_path):
+def test_two_processes_resume_what_one_began_and_read_its_batches(data, tmp_path, warm_programs):
     alone, driver = [], tmp_path / "driver.py"
     example.train(
         data=data,
@@ -72,7 +72,7 @@ def test_two_processes_resume_what_one_began_and_read_its_batches(data, tmp_path
         watch=lambda loader, batch, loss: alone.append(batch["tokens"].tolist()),
     )
     driver.write_text(DRIVER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [warm_programs / "torchrun", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*command, str(driver), str(data), str(tmp_path)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

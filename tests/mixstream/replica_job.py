@@ -59,14 +59,14 @@ def refused(loader: ms.Loader, report: Callable[[ms.Batch, np.ndarray], Any]) ->
     return None
 
 
-def run_job(library: Path, out: Path, sizes: tuple[int, ...], steps: int = STEPS) -> list[Any]:
+def run_job(programs: Path, library: Path, out: Path, sizes: tuple[int, ...], steps: int = STEPS) -> list[Any]:
     """Return what each rank of a job on this mesh ("pp", "dp", "cp", "tp") has read and learned, up to step `steps`.
 
-    It goes on from OUT/state.json, if that is there.
+    It goes on from OUT/state.json, if that is there. `programs` has its torchrun (the fixture `warm_programs`).
     """
     out.mkdir(exist_ok=True)
     ranks = int(np.prod(sizes))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command = [programs / "torchrun", "--standalone", f"--nproc-per-node={ranks}"]
     where = [__file__, str(library), str(out), ",".join(map(str, sizes)), str(steps)]
     done = subprocess.run([*command, *where], check=False, capture_output=True, timeout=200)
     assert done.returncode == 0, done.stderr.decode()[-3000:]
@@ -86,9 +86,9 @@ def logged(directory: Path) -> list[Any]:
     return [{key: line[key] for key in line if key != "time"} for line in lines if "loss" in line or "count" in line]
 
 
-def check(library: Path, tmp_path: Path, sizes: tuple[int, ...]) -> list[Any]:
+def check(programs: Path, library: Path, tmp_path: Path, sizes: tuple[int, ...]) -> list[Any]:
     """Check that a job reads, learns and logs what one process does, and that wrong reports are refused."""
-    told = run_job(library, tmp_path / "job", sizes)
+    told = run_job(programs, library, tmp_path / "job", sizes)
     rows, state = alone(library, tmp_path / "alone")
     by_data = {of_rank["data rank"]: of_rank["rows"] for of_rank in told}
     assert all(of_rank["rows"] == by_data[of_rank["data rank"]] for of_rank in told)

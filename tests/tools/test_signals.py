@@ -9,17 +9,20 @@ import time
 
 import pytest
 
+from mixstream_tools.cli import main
+
 PROGRAM = [sys.executable, "-c", "from mixstream_tools.cli import run; run()"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("group", [False, True])
-def test_convert_says_what_is_kept(tmp_path, workers, number, status, group):
-    (tmp_path / "web").mkdir()
-    for at in range(40):
-        (tmp_path / f"web/{at:02}.txt").write_text(f"some text {at} " * 80_000)
-    arguments = ["convert", str(tmp_path / "web"), "--out", str(tmp_path / "out"), "--seq-len", "64"]
+def test_convert_says_what_is_kept(tmp_path, capsys, workers, number, status, group):
+    """The first domain is one small part, and the second takes long enough for the signal."""
+    for name, size in (("first", 10), ("second", 800_000)):
+        (tmp_path / f"{name}.txt").write_text("some text 5 " * size)
+    sources = [str(tmp_path / f"{name}.txt") for name in ("first", "second")]
+    arguments = ["convert", *sources, "--out", str(tmp_path / "out"), "--seq-len", "64"]
     command = [*PROGRAM, *arguments, "--workers", str(workers), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as run:
         until = time.monotonic() + 60
@@ -29,10 +32,34 @@ def test_convert_says_what_is_kept(tmp_path, workers, number, status, group):
         (os.killpg if group else os.kill)(run.pid, number)
         out, err = run.communicate(timeout=60)
     assert run.returncode == status, err
-    assert b"Finished parts are kept (" in err
+    assert b"Finished parts are kept (1 of 2)" in err
     assert b"the same command goes on from there" in err
     told = json.loads(out)
     assert told["status"] == "interrupted"
-    done = subprocess.run([*PROGRAM, *arguments], capture_output=True, check=False)
-    assert done.returncode == 0
-    assert b"going on: " in done.stderr
+    assert main([*arguments, "--workers", "1"]) == 0
+    assert "going on: 1 of 2 parts are done" in capsys.readouterr().err
+
+
+IN_A_DESTRUCTOR = """
+import os, sys, time
+from mixstream_tools import cli
+
+class Dropped:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+
+def command(arguments, **options):
+    Dropped()
+    time.sleep(60)
+
+cli._app = lambda arguments: command
+cli.run()
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_a_destructor_is_not_lost(number, status):
+    """Python drops its exception there, and the command went on to its end."""
+    done = subprocess.run([sys.executable, "-c", IN_A_DESTRUCTOR, str(int(number))], capture_output=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert b"Exception ignored" not in done.stderr

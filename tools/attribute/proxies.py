@@ -113,15 +113,16 @@ def _bytes_type() -> Any:
 
 def _from_directory(directory: Path) -> nn.Module:
     try:
-        import transformers
+        from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+        from transformers.utils import logging
     except ModuleNotFoundError:
         raise ConfigError(
             f"--model {directory}: the package `transformers` is not installed. Run: pip install transformers, or give "
             "MODULE:FUNCTION"
         ) from None
-    transformers.logging.disable_progress_bar()
+    logging.disable_progress_bar()
     try:
-        return transformers.AutoModelForCausalLM.from_pretrained(
+        return AutoModelForCausalLM.from_pretrained(
             directory,
             local_files_only=True,
             use_safetensors=True,

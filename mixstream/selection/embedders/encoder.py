@@ -157,16 +157,16 @@ def _content(encoded: Any) -> int:
 
 def _load(directory: Path) -> Any:
     try:
-        import transformers
+        from transformers.models.auto.modeling_auto import AutoModel
+        from transformers.utils import logging
     except ModuleNotFoundError:
         raise ConfigError(
             f"{directory}: the package `transformers` is not installed. Run: pip install transformers"
         ) from None
-    quiet = transformers.utils.logging
-    quiet.disable_progress_bar()
-    quiet.set_verbosity_error()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
-        model = transformers.AutoModel.from_pretrained(
+        model = AutoModel.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
     except Exception as error:  # OSError, ValueError, KeyError, and errors of safetensors and huggingface_hub

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -249,11 +248,11 @@ dist.destroy_process_group()
 """
 
 
-def test_any_rank_can_save_what_the_others_set_aside(spoiled, tmp_path):
+def test_any_rank_can_save_what_the_others_set_aside(spoiled, tmp_path, warm_programs):
     """Ranks read different rows, so each meets other bad samples; torch.distributed's own store tells them all."""
     root, _ = spoiled
     (tmp_path / "job.py").write_text(JOB)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [warm_programs / "torchrun", "--standalone", "--nproc-per-node=2"]
     where = [str(tmp_path / "job.py"), str(Path(__file__).parents[1]), str(root), str(tmp_path)]
     done = subprocess.run([*command, *where], check=False, capture_output=True, timeout=200)
     assert done.returncode == 0, done.stderr.decode()[-3000:]

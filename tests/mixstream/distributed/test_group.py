@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +114,11 @@ def test_replicated_ranks_see_the_same_rows(library):
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_real_processes_learn_what_one_does_and_name_who_disagrees(library, tmp_path, world):
+def test_real_processes_learn_what_one_does_and_name_who_disagrees(library, tmp_path, warm_programs, world):
     ids = [keep(tmp_path / name, library / "law", [3, at], domain="law").id for at, name in ((7, "other"), (9, "one"))]
     script = tmp_path / "job.py"
     script.write_text(JOB)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", str(script)]
+    command = [warm_programs / "torchrun", "--standalone", f"--nproc-per-node={world}", str(script)]
     where = [str(Path(__file__).parents[1]), str(library), str(tmp_path)]
     done = subprocess.run([*command, *where], check=False, capture_output=True, timeout=200)
     assert done.returncode == 0, done.stderr.decode()[-3000:]

@@ -147,6 +147,6 @@ def test_a_mesh_or_group_says_which_ranks_read_the_same_rows(library):
             assert text in answer or (rank < 2 and "is not in the group" in text), answer
 
 
-def test_stages_and_parts_of_rows_count_once(library, tmp_path):
+def test_stages_and_parts_of_rows_count_once(library, tmp_path, warm_programs):
     """Two stages of a pipeline, of which one has losses, each of two parts of every row: 4 ranks that read the same."""
-    replica_job.check(library, tmp_path, (2, 1, 2, 1))
+    replica_job.check(warm_programs, library, tmp_path, (2, 1, 2, 1))

@@ -6,7 +6,6 @@ import json
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,14 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def ranks(library, tmp_path_factory) -> list[dict[str, Any]]:
+def ranks(library, tmp_path_factory, warm_programs) -> list[dict[str, Any]]:
     """What two real ranks got under accelerate and the Trainer, each case by name."""
     pytest.importorskip("accelerate")
     root = Path(shutil.copytree(library, tmp_path_factory.mktemp("ranks") / "library"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, str(Path(__file__).with_name("trainer_ranks.py"))]
+    command = [warm_programs / "python", str(Path(__file__).with_name("trainer_ranks.py"))]
     children = [
         subprocess.Popen([*command, str(rank), port, str(root)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for rank in range(2)
