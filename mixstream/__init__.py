@@ -37,6 +37,7 @@ __getattr__, __dir__ = lazily(
     {
         "compat": [],
         "data.batch": ["Batch"],
+        "documents": [],
         "feedback.evaluate": ["evaluate"],
         "feedback.losses": ["domain_cross_entropy", "domain_sums"],
         "feedback.replay": ["replay"],

@@ -6,7 +6,7 @@ the index is written: what would be lost, read twice or not stack is refused by 
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,8 +34,9 @@ _Out = str | os.PathLike[str] | tuple[str | os.PathLike[str], str | os.PathLike[
 def merge_index(*args: Any, **kwargs: Any) -> None:
     """Write one index over the datasets below `out`. Shards are not moved.
 
-    `merge_index(out, keep_local=True, download_timeout=60)` takes all datasets below `out`, and
-    `merge_index(index_file_urls, out, keep_local=True, download_timeout=60)` those whose indexes are named.
+    `merge_index(out, keep_local=True, download_timeout=60, metadata=None)` takes all datasets below `out`, and
+    `merge_index(index_file_urls, out, keep_local=True, download_timeout=60, metadata=None)` those whose indexes are
+    named.
 
     Two processes write a dataset together, each into its own directory:
 
@@ -55,6 +56,7 @@ def merge_index(*args: Any, **kwargs: Any) -> None:
         out: the directory above them: a path, a URL, or a pair (local, remote).
         keep_local: with a pair, whether the local directory gets the index too.
         download_timeout: seconds per request.
+        metadata: further top-level keys for the index, as for `MDSWriter`; what the merged indexes say is not kept.
 
     Raises:
         ConfigError: an argument is invalid, an index is given twice, columns differ, or no index can hold
@@ -67,11 +69,13 @@ def merge_index(*args: Any, **kwargs: Any) -> None:
     """
     is_list = bool(args) and isinstance(args[0], list)
     names = ("index_file_urls", "out") if is_list or "index_file_urls" in kwargs else ("out",)
-    given = dict(zip((*names, "keep_local", "download_timeout"), args)) | kwargs
-    unknown = given.keys() - {*names, "keep_local", "download_timeout"}
-    if unknown or "out" not in given or len(args) > len(names) + 2:
+    known = (*names, "keep_local", "download_timeout", "metadata")
+    given = dict(zip(known, args)) | kwargs
+    unknown = given.keys() - {*known}
+    if unknown or "out" not in given or len(args) > len(known):
         raise ConfigError(
-            f"merge_index takes (out) or (index_file_urls, out), keep_local and download_timeout; got {sorted(given)}"
+            f"merge_index takes (out) or (index_file_urls, out), keep_local, download_timeout and metadata; got "
+            f"{sorted(given)}"
         )
     urls, keep_local = given.get("index_file_urls"), given.get("keep_local", True)
     if not isinstance(keep_local, bool):
@@ -83,10 +87,18 @@ def merge_index(*args: Any, **kwargs: Any) -> None:
         raise ConfigError(f"index_file_urls is {redact(repr(urls))}: give a list of paths or URLs")
     if urls is not None and not urls:
         raise ConfigError("index_file_urls is empty: name the index.json of at least one dataset")
-    _merge(urls, given["out"], keep_local=keep_local, timeout=given.get("download_timeout", 60))
+    _merge(
+        urls,
+        given["out"],
+        keep_local=keep_local,
+        timeout=given.get("download_timeout", 60),
+        metadata=given.get("metadata") or {},
+    )
 
 
-def _merge(urls: Sequence[Any] | None, out: _Out, *, keep_local: bool, timeout: float) -> None:
+def _merge(
+    urls: Sequence[Any] | None, out: _Out, *, keep_local: bool, timeout: float, metadata: Mapping[str, Any]
+) -> None:
     places = [absolute(place, "out") for place in (out if isinstance(out, tuple | list) else (out,))]
     retry = Retry(attempts=3, timeout=timeout, knobs=("", "download_timeout"))
     source = places[-1]  # of a pair, the remote one has all of it
@@ -100,7 +112,10 @@ def _merge(urls: Sequence[Any] | None, out: _Out, *, keep_local: bool, timeout: 
         raise ConfigError(f"{redact(source)}: the index of {twice[0]!r} is given twice, so its rows would count twice")
     _check_root(store, names, retry)
     shards = _shards(store, parts, {*names}, retry)
-    data = dump_index(Index(shards=tuple(shards), extra={}))
+    try:
+        data = dump_index(Index(shards=tuple(shards), extra=metadata))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"merge_index: metadata: {error}") from error
     try:
         parse_index(data, where=f"{store.url}/{INDEX}")
     except IndexCorruptError as error:  # a dataset and a merged one around it; names that only case keeps apart

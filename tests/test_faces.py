@@ -18,6 +18,7 @@ FILES = sorted(
 )
 FACES = {
     *("formats", "storage", "plan", "feedback", "mixers", "errors", "types", "units", "data", "loader", "selection"),
+    "documents",
     "plan.mosaic",
     *("selection.datamodels", "selection.embedders", "selection.prototypes", "integrations", "losses", "lazy"),
 }

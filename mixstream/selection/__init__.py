@@ -37,18 +37,21 @@ from mixstream.lazy import lazily
 if TYPE_CHECKING:
     from mixstream.selection.column import FAILED, SCORED, TOO_SHORT, Column
     from mixstream.selection.combining import Difference, Operation, combine, difference, kept_mask, same_shards
+    from mixstream.selection.conditions_on_records import record_condition
     from mixstream.selection.expression import Categories, Condition
     from mixstream.selection.joining import (
         ColumnKey,
         ContentKey,
+        KeyIndex,
         Lines,
+        Locator,
         OrdinalKey,
         RowKey,
         ShardRowKey,
         begins_of,
         index_keys,
     )
-    from mixstream.selection.keys import Keys, read_keys
+    from mixstream.selection.keys import Keys, read_keys, value_keys
     from mixstream.selection.manifest import find_artefacts, provenance
     from mixstream.selection.meetings import Meetings
     from mixstream.selection.merge import merge_scores, scores_done
@@ -71,17 +74,20 @@ __getattr__, __dir__ = lazily(
         "column": ["Column", "FAILED", "SCORED", "TOO_SHORT"],
         "combining": ["Difference", "Operation", "combine", "difference", "kept_mask", "same_shards"],
         "expression": ["Categories", "Condition"],
+        "conditions_on_records": ["record_condition"],
         "joining": [
             "ColumnKey",
             "ContentKey",
+            "KeyIndex",
             "Lines",
+            "Locator",
             "OrdinalKey",
             "RowKey",
             "ShardRowKey",
             "begins_of",
             "index_keys",
         ],
-        "keys": ["Keys", "read_keys"],
+        "keys": ["Keys", "read_keys", "value_keys"],
         "manifest": ["find_artefacts", "provenance"],
         "meetings": ["Meetings"],
         "merge": ["merge_scores", "scores_done"],
@@ -113,8 +119,10 @@ __all__ = [
     "Difference",
     "DomainRows",
     "Hit",
+    "KeyIndex",
     "Keys",
     "Lines",
+    "Locator",
     "Match",
     "Meetings",
     "Operation",
@@ -153,10 +161,12 @@ __all__ = [
     "provenance",
     "random_rows",
     "read_keys",
+    "record_condition",
     "same_shards",
     "scores_done",
     "split",
     "tokens_as_units",
+    "value_keys",
     "write_buckets",
     "write_selection",
 ]

@@ -97,7 +97,8 @@ class Condition:
 
     text: str
     columns: frozenset[str]
-    _tree: ast.expr
+    tree: ast.expr
+    """The checked tree; every name in it is a column."""
 
     @classmethod
     def parse(cls, text: str) -> Condition:
@@ -146,7 +147,7 @@ class Condition:
         """
         self.require(list(columns), where="these rows")
         with np.errstate(invalid="ignore", over="ignore"):
-            return _Rows(self.text, columns).boolean(self._tree)
+            return _Rows(self.text, columns).boolean(self.tree)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def directory_server(
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            path = root / self.path.partition("?")[0].lstrip("/")
+            path = root / unquote(self.path.partition("?")[0]).lstrip("/")
             refused = 405 if self.command == "HEAD" and not head else 404 if not path.is_file() else 0
             if refused:
                 self.send_response(refused)

@@ -142,3 +142,16 @@ def test_lists_that_are_none(out):
         ms.merge_index((f"{out}/0/index.json", f"{out}/1/index.json"), str(out))
     with pytest.raises(ConfigError, match=r"index_file_urls is '/.*give a list"):
         ms.merge_index(index_file_urls=f"{out}/0/index.json", out=str(out))
+
+
+def test_metadata_stands_in_the_index_beside_the_shards(tmp_path) -> None:
+    for part in range(2):
+        with ms.MDSWriter(columns={"x": "int"}, out=str(tmp_path / str(part)), metadata={"mine": part}) as writer:
+            writer.write({"x": part})
+    ms.merge_index(str(tmp_path), metadata={"mine": [0, 1]})
+    index = json.loads((tmp_path / "index.json").read_bytes())
+    assert (index["mine"], len(index["shards"])) == ([0, 1], 2)
+    for wrong in ({"shards": []}, {"x": {1, 2}}, "text"):
+        with pytest.raises(ConfigError, match="metadata"):
+            ms.merge_index(str(tmp_path), metadata=wrong)
+    assert json.loads((tmp_path / "index.json").read_bytes()) == index

@@ -10,9 +10,18 @@ files      safetensors, tokenizer.json, hashes
 """
 
 from mixstream.selection.embedders.files import hash_model_file
-from mixstream.selection.embedders.function import find_function
+from mixstream.selection.embedders.function import find_function, hash_of_function
 from mixstream.selection.embedders.spec import Embedder, EmbedderSpec
 from mixstream.selection.embedders.unit import Embedded, unit_rows
 from mixstream.selection.embedders.vectors import ExistingVectors
 
-__all__ = ["Embedded", "Embedder", "EmbedderSpec", "ExistingVectors", "find_function", "hash_model_file", "unit_rows"]
+__all__ = [
+    "Embedded",
+    "Embedder",
+    "EmbedderSpec",
+    "ExistingVectors",
+    "find_function",
+    "hash_model_file",
+    "hash_of_function",
+    "unit_rows",
+]

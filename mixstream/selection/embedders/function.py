@@ -67,8 +67,8 @@ class FunctionEmbedder:
         return Embedded(unit_ND=unit_ND, failed_N=failed_N, tokens_N=None)
 
 
-def find_function(name: str) -> Callable[..., Any]:
-    """Return the function that `module:function` names.
+def find_function(name: str, option: str = "--model") -> Callable[..., Any]:
+    """Return the function that `module:function` names; `option` is that of the command line, for errors.
 
     Raises:
         ConfigError: there is none, or importing the module fails.
@@ -82,10 +82,10 @@ def find_function(name: str) -> Callable[..., Any]:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            f"--model {name}: {error}. Give MODULE:FUNCTION of a module in the current directory or on PYTHONPATH"
+            f"{option} {name}: {error}. Give MODULE:FUNCTION of a module in the current directory or on PYTHONPATH"
         ) from error
     if not callable(found):
-        raise ConfigError(f"--model {name} is {type(found).__name__}, not a function")
+        raise ConfigError(f"{option} {name} is {type(found).__name__}, not a function")
     return found
 
 

@@ -1,0 +1,36 @@
+"""Documents of a dataset: where in its samples each document lies, and what is known of it.
+
+`mixstream convert` writes a *sidecar* beside the shards, Parquet files below `documents/`, which the index names.
+Shards stay as they are, and programs that read MDS ignore it. In the order of the flow:
+
+    schema     the columns, and what the index says of the files
+    stored     a file in a store, as a file object that reads ranges
+    reading    the sidecar of a dataset: blocks of lines, and the borders between documents in rows
+
+Other packages and tools import from here only.
+"""
+
+from mixstream.documents.reading import Borders, Documents
+from mixstream.documents.schema import (
+    COLUMNS,
+    DIRECTORY,
+    FILES,
+    ROW_KIND,
+    DocumentsFile,
+    RowKind,
+    dump_files,
+    parse_files,
+)
+
+__all__ = [
+    "COLUMNS",
+    "DIRECTORY",
+    "FILES",
+    "ROW_KIND",
+    "Borders",
+    "Documents",
+    "DocumentsFile",
+    "RowKind",
+    "dump_files",
+    "parse_files",
+]
