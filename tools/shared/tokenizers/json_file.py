@@ -1,12 +1,72 @@
-"""Parses a tokenizer.json with Hugging Face's package `tokenizers`, which is optional."""
+"""A tokenizer.json of Hugging Face's package `tokenizers`, which is optional.
+
+The file's truncation, padding and templates are off: what stands around a document is for the caller to say.
+"""
 
 from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from mixstream.errors import ConfigError
+
+from .kind import TokenIds, Vocabulary
+
+
+class JsonTokenizer:
+    """A `tokenizers.Tokenizer`."""
+
+    cuts_anywhere = False
+
+    def __init__(self, content: bytes, path: object, *, parse: bool, dtype: str) -> None:
+        if parse:
+            self._tokenizer = parse_tokenizer(content, path)
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+        else:
+            self._tokenizer = parse_for_text(content, path)
+        self._content, self._path, self._dtype = content, path, dtype
+        self._decoder: Any = None
+
+    def encode(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Ids of each text; the package's threads share the texts of a call."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, self._dtype) for encoding in encodings]
+
+    def decode(self, ids: Sequence[int], *, special: bool) -> str:
+        """The text of a row."""
+        if self._decoder is None:  # `parse_for_text` hides the names of special tokens
+            self._decoder = parse_tokenizer(self._content, self._path)
+        known = np.asarray(ids)
+        return self._decoder.decode(known[known >= 0].tolist(), skip_special_tokens=not special)
+
+
+def describe(content: bytes, path: object, *, config: Mapping[str, str | None]) -> Vocabulary:
+    """Return the vocabulary of a file; `config` has `eos` and `bos` of the tokenizer_config.json beside it."""
+    tokenizer = parse_tokenizer(content, path)
+    ids: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+    special = special_tokens(tokenizer)
+    return Vocabulary(
+        size=max(ids.values(), default=-1) + 1,
+        special=special,
+        ids=ids,
+        unmarked=tuple(unmarked_tokens(tokenizer)),
+        eos=config["eos"],
+        bos=config["bos"],
+        puts_first=_puts_first(tokenizer, special),
+    )
+
+
+def _puts_first(tokenizer: Any, special: Mapping[str, int]) -> str | None:
+    """The special token that the template of the file puts before a text; None for none."""
+    ids = tokenizer.encode("a", add_special_tokens=True).ids
+    plain = tokenizer.encode("a", add_special_tokens=False).ids
+    words = {number: word for word, number in special.items()}
+    return words.get(ids[0]) if ids and ids[:1] != plain[:1] else None
 
 
 def parse_tokenizer(content: bytes, path: object) -> Any:
@@ -25,8 +85,8 @@ def parse_tokenizer(content: bytes, path: object) -> Any:
         return tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # the Rust side raises plain Exception
         raise ConfigError(
-            f"{path}: not a tokenizer.json that `tokenizers` can read: {error}. Of a SentencePiece or tiktoken model, "
-            "make one: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR), of the package transformers"
+            f"{path}: not a tokenizer.json that `tokenizers` can read: {error}. Of a tokenizer of another "
+            "kind, make one: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR), of the package transformers"
         ) from error
 
 
