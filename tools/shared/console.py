@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +26,8 @@ from mixstream.units import show_bytes
 from .safe_text import printable
 
 Advance = Callable[[int], None]
+_UNBOUNDED = 10_000  # characters, more than any table is wide
+_NARROW = 120  # characters of a terminal on which headers fold too
 
 
 class Console:
@@ -135,9 +139,20 @@ def write_json(document: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
+class _Table(Table):
+    """A plain table. Where it is too wide, text folds; on a narrow terminal, headers of numbers too, but no number."""
+
+    def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
+        wide = Measurement.get(console, options.update(width=_UNBOUNDED), self).maximum
+        if options.max_width < _NARROW and wide > options.max_width:
+            for column in (each for each in self.columns if each.justify == "right"):
+                column.header, column.no_wrap = Text(str(column.header).replace(" ", "\n")), True
+        yield from super().__rich_console__(console, options)
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     """Return a plain table of any text; long cells fold, integers are right-aligned with a thousands separator."""
-    view = Table(box=None, pad_edge=False)
+    view = _Table(box=None, pad_edge=False)
     for at, name in enumerate(columns):
         numbers = bool(rows) and all(isinstance(row[at], int) or row[at] == "-" for row in rows)
         view.add_column(Text(name), justify="right" if numbers else "left", overflow="fold")

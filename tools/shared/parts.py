@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from cyclopts import Parameter
 
@@ -48,6 +48,8 @@ class PartOptions:
     workers: Annotated[int | None, Parameter(show_default=False)] = None
     engine: Literal["local", "ray"] = "local"
     ray_address: Annotated[str | None, Parameter(show_default=False)] = None
+    _one_process: ClassVar[bool] = True
+    """Whether `--part` does its part in one process."""
 
     def __post_init__(self) -> None:
         """Check the values, and that they go together."""
@@ -64,7 +66,7 @@ class PartOptions:
                 f"--part {self.part} and --parts {self.parts} contradict each other: --part I/N does one of N parts, "
                 f"--parts N does all of them."
             )
-        if self.engine == "ray" or (self.workers or 1) > 1:
+        if self.engine == "ray" or (self._one_process and (self.workers or 1) > 1):
             other = "--engine ray" if self.engine == "ray" else f"--workers {self.workers}"
             raise ConfigError(f"--part {self.part} is one part in one process: leave out {other}, or give --parts N.")
 
@@ -110,7 +112,8 @@ class PartOptions:
             from .executors.ray import RayTasks
 
             return RayTasks(address=self.ray_address, workers=self.workers, gpus=gpus)
-        return choose_executor(1 if self.single else self.workers or default_workers(), tasks)
+        alone = self.single is not None and self._one_process
+        return choose_executor(1 if alone else self.workers or default_workers(), tasks)
 
     def hint(self) -> str:
         """Return what to do after `--part`, as a line for people."""

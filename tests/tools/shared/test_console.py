@@ -1,8 +1,10 @@
 """Progress and results, where there is no terminal."""
 
+import io
 import json
 
 import pytest
+from rich.console import Console as RichConsole
 
 from mixstream_tools.shared.console import Console, show_bytes, show_seconds, table
 
@@ -68,3 +70,17 @@ def test_show_bytes(size, text):
 )
 def test_show_seconds(seconds, text):
     assert show_seconds(seconds) == text
+
+
+def test_on_a_narrow_terminal_texts_fold_and_numbers_do_not():
+    rows = [("a_domain_with_a_long_name/train", 1_234_567, "432.6 KiB", 7), ("web", 12, "1 KiB", 7_000_000)]
+    terminal = RichConsole(width=44, file=io.StringIO())
+    terminal.print(table(["dataset", "documents", "text", "dropped tokens"], rows))
+    told = terminal.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    assert max(map(len, told.splitlines())) <= 44
+    assert "1,234,567" in told
+    assert "7,000,000" in told
+    assert "dropped tokens" not in told
+    wide = RichConsole(width=160, file=io.StringIO())
+    wide.print(table(["dataset", "documents", "text", "dropped tokens"], rows))
+    assert "dropped tokens" in wide.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]

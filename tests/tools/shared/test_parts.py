@@ -16,6 +16,7 @@ import pytest
 from cyclopts import App
 
 from mixstream.errors import ConfigError
+from mixstream_tools.cli import main
 from mixstream_tools.shared.console import Console
 from mixstream_tools.shared.parts import PartOptions, parse_part, run_parts
 
@@ -124,8 +125,9 @@ def test_a_ray_address_that_does_not_answer_is_named(form) -> None:
 
 # The driver is a process of its own, since Ray changes signal handlers and threads of the process that it is used in.
 DRIVER = """
-import json, os, sys
+import json, os, re, signal, sys, threading, time
 from pathlib import Path
+from mixstream_tools.cli import main
 from mixstream_tools.shared.console import Console
 from mixstream_tools.shared.parts import PartOptions, run_parts
 from ray_tasks import fail, record
@@ -152,10 +154,36 @@ def two_nodes(out):
     finally:
         cluster.shutdown()
 
+def convert_and_kill(source, out):
+    # the first worker that has begun to write is killed
+    def kill():
+        while True:
+            for path in Path(out).glob("*/*/part-*/.mixstream-writer.lock"):
+                try:
+                    found = re.match(r"process (\\d+) on ", path.read_text())
+                except OSError:
+                    continue
+                if found:
+                    os.kill(int(found[1]), signal.SIGKILL)
+                    return killed.append(path.parent.name)
+            time.sleep(0.001)
+
+    killed = []
+    threading.Thread(target=kill, daemon=True).start()
+    status = main(["convert", source, "--out", out, "--seq-len", "64", "--engine", "ray"])
+    return status, killed
+
+def ray_twice(out, source):
+    with PartOptions(engine="ray", workers=2).executor(8):  # one start for both
+        results = run(record, [(at, out) for at in range(8)], engine="ray", workers=2)
+        return results, *convert_and_kill(source, f"{out}/converted")
+
 if __name__ == "__main__":
-    engine, out = sys.argv[1:]
+    engine, out, source = sys.argv[1:]
     Path(out).mkdir(exist_ok=True)
-    if engine == "nodes":
+    if engine == "ray":
+        print(json.dumps(ray_twice(out, source)))
+    elif engine == "nodes":
         print(json.dumps(two_nodes(out)))
     else:
         print(json.dumps(run(record, [(at, out) for at in range(8)], engine=engine, workers=2)))
@@ -190,8 +218,9 @@ def _drive(directory: Path, engine: str) -> tuple[subprocess.CompletedProcess[st
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment["RAY_AUTH_MODE"] = "disabled"  # or Ray writes a token to the home directory
     environment[MARK] = str(directory)  # every process that the driver starts inherits it
-    command = [sys.executable, "-W", "error", str(directory / "driver.py"), engine, str(out)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    command = [sys.executable, "-W", "error", str(directory / "driver.py"), engine, str(out), "src"]
+    options = {"env": environment, "cwd": directory, "timeout": 120}
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     return ran, out
 
 
@@ -211,10 +240,17 @@ def _left_behind(directory: Path) -> list[str]:
 
 
 @needs_ray
-def test_ray_repeats_the_task_of_a_killed_worker_and_leaves_no_process(tmp_path) -> None:
+def test_ray_repeats_the_task_of_a_killed_worker_and_leaves_no_process(tmp_path, write_tree, snapshot) -> None:
+    """Also that of convert, whose bytes are those of this machine alone: starting Ray takes seconds, so it is once."""
+    line = json.dumps({"text": "word " * 400}) + "\n"
+    source = write_tree({f"{name}/lines.jsonl": line * 1200 for name in ("web", "code")})
     ran, out = _drive(tmp_path, "ray")
     assert ran.returncode == 0, ran.stderr
-    assert json.loads(ran.stdout.splitlines()[-1]) == [[at, at * at] for at in range(8)]
+    results, status, killed = json.loads(ran.stdout.splitlines()[-1])
+    assert (status, killed) == (0, ["part-00000"])
+    assert main(["convert", str(source), "--out", str(tmp_path / "alone"), "--seq-len", "64", "--workers", "1"]) == 0
+    assert snapshot(out / "converted") == snapshot(tmp_path / "alone")
+    assert results == [[at, at * at] for at in range(8)]
     assert [(out / f"{at}.txt").read_text() for at in range(8)] == [str(at * at) for at in range(8)]
     assert len(list(out.glob("try3.*"))) == 2, "the task whose worker was killed ran again in another process"
     assert "try: 100 %, 8 of 8 rows" in ran.stderr
