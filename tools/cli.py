@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import metadata
 from itertools import dropwhile, takewhile
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from cyclopts import App, CycloptsError
 
@@ -29,7 +31,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "mixstream_tools.demo.selection.command:selection",
         "Prune text with planted faults, stream it.",
     ),
-    "convert": ("mixstream_tools.convert.command:convert", "Turn text and JSONL into tokenised shards, by domain."),
+    "convert": (
+        "mixstream_tools.convert.command:convert",
+        "Turn text, tables, crawls and archives into tokenised shards.",
+    ),
+    "reshard": (
+        "mixstream_tools.reshard.command:reshard",
+        "Rewrite datasets: size, compression, dtype, order.",
+    ),
+    "merge": ("mixstream_tools.merge.command:merge", "Join datasets, or outputs of convert, into one."),
     "verify": ("mixstream_tools.verify.command:verify", "Check that every shard is complete and matches its index."),
     "inspect": ("mixstream_tools.inspect.command:inspect", "Show datasets: shards, tokens, columns, samples."),
     "plan": ("mixstream_tools.plan.command:plan", "Show what a mixture reads: epochs, tokens, weights by step."),
@@ -112,7 +122,7 @@ Start here:  mixstream demo
 
 Every command has --help with an example, and --json. Exit status: 0 done, 1 found a fault or failed, 2 wrong use.
 """
-_WRONG_USE, _FAILED, _INTERRUPTED, _TERMINATED = 2, 1, 130, 143
+_WRONG_USE, _FAILED, _INTERRUPTED, _TERMINATED, _UNREAD = 2, 1, 130, 143, 141
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -134,15 +144,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.add_note(f"See `{' '.join(['mixstream', *_called(arguments)])} --help`.")
         return _fail(error, as_json=as_json, status=_WRONG_USE)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _is_unread(sys.stdout):  # `| head` has seen enough
+            return _UNREAD
         status = _status(error)
         if status is None:
             raise
         return _fail(error, as_json=as_json, status=status)
 
 
+def _is_unread(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that its reader has closed; then what is left in it goes nowhere."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        if not any(state & select.POLLERR for _, state in poll.poll(0)):
+            return False
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):  # no file
+        return False
+    return True
+
+
 def run() -> NoReturn:
     """The program `mixstream`: run the command line and exit."""
     signal.signal(signal.SIGTERM, _terminate)
+    sys.unraisablehook = _tell_or_interrupt_again
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -156,6 +184,20 @@ def _terminate(number: int, frame: object) -> NoReturn:
     del frame
     signal.signal(number, signal.SIG_IGN)
     raise TerminatedError("ended by SIGTERM")
+
+
+def _tell_or_interrupt_again(dropped: sys.UnraisableHookArgs) -> None:
+    """Send a signal again whose exception came up in a destructor, out of which Python lets none."""
+    if not isinstance(dropped.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(dropped)
+        return
+    number = signal.SIGINT
+    if isinstance(dropped.exc_value, TerminatedError):
+        number = signal.SIGTERM
+        signal.signal(number, _terminate)
+    again = threading.Timer(0.01, os.kill, (os.getpid(), number))  # once the destructor is left
+    again.daemon = True
+    again.start()
 
 
 def _status(error: Exception) -> int | None:

@@ -20,6 +20,7 @@ import pytest
 from previous import PREVIOUS, alike, stored
 
 import mixstream as ms
+from mixstream.formats import INDEX_HASHES, dump_index, parse_index
 from mixstream.mixers.settings import former_versions, settings_text
 from mixstream_tools.cli import main
 
@@ -207,8 +208,8 @@ def options_in(told: str) -> dict[str, list[str]]:
     return found
 
 
-MORE_CHOICES = {("convert", "--format"): "json"}
-"""Options that take one more word than before."""
+MORE_CHOICES = {("convert", "--format"): "json, parquet, arrow, csv, tsv, tar, webdataset, zip, warc, mds"}
+"""Options that take more words than before."""
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -217,9 +218,9 @@ def test_options_and_their_defaults_are_as_they_were(command, monkeypatch):
     expected = (PREVIOUS / "help" / f"{command or 'mixstream'}.txt").read_text()
     found, before = help_of(command), options_in(expected)
     assert len(before) >= 4
-    for (of, name), word in MORE_CHOICES.items():
+    for (of, name), words in MORE_CHOICES.items():
         if of == command:
-            before[name] = [re.sub(r"^(\[choices: .*)\]$", rf"\1, {word}]", fact) for fact in before[name]]
+            before[name] = [re.sub(r"^(\[choices: .*)\]$", rf"\1, {words}]", fact) for fact in before[name]]
     assert {name: options_in(found).get(name) for name in before} == before
     assert found.splitlines()[0] == expected.splitlines()[0]  # the usage
 
@@ -274,17 +275,37 @@ def converted(root: Path) -> dict[str, str]:
     return {path.relative_to(out).as_posix(): content_of(path) for path in files}
 
 
+NEW_FILES = re.compile(r"(^|/)card\.json$|/documents/part-\w+\.parquet$|\.(documents|stats)$")
+
+
+def without_sidecar(index: bytes) -> bytes:
+    """Return an index as it was before it named the documents."""
+    content = json.loads(index)
+    for key in ("row_kind", "documents_files"):
+        del content["mixstream"][key]
+    hashes = tuple(content.pop(INDEX_HASHES, {}))
+    return dump_index(parse_index(json.dumps(content).encode(), where=""), hashes=hashes)
+
+
 def content_of(path: Path) -> str:
     """Return a hash of a file; of a JSON document that says where the texts were, its keys."""
     if path.suffix == ".json" and path.name != "index.json":
         return " ".join(json.loads(path.read_bytes()))
+    if path.name == "index.json":
+        return blake2s(without_sidecar(path.read_bytes()), digest_size=16).hexdigest()
     return blake2s(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def test_convert_writes_the_same_files(tmp_path):
-    """On purpose, parts have no index of their own, and what is known of a group is in two more places."""
+    """On purpose, parts have no index of their own, and what is known of a group is in two more places.
+
+    Shards are as they were, and so are indexes but for what they say of the sidecar; sidecars and data cards are new.
+    """
     expected, found = stored("converted.json"), converted(tmp_path)
     expected = {name: content for name, content in expected.items() if not re.search(r"/part-\w+/index\.json$", name)}
     expected["domains.json"] = expected["domains.json"].replace(" skipped", " groups skipped")
+    for name in [name for name in expected if name.startswith(".convert/parts/") and name.endswith(".json")]:
+        expected[name] += " sidecar statistics"
     assert found.pop(".convert/published.json") == "code web"
+    found = {name: content for name, content in found.items() if not NEW_FILES.search(name)}
     assert {**found, ".convert/lock": expected[".convert/lock"]} == expected  # it says which process has it

@@ -1,6 +1,7 @@
 """How every command starts and ends: help, exit status, errors in words and as JSON."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,11 +14,18 @@ from mixstream.errors import ShardCorruptError
 from mixstream_tools import cli
 from mixstream_tools.cli import COMMANDS, GROUPS, main
 
+GOLDEN = Path(__file__).parents[1] / "data" / "mosaic"
 OPTIONS_OF_CONVERT = {
     *("--out", "--tokenizer", "--seq-len", "--text-key", "--domain-key", "--format", "--include", "--exclude"),
     *("--eos", "--val-fraction", "--seed", "--on-bad-document", "--compression", "--hashes", "--size-limit"),
     *("--workers", "--overwrite", "--work", "--keep-work", "--json"),
     *("--as-text", "--document-separator", "--bos", "--special-tokens", "--remove"),
+    *("--extract", "--from-tokenizer"),
+    *("--part", "--parts", "--engine", "--ray-address"),
+    *("--train-bpe", "--rows", "--id-key", "--keep"),
+    *("--text-join", "--text-template", "--messages-key", "--chat-template", "--loss-mask"),
+    *("--domain-map", "--domain-default", "--domain-function"),
+    *("--filter", "--filter-ids", "--drop-ids", "--filter-function", "--max-rejects", "--config"),
 }
 
 
@@ -191,3 +199,14 @@ def test_a_command_may_have_commands_of_its_name_below_it(capsys, monkeypatch, t
     assert capsys.readouterr().out.split() == ["one", "two", "two", "3", "one"]
     assert main(["pair", "two"]) == 2
     assert "`mixstream pair two --help`" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch, capfd):
+    """`mixstream … | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w", buffering=1) as unread:
+        monkeypatch.setattr("sys.stdout", unread)
+        assert main(["inspect", str(GOLDEN / "hashes"), "--json"]) == 141
+        unread.write("it goes nowhere")
+    assert not capfd.readouterr().err

@@ -1,29 +1,30 @@
 """`mixstream convert`: text and JSON → tokenised MDS shards, one dataset for each domain.
 
-In the order of the flow (job.py draws it):
+In the order of the flow (job.py draws it); each package says what its files are:
 
-    command.py     options and help                  job.py        wires the rest
-    sources.py     SRC → domains and files           listing.py    directories and patterns → files
-    sniff.py       what a file is                    foreign.py    formats that are refused, and the way in
-    files.py       stored bytes, decompressed        readers/      one format a file → documents
-    separators.py  `--document-separator`            domain_names  which names a domain can have
-    parts.py       files → units of work             tokenizer.py  text → ids
-    work.py        one unit of work                  long_texts.py long documents, cut unseen by the tokenizer
-    ledger.py      which units are done              packer.py     ids → rows → shards
-    groups.py      what an output holds already      publish.py    units → index.json
-    run_file.py    run.json: groups and their recipe finished.py   which groups are published
-    recipe.py      the options that decide bytes     remote.py     the result → an object store
-                                                     uploads.py    which objects are uploaded
+    command.py     options and help                  job.py        connects the rest
+    shard_options.py  tokens → shards; the other options are in the packages (options.py)
+    documents/     what a document is                recipe.py     the options that decide bytes
+    sources/       SRC → domains and their files     files/        their bytes, on disk and in stores
+    listed.py      the sources of a command          parts.py      files → units of work
+    build.py       converts, publishes, sums up      train_bpe.py  `--train-bpe`
+    groups.py      what an output holds already      report.py     what the command prints
+    readers/       one format a file → documents     tokens/       text → ids
+    work/          one unit of work → shards         array/        `--part I/N`: on several machines
+    sidecar/       where each document lies          card/         what the documents are like
+    ledger/        which units are done              publish/      units → index.json → an object store
 
-A new source format is a reader (`readers.READERS`), a new tokenizer a spec and a class with `encode`. Where the work
-runs is an executor (`shared/executors/`).
+A new source format is a reader (`readers.READERS`), a new kind of tokenizer a file in `shared/tokenizers/`. Where the
+work runs is an executor (`shared/executors/`).
 
 The law: output bytes are a function of the recipe and the sources. Workers, restarts and `kill -9` change none of them.
 """
 
+from .array.shares import ArrayOptions
+from .array.task import convert_share
+from .documents.fields import Fields
 from .job import run_conversion
-from .readers import Fields
 from .recipe import Recipe
-from .tokenizer import describe_tokenizer
+from .tokens.tokenizer import describe_tokenizer
 
-__all__ = ["Fields", "Recipe", "describe_tokenizer", "run_conversion"]
+__all__ = ["ArrayOptions", "Fields", "Recipe", "convert_share", "describe_tokenizer", "run_conversion"]

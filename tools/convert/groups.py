@@ -8,26 +8,31 @@ on. Domains of other groups are never touched, except those that `--overwrite` o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from mixstream.errors import ConfigError
+from mixstream.errors import ConfigError, StateError
 from mixstream.storage import SUMMARY, domain_directory, domain_name
 
-from .finished import Groups, is_summed_up, owners_of, read_published, taken_from
-from .ledger import TAIL, Ledger, PartRecord
-from .parts import Part
-from .recipe import Recipe
-from .remote import Remote
-from .run_file import (
+from ..shared.cards import TOKENIZER
+from .ledger.finished import Groups, is_summed_up, owners_of, read_published, taken_from
+from .ledger.ledger import TAIL, Ledger
+from .ledger.records import PartRecord
+from .ledger.run_file import (
     PARTS_OF_A_GROUP,
     DomainTakenError,
     Run,
     is_by_key,
     is_same,
+    name_groups,
     refuse_changes,
     refuse_similar,
 )
+from .parts import Part
+from .publish.remote import Remote
+from .recipe import Recipe
+from .sources.sources import BY_KEY
 
 Done = Sequence[tuple[Part, PartRecord]]
 
@@ -65,6 +70,35 @@ def read_known(ledger: Ledger, remote: Remote | None, theirs: Run | None, asked:
     run = run.joined(theirs)
     ours = {name: group for name, group in published.items() if is_same(run.groups[name], group)}
     return Known(run=run, published={**remote.published(theirs), **ours})
+
+
+def plan_command(
+    ledger: Ledger,
+    remote: Remote | None,
+    theirs: Run | None,
+    *,
+    recipe: Recipe,
+    known: Known,
+    asked: Run,
+    planned: Mapping[str, Sequence[Part]],
+    overwrite: bool,
+) -> tuple[Run, list[Part], Known]:
+    """Return the groups that a command makes, their parts, and what there is to be in the end; nothing is changed yet.
+
+    Raises:
+        StateError: a domain that is there would become another one, and not `overwrite`.
+        ConfigError: a domain's directory holds what convert did not write.
+    """
+    new = name_groups(known.run, asked, begun=known.begun)
+    named = {BY_KEY if is_by_key(name) else name: name for name in new.groups}
+    parts = [part for name, each in planned.items() for part in new.parts_of(named[name], each)]
+    free = find_free(ledger, recipe, known, parts)
+    place = ledger.out if remote is None else remote.store.url
+    target = begin(known, new, place=place, free=free, overwrite=overwrite)
+    refuse_foreign(ledger, known, new)
+    if remote is not None:
+        remote.refuse_foreign(known.owners, known.run, new, theirs)
+    return new, parts, target
 
 
 def begin(known: Known, new: Run, *, place: object, free: frozenset[str], overwrite: bool) -> Known:
@@ -121,11 +155,29 @@ def refuse_foreign(ledger: Ledger, known: Known, new: Run) -> None:
     ours = {*known.owners, *known.run.groups}
     for name in new.groups:
         place = ledger.out / domain_directory(name)
-        if name not in ours and place.is_dir() and (found := next(place.iterdir(), None)):
+        if name not in ours and place.is_dir() and (found := next(_datasets_at(place), None)):
             raise ConfigError(
                 f"--out {ledger.out}: {place.name}/ holds {found.name!r}, which convert did not write. Name the domain "
                 f"otherwise (NAME=PATH), or choose another --out."
             )
+
+
+def records_of(ledger: Ledger, recipe: Recipe, parts: Sequence[Part], *, overwrite: bool) -> list[PartRecord | None]:
+    """The record of each part; with --on-bad-document raise, parts that left out documents count as not converted."""
+    records = [ledger.load(part, recipe) for part in parts]
+    if recipe.on_bad_document == "skip" or not any(record is not None and record.skipped for record in records):
+        return records
+    if not overwrite:
+        raise StateError(
+            f"{ledger.out} was made with --on-bad-document skip, which left out documents. Pass that again, or "
+            f"--overwrite, which converts the parts with such documents again."
+        )
+    return [None if record is not None and record.skipped else record for record in records]
+
+
+def _datasets_at(place: Path) -> Iterator[Path]:
+    """What lies in the directory of a domain, except the copy of the tokenizer."""
+    return (path for path in place.iterdir() if place.name != TOKENIZER or path.is_dir())
 
 
 def clear(ledger: Ledger, now: Known, name: str, done: Done) -> None:
@@ -199,9 +251,10 @@ def drop_replaced(ledger: Ledger, now: Known) -> Known:
     for name in now.begun:
         mine = {output.domain for record in ledger.records_of(name).values() for output in record.outputs}
         if (name in now.owners) if not is_by_key(name) else (mine and mine <= {*now.owners}):
-            ledger.drop_records(name)
+            ledger.drop_rejects(name)
             now = Known(run=now.run.without([name]), published=now.published)
             ledger.write_run(now.run, now.published)
+    ledger.drop_strays(now.run)
     return now
 
 
@@ -235,10 +288,11 @@ def remove_domains(
                     ledger.drop_parts(place, lambda part, names=names: part in names, keep_index=True)
         else:
             ledger.drop_parts(domain_directory(domain), lambda part: True)
-        if group not in published and (is_by_key(domain) or not _has_parts(ledger, run, group)):
+        is_gone = group not in published and group in run.groups
+        if is_gone and (is_by_key(domain) or not _has_parts(ledger, run, published, group)):
+            ledger.drop_rejects(group)  # as long as the group is known, a command that is killed here goes on
             run = run.without([group])
             ledger.write_run(run, published)
-            ledger.drop_records(group)
     ledger.drop_strays(run)
     return Known(run=run, published=published)
 
@@ -253,10 +307,13 @@ def _left_over(ledger: Ledger, known: Known) -> dict[str, str]:
     return found
 
 
-def _has_parts(ledger: Ledger, run: Run, group: str) -> bool:
-    """Whether any domain has parts of a group."""
+def _has_parts(ledger: Ledger, run: Run, published: Groups, group: str) -> bool:
+    """Whether any domain has parts of a group; those of other groups may have parts of the same numbers."""
     names = _PartNames(run, group)
-    places = ledger.places() if is_by_key(group) else [domain_directory(group)]
+    if not is_by_key(group):
+        return ledger.has_parts(domain_directory(group), names)
+    others = {domain for domain, owner in owners_of(published).items() if owner != group} | {*run.groups}
+    places = {*ledger.places()} - (set() if names.first else _places(others))
     return any(ledger.has_parts(place, names) for place in places)
 
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .files import Slice, SourceFile
+from .documents.fields import Fields
+from .files.source_files import Slice, SourceFile
 from .readers import READERS
-from .sources import Group
+from .sources.sources import Group
 
 _LEAST, _MOST = 8 << 20, 256 << 20
 _PARTS_IN_A_GROUP = 16
@@ -40,14 +41,17 @@ class Part:
         return sum(piece.stop - piece.start for piece in self.slices)
 
 
-def plan_parts(group: Group, part_bytes: int | None = None) -> list[Part]:
-    """Cut a group into parts of at most `part_bytes` bytes of text; a larger file that cannot be cut is one part."""
+def plan_parts(group: Group, part_bytes: int | None = None, fields: Fields | None = None) -> list[Part]:
+    """Cut a group into parts of at most `part_bytes` bytes of text; a larger file that cannot be cut is one part.
+
+    Without `fields` a text file is one document, as if there were no separator.
+    """
     if part_bytes is None:
         part_bytes = min(max(sum(map(_weight, group.files)) // _PARTS_IN_A_GROUP, _LEAST), _MOST)
     parts: list[list[Slice]] = [[]]
     weight = 0
     for file in group.files:
-        for piece in _slices(file, part_bytes):
+        for piece in _slices(file, part_bytes, fields):
             size = (piece.stop - piece.start) * (_GROWTH if file.compression else 1)
             if parts[-1] and weight + size > part_bytes:
                 parts.append([])
@@ -61,8 +65,15 @@ def _weight(file: SourceFile) -> int:
     return file.size * (_GROWTH if file.compression else 1)
 
 
-def _slices(file: SourceFile, part_bytes: int) -> Iterator[Slice]:
-    divisible = READERS[file.format].divisible and not file.compression
+def is_cut_by_separator(part: Part) -> bool:
+    """Whether a part has a piece of a text file, which only a separator allows."""
+    return any(piece != piece.file.whole and READERS[piece.file.format].separable for piece in part.slices)
+
+
+def _slices(file: SourceFile, part_bytes: int, fields: Fields | None) -> Iterator[Slice]:
+    reader = READERS[file.format]
+    separated = fields is not None and bool((file.fields or fields).separator)
+    divisible = (reader.divisible or (reader.separable and separated)) and not file.compression
     pieces = max(-(-file.size // part_bytes), 1) if divisible else 1
     for at in range(pieces):
         yield Slice(file=file, start=file.size * at // pieces, stop=file.size * (at + 1) // pieces)

@@ -12,16 +12,37 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from mixstream import MDSWriter
+from mixstream.documents import COLUMNS, RowKind
 from mixstream.errors import ConfigError
 
-from .readers import Fields
-from .tokenizer import TokenizerSpec
+from .documents.extractors import describe_extractor
+from .documents.fields import Fields
+from .tokens.chat_tokens import token_dtype
+from .tokens.tokenizer import TokenizerSpec
 
 _LAYOUT = {"bytes": 2}
 _LAYOUT_OF_FILES = 3
 """Increased whenever this program would write other bytes for the same recipe and sources, by kind of tokenizer."""
-LATER = {"bos": None, "special-tokens": "text", "document-separator": None}
+LATER = {
+    "bos": None,
+    "special-tokens": "text",
+    "document-separator": None,
+    "text-join": None,
+    "text-template": None,
+    "messages-key": None,
+    "chat-template": None,
+    "loss-mask": False,
+    "domain-map": None,
+    "domain-function": None,
+    "filters": [],
+    "rows": "packed",
+    "id-key": None,
+    "keep": [],
+    "extract": None,
+}
 """Options that earlier versions did not have, and what these did. Where an option says the same, nothing changed."""
 
 
@@ -33,8 +54,12 @@ class Recipe:
     """
 
     tokenizer: TokenizerSpec
+    rows: RowKind = "packed"
+    """What a row is: a cut of `seq_len` tokens out of the joined documents, or one document."""
+    loss_mask: bool = False
+    """Whether rows have a column that says which tokens count; with chats."""
     seq_len: int = 2048
-    """Tokens in a row."""
+    """Tokens in a packed row."""
     fields: Fields
     val_fraction: float = 0.0
     """Share of the documents in the split `val`."""
@@ -55,16 +80,30 @@ class Recipe:
             raise ConfigError(f"--val-fraction {self.val_fraction}: give a number from 0 up to, not including, 1.")
         if not 0 <= self.seed < 1 << 64:
             raise ConfigError(f"--seed {self.seed}: give a number from 0 to 2**64 - 1.")
+        kept = self.fields.kept
+        for name in kept:
+            if name in COLUMNS or not name or kept.count(name) > 1:
+                raise ConfigError(
+                    f"--keep {name}: the documents have {'two columns' if name else 'no column'} of this name. Give it "
+                    f"another one: NAME={self.fields.kept_fields[kept.index(name)]}"
+                )
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits, in the order of the summary."""
         return ("train", "val") if self.val_fraction else ("train",)
 
+    @property
+    def token_dtype(self) -> np.dtype[Any]:
+        """The dtype of a token on its way to a row."""
+        return token_dtype(self.tokenizer.dtype, masked=self.loss_mask)
+
     def writer(self, out: Path, metadata: dict[str, Any] | None = None) -> MDSWriter:
         """A writer of rows into the directory `out`."""
+        length = f":{self.seq_len}" if self.rows == "packed" else ""
+        mask = {"loss_mask": f"ndarray:uint8{length}"} if self.loss_mask else {}
         return MDSWriter(
-            columns={"tokens": f"ndarray:{self.tokenizer.dtype}:{self.seq_len}"},
+            columns={"tokens": f"ndarray:{self.tokenizer.dtype}{length}", **mask},
             out=out,
             compression=self.compression,
             hashes=self.hashes,
@@ -85,9 +124,8 @@ class Recipe:
         return {
             "layout": _LAYOUT.get(self.tokenizer.hash, _LAYOUT_OF_FILES),
             "tokenizer": self.tokenizer.describe(),
-            "seq-len": self.seq_len,
-            "text-key": self.fields.text,
-            "domain-key": self.fields.domain,
+            "seq-len": self.seq_len if self.rows == "packed" else None,
+            **self.fields.describe(),
             "val-fraction": self.val_fraction,
             "seed": self.seed,
             "compression": self.compression,
@@ -96,7 +134,9 @@ class Recipe:
             "part-bytes": self.part_bytes,
             "bos": self.tokenizer.bos,
             "special-tokens": self.tokenizer.special_tokens,
-            "document-separator": self.fields.separator,
+            "extract": None if self.fields.extract is None else describe_extractor(self.fields.extract),
+            "rows": self.rows,
+            "loss-mask": self.loss_mask,
         }
 
     def identity(self) -> dict[str, Any]:

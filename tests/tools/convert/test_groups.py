@@ -2,8 +2,12 @@
 
 import json
 import os
+import re
+import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 
 import pytest
 from shelf import Shelf
@@ -12,13 +16,13 @@ import mixstream as ms
 from mixstream.errors import ConfigError, StateError
 from mixstream.storage import Retry
 from mixstream_tools.cli import main
-from mixstream_tools.convert import ledger as ledger_module
-from mixstream_tools.convert.files import SourceError
+from mixstream_tools.convert.documents.fields import Fields
+from mixstream_tools.convert.files.source_files import SourceError
 from mixstream_tools.convert.job import run_conversion
-from mixstream_tools.convert.readers import Fields
+from mixstream_tools.convert.ledger import ledger as ledger_module
+from mixstream_tools.convert.publish.remote import Remote
 from mixstream_tools.convert.recipe import Recipe
-from mixstream_tools.convert.remote import Remote
-from mixstream_tools.convert.tokenizer import describe_tokenizer
+from mixstream_tools.convert.tokens.tokenizer import describe_tokenizer
 
 
 def recipe(key: str | None = None, **options) -> Recipe:
@@ -54,7 +58,7 @@ def convert(source, out, *names, made=None, store=None, **options):
 
 
 def by_key(source, out, *names, **options):
-    return convert(source, out, *(f"keyed/{name}.jsonl" for name in names), made=recipe("of"), **options)
+    return convert(source, out, *(f"keyed/{name}.jsonl" for name in names), **{"made": recipe("of"), **options})
 
 
 def below(files: dict[str, bytes], *domains: str) -> dict[str, bytes]:
@@ -222,28 +226,62 @@ def test_an_interrupted_domain_is_named_until_its_command_ran_to_its_end(source,
     assert domains(out) == ["books", "code", "web"]
 
 
-def kill_at(monkeypatch, out, source, *, at: int, **options) -> bool:
-    """Convert `code` in a child that kills itself before its change number `at` of a file; return whether it did."""
+def kill_at(monkeypatch, out, source, *, at: int) -> None:
+    """Convert `code` in a child that kills itself before its change number `at` of a file."""
     pid = os.fork()
     if not pid:
         left = [at]
 
-        def counted(act):
-            def before(*arguments, **named):
-                left[0] -= 1
-                if left[0] <= 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return act(*arguments, **named)
+        def kill(path):
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-            return before
-
-        for module, name in ((Path, "unlink"), (Path, "rmdir"), (Path, "replace"), (ledger_module.shutil, "rmtree")):
-            monkeypatch.setattr(module, name, counted(getattr(module, name)))
         try:
-            convert(source, out, *options.pop("names", ["code"]), **options)
+            before_changes(monkeypatch, kill)
+            convert(source, out, "code")
         finally:
             os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+
+def before_changes(monkeypatch, act) -> None:
+    """Call `act` with the name of a change and its path before each change of a file."""
+    for module, name in ((Path, "unlink"), (Path, "rmdir"), (Path, "replace"), (ledger_module.shutil, "rmtree")):
+        change = getattr(module, name)
+
+        def changed(path, *rest, change=change, name=name, **named):
+            act(f"{name} {path}")
+            return change(path, *rest, **named)
+
+        monkeypatch.setattr(module, name, changed)
+
+
+def copies_before_changes(monkeypatch, out, run) -> list[Path]:
+    """Copies of `out` as a kill before each change leaves it; of changes that differ in numbers, first and last."""
+    copies: dict[str, list[Path]] = {}
+    one_at_a_time = Lock()  # writers have threads
+    remove_tree = shutil.rmtree  # the one that is not watched
+
+    def copy(change):
+        kind = re.sub(r"\d+", "N", change.replace(str(out), ""))
+        with one_at_a_time:
+            alike = copies.setdefault(kind, [])
+            if len(alike) == 2:
+                remove_tree(alike.pop())
+            to = out.with_name(f"{[*copies].index(kind)}-{len(alike)}")
+            alike.append(shutil.copytree(out, to, copy_function=copy_if_there))
+
+    with monkeypatch.context() as patched:
+        before_changes(patched, copy)
+        run(out)
+    return [path for alike in copies.values() for path in alike]
+
+
+def copy_if_there(path: str, to: str) -> None:
+    """Writing threads go on meanwhile."""
+    with suppress(FileNotFoundError):
+        shutil.copy2(path, to)
 
 
 @pytest.mark.parametrize(
@@ -259,32 +297,63 @@ def kill_at(monkeypatch, out, source, *, at: int, **options) -> bool:
     ids=["add", "replace", "remove", "remove-one-of-a-job", "remove-a-job", "keyed"],
 )
 def test_killed_before_any_change_of_a_file_it_goes_on(source, tmp_path, snapshot, monkeypatch, options):
-    def again(out, options):
+    def run(out):
         convert(source, out, *options.get("names", ["code"]), **{k: v for k, v in options.items() if k != "names"})
 
-    def begin(out):
-        by_key(source, out, "a")
-        convert(source, out, "web", "books", overwrite=True)
+    out = tmp_path / "out"
+    by_key(source, out, "a")
+    convert(source, out, "web", "books", overwrite=True)
+    books = snapshot(out / "books")
+    copies = copies_before_changes(monkeypatch, out, run)
+    whole = snapshot(out)
+    assert len(copies) > 5
+    for copy in copies:
+        assert snapshot(copy / "books") == books
+        run(copy)
+        assert {name: data for name, data in snapshot(copy).items() if not name.endswith(".tmp")} == whole
 
-    begin(tmp_path / "whole")
-    again(tmp_path / "whole", options)
-    whole = snapshot(tmp_path / "whole")
-    killed = 0
-    for at in range(1, 60):
-        out = tmp_path / f"out{at}"
-        begin(out)
-        books = below(snapshot(out), "books")
-        if not kill_at(monkeypatch, out, source, at=at, **options):
-            assert snapshot(out) == whole
-            break
-        killed += 1
-        assert below(snapshot(out), "books") == books
-        again(out, options)
-        assert {name: data for name, data in snapshot(out).items() if not name.endswith(".tmp")} == whole
-    assert killed > 5
+
+def with_rejects(source, out, **options):
+    """Domains Wiki and Law of a job, and books and web, with bad lines among those of the job and of web."""
+    for name in ("keyed/a", "web/lines"):
+        with (source / f"{name}.jsonl").open("a") as file:
+            file.write("no JSON\n" * 2)
+    by_key(source, out, "a", **{**options, "made": recipe("of", on_bad_document="skip")})
+    convert(source, out, "web", "books", made=recipe(on_bad_document="skip"), overwrite=True, **options)
+
+
+def test_a_job_is_gone_with_its_last_domain_whatever_numbers_the_parts_of_others_have(source, tmp_path):
+    out = tmp_path / "out"
+    with_rejects(source, out)
+    assert (out / "rejects.jsonl").exists()
+    told = convert(source, out, remove=("Wiki", "Law"))
+    assert told["faults"] == []
+    assert told["skipped"]["files"] == ["web/rejects.jsonl"]
+    assert domains(out) == ["books", "web"]
+    assert not (out / "rejects.jsonl").exists()
+
+
+def test_a_removal_that_is_killed_leaves_no_rejects(source, tmp_path, snapshot, monkeypatch):
+    out = tmp_path / "out"
+    with_rejects(source, out)
+    copies = copies_before_changes(monkeypatch, out, lambda out: convert(source, out, remove=("web",)))
+    assert len(copies) > 2
+    for copy in copies:
+        convert(source, copy, remove=("web",))
+        assert snapshot(copy) == snapshot(out)
 
 
 # At a store
+
+
+def test_rejects_leave_a_store_with_the_job_that_had_them(source, tmp_path):
+    store = Shelf()
+    with_rejects(source, tmp_path / "work", store=store)
+    assert {"rejects.jsonl", "web/rejects.jsonl"} <= {*store.objects}
+    convert(source, tmp_path / "elsewhere", store=store, remove=("Wiki", "Law"))  # another machine
+    assert [name for name in store.objects if "rejects" in name] == ["web/rejects.jsonl"]
+    convert(source, tmp_path / "elsewhere", store=store, remove=("web",))
+    assert not [name for name in store.objects if "rejects" in name]
 
 
 def test_a_store_keeps_what_no_command_names(source, tmp_path):

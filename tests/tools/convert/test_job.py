@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from mixstream.formats import parse_index
+from mixstream_tools.convert.documents.fields import Fields
 from mixstream_tools.convert.job import run_conversion
-from mixstream_tools.convert.readers import Fields
 from mixstream_tools.convert.recipe import Recipe
-from mixstream_tools.convert.tokenizer import describe_tokenizer
+from mixstream_tools.convert.tokens.tokenizer import describe_tokenizer
 
 TEXTS = {name: f"document {name} " * count for name, count in [("a", 30), ("b", 1), ("c", 200), ("d", 77)]}
 
@@ -43,7 +43,9 @@ def test_index_says_what_it_holds(corpus, tmp_path, convert_json, read_meta):
     _, told, _ = convert_json(corpus / "web", "--out", tmp_path / "out", "--seq-len", 64)
     total = sum(len(text) + 1 for text in TEXTS.values())
     meta = read_meta(tmp_path / "out/web/train")
+    assert [file["basename"] for file in meta.pop("documents_files")] == ["documents/part-00000.parquet"]
     assert meta == {
+        "row_kind": "packed",
         "domain": "web",
         "split": "train",
         "documents": 4,

@@ -8,10 +8,10 @@ import pytest
 import mixstream as ms
 from mixstream.errors import IndexNotFoundError, UnfinishedError
 from mixstream_tools.cli import main
-from mixstream_tools.convert import job
+from mixstream_tools.convert import build
 
 SAID = r"unfinished, {} of 6 parts; run convert again"
-convert_part = job.convert_part
+convert_part = build.convert_part
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def convert(source, monkeypatch, capsys):
             left[0] = None if left[0] is None else left[0] - 1
             return convert_part(task, report)
 
-        monkeypatch.setattr(job, "convert_part", interrupted)
+        monkeypatch.setattr(build, "convert_part", interrupted)
         status = main(["convert", str(source), "--out", str(out), "--seq-len", "16", "--workers", "1"])
         capsys.readouterr()
         return status

@@ -14,9 +14,8 @@ from typing import BinaryIO, NamedTuple
 
 from mixstream.units import show_bytes
 
-from ..files import OnBytes, Slice, open_slice
-from .documents import document_of
-from .reader import Fields, OnBad, Piece, Reader, pieces_of
+from ..files.source_files import OnBytes, Slice, open_slice
+from .reader import Columns, OnBad, Reader, Record, Records
 
 _BLOCK = 1 << 20
 _MAX_VALUE = 256 << 20  # characters
@@ -43,25 +42,25 @@ def values_of(stream: BinaryIO) -> Iterator[Value]:
     return _Values(stream)
 
 
-def read_json(source: Slice, fields: Fields, on_bad: OnBad, on_bytes: OnBytes) -> Iterator[Piece]:
-    """Yield the file's objects as documents."""
-    path = source.file.path
+def read_json(source: Slice, columns: Columns, on_bad: OnBad, on_bytes: OnBytes) -> Records:
+    """Yield the file's values as records."""
+    number = 0
     with open_slice(source, on_bytes) as stream:
         values = _Values(stream)
         while True:
             try:
                 value, line = next(values)
             except StopIteration:
-                return
+                return number
             except ValueError as error:
-                on_bad(f"{path}, line {values.line}: not JSON: {error}; the rest of it is lost")
-                return
-            try:
-                text, domain = document_of(value, fields)
-            except ValueError as error:
-                on_bad(f"{path}, line {line}: {error}")
-                continue
-            yield from pieces_of(text, domain)
+                on_bad(
+                    f"{source.file.path}, line {values.line}: not JSON: {error}; the rest of it is lost",
+                    record=number,
+                    reason="not-json",
+                )
+                return number
+            yield Record(value, number, line)
+            number += 1
 
 
 class _Values:
@@ -123,9 +122,10 @@ class _Values:
                     line = self.line
                     self._move(end)
                     return Value(value, line)
-            if len(self._text) - self._at > _MAX_VALUE:
+            size = len(self._text) - self._at
+            if size > _MAX_VALUE:
                 raise ValueError(f"a value of more than {show_bytes(_MAX_VALUE)}")
-            self._read(max(_BLOCK, len(self._text) - self._at))
+            self._read(min(max(_BLOCK, size), _MAX_VALUE + _BLOCK - size))
 
     def _peek(self) -> str:
         """Move to the next character that is not a space and return it; empty at the end."""
@@ -150,7 +150,9 @@ class _Values:
         """Read more of the stream; what was passed is forgotten."""
         block = self._stream.read(size)
         self._ended = not block
-        self._text, self._at = self._text[self._at :] + self._decode(block, final=not block), 0
+        more = self._decode(block, final=not block)
+        del block  # a value may be large: no copy more than is needed
+        self._text, self._at = self._text[self._at :] + more, 0
 
 
-JSON = Reader(suffixes=frozenset({".json"}), read=read_json, has_fields=True)
+JSON = Reader(suffixes=frozenset({".json"}), records=read_json, place=lambda source, record: f"line {record.at}")

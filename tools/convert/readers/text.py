@@ -7,39 +7,41 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator
-from typing import BinaryIO
 
 from mixstream.units import show_bytes
 
-from ..files import OnBytes, Slice, SourceFile, lines_before, open_slice
+from ..documents.fields import Fields
+from ..files.source_files import OnBytes, Slice, SourceFile, lines_before, open_slice
 from . import reader
-from .reader import Fields, OnBad, Piece, Reader, cut_blocks, pieces_of
+from .field_values import BadDocumentError
+from .reader import OnBad, Origin, Pieces, Reader, cut_blocks, pieces_of
+from .separated import MAX_DOCUMENT, split_documents
 
 _BLOCK = 1 << 20
-_MAX_DOCUMENT = 256 << 20  # bytes, of a document between separators, which is held in memory
+_EXCERPT = 200  # bytes
 
 
-def read_text(source: Slice, fields: Fields, on_bad: OnBad, on_bytes: OnBytes) -> Iterator[Piece]:
+def read_text(source: Slice, fields: Fields, on_bad: OnBad, on_bytes: OnBytes) -> Pieces:
     """Yield the documents of the file; they have no fields."""
     if fields.separator:
-        yield from _read_separated(source, fields, fields.separator.encode(), on_bad, on_bytes)
-        return
+        return (yield from _read_separated(source, fields, fields.separator.encode(), on_bad, on_bytes))
     path = source.file.path
     try:
         blocks = _checked(_decoded(source, None), fields)
         held = next(blocks, ""), next(blocks, None)
         if held[1] is None:
             on_bytes(source.stop - source.start)
-            yield from pieces_of(held[0])
-            return
+            yield from pieces_of(held[0], None, Origin(0))
+            return 1
         # A piece that was yielded cannot be withdrawn: a longer file is read to its end first, then read again.
         for _ in blocks:
             pass
-        yield from cut_blocks(_decoded(source, on_bytes))
+        yield from cut_blocks(_decoded(source, on_bytes), None, Origin(0))
     except UnicodeDecodeError as error:
-        on_bad(f"{path}: not UTF-8: {_where(source.file, error)}")
+        on_bad(f"{path}: not UTF-8: {_where(source.file, error)}", record=0, reason="not-utf8")
     except _NotTextError as error:
-        on_bad(f"{path}: {error}")
+        on_bad(f"{path}: {error}", record=0, reason=error.reason)
+    return 1
 
 
 TEXT = Reader(
@@ -51,53 +53,43 @@ TEXT = Reader(
         )
         for suffix in line.split()
     ),
-    read=read_text,
+    pieces=read_text,
+    separable=True,
+    numbered_by="slice",
 )
 
 
-class _NotTextError(ValueError):
+class _NotTextError(BadDocumentError):
     """Decoded text that cannot be a document."""
 
 
-def _read_separated(
-    source: Slice, fields: Fields, separator: bytes, on_bad: OnBad, on_bytes: OnBytes
-) -> Iterator[Piece]:
+def _read_separated(source: Slice, fields: Fields, separator: bytes, on_bad: OnBad, on_bytes: OnBytes) -> Pieces:
+    number = -1
+    stop = None if source.file.compression else source.stop
     with open_slice(source, on_bytes) as stream:
-        for offset, content, ends in _split(stream, separator):
+        found = split_documents(stream, separator, source.start, stop)
+        for number, (offset, content, ends) in enumerate(found):
             try:
                 if content is None:
-                    raise _NotTextError(f"it is longer than {show_bytes(_MAX_DOCUMENT)}")
+                    raise _NotTextError(f"it is longer than {show_bytes(MAX_DOCUMENT)}", "too-long")
                 text = content.decode()
                 text = text.removeprefix("\ufeff") if not offset else text
                 if text.isspace():
                     continue
-                for piece in pieces_of("".join(_checked(iter([text]), fields))):
+                for piece in pieces_of("".join(_checked(iter([text]), fields)), None, Origin(number)):
                     yield piece._replace(separated=ends and piece.ends)
             except UnicodeDecodeError as error:
-                on_bad(f"{source.file.path}: not UTF-8: byte {offset + error.start}, {error.reason}")
+                on_bad(
+                    f"{source.file.path}: not UTF-8: byte {offset + error.start}, {error.reason}",
+                    record=number,
+                    excerpt=(content or b"")[:_EXCERPT].decode(errors="replace"),
+                    reason="not-utf8",
+                )
             except _NotTextError as error:
-                on_bad(f"{source.file.path}, the document at byte {offset}: {error}")
-
-
-def _split(stream: BinaryIO, separator: bytes) -> Iterator[tuple[int, bytes | None, bool]]:
-    """The bytes between separators, where they begin, and whether a separator follows; None for too many bytes.
-
-    UTF-8 allows to split bytes: no character holds the bytes of another.
-    """
-    held, offset, searched, too_long = bytearray(), 0, 0, False
-    while block := stream.read(_BLOCK):
-        held += block
-        while (at := held.find(separator, searched)) >= 0:
-            yield offset, None if too_long or at > _MAX_DOCUMENT else bytes(held[:at]), True
-            del held[: at + len(separator)]
-            offset, searched, too_long = offset + at + len(separator), 0, False
-        searched = max(0, len(held) - len(separator) + 1)
-        if len(held) > _MAX_DOCUMENT or too_long:
-            too_long = True
-            del held[:searched]
-            offset, searched = offset + searched, 0
-    if held or too_long:
-        yield offset, None if too_long else bytes(held), False
+                on_bad(
+                    f"{source.file.path}, the document at byte {offset}: {error}", record=number, reason=error.reason
+                )
+    return number + 1
 
 
 def _checked(blocks: Iterator[str], fields: Fields) -> Iterator[str]:
@@ -106,10 +98,12 @@ def _checked(blocks: Iterator[str], fields: Fields) -> Iterator[str]:
     before, passed = "", 0
     for block in blocks:
         if (at := block.find("\0")) >= 0:
-            raise _NotTextError(f"it holds a NUL byte, at character {passed + at}, so it is not text")
+            raise _NotTextError(f"it holds a NUL byte, at character {passed + at}, so it is not text", "binary")
         if fields.forbidden and (found := fields.find_forbidden(before + block)):
             at = passed - len(before) + found[1]
-            raise _NotTextError(f"it holds the special token {found[0]!r} at character {at} (--special-tokens)")
+            raise _NotTextError(
+                f"it holds the special token {found[0]!r} at character {at} (--special-tokens)", "special-token"
+            )
         passed += len(block)
         before = (before + block)[-overlap:] if overlap else ""
         yield block
@@ -136,6 +130,7 @@ def _decoded(source: Slice, on_bytes: OnBytes | None) -> Iterator[str]:
 
 
 def _where(file: SourceFile, error: UnicodeDecodeError) -> str:
-    """The place and the reason of a decoding error, with the line number if the file is not compressed."""
-    line = "" if file.compression else f", line {lines_before(file, error.start) + 1}"
+    """The place and the reason of a decoding error, with the line number if it costs little to count."""
+    before = None if file.compression else lines_before(file, error.start)
+    line = "" if before is None else f", line {before + 1}"
     return f"byte {error.start}{line}, {error.reason}"
