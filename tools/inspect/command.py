@@ -6,28 +6,36 @@ The description of a dataset is read from its index, with one request; only samp
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from cyclopts import Parameter
 
+from mixstream.documents import Documents
 from mixstream.errors import ConfigError, MixstreamError
 from mixstream.formats import ShardInfo, decode_sample, fixed_row_tokens, ndarray_dtype, read_offsets
 from mixstream.storage import Retry
 
-from ..shared.console import Console
+from ..shared.console import Console, show_bytes
 from ..shared.datasets import Dataset, find_datasets
 from ..shared.parallel import in_parallel
 from ..shared.safe_text import message_of, notes_of, printable
 from ..shared.shards import leaving_out, memory_of, read_raw, require_codecs, stored_bytes
+from .cards import Cards, find_cards
+from .documents import describe_documents, documents_in
+from .html import render
+from .page import make_page, write_page
 from .samples import Sample, read_samples
 from .show import show
-from .text import Texts
+from .text import Texts, ToText
 
 _Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 _Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
+_File = Annotated[str | None, Parameter(allow_leading_hyphen=True)]  # `-` is stdout
 _TOKENS = "tokens"
 _AT_ONCE = 8  # shards, or datasets
 _ROOM = 1 << 30  # bytes of shards in memory at once
@@ -41,6 +49,7 @@ def inspect(
     tokenizer: str | None = None,
     count: _Flag = False,
     allow_unsafe_types: _Flag = False,
+    html: _File = None,
     download_retry: int = 2,
     download_timeout: float = 60.0,
     as_json: _Json = False,
@@ -51,6 +60,7 @@ def inspect(
     mixstream inspect s3://bucket/shards --samples 0
     mixstream inspect gs://bucket/web/train --tokenizer llama/tokenizer.json
     mixstream inspect hf://datasets/org/name --count --json
+    mixstream inspect s3://bucket/shards --html card.html
 
     URL is a value of a Stream's `remote`: a path, file://, s3://, gs://, az://,
     http(s)://, or what fsspec supports. It names one dataset, or a directory
@@ -65,15 +75,25 @@ def inspect(
     Long values are truncated, bytes are shown by their length, and text from
     the data is escaped before it reaches the terminal. Pickled columns are not
     decoded, because unpickling can run code; --allow-unsafe-types permits it.
+    If convert kept the documents, it shows which of them lie in each sample,
+    and how long documents are.
+
+    CARD. Of an output of convert, its data card is shown too: documents, their
+    lengths, copies, what was left out. --html FILE writes all of it as one page
+    for people, with plots, and samples in which the borders of documents can be
+    seen. The page needs no network and has no scripts. `-` writes it to stdout,
+    instead of the tables. Tokens are shown as text with the tokenizer's copy
+    beside the datasets, if there is one.
 
     Exit status: 0, 1 if something could not be read, 2 wrong use.
 
     Args:
         url: a dataset, or a directory above datasets.
         samples: number of samples to show of each dataset.
-        tokenizer: to show tokens as text: `bytes`, or the path of a tokenizer.json; not needed for datasets that
-            convert wrote with the tokenizer `bytes`.
+        tokenizer: to show tokens as text: what `convert --tokenizer` takes, as OUT/tokenizer; not needed for datasets
+            that convert wrote with the tokenizer `bytes`.
         count: if the index does not have the number of tokens, read all shards to count them.
+        html: write a page about the datasets to this file; `-` for stdout.
         allow_unsafe_types: unpickle pickled columns; only for data whose origin you trust.
         download_retry: attempts of each request.
         download_timeout: timeout of a request in seconds.
@@ -81,34 +101,94 @@ def inspect(
     """
     if samples < 0:
         raise ConfigError(f"--samples {samples}: give 0 or more")
+    if html == "-" and as_json:
+        raise ConfigError("--html - and --json both write to stdout: give --html a file")
     retry, console = Retry(attempts=download_retry, timeout=download_timeout), Console(as_json=as_json)
     texts = Texts(tokenizer)
-    datasets, search_notes = find_datasets([url], retry, list_files=False)
+    datasets, notes = find_datasets([url], retry, list_files=False)
     for dataset in datasets if samples or count else ():
         require_codecs(dataset.shards)
     described = [_describe(dataset) for dataset in datasets]
+    cards = find_cards(datasets, retry)
+    for at, card in cards.of.items():
+        described[at]["card"] = msgspec.to_builtins(card)
     if count:
         _count(datasets, described, retry, console)
-    if samples:
-        usable = [at for at, dataset in enumerate(datasets) if dataset.index is not None]
-
-        def look(at: int) -> Sequence[Sample]:
-            return read_samples(datasets[at], samples, retry=retry, allow_unsafe_types=allow_unsafe_types)
-
-        with closing(in_parallel(_caught(look), usable, workers=_AT_ONCE)) as looked:
-            for at, result in looked:
-                if isinstance(result, Exception):
-                    described[at]["trouble"] = _trouble(result)
-                else:
-                    about = datasets[at].about
-                    described[at]["samples_shown"] = [sample.describe(texts.reader(about)) for sample in result]
-    notes = list(dict.fromkeys([*search_notes, *texts.notes]))
-    for note in notes:
+    _find_tokenizer(cards, datasets if samples else (), texts, retry)
+    shown = _sample(datasets, described, texts, samples, retry=retry, allow_unsafe_types=allow_unsafe_types)
+    document = _document(described, cards, [*notes, *cards.notes, *texts.notes])
+    for note in document["notes"]:
         console.note(f"note: {printable(note)}")
+    if html is not None:
+        page = render(
+            make_page(document, url=url, datasets=datasets, cards=cards, samples=shown, texts=texts, retry=retry)
+        )
+        write_page(page, html)
+        if html != "-":
+            console.note(f"page: {html} ({show_bytes(len(page.encode()))})")
+    if html != "-":
+        console.result(document, *show(document))
+    return 0 if document["status"] == "ok" else 1
+
+
+def _document(described: Sequence[dict[str, Any]], cards: Cards, notes: Sequence[str]) -> dict[str, Any]:
+    """Return the document of `--json`."""
     failed = any(each["trouble"] for each in described)
-    document = {"status": "faults" if failed else "ok", "datasets": described, "notes": notes}
-    console.result(document, *show(document))
-    return 1 if failed else 0
+    document: dict[str, Any] = {"status": "faults" if failed else "ok", "datasets": described}
+    document["notes"] = list(dict.fromkeys(notes))
+    if cards.whole is not None:
+        document |= {"rejects": cards.whole.rejects, "tokenizer_files": cards.whole.tokenizer_files}
+    return document
+
+
+def _sample(
+    datasets: Sequence[Dataset],
+    described: Sequence[dict[str, Any]],
+    texts: Texts,
+    count: int,
+    *,
+    retry: Retry,
+    allow_unsafe_types: bool,
+) -> dict[int, Sequence[Sample]]:
+    """Read samples of the datasets and describe them in `described`; returns them by number of the dataset."""
+    usable = [at for at, dataset in enumerate(datasets) if dataset.index is not None and count]
+    found: dict[int, Sequence[Sample]] = {}
+
+    def look(at: int) -> tuple[Sequence[Sample], _Looked]:
+        samples = read_samples(datasets[at], count, retry=retry, allow_unsafe_types=allow_unsafe_types)
+        return samples, _looked(datasets[at], samples, texts.reader(datasets[at].about), retry)
+
+    with closing(in_parallel(_caught(look), usable, workers=_AT_ONCE)) as looked:
+        for at, result in looked:
+            if isinstance(result, Exception):
+                described[at]["trouble"] = _trouble(result)
+                continue
+            found[at], (documents, described[at]["samples_shown"]) = result
+            if documents is not None:
+                described[at]["documents"] = documents
+    return found
+
+
+def _find_tokenizer(cards: Cards, datasets: Sequence[Dataset], texts: Texts, retry: Retry) -> None:
+    """Let `texts` use the copy of the tokenizer that most datasets name."""
+    made_with = [dataset.about.get("tokenizer") for dataset in datasets]
+    hashes = Counter(str(made["hash"]) for made in made_with if isinstance(made, dict) and "hash" in made)
+    if cards.whole is not None and cards.store is not None and hashes:
+        texts.fetch_copy(cards.store, cards.whole, retry, wanted=hashes.most_common(1)[0][0])
+
+
+_Looked = tuple[dict[str, Any] | None, list[dict[str, Any]]]
+"""What is shown of a dataset's documents, None if it keeps none; and of its samples."""
+
+
+def _looked(dataset: Dataset, samples: Sequence[Sample], to_text: ToText | None, retry: Retry) -> _Looked:
+    shown = [sample.describe(to_text) for sample in samples]
+    documents = Documents.of(dataset.store, dataset.about, retry=retry)
+    if documents is None:
+        return None, shown
+    for sample, entry in zip(samples, shown):
+        entry["documents"] = documents_in(documents, sample, to_text)
+    return describe_documents(documents, dataset.about.get("documents")), shown
 
 
 def _caught(act: Any) -> Any:

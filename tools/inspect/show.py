@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from ..shared.console import show_bytes, table, text_lines
+from .documents import lines_of
 
 
 def show(document: Mapping[str, Any]) -> Iterator[Table | str]:
@@ -19,10 +20,22 @@ def show(document: Mapping[str, Any]) -> Iterator[Table | str]:
     if readable:
         yield table(*_overview(readable))
         yield ""
-        yield text_lines(list(_columns(readable)))
+        yield text_lines([*_shards(readable), *_columns(readable), *_documents(readable)])
         if any(each["tokens"] is None and each["samples"] for each in readable):
             yield ""
             yield "if an index does not have the number of tokens, --count counts the column tokens"
+    if carded := [each for each in readable if each.get("card")]:
+        yield ""
+        yield table(*_cards(carded))
+        if document.get("rejects", {}).get("documents"):
+            yield ""
+            yield f"left out: {document['rejects']['documents']:,} documents that could not be read"
+    without = [each["name"] for each in readable if each["about"] and not each.get("card")]
+    if without:
+        yield ""
+        yield text_lines(
+            [f"without a data card (an earlier version wrote them, or another command): {', '.join(without)}"]
+        )
     for each in readable:
         for sample in each["samples_shown"]:
             yield ""
@@ -33,7 +46,10 @@ def show(document: Mapping[str, Any]) -> Iterator[Table | str]:
 
 
 def _overview(datasets: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[object]]]:
-    columns = ["dataset", "shards", "samples", "tokens", "raw", "compressed", "shard sizes", "compression", "hashes"]
+    """Counts and sizes; a column that would say the same of all datasets is left out."""
+    columns = ["dataset", "shards", "samples", "tokens", "raw"]
+    shards, samples, raw = (sum(each[key] for each in datasets) for key in ("shards", "samples", "raw_bytes"))
+    tokens = [each["tokens"] for each in datasets]
     rows: list[list[object]] = [
         [
             each["name"],
@@ -41,21 +57,77 @@ def _overview(datasets: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[li
             each["samples"],
             "-" if each["tokens"] is None else each["tokens"],
             show_bytes(each["raw_bytes"]),
-            "-" if each["packed_bytes"] is None else show_bytes(each["packed_bytes"]),
-            _range(each["smallest_shard"], each["largest_shard"]),
-            ", ".join(each["compression"]) or "-",
-            ", ".join(each["hashes"]) or "none",
         ]
         for each in datasets
     ]
-    if len(datasets) > 1:
-        shards, samples, raw = (sum(each[key] for each in datasets) for key in ("shards", "samples", "raw_bytes"))
-        tokens = [each["tokens"] for each in datasets]
-        compressed = sum(each["packed_bytes"] or 0 for each in datasets)
-        total = "-" if None in tokens else sum(tokens)
-        sizes = [show_bytes(raw), show_bytes(compressed) if compressed else "-"]
-        rows.append(["all", shards, samples, total, *sizes, "", "", ""])
+    rows.append(["all", shards, samples, "-" if None in tokens else sum(tokens), show_bytes(raw)])
+    packed = [each["packed_bytes"] for each in datasets]
+    further = {
+        "compressed": ["-" if size is None else show_bytes(size) for size in packed]
+        + [show_bytes(sum(size or 0 for size in packed))],
+        "shard sizes": [_range(each["smallest_shard"], each["largest_shard"]) for each in datasets] + [""],
+        "compression": [_compression(each) for each in datasets] + [""],
+        "hashes": [_hashes(each) for each in datasets] + [""],
+    }
+    wanted = {
+        "compressed": any(packed),
+        "shard sizes": any(each["shards"] > 1 for each in datasets),
+        "compression": len(set(further["compression"])) > 2,
+        "hashes": len(set(further["hashes"])) > 2,
+    }
+    for name in (name for name, is_wanted in wanted.items() if is_wanted):
+        columns.append(name)
+        for row, cell in zip(rows, further[name]):
+            row.append(cell)
+    return columns, rows if len(datasets) > 1 else rows[:1]
+
+
+def _shards(datasets: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what is the same for the shards of all datasets, and no column."""
+    same = {f"compression {_compression(each)}" for each in datasets}, {f"hashes {_hashes(each)}" for each in datasets}
+    if said := [text for texts in same if len(texts) == 1 for text in texts]:
+        yield f"shards: {', '.join(said)}"
+
+
+def _compression(dataset: Mapping[str, Any]) -> str:
+    return ", ".join(dataset["compression"]) or "-"
+
+
+def _hashes(dataset: Mapping[str, Any]) -> str:
+    return ", ".join(dataset["hashes"]) or "none"
+
+
+def _cards(datasets: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[object]]]:
+    """What the data cards say of the documents of datasets."""
+    columns = ["dataset", "documents", "text", "mean tokens", "median", "longest", "copies", "dropped tokens"]
+    rows: list[list[object]] = []
+    for each in datasets:
+        card = each["card"]
+        lengths, duplicates, documents = card["lengths"], card["duplicates"], card["documents"]
+        row: list[object] = [each["name"], documents, show_bytes(card["text_bytes"])]
+        if lengths is None or duplicates is None:
+            rows.append([*row, "-", "-", "-", "-", card["dropped_tokens"]])
+            continue
+        rows.append(
+            [
+                *row,
+                round(sum(lengths["tokens"]) / max(documents, 1)),
+                _median(each),
+                lengths["most"],
+                duplicates["copies"] if duplicates["exact"] else f"about {duplicates['copies']:,}",
+                card["dropped_tokens"],
+            ]
+        )
     return columns, rows
+
+
+def _median(dataset: Mapping[str, Any]) -> int | str:
+    """The median length of the documents: exact if the sidecar was read whole, else as the card knows it."""
+    found = dataset.get("documents")
+    if found is not None and found["lengths_of"] == found["documents"] and "median" in found["lengths"]:
+        return round(found["lengths"]["median"])
+    low, high = dataset["card"]["lengths"]["quantiles_between"].get("0.5", (0, 0))
+    return low if high <= low + 1 else f"{low:,} to {high - 1:,}"
 
 
 def _range(least: int | None, most: int | None) -> str:
@@ -81,6 +153,18 @@ def _columns(datasets: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"{what}{whose}: {text}"
 
 
+def _documents(datasets: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield how many documents the datasets have, and how long they are."""
+    for each in datasets:
+        if (found := each.get("documents")) is None:
+            continue
+        sizes = ", ".join(f"{name} {value:,.0f}" for name, value in found["lengths"].items())
+        first = "" if found["lengths_of"] == found["documents"] else f" (of the first {found['lengths_of']:,})"
+        kept = f"; kept: {', '.join(found['kept'])}" if found["kept"] else ""
+        kind = "one in a sample" if found["row_kind"] == "documents" else "packed"
+        yield f"documents of {each['name']}: {found['documents']:,}, {kind}; tokens: {sizes}{first}{kept}"
+
+
 def _sample(name: str, sample: Mapping[str, Any]) -> Iterator[str]:
     size = show_bytes(sample["bytes"])
     yield f"{name}, {sample['shard']}, sample {sample['sample']:,}, {size}"
@@ -92,6 +176,7 @@ def _sample(name: str, sample: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {column:{width}}  {_value(value)}"
         if "text" in value:
             yield f"  {'':{width}}  {_quoted(value['text'])}"
+    yield from lines_of(sample.get("documents", ()))
 
 
 def _value(value: Mapping[str, Any]) -> str:

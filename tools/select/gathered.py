@@ -102,13 +102,17 @@ class Gathered:
 
     def values(self, begin: int, end: int) -> NDArray[Any]:
         """Return the values of some rows; 0, or -1 for texts, where there is none."""
-        some = self._value_N[begin:end]
+        return self.values_at(slice(begin, end))
+
+    def values_at(self, rows: slice | Int64) -> NDArray[Any]:
+        """Return the values of some rows in any order, as `values` does."""
+        some = self._value_N[rows]
         if self.kind != "text":
             return some
         order = np.argsort([text for text, _ in sorted(self._codes.items(), key=lambda item: item[1])], kind="stable")
         rank = np.empty(len(order) + 1, dtype=np.int32)
         rank[order], rank[-1] = np.arange(len(order)), -1
-        return np.where(self.has_N[begin:end], rank[some], np.int32(-1))
+        return np.where(self.has_N[rows], rank[some], np.int32(-1))
 
     def missing(self, begin: int, end: int) -> NDArray[np.bool_]:
         """Return which rows have no number; a row without a text has the category -1, and is not missing."""

@@ -19,6 +19,7 @@ from ..shared.domains import NamedDataset
 from ..shared.options import Flag, Json, Many, Reading
 from ..shared.outputs import DryRun, Output
 from ..shared.safe_text import printable
+from .documents import DocumentKey, Folding, read_known, refuse_other
 from .gathered import Spans
 from .imported import Duplicates, Writing, digest_of, join
 from .tables import DOMAIN, ORDINAL, PLACE, Format, find_tables
@@ -38,6 +39,7 @@ def import_scores(
     duplicates: Duplicates = "error",
     side: Annotated[Literal["high", "low"] | None, Parameter(show_default=False)] = None,
     spans: Spans = "mean",
+    documents: Folding = "mean",
     format: Annotated[Format | None, Parameter(show_default=False)] = None,  # noqa: A002
     reading: Reading = Reading(),  # noqa: B008  # frozen
     overwrite: Flag = False,
@@ -67,6 +69,9 @@ def import_scores(
       shard,row       columns with the shard's number or file, and the row
       content         column `key` with xxh3_64 of a sample's stored bytes
       content:text    column `key` with xxh3_64 of the sample column `text`
+      document        column `id` with the id of a document, as convert kept it
+      document:COLUMN the same in another column
+      document:FILE,RECORD  columns with its source file and its record there
     If the table of an ordinal, or of a shard and a row, has a column `domain`
     (as `select export` writes it), a line is about a row of that domain only.
 
@@ -75,12 +80,19 @@ def import_scores(
     == 'en'". A row that no line is about, or whose line has no number, has no
     score.
 
+    DOCUMENTS. A dataset of --rows documents has a row for each. A packed row has
+    the mean of its documents' scores, weighted by their tokens in it, or what
+    --documents says; documents without a line do not count. It is listed if at
+    least half of its tokens are of listed documents (mean), any (max), or all.
+    Of texts it has the one that most of its tokens have.
+
     A line that is about no row is counted and reported. Two lines about one
     row are refused, unless --duplicates says which one counts. A key that
     several rows have meets all of them.
 
     Memory: 25 bytes for each row of the dataset, and 1 byte for each column;
-    the values lie in unnamed files below the temp directory.
+    the values lie in unnamed files below the temp directory. With documents as
+    the key, 40 bytes for each document and 28 for each place where one lies.
 
     Exit status: 0, 1 if a file is damaged or no line meets a row, 2 wrong use.
 
@@ -97,6 +109,7 @@ def import_scores(
         duplicates: of two lines about one row: error, or the first or the last counts.
         side: which end of the numbers is good, to be written down.
         spans: one number of dolma's spans: their mean by length, max, min or sum.
+        documents: one number of a packed row's documents: their mean by tokens, max or min.
         format: of the files, where their names do not say it.
         overwrite: replace what is in --out and --selection.
         dry_run: read and report everything, write nothing.
@@ -104,8 +117,8 @@ def import_scores(
     """
     _check_options(out, selection, where, keep=keep_listed, drop=drop_listed, columns=columns)
     condition = Condition.parse(where) if where is not None else None
-    console, files, row_key = Console(as_json=as_json), find_tables(tables, format), parse_key(key)
-    row_key = with_domain(row_key, files)
+    console, files = Console(as_json=as_json), find_tables(tables, format)
+    row_key = DocumentKey.parse(key) or with_domain(parse_key(key), files)
     datasets = reading.find(dataset)
     places = {
         "scores": _places(out, datasets, overwrite=overwrite),
@@ -113,7 +126,10 @@ def import_scores(
     }
     domains = [reading.open(each.url, name=each.name) for each in datasets]
     fields = {} if keep_listed or drop_listed else _fields(columns, files[0], row_key, condition)
-    joined = join(files, fields, row_key, domains, console, duplicates=duplicates, spans=spans)
+    known = read_known(row_key, datasets, domains, reading.retry) if isinstance(row_key, DocumentKey) else None
+    joined = join(
+        files, fields, row_key, domains, console, duplicates=duplicates, spans=spans, known=known, folding=documents
+    )
     if joined.meetings.lines and not joined.meetings.met_N.any():
         by_domain = DOMAIN in row_key.columns
         raise SelectionError(
@@ -127,6 +143,7 @@ def import_scores(
         "columns": fields,
         "duplicates": duplicates,
         "spans": spans,
+        **({} if known is None else {"documents": documents}),
     }
     writing = Writing(
         joined=joined,
@@ -137,12 +154,12 @@ def import_scores(
         listed=keep_listed or drop_listed,
         drop=drop_listed,
     )
-    documents = writing.run(places, dry_run=dry_run, overwrite=overwrite)
+    written = writing.run(places, dry_run=dry_run, overwrite=overwrite)
     report = joined.report(key)
     for note in _notes(report, listed=writing.listed):
         console.note(f"note: {printable(note)}")
-    document = {"status": "dry run" if dry_run else "ok", **report, "domains": documents}
-    console.result(document, _show(documents))
+    document = {"status": "dry run" if dry_run else "ok", **report, "domains": written}
+    console.result(document, _show(written))
     return 0
 
 
@@ -152,6 +169,7 @@ def parse_key(text: str) -> RowKey:
     Raises:
         ConfigError: it is malformed.
     """
+    refuse_other(text)
     if text == ORDINAL:
         return OrdinalKey()
     if text == "shard,row":
@@ -160,7 +178,9 @@ def parse_key(text: str) -> RowKey:
         return ContentKey(of=found[1])
     column, _, of = text.partition("=")
     if not column or "," in text or (not of and "=" in text):
-        raise ConfigError(f"--key {text}: give COLUMN, COLUMN=SAMPLES, ordinal, shard,row, content or content:COLUMN")
+        raise ConfigError(
+            f"--key {text}: give COLUMN, COLUMN=SAMPLES, ordinal, shard,row, content, content:COLUMN or document"
+        )
     return ColumnKey(column=column, of=of or column)
 
 
@@ -179,7 +199,9 @@ def _show(documents: Sequence[Mapping[str, Any]]) -> Table:
     return table(["domain", "rows", "with a score", "kept", "columns"], rows)
 
 
-def _fields(columns: Sequence[str], first: TableFile, key: RowKey, condition: Condition | None) -> dict[str, str]:
+def _fields(
+    columns: Sequence[str], first: TableFile, key: RowKey | DocumentKey, condition: Condition | None
+) -> dict[str, str]:
     """Return name of a column -> path of the field; what a condition names is imported too."""
     given = [part for text in columns for part in text.split(",") if part]
     known = first.fields() if condition is not None or not given else {}
@@ -226,9 +248,12 @@ def _notes(report: Mapping[str, Any], *, listed: bool) -> list[str]:
     if report["unmatched_lines"]:
         shown = ", ".join(map(repr, report["unmatched_examples"]))
         counts = f"{report['unmatched_lines']:,} of {report['lines']:,}"
-        notes.append(f"{counts} lines are about no row of the dataset, such as {shown}")
+        what = "document" if "documents_without_a_line" in report else "row"
+        notes.append(f"{counts} lines are about no {what} of the dataset, such as {shown}")
     if report["rows_without_a_line"] and not listed:  # a list leaves out rows on purpose
         notes.append(f"{report['rows_without_a_line']:,} rows have no line in the table")
+    if report.get("documents_without_a_line") and not listed:
+        notes.append(f"{report['documents_without_a_line']:,} documents have no line in the table")
     if report["repeated"]:
         notes.append(f"{report['repeated']:,} lines are about a row that another line is about too")
     notes += [f"column {name}: {count:,} values are null" for name, count in report["nulls"].items()]

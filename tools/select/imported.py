@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from mixstream.errors import SelectionError
 from mixstream.selection import (
@@ -20,6 +21,7 @@ from mixstream.selection import (
     SCORED,
     Condition,
     DomainRows,
+    Locator,
     Meetings,
     RowKey,
     Scores,
@@ -30,6 +32,7 @@ from mixstream.selection import (
 
 from ..shared.console import Console
 from ..shared.domains import NamedDataset
+from .documents import DocumentKey, Folded, Folding, Known, rows_met
 from .gathered import Gathered, Spans
 from .kept import Kept
 from .tables import Table
@@ -46,23 +49,27 @@ class Joined:
     Attributes:
         domains: the rows.
         columns: by name.
-        meetings: which rows the table is about.
+        meetings: which rows, or documents, the lines are about.
+        met_N: bool [N], which rows the table is about.
     """
 
     domains: Sequence[DomainRows]
-    columns: Mapping[str, Gathered]
+    columns: Mapping[str, Gathered | Folded]
     meetings: Meetings
+    met_N: NDArray[np.bool_]
 
     def report(self, key: str) -> dict[str, Any]:
         """Return the counts as JSON values."""
         met = self.meetings
+        documents = {} if met.met_N is self.met_N else {"documents_without_a_line": _count(~met.met_N)}
         return {
             "key": key,
             "lines": met.lines,
             "unmatched_lines": met.unmatched,
             "unmatched_examples": met.examples,
             "repeated": met.repeated,
-            "rows_without_a_line": int(len(met.met_N) - np.count_nonzero(met.met_N)),
+            "rows_without_a_line": _count(~self.met_N),
+            **documents,
             "nulls": {name: column.nulls for name, column in self.columns.items() if column.nulls},
         }
 
@@ -70,32 +77,58 @@ class Joined:
 def join(
     files: Sequence[Table],
     fields: Mapping[str, str],
-    key: RowKey,
+    key: RowKey | DocumentKey,
     domains: Sequence[DomainRows],
     console: Console,
     *,
     duplicates: Duplicates,
     spans: Spans,
+    known: Known | None = None,
+    folding: Folding = "mean",
 ) -> Joined:
     """Read the keys of the domains, then all files, and return what they say of each row.
 
     Args:
         files: the table.
         fields: name of a column -> path of its field.
-        key: how lines name rows.
+        key: how lines name rows, or documents.
         domains: the rows.
         console: shows the progress.
         duplicates: which of two lines about one row counts.
         spans: how dolma's spans become one number.
+        known: the documents that lines name; None if they name rows.
+        folding: what becomes of the documents of a row.
 
     Raises:
         SelectionError: a file is damaged, a value does not fit, or a row has two lines.
     """
     rows = int(begins_of(domains)[-1])
-    with console.progress("read keys", total=rows, unit="rows") as advance:
-        locator = key.locator(domains, advance=advance)
-    meetings = Meetings(rows, duplicates=duplicates)
-    columns = {name: Gathered(name, rows=rows, spans=spans) for name in fields}
+    if isinstance(key, DocumentKey):
+        assert known is not None
+        locator, named = known, known.documents
+    else:
+        with console.progress("read keys", total=rows, unit="rows") as advance:
+            locator, named = key.locator(domains, advance=advance), rows
+    meetings = Meetings(named, duplicates=duplicates)
+    columns = {name: Gathered(name, rows=named, spans=spans) for name in fields}
+    _read_lines(files, fields, key, locator, console, meetings=meetings, columns=columns)
+    if known is None:
+        return Joined(domains=domains, columns=columns, meetings=meetings, met_N=meetings.met_N)
+    met_N = rows_met(known, meetings.met_N, "max" if fields else folding)
+    folded = {name: Folded(documents=column, known=known, how=folding) for name, column in columns.items()}
+    return Joined(domains=domains, columns=folded, meetings=meetings, met_N=met_N)
+
+
+def _read_lines(
+    files: Sequence[Table],
+    fields: Mapping[str, str],
+    key: RowKey | DocumentKey,
+    locator: Locator,
+    console: Console,
+    *,
+    meetings: Meetings,
+    columns: Mapping[str, Gathered],
+) -> None:
     needed = list(dict.fromkeys([*key.columns, *fields.values()]))
     with console.progress("import", total=sum(each.size for each in files)) as advance:
         for file in files:
@@ -108,7 +141,6 @@ def join(
                 for name, field in fields.items():
                     columns[name].put(lines[field], line_M, row_M)
                 advance(size)
-    return Joined(domains=domains, columns=columns, meetings=meetings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +170,7 @@ class Writing:
         begins = begins_of(self.joined.domains).tolist()
         documents = []
         for dataset, rows, begin, end in zip(self.datasets, self.joined.domains, begins[:-1], begins[1:]):
-            met = int(np.count_nonzero(self.joined.meetings.met_N[begin:end]))
+            met = _count(self.joined.met_N[begin:end])
             document = {"domain": dataset.name, "rows": end - begin, "scored": met, "columns": [*self.joined.columns]}
             document |= {"kept_rows": None, "scores": None, "selection": None}
             with tempfile.TemporaryDirectory(prefix="mixstream-import-") as scratch:
@@ -173,7 +205,7 @@ class Writing:
                 writer.fingerprint(shard, found)
             for at in range(0, rows.table.rows, _BLOCK):
                 first, last = begin + at, begin + min(at + _BLOCK, rows.table.rows)
-                missing = ~self.joined.meetings.met_N[first:last]
+                missing = ~self.joined.met_N[first:last]
                 for column in self.joined.columns.values():
                     missing |= column.missing(first, last)
                 values = {name: column.values(first, last) for name, column in self.joined.columns.items()}
@@ -191,7 +223,7 @@ class Writing:
         return replace(kept, rows=kept.mask, facts={**facts, "imported": dict(self.inputs)})
 
     def _of_list(self, dataset: NamedDataset, rows: DomainRows, begin: int, end: int) -> Kept:
-        met_N = self.joined.meetings.met_N[begin:end]
+        met_N = self.joined.met_N[begin:end]
         return Kept(
             domain=dataset.name,
             table=rows.table.with_fingerprints(rows.fingerprints),
@@ -211,7 +243,11 @@ def digest_of(file: Table) -> str:
     return digest.hexdigest()
 
 
-def _require_keys(lines: Mapping[str, Any], key: RowKey, file: Table, before: int) -> None:
+def _count(mask: NDArray[np.bool_]) -> int:
+    return int(np.count_nonzero(mask))
+
+
+def _require_keys(lines: Mapping[str, Any], key: RowKey | DocumentKey, file: Table, before: int) -> None:
     """Refuse a line without a key."""
     for column in key.columns:
         values = lines[column]

@@ -7,12 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import accumulate
 from typing import Annotated, NamedTuple
 
 from cyclopts import Parameter
 
-from mixstream.errors import ConfigError, IndexCorruptError, StoreNotFoundError, UnfinishedError
-from mixstream.formats import ShardInfo, is_hash, is_mds_encoding_safe
+from mixstream.documents import DIRECTORY, Documents
+from mixstream.errors import ConfigError, IndexCorruptError, MixstreamError, StoreNotFoundError, UnfinishedError
+from mixstream.formats import ShardInfo, is_hash, is_mds_encoding_safe, ndarray_dtype
 from mixstream.storage import INDEX, Retry, is_local
 from mixstream.units import parse_bytes
 
@@ -21,7 +23,8 @@ from ..shared.datasets import Dataset, find_datasets
 from ..shared.parallel import in_parallel
 from ..shared.safe_text import printable
 from ..shared.shards import memory_of, require_codecs, stored, stored_bytes
-from .shard import TODO, UNCHECKED, Depth, Fault, Finding, check_shard
+from .documents import TOKENS, check_documents, ends_of, open_documents
+from .shard import TODO, UNCHECKED, Depth, Fault, Finding, Look, check_shard
 from .show import Report, describe, show
 
 _Many = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True, show_default=False)]
@@ -56,7 +59,9 @@ def verify(
 
     CHECKS. The index; and of each shard its size, every hash in the index (of
     the compressed and of the raw file), the size after decompression, the
-    offsets, and that every sample decodes. Pickled columns are not decoded,
+    offsets, and that every sample decodes. Of the documents that convert keeps:
+    their files, their counts, and that they fill the rows and end where the
+    tokens say so. Pickled columns are not decoded,
     because unpickling can run code; --allow-unsafe-types permits it. Shards are
     read from the store and not kept; --quick reads none.
 
@@ -112,11 +117,12 @@ def verify(
 
 
 class Task(NamedTuple):
-    """A shard to check: its dataset, its position in the index, its entry there."""
+    """A shard to check: its dataset, its position in the index, its entry there, the rows before it."""
 
     dataset: Dataset
     number: int
     info: ShardInfo
+    first_row: int
 
 
 class _Work:
@@ -129,6 +135,14 @@ class _Work:
         self._order = {dataset.name: at for at, dataset in enumerate(datasets)}
         self._faults = [(d.name, -1.0, _of_index(d.trouble)) for d in datasets if d.trouble is not None]
         self._in_a_row: Counter[str] = Counter()
+        self._documents: dict[str, Documents] = {}
+        for dataset in () if chosen else datasets:
+            documents, fault = open_documents(dataset, retry)
+            if documents is not None:
+                self._documents[dataset.name] = documents
+            if fault is not None:
+                self._faults.append((dataset.name, -1.0, fault))
+        self._datasets = () if chosen else datasets
 
     @property
     def faults(self) -> list[tuple[str, Fault]]:
@@ -142,6 +156,11 @@ class _Work:
         total = sum(stored_bytes(task.info) for task in self.tasks)
         cost = (lambda _: 0) if self._depth.sizes_only else (lambda task: memory_of(task.info))
         unasked: Counter[str] = Counter()
+        for dataset in self._datasets:
+            documents = self._documents.get(dataset.name)
+            if documents is not None and (fault := check_documents(dataset, documents, self._depth)) is not None:
+                self._faults.append((dataset.name, -1.0, fault))
+                del self._documents[dataset.name]  # what its shards are compared with
         with (
             console.progress(label, total=total) as advance,
             closing(in_parallel(self._check, self.tasks, workers=workers, cost=cost, room=room)) as checked,
@@ -173,10 +192,28 @@ class _Work:
         dataset = task.dataset
         if self._in_a_row[dataset.name] >= _GIVE_UP:
             return None
-        local = is_local(dataset.store.url)
+        try:
+            look = self._look(task)
+        except (MixstreamError, OSError, IndexError) as error:
+            return Finding(fault=Fault.of_store(DIRECTORY, error))
         return check_shard(
-            dataset.store, task.info, retry=self._retry, depth=self._depth, files=dataset.files, local=local
+            dataset.store,
+            task.info,
+            retry=self._retry,
+            depth=self._depth,
+            files=dataset.files,
+            local=is_local(dataset.store.url),
+            look=look,
         )
+
+    def _look(self, task: Task) -> Look | None:
+        """What is checked of the documents in the samples of a shard."""
+        documents, made_with = self._documents.get(task.dataset.name), task.dataset.about.get("tokenizer")
+        eos = made_with.get("eos") if isinstance(made_with, dict) else None
+        has_tokens = ndarray_dtype(task.info.columns.get(TOKENS, "")) is not None
+        if documents is None or not isinstance(eos, int) or not has_tokens or not self._depth.decodes:
+            return None
+        return ends_of(documents, task.first_row, task.info.samples, eos)
 
 
 def _tasks(datasets: Sequence[Dataset], chosen: Sequence[str]) -> Iterator[Task]:
@@ -187,11 +224,12 @@ def _tasks(datasets: Sequence[Dataset], chosen: Sequence[str]) -> Iterator[Task]
     """
     left = set(chosen)
     for dataset in datasets:
+        rows = [0, *accumulate(info.samples for info in dataset.shards)]
         for number, info in enumerate(dataset.shards):
             names = {str(number), info.raw.basename, stored(info).basename}
             if not chosen or names & set(chosen):
                 left -= names
-                yield Task(dataset=dataset, number=number, info=info)
+                yield Task(dataset=dataset, number=number, info=info, first_row=rows[number])
     if left and any(dataset.index is not None for dataset in datasets):
         most = max(len(dataset.shards) for dataset in datasets)
         raise ConfigError(

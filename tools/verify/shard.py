@@ -7,9 +7,9 @@ are counted. Files that the store does not return are a kind of their own: they 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from mixstream.errors import ConfigError, MixstreamError, ShardCorruptError, StoreAccessError, StoreNotFoundError
 from mixstream.formats import FileInfo, ShardInfo, decode_sample, hash_hex, is_hash, join_files, read_offsets
@@ -18,9 +18,13 @@ from mixstream.storage import Retry, Store
 from ..shared.safe_text import message_of, notes_of, printable
 from ..shared.shards import decompressed, read_bytes, without_pickles
 
-Kind = Literal["unfinished", "index", "missing", "size", "hash", "damaged", "samples", "refused", "unreachable"]
+Kind = Literal[
+    "unfinished", "index", "missing", "size", "hash", "damaged", "samples", "documents", "refused", "unreachable"
+]
 UNCHECKED: frozenset[Kind] = frozenset({"refused", "unreachable"})
 """Kinds that say nothing about the bytes."""
+Look = Callable[[int, Mapping[str, Any]], None]
+"""Takes the number of a sample in its shard, and its columns; raises ShardCorruptError if something is wrong."""
 REPLACE = "copy it again, or rebuild it"
 REBUILD = "rebuild it: its hash is correct, so a copy would be the same"
 TODO: Mapping[Kind, str] = {
@@ -31,6 +35,7 @@ TODO: Mapping[Kind, str] = {
     "hash": REPLACE,
     "damaged": REPLACE,
     "samples": REPLACE,
+    "documents": "copy the directory `documents` and index.json again from one place, or convert the domain again",
     "refused": "not checked: renew the credentials, or grant read access",
     "unreachable": "not checked: try again when the store responds",
 }
@@ -49,6 +54,11 @@ class Depth:
     sizes_only: bool = False
     samples: int | None = None
     allow_unsafe_types: bool = False
+
+    @property
+    def decodes(self) -> bool:
+        """Whether any sample is decoded."""
+        return not self.sizes_only and self.samples != 0
 
     def rows(self, count: int) -> Iterable[int]:
         """Return which of `count` samples to decode."""
@@ -107,7 +117,14 @@ class Finding:
 
 
 def check_shard(
-    store: Store, info: ShardInfo, *, retry: Retry, depth: Depth, files: frozenset[str] | None, local: bool
+    store: Store,
+    info: ShardInfo,
+    *,
+    retry: Retry,
+    depth: Depth,
+    files: frozenset[str] | None,
+    local: bool,
+    look: Look | None = None,
 ) -> Finding:
     """Compare one shard with its entry in the index.
 
@@ -120,12 +137,13 @@ def check_shard(
         depth: how much to check.
         files: the files that the store lists; None if they are not known.
         local: whether the store is a local directory.
+        look: what else is checked of each decoded sample.
     """
     raws, stored = tuple(raw for raw, _ in info.files), tuple(packed or raw for raw, packed in info.files)
     raw_too = local and stored != raws and files is not None and all(raw.basename in files for raw in raws)
     if raw_too and files is not None and not all(file.basename in files for file in stored):
         stored = raws
-    check = _Check(store, info, retry, depth)
+    check = _Check(store, info, retry, depth, look)
     if depth.sizes_only:
         every = (*stored, *(raws if raw_too and stored != raws else ()))
         return Finding(fault=next((fault for file in every if (fault := check.size(file)) is not None), None))
@@ -139,8 +157,8 @@ def check_shard(
 class _Check:
     """The checks of one shard."""
 
-    def __init__(self, store: Store, info: ShardInfo, retry: Retry, depth: Depth) -> None:
-        self._store, self._info, self._retry, self._depth = store, info, retry, depth
+    def __init__(self, store: Store, info: ShardInfo, retry: Retry, depth: Depth, look: Look | None) -> None:
+        self._store, self._info, self._retry, self._depth, self._look = store, info, retry, depth, look
 
     def size(self, file: FileInfo) -> Fault | None:
         """Check that a file exists and has its size."""
@@ -204,7 +222,9 @@ class _Check:
         view, good, bad, first = memoryview(raw), 0, 0, None
         for row in self._depth.rows(info.samples):
             try:
-                decode_sample(view[offsets[row] : offsets[row + 1]], info, where=f"sample {row}")
+                sample = decode_sample(view[offsets[row] : offsets[row + 1]], info, where=f"sample {row}")
+                if self._look is not None:
+                    self._look(row, sample)
                 good += 1
             except ConfigError:  # a package is missing; the sample may be good
                 raise

@@ -25,7 +25,15 @@ from mixstream_tools.cli import main
 
 GOLDEN = Path(__file__).parents[2] / "data" / "mosaic"
 OPTIONS = {
-    *("--samples", "--tokenizer", "--count", "--allow-unsafe-types", "--download-retry", "--download-timeout"),
+    *(
+        "--samples",
+        "--tokenizer",
+        "--count",
+        "--allow-unsafe-types",
+        "--download-retry",
+        "--download-timeout",
+        "--html",
+    ),
     "--json",
 }
 NASTY = "\x1b[31mred\x1b[0m\u202e\x07 [bold]x[/y] :smile: \x9b2J"

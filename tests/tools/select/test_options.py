@@ -16,7 +16,7 @@ OPTIONS = {
     "random": "by dry-run each fraction inverse json like out overall "
     "overwrite per-domain row-tokens rows seed split tokens tokens-column within",
     "combine": "and dry-run json minus or out overwrite",
-    "import": "columns dataset drop-listed dry-run duplicates format json keep-listed "
+    "import": "columns dataset documents drop-listed dry-run duplicates format json keep-listed "
     "key out overwrite selection side spans split where",
     "split": "buckets column dry-run json out overwrite within",
     "stats": "dataset json local scores shards split",
