@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import Trainer
+from transformers.trainer import Trainer
 
 import mixstream as ms
 from mixstream.errors import ConfigError
@@ -57,7 +57,7 @@ class MixTrainerMixin(DomainLosses):
             `StreamingDataset` or `LocalDataset`, all samples of which the Trainer divides among ranks by itself.
         columns: column of the shards -> the model's argument.
         ignore_token: id of a token that is not predicted, such as that of padding. "labels" are the "input_ids" but
-            for these tokens, unless batches have a column "labels".
+            for these tokens and those whose "loss_mask" is 0, unless batches have a column "labels".
         losses_by_domain: report losses by domain to the mixer, and log them. Needed by mixers that learn.
         strict: as in `Loader.load_state_dict`, for a checkpoint that training is resumed from; False also takes one
             without a position, and goes on at the loader's.

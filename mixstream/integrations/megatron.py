@@ -48,12 +48,16 @@ class ExternalBatches:
         return self
 
     def __next__(self) -> dict[str, torch.Tensor]:
-        """Return tokens, labels, position_ids (int64 [B, T]) and loss_mask (float32 [B, T]) of the next micro-batch."""
+        """Return tokens, labels, position_ids (int64 [B, T]) and loss_mask (float32 [B, T]) of the next micro-batch.
+
+        The mask is that of the labels, if rows have a column `loss_mask`; otherwise, all of them count.
+        """
         self.batch = next(self._parts)
         self._parts.finish(self.batch)
         tokens, labels = self.batch["tokens"][:, :-1].contiguous(), self.batch["tokens"][:, 1:].contiguous()
         place = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens).contiguous()
-        return {"tokens": tokens, "labels": labels, "loss_mask": torch.ones_like(tokens).float(), "position_ids": place}
+        mask = self.batch["loss_mask"][:, 1:] if "loss_mask" in self.batch else torch.ones_like(labels)
+        return {"tokens": tokens, "labels": labels, "loss_mask": mask.float().contiguous(), "position_ids": place}
 
     def report(self, batch: ms.Batch, loss: Any, *, mask: Any = None, groups: Any = ()) -> None:
         """Report the losses of `batch`, which was `self.batch`, on every rank.

@@ -117,6 +117,8 @@ class MixDataLoader(BaseDataLoader):
         inputs, labels = tokens[:, :-1].contiguous(), tokens[:, 1:].clone()
         begins = (inputs == self.eos_id) | (labels == self.bos_id)  # the next token begins a document
         labels[begins] = IGNORE_INDEX
+        if "loss_mask" in part:  # of chats, as convert writes it
+            labels[part["loss_mask"][:, 1:] == 0] = IGNORE_INDEX
         at = torch.arange(self.seq_len).expand_as(inputs)
         first = torch.where(begins[:, :-1], at[:, 1:], 0).cummax(dim=1).values
         positions = at - torch.nn.functional.pad(first, (1, 0))

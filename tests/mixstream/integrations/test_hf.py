@@ -272,10 +272,12 @@ def test_skipping_of_the_trainer_is_off(library, tmp_path):
 # --- columns and heads ------------------------------------------------------------------------------------------------
 
 
-def test_labels_leave_out_the_ignored_token_and_other_columns_are_dropped(tmp_path):
+@pytest.mark.parametrize("masked", [False, True])
+def test_labels_leave_out_ignored_and_masked_tokens_and_other_columns_are_dropped(tmp_path, masked):
     write_tokens(tmp_path / "web", [1, 2, 3, 2] * 4)
     dataset = ms.StreamingDataset(local=str(tmp_path / "web"), batch_size=8)
-    add = ms.Loader(dataset, transforms=[lambda batch: batch | {"source": batch["tokens"]}])
+    name, mask = ("loss_mask", lambda tokens: tokens != 1) if masked else ("source", lambda tokens: tokens)
+    add = ms.Loader(dataset, transforms=[lambda batch: batch | {name: mask(batch["tokens"])}])
     seen: list[dict[str, Any]] = []
 
     class Model(torch.nn.Module):
@@ -292,7 +294,7 @@ def test_labels_leave_out_the_ignored_token_and_other_columns_are_dropped(tmp_pa
     trainer.train()
     (ids, labels), *_ = ((part["input_ids"], part["labels"]) for part in seen)
     assert ids[:, 0].tolist() == [1, 2, 3, 2]
-    assert labels[:, 0].tolist() == [1, -100, 3, -100]
+    assert labels[:, 0].tolist() == [-100 if masked else 1, -100, 3, -100]
 
 
 class Fused(torch.nn.Module):

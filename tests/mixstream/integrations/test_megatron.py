@@ -8,6 +8,7 @@ import multiprocessing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from harness import WIDTH, Tilt, losses, make_dataset
@@ -107,6 +108,18 @@ def test_the_columns_are_those_of_gpt(library):
     assert batch["position_ids"][0].tolist() == list(range(WIDTH - 1))
     assert all(value.is_contiguous() for value in batch.values())
     batches.loader.close()
+
+
+def test_the_mask_of_the_rows_is_that_of_their_labels(tmp_path):
+    with ms.MDSWriter(out=tmp_path, columns={"tokens": "ndarray:uint16:4", "loss_mask": "ndarray:uint8:4"}) as writer:
+        for _ in range(4):
+            mask = np.array([1, 0, 1, 0], np.uint8)
+            writer.write({"tokens": np.arange(4, dtype=np.uint16), "loss_mask": mask})
+    loader = ms.Loader(ms.StreamingDataset(local=tmp_path, batch_size=4))
+    batch = next(ExternalBatches(loader, micro_batch_size=2))
+    assert batch["loss_mask"].tolist() == [[0.0, 1.0, 0.0]] * 2
+    assert batch["loss_mask"].dtype == torch.float32
+    loader.close()
 
 
 def test_a_state_within_an_iteration_is_refused(library):
