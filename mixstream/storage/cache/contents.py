@@ -131,6 +131,7 @@ class CacheContents:
                     fixed += found.st_size
                 elif _is_partial(entry.name, known):
                     partials += _partial(entry)
+        partials = [partial for partial in partials if partial[1] not in inodes]  # renamed while it was listed
         inodes.update(inode for _, inode, _ in partials)
         partials += [partial for partial in before if partial[1] not in inodes]
         return Scan(list(shards.values()), fixed, partials)

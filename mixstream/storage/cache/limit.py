@@ -15,7 +15,7 @@ import errno
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from math import inf
 from pathlib import Path
 
@@ -67,8 +67,16 @@ class CacheLimit:
         return directory in self._members
 
     def usage(self) -> int:
-        """Return the bytes that the members hold now."""
-        return sum(member.scan().bytes for member in self._members.values())
+        """Return the bytes that the members hold now.
+
+        With a limit, nothing is evicted and no room is taken meanwhile, if the lock can be had: otherwise a shard that
+        is evicted and the one that takes its place might both be counted.
+        """
+        with ExitStack() as held:
+            if self.limit is not None and self._members and self._first.is_dir():
+                with suppress(OSError):  # of a cache that may only be read
+                    held.enter_context(self._lock("measure the cache", timeout=_SHORT, wait=False))
+            return sum(member.scan().bytes for member in self._members.values())
 
     def announce(self, paths: Sequence[Path], steps: Sequence[float]) -> None:
         """Announce in how many steps this process needs each raw file; replaces what was announced before.
