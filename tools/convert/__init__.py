@@ -1,4 +1,4 @@
-"""`mixstream convert`: text and JSON → tokenised MDS shards, one dataset for each domain.
+"""`mixstream convert`: text, tables, crawls and archives → tokenised MDS shards, one dataset for each domain.
 
 In the order of the flow (job.py draws it); each package says what its files are:
 
