@@ -9,12 +9,13 @@ READY := $(VENV)/.ready
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-# pip would compile 17,000 modules one after the other. Those that may be imported are compiled here, on all cores.
+# pip would compile 17,000 modules one after the other. Those that may be imported are compiled here, on all cores; and
+# ours, which each of the tests' processes would compile where PYTHONDONTWRITEBYTECODE is set.
 SELDOM := /tests?/|/transformers/models/(?!auto|bert|gpt2)|/sympy/(?!core)|/pip/
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m compileall -qq -j 0 -x '$(SELDOM)' $(VENV)/lib || true  # a file for a later Python does not compile
+	$(BIN)/python -m compileall -qq -j 0 -x '$(SELDOM)' $(VENV)/lib mixstream tools examples || true  # a file for a later Python does not compile
 	touch $@
 
 demo: $(READY)  ## convert text that is on this machine, train on the mix, kill, resume, prove it equal

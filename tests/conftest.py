@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing.spawn
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,6 +26,23 @@ from warm import warm  # pyright: ignore[reportMissingImports]
 hypothesis.settings.register_profile("gate", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return what `-n auto` means: a process more than there are cores, since tests wait for stores and processes."""
+    return 1 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leave what is imported out of garbage collections, which take half a second each and copy pages of a fork."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +63,13 @@ def warm_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Yield a directory of `python`, `mixstream` and `torchrun` that start at once (`warm.py`), to be put into PATH."""
     with warm(tmp_path_factory.mktemp("warm")) as programs:
         yield programs
+
+
+@pytest.fixture
+def warm_spawn(warm_programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `multiprocessing` start what it spawns, and its fork server, by `warm_programs`."""
+    monkeypatch.setattr(multiprocessing.spawn, "_python_exe", os.fsencode(warm_programs / "python"))
+    forkserver._forkserver._stop()  # type: ignore[attr-defined] - one of another test has that one's environment
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import gone
+from children import gone, in_child, loaded
 
 TELL = "import os, sys; print(sys.argv[1:], os.getcwd(), os.environ['WORD'], __name__, sys.stdin.read())"
 
@@ -40,6 +40,9 @@ def test_nothing_of_ours_is_imported_before(call):
     ("code", "status"),
     [
         ("raise SystemExit(3)", 3),
+        ("raise SystemExit", 0),
+        ("raise SystemExit('why')", 1),
+        ("raise KeyboardInterrupt", -signal.SIGINT),
         ("1 / 0", 1),
         ("import os; os.kill(os.getpid(), 9)", -signal.SIGKILL),
         ("import os, signal; os.kill(os.getppid(), 0); signal.raise_signal(15)", -signal.SIGTERM),
@@ -47,6 +50,21 @@ def test_nothing_of_ours_is_imported_before(call):
 )
 def test_its_end_is_the_callers(call, code, status):
     assert call("-c", code).returncode == status
+
+
+def test_what_runs_at_exit_runs_and_what_is_written_last_arrives(call, tmp_path):
+    code = (
+        "file = open('left-open', 'w'); file.write('all of it')\n"
+        "import atexit, threading, time\n"
+        "atexit.register(print, 'at exit')\n"
+        "threading.Thread(target=lambda: time.sleep(0.05) or print('a thread')).start()\n"
+        "raise SystemExit('why')"
+    )
+    found, real = (call("-c", code, **each) for each in ({}, {"program": sys.executable}))
+    assert (found.stdout, found.stderr) == (real.stdout, real.stderr) == ("a thread\nat exit\n", "why\n")
+    (tmp_path / "left-open").unlink()
+    call("-c", code)
+    assert (tmp_path / "left-open").read_text() == "all of it"
 
 
 def test_warnings_are_errors_where_they_are_asked_to_be(call):
@@ -57,7 +75,7 @@ def test_warnings_are_errors_where_they_are_asked_to_be(call):
 
 @pytest.mark.parametrize(("number", "ends"), [(signal.SIGTERM, True), (signal.SIGINT, True), (signal.SIGKILL, False)])
 def test_signals_reach_it(warm_programs, number, ends):
-    code = "import os, time; print(os.getpid(), flush=True)\ntry: time.sleep(60)\nexcept BaseException: print('ended')"
+    code = "import os, time\ntry: print(os.getpid(), flush=True); time.sleep(60)\nexcept BaseException: print('ended')"
     command = [warm_programs / "python", "-c", f"import signal; signal.signal(15, signal.default_int_handler)\n{code}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
@@ -66,6 +84,23 @@ def test_signals_reach_it(warm_programs, number, ends):
         assert run.communicate(timeout=60)[0] == ("ended\n" if ends else "")  # at once: no program holds the pipe
     assert run.returncode == (0 if ends else -number)
     assert gone(pid)
+
+
+def test_files_that_are_passed_have_their_numbers(warm_programs, tmp_path):
+    (tmp_path / "file").write_text("passed")
+    with (tmp_path / "file").open() as file:
+        code = f"import os, sys; print(os.read({file.fileno()}, 9), os.listdir('/proc/self/fd'))"
+        said = [
+            subprocess.run([program, "-c", code], pass_fds=[file.fileno()], capture_output=True, check=True).stdout
+            for program in (warm_programs / "python", sys.executable)
+            if not file.seek(0)
+        ]
+    assert said[0] == said[1]
+
+
+def test_spawned_processes_start_by_it(warm_spawn):
+    assert in_child(loaded, method="spawn") == (True, True)
+    assert in_child(loaded, method="forkserver") == (True, True)
 
 
 def test_torchrun_starts_its_ranks_by_it(call, warm_programs, tmp_path):

@@ -1,20 +1,23 @@
 """Python programs that start at once: a server that has imported torch forks a process for each.
 
 Importing torch, numba and pyarrow takes a process more than a second of CPU. `bin/python` in the directory of a server
-is called like the interpreter (`-c`, `-m` or a script, with `-W` and `-u`), and has its arguments, environment,
-directory, streams, signals and exit status. `bin/mixstream` and `bin/torchrun` are the programs of these names;
-torchrun starts its ranks in the same way.
+is called like the interpreter (`-c`, `-m` or a script, with `-W`, `-u` and `-B`), and has its arguments, environment,
+directory, streams, other open files, signals and exit status. `bin/mixstream` and `bin/torchrun` are the programs of
+these names; torchrun starts its ranks in the same way.
 
 Rules: the server imports packages of others only, and uses none, so that a process finds mixstream as a new interpreter
 does: it has no threads, no locks that are held and no connections. What differs: the seed of `hash` and
-OMP_NUM_THREADS=1 are those of the server, as is the parent. Tests of what only a new interpreter shows start one.
+OMP_NUM_THREADS=1 are those of the server, as is the parent; and a process ends after its `atexit` functions, without
+taking torch apart, which costs 0.2 s. Tests of what only a new interpreter shows start one.
 
     python warm.py DIRECTORY SOCKET     the server: it says "ready", and ends with the process that started it
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import fcntl
 import gc
 import importlib
 import marshal
@@ -50,11 +53,12 @@ PACKAGES = (
 _CLIENT = """#!{python} -IS
 import marshal, os, signal, socket, sys
 
+files = [file for file in map(int, os.listdir("/proc/self/fd")) if os.path.exists(f"/proc/self/fd/{{file}}")]
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
 environment = dict(os.environ, PYTHON_EXEC={starter!r})  # what torchrun starts its ranks with
-call = marshal.dumps(({program!r} + sys.argv[1:], os.getcwdb(), environment))
-socket.send_fds(server, [len(call).to_bytes(4, "big")], [0, 1, 2])
+call = marshal.dumps(({program!r} + sys.argv[1:], files, os.getcwdb(), environment))
+socket.send_fds(server, [len(call).to_bytes(4, "big")], files)
 server.sendall(call)
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda number, frame: server.send(bytes([number])))
@@ -110,26 +114,26 @@ class _Server:
 
     def _accept(self, listening: socket.socket) -> list[str] | None:
         caller, _ = listening.accept()
-        length, streams, _, _ = socket.recv_fds(caller, 4, 3)
-        if len(length) < 4 or len(streams) < 3:
+        length, files, _, _ = socket.recv_fds(caller, 4, 250)
+        if len(length) < 4:
             caller.close()
             return None
         with caller.makefile("rb") as lines:
-            words, place, environment = marshal.loads(lines.read(int.from_bytes(length, "big")))
+            words, numbers, place, environment = marshal.loads(lines.read(int.from_bytes(length, "big")))
         pid = os.fork()
         if pid == 0:
             _die_with_parent()
             caller.close()
-            self._become(streams, place, environment)
+            self._become(dict(zip(numbers, files, strict=True)), place, environment)
             return words
-        for stream in streams:
-            os.close(stream)
+        for file in files:
+            os.close(file)
         self._running[pid] = caller
         self._select.register(os.pidfd_open(pid), selectors.EVENT_READ, lambda ended: self._ended(ended, pid))
         self._select.register(caller, selectors.EVENT_READ, lambda caller: self._told(caller, pid))
         return None
 
-    def _become(self, streams: list[int], place: bytes, environment: dict[str, str]) -> None:
+    def _become(self, files: dict[int, int], place: bytes, environment: dict[str, str]) -> None:
         """Let go of the server's files, and take over the caller's."""
         self._listening.close()
         for caller in self._running.values():
@@ -138,9 +142,13 @@ class _Server:
             if isinstance(key.fileobj, int) and key.fileobj > 2:
                 os.close(key.fileobj)
         self._select.close()
-        for target, stream in enumerate(streams):
-            os.dup2(stream, target)
-            os.close(stream)
+        above = max(*files, *files.values()) + 1
+        aside = {number: fcntl.fcntl(file, fcntl.F_DUPFD, above) for number, file in files.items()}
+        for file in files.values():
+            os.close(file)
+        for number, file in aside.items():
+            os.dup2(file, number)
+            os.close(file)
         os.chdir(place)
         os.environ.clear()
         os.environ.update(environment)
@@ -167,11 +175,14 @@ def _program(words: list[str]) -> tuple[Any, dict[str, Any]]:
     """Take over `words`, a command line of the interpreter; return the code to run and its names."""
     words = list(words)
     options = os.environ.get("PYTHONWARNINGS", "").split(",") if "PYTHONWARNINGS" in os.environ else []
-    while words[0] in ("-u", "-W"):
-        if words.pop(0) == "-u":
+    while words[0][:2] in ("-u", "-W", "-B"):
+        word = words.pop(0)
+        if word == "-u":
             os.environ["PYTHONUNBUFFERED"] = "1"
+        elif word == "-B":
+            sys.dont_write_bytecode = True
         else:
-            options.append(words.pop(0))
+            options.append(word[2:] or words.pop(0))
     sys.warnoptions[:] = options
     warnings._processoptions(options)  # type: ignore[attr-defined] - as the interpreter does
     if os.environ.get("PYTHONUNBUFFERED"):
@@ -212,10 +223,40 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+class _Ending:
+    """Ends a forked process when its `atexit` functions have run. Entered around its program.
+
+    The interpreter would go on to destroy every module: 0.2 s, in which it copies most pages of the server.
+    """
+
+    def __init__(self) -> None:
+        self._status: int | None = None  # None: in the server; or the interpreter has more to do, as after Ctrl-C
+        atexit.register(self._end)  # the last to run of those registered later
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, SystemExit):
+            said = error.code or 0
+            self._status = said & 255 if isinstance(said, int) else 1
+        elif error is None or isinstance(error, Exception):
+            self._status = int(error is not None)
+
+    def _end(self) -> None:
+        if self._status is not None:
+            with suppress(OSError, ValueError):  # a stream that cannot be written: the interpreter says so
+                sys.modules["__main__"].__dict__.clear()  # files that the program left open are closed, and so written
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(self._status)
+
+
 def _serve(directory: Path, address: str) -> list[str]:
     """Serve for ever. Returns in a forked process alone: the words that it was called by."""
     for package in PACKAGES:
         importlib.import_module(package)
+    sys.modules["numba"].njit(lambda x: x)(1)  # loads what every compiled function needs, also one from the disk
     assert threading.active_count() == 1, "a package started a thread, which a forked process would not have"
     gc.collect()
     gc.freeze()  # a collection in a forked process would copy every page
@@ -229,6 +270,8 @@ def _serve(directory: Path, address: str) -> list[str]:
 
 if __name__ == "__main__":
     _die_with_parent()
+    ending = _Ending()
     called = _serve(Path(sys.argv[1]), sys.argv[2])
     tempfile.tempdir = None  # as it is by default, whatever TMPDIR was for the server
-    exec(*_program(called))
+    with ending:
+        exec(*_program(called))

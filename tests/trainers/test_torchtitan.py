@@ -304,3 +304,30 @@ def test_the_sums_by_domain_are_those_of_the_loss_whatever_its_chunks() -> None:
             np.array([reference.item() * int(valid), int(valid)]), rel=1e-5
         )
         assert domain_loss.totals[:, 1].tolist() == [0, 0]
+
+
+def test_marked_documents_are_those_between_the_ends(tmp_path):
+    rng = np.random.default_rng(0)
+    with ms.MDSWriter(columns={"tokens": "ndarray:uint16:33"}, out=str(tmp_path / "web")) as writer:
+        for _ in range(40):
+            row = rng.integers(1, 50, 33).astype(np.uint16)
+            row[rng.random(33) < 0.1] = 0
+            row[-1] = 5  # repeats of an end at the end of a row would be padding
+            writer.write({"tokens": row})
+
+    def made(*, documents: bool) -> MixDataLoader:
+        streams = [ms.Stream(remote=str(tmp_path / "web"), eos_id=0)]
+        config = MixDataLoader.Config(streams=streams, documents=documents, eos_id=0, global_batch_size=8)
+        return MixDataLoader(config, dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=32, local_batch_size=4)
+
+    marked, found, resumed = made(documents=True), made(documents=False), made(documents=True)
+    try:
+        for _ in range(8):
+            (one, labels), (other, expected) = next(marked), next(found)
+            assert all(torch.equal(one[name], other[name]) for name in ("input", "positions"))
+            assert torch.equal(labels, expected)
+        resumed.load_state_dict(marked.state_dict())
+        assert torch.equal(next(resumed)[1], next(marked)[1])
+    finally:
+        for each in (marked, found, resumed):
+            each.loader.close()

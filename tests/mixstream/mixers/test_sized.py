@@ -102,10 +102,10 @@ def test_a_schedule_as_long_as_a_run_s_log_is_looked_up_quickly():
     mixer = Schedule({step: {"a": step + 1, "b": 1} for step in reversed(range(steps))})
     said = repr(mixer)
     mixer.weights_at(0, names)
-    begin = time.perf_counter()
+    begin = time.thread_time()
     for step in range(0, steps, 20):
         assert mixer.weights_at(step, names).tolist() == [(step + 1) / (step + 2), 1 / (step + 2)]
-    assert time.perf_counter() - begin < 1.0  # 0.02 s measured; 1,000 sorts take 3 s
+    assert time.thread_time() - begin < 1.0  # 0.02 s measured; 1,000 sorts take 3 s
     assert repr(mixer) == said
     assert mixer == Schedule(dict(mixer.weights))
 

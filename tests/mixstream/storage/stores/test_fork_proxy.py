@@ -98,7 +98,7 @@ def test_threads_share_one_helper(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_child_reads_whatever_its_parent_did(place: S3, method: str) -> None:
+def test_a_child_reads_whatever_its_parent_did(place: S3, method: str, warm_spawn: None) -> None:
     assert in_child(reads, place.url, BODY, method=method) == (True, method == "fork")
 
 
