@@ -7,9 +7,13 @@ and datasets with shards of several formats (`mixed.py`).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from hashlib import blake2s
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
-from mixstream.types import UInt8
+import numpy as np
+
+from mixstream.formats.cuts import CutRows
+from mixstream.types import Buffer, Int64, UInt8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +23,22 @@ class FileInfo:
     basename: str
     bytes: int
     hashes: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilePart:
+    """The file of which a shard is a part: shards of formats that have no files of their own (`ShardEntry.part`).
+
+    Attributes:
+        name: path of the file below the dataset's directory.
+        bytes: size of the whole file.
+        begin: the first byte of the shard, which is the bytes [begin, begin + raw.bytes) of the file as they are; None
+            if the shard is computed from the file (`ComputesShards.make`).
+    """
+
+    name: str
+    bytes: int
+    begin: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +86,101 @@ class SplitOffsets:
         return self.data + begin, self.data + end
 
 
-RowLayout = OffsetTable | SplitOffsets
-"""Where the rows of a shard lie. A format whose columns are gathered has rows by `OffsetTable`; one with rows of a
-fixed stride, or in spans, adds its own kind here and to the compiled loop of `data.gather`, which reads positions
-itself."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedStride:
+    """Rows of one length, at equal distances: those of a flat file of tokens.
+
+    Rows of 5 tokens of 2 bytes, of which each begins with the last token of the one before (overlap 1):
+
+    >>> import numpy as np
+    >>> rows = FixedStride(begins=0, stride=8, size=10)
+    >>> rows.span(np.zeros(64, np.uint8), row=2)
+    (16, 26)
+
+    Attributes:
+        begins: the byte of the shard at which row 0 begins.
+        stride: bytes from the beginning of a row to that of the next.
+        size: bytes of a row.
+    """
+
+    begins: int
+    stride: int
+    size: int
+
+    def span(self, data: UInt8, row: int) -> tuple[int, int]:
+        """Return the bytes [begin, end) of row `row`."""
+        del data
+        at = self.begins + row * self.stride
+        return at, at + self.size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TailRows:
+    """Rows of any length that begin at byte 0 of a shard; u64 behind them say where each ends, in tokens.
+
+    Attributes:
+        ends: byte of the shard at which the first of these numbers stands.
+        itemsize: bytes of a token.
+    """
+
+    ends: int
+    itemsize: int
+
+    def span(self, data: UInt8, row: int) -> tuple[int, int]:
+        """Return the bytes [begin, end) of row `row` of the checked shard `data`."""
+        at = self.ends + 8 * row
+        begin = int(data[at - 8 : at].view("<u8")[0]) if row else 0
+        return begin * self.itemsize, int(data[at : at + 8].view("<u8")[0]) * self.itemsize
+
+    def begins(self, data: UInt8, rows: int) -> Int64:
+        """Return the tokens at which the `rows` rows of the shard begin, and the last one ends, int64 [rows + 1]."""
+        end_R = data[self.ends : self.ends + 8 * rows].view("<i8")
+        return np.concatenate((np.zeros(1, dtype=np.int64), end_R))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanRows:
+    """Rows that a packing makes of what is stored: spans of records, which do not lie together.
+
+    Rows of equal fields are gathered together.
+
+    Attributes:
+        stored: of the stored records (`kind_of`).
+        columns: name and encoding of each column of the stored records.
+        pad_id: the token behind the last document of a row; None if there is none.
+    """
+
+    stored: object
+    columns: tuple[tuple[str, str], ...]
+    pad_id: int | None
+
+    def span(self, data: UInt8, row: int) -> tuple[int, int]:
+        """Raise an error: such a row has no bytes of its own."""
+        raise TypeError(f"packed row {row} of a shard of {len(data)} bytes lies in spans; decode it instead")
+
+
+RowLayout = OffsetTable | SplitOffsets | FixedStride | CutRows | TailRows | SpanRows
+"""Where the rows of a shard lie. A further one is added here, and to the unions below that it belongs to."""
+
+GatheredRows = OffsetTable | FixedStride
+"""Rows of which a column is gathered for a whole batch by one call, as `data.gather` does: a kind of them that reads
+positions in another way adds them to its compiled loop. Rows of `SpanRows` are gathered by `data.gather_spans`, others
+are decoded one by one."""
+
+DocumentRows = CutRows | TailRows
+"""Rows that are the documents of a shard of bare tokens; `begins` says where."""
+
+
+def kind_of(rows: RowLayout) -> object:
+    """Return what rows of several shards have in common if they are gathered, or decoded, in the same way.
+
+    >>> kind_of(OffsetTable(begins=4)) == kind_of(OffsetTable(begins=4)) != kind_of(OffsetTable(begins=8))
+    True
+    """
+    return rows if isinstance(rows, GatheredRows | SpanRows) else type(rows)
+
+
+_LONGEST = 200  # bytes of a file's name in that of a part; file systems take 255
 
 PART = 1 << 16
 """A shard of several files is one array in memory: each file begins at a multiple of this number of bytes, which is one
@@ -94,6 +205,8 @@ class ShardEntry:
         meta: the uncompressed file with the offsets of the rows, where the format has one beside the shard; it is named
             like `raw`, with ".meta" behind.
         meta_zip: the compressed one.
+        part: the file of which the shard is a part; None if its files are its own. `raw` is what the shard is in memory
+            then, and names the file that a cache keeps of it.
     """
 
     samples: int
@@ -106,6 +219,7 @@ class ShardEntry:
     zip: FileInfo | None
     meta: FileInfo | None = None
     meta_zip: FileInfo | None = None
+    part: FilePart | None = None
 
     @property
     def files(self) -> tuple[tuple[FileInfo, FileInfo | None], ...]:
@@ -170,3 +284,27 @@ class Container(Protocol):
             ShardCorruptError: the bytes are not a row of this shard.
         """
         ...
+
+
+@runtime_checkable
+class ComputesShards(Protocol):
+    """A container some of whose shards are computed from larger files: `FilePart.begin` is None."""
+
+    def make(self, shard: int, file: BinaryIO) -> Buffer:
+        """Return the raw bytes of a shard, of `raw.bytes` bytes, from the file that it is a part of.
+
+        The file is seekable, and only what is read of it is fetched; it is not closed here.
+
+        Raises:
+            ShardCorruptError: the file is not what the index says.
+        """
+        ...
+
+
+def part_name(file: str, part: int | str) -> str:
+    """Return the name by which a cache keeps a part of a file, by its number or name; a long one ends with a hash."""
+    below, slash, leaf = file.rpartition("/")
+    if len(encoded := leaf.encode(errors="surrogateescape")) > _LONGEST:
+        digest = blake2s(encoded, digest_size=8).hexdigest()
+        leaf = f"{encoded[: _LONGEST - 18].decode(errors='ignore')}~x{digest}"
+    return f"{below}{slash}{leaf}.{part:05}.part"

@@ -2,29 +2,35 @@
 
 Importing this is cheap: obstore, boto3 and fsspec are imported when a URL needs them. From the top down:
 
-    dataset_files   a dataset's files: its index, and every shard on local disk    index_file, unfinished
+    dataset_files   a dataset's files: its index, and every shard on local disk    index_file, unfinished, in_place
     cache/          files that appear whole or not at all                          directory, materialize, limit, ...
-    transfer        whole objects, in parallel ranges                              retry
+    transfer        objects, or ranges of them, in parallel parts                  retry
+    made_index      an index made from files that have none; what its maker sees of them
+    stored_file     an object as a file whose ranges are fetched when they are read
     open            turns a URL into a store                                       url
     store           one directory of objects, one attempt a call                   stores/, one kind a file
     spec            what the index says of a shard                                 mapping
     destination     where a dataset is written
+    built_once      files below the temporary directory that one process builds for all of a machine
     domain_directory  which directory a domain's name has
     fork_server     makes the requests of forked processes                         stores/fork_proxy, forks
 
 Other packages and tools import from here only.
 """
 
+from mixstream.storage.built_once import build_once, write_whole
 from mixstream.storage.cache.limit import CacheLimit
 from mixstream.storage.dataset_files import DatasetFiles
 from mixstream.storage.destination import LOCK, Destination, check_writable, find_destinations, prepare_destinations
 from mixstream.storage.domain_directory import domain_directory, domain_name
 from mixstream.storage.forks import ProcessLocal, unforked
+from mixstream.storage.made_index import IndexMaker, OriginalFiles
 from mixstream.storage.mapping import map_file, map_files
 from mixstream.storage.open import open_store
 from mixstream.storage.retry import Retry
-from mixstream.storage.spec import INDEX, CompressedSpec, ShardSpec
+from mixstream.storage.spec import INDEX, CompressedSpec, ObjectPart, ShardSpec
 from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
+from mixstream.storage.stored_file import StoredFile
 from mixstream.storage.transfer import read_object
 from mixstream.storage.unfinished import (
     RUN,
@@ -36,7 +42,7 @@ from mixstream.storage.unfinished import (
     refuse_conversion,
     refuse_part,
 )
-from mixstream.storage.url import absolute, is_local, join, local_path, redact
+from mixstream.storage.url import absolute, is_local, join, local_path, redact, split_name
 
 __all__ = [
     "INDEX",
@@ -48,13 +54,18 @@ __all__ = [
     "Conversion",
     "DatasetFiles",
     "Destination",
+    "IndexMaker",
     "ObjectBytes",
     "ObjectInfo",
+    "ObjectPart",
+    "OriginalFiles",
     "ProcessLocal",
     "Retry",
     "ShardSpec",
     "Store",
+    "StoredFile",
     "absolute",
+    "build_once",
     "check_writable",
     "describe_conversion",
     "domain_directory",
@@ -73,5 +84,7 @@ __all__ = [
     "redact",
     "refuse_conversion",
     "refuse_part",
+    "split_name",
     "unforked",
+    "write_whole",
 ]

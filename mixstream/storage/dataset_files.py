@@ -3,34 +3,35 @@
 What lives here: where a dataset's files may be, and the version of it that is read. Rules: local originals are read in
 place and never changed, unless a cache directory is given: then they are copied like those of a store. Everything else
 is filled (`cache.materialize`) into one cache directory (`cache`), which is bound to one dataset and version. No name
-leads out of the directory.
+leads out of the directory. Where there is no index, one is made from the files (`made_index`).
 """
 
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from mixstream.errors import ConfigError, IndexNotFoundError
+import numpy as np
+from numpy.typing import NDArray
+
 from mixstream.storage.cache.confirm import warn_if_replaced
 from mixstream.storage.cache.contents import CacheContents
 from mixstream.storage.cache.directory import Cache
 from mixstream.storage.cache.limit import CacheLimit
 from mixstream.storage.cache.materialize import ShardSource
-from mixstream.storage.cache.owner import CacheOwner, digest_of, place_of_before, private_directory, private_origin
-from mixstream.storage.identity import identity_of
-from mixstream.storage.index_file import origin_of, read_local_index, read_remote_index
+from mixstream.storage.cache.owner import CacheOwner, digest_of, private_directory, private_origin, warn_of_earlier
+from mixstream.storage.companions import Companions
+from mixstream.storage.in_place import InPlace
+from mixstream.storage.index_file import origin_of, read_index
+from mixstream.storage.made_index import IndexMaker, made_of
 from mixstream.storage.mapping import map_file
-from mixstream.storage.open import open_store
 from mixstream.storage.original import Original
+from mixstream.storage.places import Places
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX, ShardSpec, check_name
 from mixstream.storage.store import Store
 from mixstream.storage.stores.local import info_of
-from mixstream.storage.unfinished import explain_missing, refuse_part
-from mixstream.storage.url import absolute, is_local, join, local_path
 
 _SLACK = 60.0  # seconds that a waiting process allows for unpacking, hashing and a slow disk
 
@@ -59,6 +60,8 @@ class DatasetFiles:
         names: raw file -> compressed file, or None; empty until `within` sets them. A shard may have two raw files.
         index: name of the file that lists the files of the store; other lists than a dataset's are read alike.
         identity: what identifies the originals besides their URL, without secrets (`identity.identity_of`).
+        maker: makes the index from the files, where it is no file itself; None where it is.
+        computes: whether shards are computed from originals (`ObjectPart.make`), as `within` sets it.
     """
 
     home: Path | None = None
@@ -70,12 +73,19 @@ class DatasetFiles:
     names: Mapping[str, str | None] = field(default_factory=dict, repr=False)
     index: str = INDEX
     identity: str = ""
-    # Originals that were mapped where they are: by name, the file and its status.
-    _in_place: dict[str, tuple[str, os.stat_result]] = field(init=False, default_factory=dict, repr=False)
+    maker: IndexMaker | None = None
+    computes: bool = False
+    _in_place: InPlace = field(init=False, default_factory=InPlace, repr=False)
+    _companions: Companions = field(init=False, default_factory=Companions, repr=False)
+    _index_bytes: int = field(init=False, default=0, repr=False)
     _version: Original | None = field(init=False, default=None, repr=False)  # of the originals, as read last
     # Of the version of the dataset that was read last; None before. No `cached_property`: before Python 3.12 it locks,
     # and a forked child may inherit it locked.
     _cache: Cache | None = field(init=False, default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.maker is not None and self.store is None and self.origin is None:
+            self.origin, self.home = self.home, None  # nothing is written beside files that have no index
 
     @classmethod
     def locate(
@@ -86,34 +96,25 @@ class DatasetFiles:
         split: str | None,
         retry: Retry = Retry(),  # noqa: B008 - frozen
         keep_compressed: bool = False,
+        maker: IndexMaker | None = None,
     ) -> Self:
         """Return the files of a stream, from `remote` and `local` as the user gave them. No request is made.
 
-        Relative paths are below the present directory of the process, wherever it goes afterwards.
+        Relative paths are below the present directory of the process, wherever it goes afterwards. With a `maker`,
+        `local` alone has the originals.
 
         Raises:
             ConfigError: neither of them is given, one is empty, or a URL is not valid.
         """
-        remote = absolute(remote, "remote") if remote is not None else None
-        local = absolute(local, "local") if local is not None else None
-        home = Path(os.path.realpath(local_path(local) / (split or ""))) if local is not None else None
-        if home is not None and home.is_file():
-            raise ConfigError(f"local={str(home)!r} is a file; pass a directory for the dataset's shards")
-        if remote is None and home is None:
-            raise ConfigError("`remote` and/or `local` path must be provided")
-        store, origin, identity = None, None, ""
-        if remote is not None and not is_local(remote):
-            store = open_store(join(remote, split or ""), timeout=retry.timeout)
-            identity = identity_of(join(remote, split or ""))
-        elif remote is not None:
-            # A link to the newest version may be set to another one while the run reads this one.
-            origin = Path(os.path.realpath(local_path(remote) / (split or "")))
-            if home is not None and home == origin:
-                origin = None  # its shards are in the cache directory itself
-            elif home is not None:  # another disk, such as a network mount: it is copied from, as from any store
-                store, origin = open_store(str(origin)), None
+        places = Places.of(remote=remote, local=local, split=split, timeout=retry.timeout)
         return cls(
-            home=home, origin=origin, store=store, retry=retry, keep_compressed=keep_compressed, identity=identity
+            home=places.home,
+            origin=places.origin,
+            store=places.store,
+            retry=retry,
+            keep_compressed=keep_compressed,
+            identity=places.identity,
+            maker=maker,
         )
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -121,12 +122,13 @@ class DatasetFiles:
         given = {item.name: getattr(self, item.name) for item in fields(self) if item.init}
         return _copied, (given, self._cache.owner.digest if self._cache is not None else None, self._version)
 
-    def within(self, limit: CacheLimit, names: Mapping[str, str | None]) -> Self:
+    def within(self, limit: CacheLimit, names: Mapping[str, str | None], *, computes: bool = False) -> Self:
         """Return these files under a limit, and remove what killed processes left of them.
 
         Args:
             limit: where the cache directory becomes a member, if it can be filled again.
             names: every raw file -> its compressed file, or None.
+            computes: whether some of them are computed from originals.
 
         Raises:
             IndexCorruptError: a name leads out of the directory, or is one that the cache uses itself.
@@ -134,15 +136,16 @@ class DatasetFiles:
         for raw, compressed in names.items():
             check_name(raw)
             check_name(compressed or raw)
-        made = replace(self, cache_limit=limit, names=dict(names))
-        made._version = self._version
+        made = replace(self, cache_limit=limit, names=dict(names), computes=computes)
+        made._version, made._index_bytes = self._version, self._index_bytes
+        made._companions, made._in_place = self._companions, self._in_place.of_companions()
         if self._cache is not None:
             made._cache = made._cache_of(self._cache.owner.digest, self._cache.owner.index)
         if made.fetches:
             if made._refillable:
                 owner = made._opened.owner
                 owner.make_private()
-                limit.add(owner.directory, made.names)
+                limit.add(owner.directory, made.names, self._companions.names(self._version))
                 if owner.directory.is_dir():
                     owner.bind()  # it may be bound to another dataset, and that is better found now than in mid-run
                     if owner.changed:
@@ -152,8 +155,8 @@ class DatasetFiles:
 
     @property
     def fetches(self) -> bool:
-        """Whether anything may have to be downloaded, or (once `within` has set the names) unpacked."""
-        return self.store is not None or any(compressed is not None for compressed in self.names.values())
+        """Whether anything may have to be downloaded, or (once `within` has set the names) unpacked or computed."""
+        return self.store is not None or self.computes or any(packed is not None for packed in self.names.values())
 
     @property
     def directory(self) -> Path:
@@ -162,9 +165,8 @@ class DatasetFiles:
 
     @property
     def index_bytes(self) -> int:
-        """Bytes that the index takes in the cache directory; 0 where it is read in place, or in a copy elsewhere."""
-        index = self._cache.owner.index if self._cache is not None else None
-        return len(index or b"")
+        """Bytes of the index and companions in the cache directory; 0 if they are read in place, or in a copy."""
+        return self._index_bytes + (self._companions.bytes if self.store is not None else 0)
 
     def path(self, name: str) -> Path:
         """Return where a raw shard is put: the path by which `CacheLimit` knows it."""
@@ -177,42 +179,30 @@ class DatasetFiles:
     @property
     def original(self) -> tuple[str, str]:
         """What identifies the original files: their place, and what the place does not say."""
-        return self.describe(), self.identity
+        return self.describe(), " ".join(filter(None, (self.identity, self.maker.about if self.maker else "")))
 
     def read_index(self) -> tuple[bytes, str]:
-        """Return the bytes of `index.json`, and where they were read; every call reads, and the last one counts.
+        """Return the bytes of the index, and where they were read; every call reads, and the last one counts.
 
         Raises:
             IndexNotFoundError: there is none.
             UnfinishedError: there is none yet, or the directory is a part of a dataset (also an IndexNotFoundError).
             StoreError: the store cannot be read, and no index was kept from an earlier run.
         """
-        place = self.describe()
-        try:
-            if self.store is not None:
-                data, where, self._version = read_remote_index(
-                    self.store, home=self.home, retry=self.retry, name=self.index, identity=self.identity
-                )
-            else:
-                data, where, self._version = read_local_index(
-                    *(place for place in (self.origin, self.home) if place is not None), remote=self.origin is not None
-                )
-        except IndexNotFoundError as error:
-            if self.index != INDEX or (better := explain_missing(error, place, timeout=self.retry.timeout)) is error:
-                raise
-            raise better from error
-        refuse_part(place, timeout=self.retry.timeout)
+        data, where, self._version = read_index(
+            self.store,
+            self.origin,
+            self.home,
+            retry=self.retry,
+            name=self.index,
+            identity=self.identity,
+            maker=self.maker,
+        )
+        self._companions, self._in_place = Companions(), InPlace()
+        self._index_bytes = len(data) if self.store is not None else 0
         self._cache = self._cache_of(digest_of(data), data if self.store is not None else None)
         if self.store is not None and self.home is None:
-            before = place_of_before(origin_of(self.store, self.index), self.identity, self._cache.owner.digest)
-            if before is not None:
-                warnings.warn(
-                    f"{before} was filled from {self.store.url} by an earlier version of mixstream, which took no "
-                    "notice of the query, user, account or endpoint: it may have shards of another dataset, so it is "
-                    "not used, and shards are fetched again; it can be removed",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+            warn_of_earlier(self._cache.owner, self.store.url)
         return data, where
 
     def present(self, spec: ShardSpec) -> bool:
@@ -240,7 +230,7 @@ class DatasetFiles:
         """
         return self._opened.open_or_fill(spec, self._source, need=need, wait=wait)
 
-    def check_in_place(self, spec: ShardSpec, file: BinaryIO) -> None:
+    def check_in_place(self, spec: ShardSpec, file: BinaryIO, *, is_companion: bool = False) -> None:
         """Check that what `open` returned was not written after the run began, if it is an original on local disk.
 
         Raises:
@@ -250,39 +240,55 @@ class DatasetFiles:
         if below is not None and Path(str(file.name)).is_relative_to(below):
             found = os.fstat(file.fileno())
             self._source.check_age(spec, info_of(found), lambda: map_file(file).data)
-            self._in_place[spec.name] = str(file.name), found
+            self._in_place.add(spec, str(file.name), found, is_companion=is_companion)
 
     def check_mapped(self, name: str, spec: Callable[[], ShardSpec]) -> None:
         """Check that an original on local disk was not written to since it was mapped: then the mapping has new rows.
 
-        A file that was put in its place changes no mapping.
+        A file that was put in its place changes no mapping. Of companions, one is looked at by each call.
 
         Raises:
             StoreChangedError: it was, and no hash shows that it is right.
         """
-        if self._version is None or (known := self._in_place.get(name)) is None:
-            return
-        path, before = known
-        try:
-            found = os.stat(path)  # noqa: PTH116 - called for every shard of a batch
-        except OSError:
-            return
-        same_file = (found.st_dev, found.st_ino) == (before.st_dev, before.st_ino)
-        if not same_file or (found.st_size, found.st_mtime_ns) == (before.st_size, before.st_mtime_ns):
-            return
-        proof = spec().proof
-        if name not in self._version.repaired and (proof is None or not proof(map_file(Path(path)).data)):
-            raise self._version.rewritten(name, info_of(found))
-        self._in_place[name] = path, found
+        self._in_place.check(name, spec, self._version)
 
     @property
     def is_in_place(self) -> bool:
         """Whether originals on local disk are mapped."""
         return bool(self._in_place)
 
+    def companion(self, name: str, size: int) -> NDArray[np.uint8]:
+        """Return a whole file of the dataset that is no shard, such as an index of documents.
+
+        An original on local disk is mapped in place. Others are fetched into the cache directory once per machine, as
+        shards are, and mapped there. They count below the cache limit and are never evicted. Every call in a process
+        returns the same mapping; another process maps the file again.
+
+        Args:
+            name: of the file, below the dataset's directory.
+            size: bytes, as the index says.
+
+        Returns:
+            uint8 [size], mapped and read-only.
+
+        Raises:
+            Those of `open`; StoreChangedError: the file is not the one that the index was made from.
+        """
+        return self._companions.get(name, size, self._map_companion)
+
+    def _map_companion(self, spec: ShardSpec) -> NDArray[np.uint8]:
+        if self.store is not None:
+            self.cache_limit.add_fixed(self.directory, spec.name)
+        file = self.open(spec)
+        assert file is not None, "open() returns None only with wait=False"
+        with file:
+            data = map_file(file)
+            self.check_in_place(spec, file, is_companion=True)
+        return data
+
     def expect_repair(self, spec: ShardSpec) -> None:
         """Accept that a shard is written while the run reads: it was refused, and the user was told to restore it."""
-        if self._version is not None:
+        if self._version is not None and spec.part is None:  # other parts of a file are right, and stay of one version
             self._version.repaired |= {spec.name} | ({spec.compressed.name} if spec.compressed is not None else set())
 
     def renewed(self, spec: ShardSpec) -> BinaryIO | None:
@@ -313,10 +319,11 @@ class DatasetFiles:
     def _cache_of(self, digest: str, index: bytes | None = None) -> Cache:
         """Return the cache directory of a version of the dataset; `index` is to be kept in it."""
         place = os.path.realpath(self.origin or self.home or "")
-        origin = origin_of(self.store, self.index) if self.store is not None else place
+        place = made_of(self.maker, place) if self.maker is not None else place
+        origin = origin_of(self.store, self.index, self.maker) if self.store is not None else place
         directory = self.home
         if directory is None:
-            original = self.origin / INDEX if self.origin is not None else None
+            original = self.origin / INDEX if self.origin is not None and self.maker is None else None
             # A dataset may be rebuilt with the same sizes, and so the same index; on local disk, its modification time
             # tells versions apart.
             stamp = f":{original.stat().st_mtime_ns}" if original is not None and original.is_file() else ""

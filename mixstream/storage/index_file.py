@@ -6,15 +6,54 @@ from pathlib import Path
 
 from mixstream import errors
 from mixstream.storage.cache.owner import kept_index, read_original
+from mixstream.storage.made_index import IndexMaker, made_of, make_index
 from mixstream.storage.original import Original, begins, is_timeless, without_time
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX, SHARD_FILE
 from mixstream.storage.store import Store, look_at
-from mixstream.storage.stores.local import info_of
+from mixstream.storage.stores.local import LocalStore, info_of
 from mixstream.storage.transfer import read_object
+from mixstream.storage.unfinished import explain_missing, refuse_part
 
 _LARGEST = 1 << 30
 _SHARDS = "; there are shards, so the writing was not finished; run the program that writes it again"
+
+
+def read_index(
+    store: Store | None,
+    origin: Path | None,
+    home: Path | None,
+    *,
+    retry: Retry,
+    name: str = INDEX,
+    identity: str = "",
+    maker: IndexMaker | None = None,
+) -> tuple[bytes, str, Original]:
+    """Return the index of a dataset, where it was read, and of which original it is. Arguments are `DatasetFiles`'s.
+
+    Raises:
+        IndexNotFoundError: there is none.
+        UnfinishedError: there is none yet, or the directory is a part of a dataset (also an IndexNotFoundError).
+        StoreError: the store cannot be read, and no index was kept from an earlier run.
+    """
+    place = store.url if store is not None else str(origin or home)
+    try:
+        if store is not None:
+            found = read_remote_index(store, home=home, retry=retry, name=name, identity=identity, maker=maker)
+        elif maker is not None and origin is not None:
+            found = make_index(maker, LocalStore(origin), retry=retry)
+        else:
+            directories = (directory for directory in (origin, home) if directory is not None)
+            found = read_local_index(*directories, remote=origin is not None)
+    except errors.IndexNotFoundError as error:
+        if maker is not None or name != INDEX:
+            raise
+        if (better := explain_missing(error, place, timeout=retry.timeout)) is error:
+            raise
+        raise better from error
+    if maker is None:
+        refuse_part(place, timeout=retry.timeout)
+    return found
 
 
 def read_local_index(*directories: Path, remote: bool = True) -> tuple[bytes, str, Original]:
@@ -53,7 +92,13 @@ def read_local_index(*directories: Path, remote: bool = True) -> tuple[bytes, st
 
 
 def read_remote_index(
-    store: Store, *, home: Path | None, retry: Retry, name: str = INDEX, identity: str = ""
+    store: Store,
+    *,
+    home: Path | None,
+    retry: Retry,
+    name: str = INDEX,
+    identity: str = "",
+    maker: IndexMaker | None = None,
 ) -> tuple[bytes, str, Original]:
     """Return the index of a store, where it was read, and of which original it is.
 
@@ -65,42 +110,58 @@ def read_remote_index(
         retry: attempts and timeout.
         name: of the index file.
         identity: what identifies the dataset besides its URL.
+        maker: makes the index, if it is no file.
 
     Raises:
-        IndexNotFoundError: the store has none.
+        IndexNotFoundError: the store has none, or no files that one can be made from.
         IndexCorruptError: it is larger than any index that can be used.
         StoreError: the store refuses, or cannot be reached and no copy was kept.
     """
-    where, origin = f"{store.url}/{name}", origin_of(store, name)
+    where, origin = f"{store.url}/{name}", origin_of(store, name, maker)
     try:
+        if maker is not None:
+            return make_index(maker, store, retry=retry)
         data, original = _whole(store, name, where, retry)
         return data, where, original
+    except errors.IndexNotFoundError as error:
+        if hint := _hint(home, origin, identity):
+            error.add_note(hint)
+        raise
     except errors.StoreNotFoundError as error:
-        hint = ""
-        if (kept := kept_index(home, origin, identity)) is not None:
-            hint = f"; the index read before is kept: pass remote=None, local={str(kept[1].parent)!r} to read that"
+        hint = _hint(home, origin, identity)
         below = _below(store)
         kind = errors.UnfinishedError if below == _SHARDS else errors.IndexNotFoundError
         raise kind(
             f"no {name} in {store.url}, it was not found (No such file or directory): not an MDS dataset, or an "
-            f"unfinished one; check `remote` and `split`{below}{hint}"
+            f"unfinished one; check `remote` and `split`{below}" + (f"; {hint}" if hint else "")
         ) from error
     except (errors.StoreBusyError, errors.StoreFaultError, errors.StoreChangedError) as error:
         if (kept := kept_index(home, origin, identity)) is None:
             raise
         warnings.warn(
-            f"{where} could not be read ({error}); going on with the copy that was kept, {kept[1]}: shards written "
-            "since are not in it",
+            f"{where if maker is None else origin} could not be read ({error}); going on with the copy that was kept, "
+            f"{kept[1]}: shards written since are not in it",
             RuntimeWarning,
             stacklevel=2,
         )
         noted = read_original(kept[1].parent)
         info, began = (noted.index_info, noted.began) if noted is not None else (None, time.time())
-        return kept[0], str(kept[1]), Original(place=store.url, index=info, began=began, reached=False)
+        files = {} if noted is None else {name: facts.info for name, facts in noted.files.items()}
+        original = Original(place=store.url, index=info, began=began, reached=False, files=files)
+        return kept[0], str(kept[1]), original
 
 
-def origin_of(store: Store, name: str = INDEX) -> str:
+def _hint(home: Path | None, origin: str, identity: str) -> str:
+    """Return what to do about an index that is not there; "" if none was kept."""
+    if (kept := kept_index(home, origin, identity)) is None:
+        return ""
+    return f"the index read before is kept: pass remote=None, local={str(kept[1].parent)!r} to read that"
+
+
+def origin_of(store: Store, name: str = INDEX, maker: IndexMaker | None = None) -> str:
     """Return what a cache of the files that an index lists is bound to: a directory may have several indexes."""
+    if maker is not None:
+        return made_of(maker, store.url)
     return store.url if name == INDEX else f"{store.url}/{name}"
 
 

@@ -5,6 +5,8 @@ that is newer counts as written since the run began if its time is not surely be
 of objects are compared with times of the store only; where the store does not tell its clock, this machine's is used.
 Clocks are compared through a network and in whole seconds, and what is in doubt counts as written since: a run that is
 stopped for nothing can be started again, rows that were mixed cannot be told apart again.
+Where the index was made from the files themselves (`made_index`), it has the version of each: a file of any other
+version was put in its place since the run began, whatever its time.
 Times of files may be older than the files' arrival (`cp -p`, `rsync -a`, a directory or link put in the place of
 another, on this machine or behind a web server). So where objects are files, the index has to be the same one still,
 after each shard that was read.
@@ -61,6 +63,7 @@ class Original:
         name: of the index.
         timeless: whether the store gives the present time as that of every object.
         repaired: objects that the user was told to restore, and that may be newer.
+        files: what the store said of each file that the index was made from, by name; empty if the index is a file.
         reached: whether the store was reached then; otherwise the index is the copy that an earlier run kept, and
             `index` and `began` are that run's.
     """
@@ -73,6 +76,7 @@ class Original:
     name: str = INDEX
     timeless: bool = False
     repaired: set[str] = field(default_factory=set)
+    files: dict[str, ObjectInfo] = field(default_factory=dict)
     _behind: float | None = field(default=None, init=False)
     _away: float = field(default=0.0, init=False)
     _same: float = field(default=-inf, init=False)
@@ -121,7 +125,7 @@ class Original:
         Raises:
             StoreError: as `look` does.
         """
-        if self.index is None or scheme_of(self.place) in _WRITE_TIMES:
+        if self.index is None or self.files or scheme_of(self.place) in _WRITE_TIMES:
             return False
         now = time.monotonic()
         if now - self._same <= within:
@@ -134,6 +138,45 @@ class Original:
                 return False
             others.add(found.identity)
         return True
+
+    def known(self, name: str) -> ObjectInfo | None:
+        """Return the version of a file that the index was made from, and that is to be read; None if any may be read.
+
+        Any may be read where the index is a file, and after the user was told to restore the file.
+        """
+        return self.files.get(name) if name not in self.repaired else None
+
+    def is_other(self, name: str, info: ObjectInfo, look: Callable[[], ObjectInfo | None]) -> bool:
+        """Return whether what was read of a file is of another version than the index was made from.
+
+        The servers behind one URL may tell different versions of one file: it is looked at several times.
+
+        Args:
+            name: of the file.
+            info: what the store said of it when it was read.
+            look: returns what the store says of it now; None if it is not there, or cannot be asked.
+        """
+        if (known := self.known(name)) is None or self.told(info).identity == known.identity:
+            return False
+        alias = f"{name} {info.identity}"
+        if alias in self._aliases:
+            return False
+        if info.size != known.size or scheme_of(self.place) in _WRITE_TIMES:
+            return True
+        for _ in range(_LOOKS):
+            if (found := look()) is not None and self.told(found).identity == known.identity:
+                self._aliases.add(alias)
+                return False
+        return True
+
+    def changed(self, name: str) -> StoreChangedError:
+        """Return the error for a file that is of another version than the index was made from."""
+        return StoreChangedError(
+            f"{self.place}/{name} is not the file that it was when this run began to read the dataset "
+            f"({_shown(self.began)}): it was written again, or another was put in its place, and old and new rows "
+            "would be mixed; restart to read the dataset as it is now, and write new versions of a dataset to a place "
+            "of their own"
+        )
 
     def told(self, info: ObjectInfo) -> ObjectInfo:
         """Return what of a description can be believed: no times of a server that calls every object new."""
@@ -182,13 +225,16 @@ class Original:
             "program put it there): this file of the cache, and others like it, are fetched again",
         )
 
-    def warn_untold(self) -> None:
-        """Warn that versions of the dataset cannot be told apart."""
+    def warn_if_untold(self, proof: object, info: ObjectInfo) -> None:
+        """Warn that versions of the dataset cannot be told apart: by a hash, or by what the store says of an object."""
+        if proof is not None or info.version is not None or info.modified is not None:
+            return
+        hashes = "" if self.files else "write it with hashes=['xxh64'], "
         self._warn(
             "untold",
             f"{self.place} gives neither an ETag nor a time for its objects, and its index has no hashes: if the "
-            "dataset is written again, old and new rows cannot be told apart; write it with hashes=['xxh64'], write "
-            "new versions to a place of their own, or let the server send ETag or Last-Modified",
+            f"dataset is written again, old and new rows cannot be told apart; {hashes}write new versions to a place "
+            "of their own, or let the server send ETag or Last-Modified",
         )
 
     def _warn(self, about: str, text: str) -> None:
@@ -229,6 +275,13 @@ def is_timeless(first: ObjectInfo, look: Callable[[], ObjectInfo]) -> bool:
         if not 0.0 < (first.modified or 0.0) - before < _HOT:
             return False
     return True
+
+
+def is_timeless_now(first: ObjectInfo, look: Callable[[], ObjectInfo]) -> bool:
+    """Return whether a store tells the present time: as `is_timeless`, which takes a second, where that may be."""
+    now = look()
+    moved = now.modified != first.modified or abs(time.time() - (now.modified or 0.0)) < _HOT
+    return moved and is_timeless(now, look)
 
 
 def without_time(info: ObjectInfo) -> ObjectInfo:

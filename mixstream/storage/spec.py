@@ -1,6 +1,8 @@
 """What storage knows of a shard from the index: the names, sizes and checks of its raw and its compressed file.
 
-Rule: a name never leads out of the dataset's directory, and is never one that a cache directory uses itself.
+Rules: a name never leads out of the dataset's directory, and is never one that a cache directory uses itself. What a
+cache keeps of a file that is no shard has a name of its own, never that of the file: the format calls parts
+`corpus.bin.00003.part`, storage calls a companion `corpus.idx.whole`. So no two are alike, whatever files are called.
 """
 
 import os
@@ -8,17 +10,20 @@ import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2s
 from pathlib import Path
 from typing import BinaryIO
 
 from mixstream.errors import IndexCorruptError, ShardCorruptError
-from mixstream.storage.mapping import map_file
+from mixstream.storage.mapping import map_file, range_of
 from mixstream.types import Buffer
 
 INDEX = "index.json"
 PREFIX = ".mixstream-"  # of the files that a cache directory holds beside the shards
 SHARD_FILE = re.compile(r"shard\.\d{5,}\.(mds|json|csv|tsv|xsv)(\.\w+)*", re.ASCII)
 """The name of a file that a writer writes."""
+_PART, _WHOLE = ".part", ".whole"  # behind the name of what a cache keeps of a larger file, and of a companion
+_LONGEST = 200  # bytes of a file's name before that; file systems take 255, and a partial adds some
 _META = ".meta"  # behind the name of a shard's raw file: of the file with the offsets of its rows
 
 
@@ -42,6 +47,23 @@ class CompressedSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectPart:
+    """The larger file of which a raw shard is a part: it is mapped there, or fetched by a range request.
+
+    Args:
+        name: of the file, below the dataset's directory.
+        size: bytes of the whole file.
+        begin: the first byte of the shard in it; None if the shard is computed from it.
+        make: reads the file, seekable, and returns the raw bytes; None if the shard is bytes of the file as they are.
+    """
+
+    name: str
+    size: int
+    begin: int | None
+    make: Callable[[BinaryIO], Buffer] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardSpec:
     """One shard as storage sees it: its raw file, and its compressed file if it has one.
 
@@ -53,6 +75,7 @@ class ShardSpec:
         check: raises ShardCorruptError for wrong raw bytes; None if they are not to be checked.
         compressed: the compressed file; None if the dataset has raw files only.
         proof: whether raw bytes have a hash that the index lists; None if it lists none.
+        part: the file of which the shard is a part; None if it is a file of its own.
 
     Raises:
         IndexCorruptError: a name leads out of the directory, or is one that the cache uses itself.
@@ -63,17 +86,49 @@ class ShardSpec:
     check: Callable[[Buffer], None] | None
     compressed: CompressedSpec | None
     proof: Callable[[Buffer], bool] | None = None
+    part: ObjectPart | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
         if self.compressed is not None:
             check_name(self.compressed.name)
+        if self.part is not None:
+            check_name(self.part.name)
+            if not self.name.endswith((_PART, _WHOLE)):
+                raise IndexCorruptError(
+                    f"{self.name!r} is not a valid name for a part of {self.part.name}: it may be that of a file, and "
+                    f"names of parts end in {_PART!r}; make the index again"
+                )
+            if self.part.begin is not None and not 0 <= self.part.begin <= self.part.size - self.size:
+                raise IndexCorruptError(
+                    f"{self.name}: bytes {self.part.begin} to {self.part.begin + self.size} of {self.part.name}, which "
+                    f"has {self.part.size}: the index does not belong to that file; make it again"
+                )
+
+    @property
+    def original(self) -> str:
+        """The file of the dataset that has the raw bytes, or from which they are computed."""
+        return self.part.name if self.part is not None else self.name
+
+    @property
+    def original_size(self) -> int:
+        """Bytes of that file."""
+        return self.part.size if self.part is not None else self.size
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether the raw bytes are nowhere before they are computed from the original."""
+        return self.part is not None and self.part.begin is None
 
     def verify(self, file: BinaryIO) -> None:
-        """Raise ShardCorruptError if `file` is not this shard's raw file: its kind, its size, its bytes."""
+        """Raise ShardCorruptError if `file` is not this shard's raw file: its kind, its size, its bytes.
+
+        A range of the original (`mapping.FileRange`) is that of a file of the original's size.
+        """
         found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_size != self.size:
-            raise wrong_size(file.name, found.st_size, self.size)
+        expected = self.size if range_of(file) is None else self.original_size
+        if not stat.S_ISREG(found.st_mode) or found.st_size != expected:
+            raise wrong_size(file.name, found.st_size, expected)
         if self.check is not None:
             self.check(map_file(file).data)
 
@@ -97,6 +152,21 @@ def shard_of(name: str) -> str:
     ('00/shard.00000.json', 'shard.00000.mds')
     """
     return name.removesuffix(_META) or name
+
+
+def companion_name(file: str) -> str:
+    """Return the name by which a cache keeps the whole of a file that is no shard.
+
+    A long name is cut, and ends with a hash.
+
+    >>> companion_name("books/corpus.idx")
+    'books/corpus.idx.whole'
+    """
+    below, slash, leaf = file.rpartition("/")
+    if len(encoded := leaf.encode(errors="surrogateescape")) > _LONGEST:
+        digest = blake2s(encoded, digest_size=8).hexdigest()
+        leaf = f"{encoded[: _LONGEST - 18].decode(errors='ignore')}~x{digest}"
+    return f"{below}{slash}{leaf}{_WHOLE}"
 
 
 def check_name(name: str) -> None:

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mixstream.errors import NoRangesError, StoreChangedError, StoreFaultError
+from mixstream.errors import (
+    NoRangesError,
+    StoreBusyError,
+    StoreChangedError,
+    StoreError,
+    StoreFaultError,
+    StoreNotFoundError,
+)
 from mixstream.types import Buffer
 
 
@@ -125,6 +132,16 @@ def look_at(store: Store, name: str) -> ObjectInfo:
         return store.info(name)
 
 
+def ask_about(store: Store, name: str) -> ObjectInfo:
+    """Return what a store says of an object; a server that knows no HEAD is asked for one byte."""
+    try:
+        return store.info(name)
+    except (StoreNotFoundError, StoreBusyError, StoreFaultError):
+        raise
+    except StoreError:
+        return look_at(store, name)
+
+
 def check_version(place: str, found: str | None, expected: str | None) -> None:
     """Raise StoreChangedError if a version is expected and another one was found."""
     if expected is not None and found != expected:
@@ -132,6 +149,14 @@ def check_version(place: str, found: str | None, expected: str | None) -> None:
             f"{place}: it was replaced (version {found}, was {expected}): parts read so far cannot be used; do not "
             "replace files of a dataset that is being read"
         )
+
+
+def needs_ranges(place: str, size: int) -> str:
+    """Return the remedy where a server has no ranges and an object is too large to be read whole."""
+    return (
+        f"{place} has {size} bytes, of which only a range is needed: put it on a server with ranges (S3, nginx, "
+        "Apache), or copy it to local disk"
+    )
 
 
 def range_end(place: str, begin: int, end: int | None, size: int) -> int:

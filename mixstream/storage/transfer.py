@@ -1,6 +1,6 @@
-"""Whole objects, in parts: many requests at once, so that one object arrives as fast as the network can carry it.
+"""Objects, or ranges of them, in parts: many requests at once, so that they arrive as fast as the network carries them.
 
-What lives here: cutting an object into parts, requesting them in parallel, and putting them together. Rules: a part
+What lives here: cutting what is read into parts, requesting them in parallel, and putting them together. Rules: a part
 that arrived is not requested again; parts of two versions of an object are never mixed; the size in the index counts,
 and an object of another size is an error. A part stays in memory from its request until it is written, and the
 process has no more of them at once than `PARTS_AT_ONCE`, whatever the number of objects, stores and threads; slow or
@@ -41,39 +41,56 @@ def read_object(
     into: int | None = None,
     heartbeat: Callable[[], None] = lambda: None,
     found: Callable[[ObjectInfo], None] = lambda info: None,
+    span: tuple[int, int] | None = None,
+    known: ObjectInfo | None = None,
 ) -> bytes | None:
-    """Read a whole object, in parallel parts, each with the attempts of `retry`.
+    """Read an object, whole or a range of it, in parallel parts, each with the attempts of `retry`.
 
     Args:
         store: where it is.
         name: which object.
-        size: bytes, as the index has them; None if it is not known: then the object is read by one request.
+        size: bytes of the whole object, as the index has them; None if they are not known: then it is read by one
+            request.
         retry: attempts and timeout of each part; an object that is replaced meanwhile is read from the start as often.
-        into: descriptor of a file of `size` bytes to write to, while parts arrive; after an error its content is of no
-            use. Without it the bytes are returned, and take twice their size in memory for an instant.
+        into: descriptor of a file, as large as what is read, to write to while parts arrive; after an error its
+            content is of no use. Without it the bytes are returned, and take twice their size in memory for an instant.
         heartbeat: called before and after each read, on any thread, so that waiting processes see the progress, also
             while the bytes go to memory.
         found: called once, with what the store said of the object whose bytes are returned.
+        span: the bytes [begin, end) to read, of an object whose `size` is given; None for all of it.
+        known: the version that is to be read, and no other; None for the one that is there.
 
     Returns:
         The bytes, or None with `into`.
 
     Raises:
         ShardCorruptError: the object has another size than `size`.
+        StoreChangedError: it is another version than `known`, or was replaced while it was read, each time.
+        NoRangesError: the server has no ranges, and `span` is not all of the object.
         StoreError: what the last attempt raised, with a note.
         OSError: writing to `into` failed.
         WaitTimeoutError: a request exceeded its own timeout.
     """
     whole, begun, began = size is None, 0, time.monotonic()
     while True:
-        reading = _Reading(store=store, name=name, size=size, whole=whole, retry=retry, into=into, heartbeat=heartbeat)
+        reading = _Reading(
+            store=store,
+            name=name,
+            size=size,
+            whole=whole,
+            retry=retry,
+            into=into,
+            heartbeat=heartbeat,
+            span=span,
+            info=known,
+        )
         try:
             data = reading.run()
             if reading.info is not None:
                 found(reading.info)
             return data
         except errors.NoRangesError:
-            if whole or size is None:
+            if whole or size is None or span not in (None, (0, size)):
                 raise
             # The server chooses how large the body is, so its size is requested first.
             what = f"asking for the size of {store.url}/{name}"
@@ -83,7 +100,7 @@ def read_object(
             whole = True
         except errors.StoreChangedError as error:
             begun += 1
-            if begun >= retry.attempts:
+            if known is not None or begun >= retry.attempts:  # for one version, the answer stays the same
                 error.add_note(
                     f"while reading {store.url}/{name}: begun {begun} times, and replaced each time; let the program "
                     "that writes it finish, or raise `download_retry`"
@@ -157,7 +174,7 @@ atexit.register(lambda: _limit.value.close(_AT_EXIT))
 
 @dataclass(kw_only=True, eq=False)
 class _Reading:
-    """One object, read once."""
+    """One object, or a range of it, read once."""
 
     store: Store
     name: str
@@ -166,14 +183,16 @@ class _Reading:
     retry: Retry
     into: int | None
     heartbeat: Callable[[], None]
+    span: tuple[int, int] | None
+    info: ObjectInfo | None
 
     def __post_init__(self) -> None:
-        self._parts: list[tuple[int, int | None]] = [(0, None if self.whole else 0)]
-        if self.size and not self.whole:
-            self._parts = [(at, min(at + PART, self.size)) for at in range(0, self.size, PART)]
+        begin, end = self.span or (0, self.size or 0)
+        self._parts: list[tuple[int, int | None]] = [(0, None)]
+        if not self.whole:
+            self._parts = [(at, min(at + PART, end)) for at in range(begin, end, PART)] or [(begin, end)]
         self._todo = list(reversed(self._parts))
         self._received: dict[int, Buffer] = {}
-        self.info: ObjectInfo | None = None
         self.answers = False  # whether the newest request ended before its timeout, be it with an error
         self._change = threading.Condition()
         self._arrived = self._writing = 0
@@ -282,7 +301,7 @@ class _Reading:
             if self.into is None:
                 self._received[begin] = part.data
             else:
-                write_all(self.into, data, begin)
+                write_all(self.into, data, begin - (self.span[0] if self.span is not None else 0))
             arrived = 1
         finally:
             with self._change:

@@ -113,3 +113,19 @@ def join(url: str, *parts: str) -> str:
     if not scheme and not url.strip("/"):
         return url + "/".join(below)
     return url.rstrip("/") + "/" + "/".join(below) + query
+
+
+def split_name(url: str) -> tuple[str, str]:
+    """Return the directory above a path or a URL, and the last part of it; a query string stays with the directory.
+
+    >>> split_name("s3://bucket/web/part-0.bin"), split_name("/data/web.idx"), split_name("https://host/a/b.bin?key=1")
+    (('s3://bucket/web', 'part-0.bin'), ('/data', 'web.idx'), ('https://host/a?key=1', 'b.bin'))
+    """
+    query = ""
+    if (scheme := scheme_of(url)) in ("http", "https", "file"):
+        split = urlsplit(url)
+        url, query = split._replace(query="", fragment="").geturl(), f"?{split.query}" if split.query else ""
+    above, _, name = url.rstrip("/").rpartition("/")
+    if not above or above.endswith((":", ":/")):  # there is nothing above: `name` is the host, or the root's
+        above, name = (url.rstrip("/"), "") if scheme else (url[: len(url) - len(name)] or ".", name)
+    return above + query, unquote(name) if scheme in ("http", "https", "file") else name

@@ -2,7 +2,8 @@
 
 Rules. Bytes that have the hash which the index lists are right, whatever the store says. Without hashes, the store is
 asked for the object that the file was fetched from (one HEAD, no bytes), unless another process has asked since this
-run began. A file of which nothing is known is fetched again. An object that was written after the run began is an
+run began. Where the index was made from the files, it says of which version each is, and the store is not asked. A file
+of which nothing is known is fetched again. An object that was written after the run began is an
 error, and so is one that was read after another version was put in the dataset's place. A store that cannot be asked
 changes nothing: the cache is what there is then.
 """
@@ -74,6 +75,9 @@ def is_current(spec: ShardSpec, part: ShardSpec | CompressedSpec, file: BinaryIO
     own = record is None and source.store is None and source.origin is None  # the user's own file
     if original is None or own or part.check is not None:  # or its hash was compared just now
         return True
+    if (known := original.known(spec.original)) is not None:
+        is_known = record is not None and record.is_of(spec.original, known)
+        return is_known or _refused(original, part, file, record, directory)
     if record is not None and record.since >= original.started:
         if original.is_newer(record.info, source.store) and not _has_hash(part, file):
             raise original.rewritten(record.name, record.info)
@@ -82,8 +86,7 @@ def is_current(spec: ShardSpec, part: ShardSpec | CompressedSpec, file: BinaryIO
     if (asked := _ask(spec, part, record, source)) is None:
         return record is None or original.is_since(record.since) or _has_hash(part, file)
     name, info = asked
-    if part.proof is None and info.version is None and info.modified is None:
-        original.warn_untold()
+    original.warn_if_untold(part.proof, info)
     if record is not None and record.is_of(name, info):
         _refuse_replaced(original, part, file, source)
         touch_record(directory, part.name)
@@ -94,13 +97,7 @@ def is_current(spec: ShardSpec, part: ShardSpec | CompressedSpec, file: BinaryIO
     elif source.was_replaced():
         raise original.replaced(name)
     else:
-        _warn(
-            original,
-            Path(str(file.name)),
-            known=(directory / record_name(part.name)).is_file(),
-            same=record is not None,
-        )
-        return False
+        return _refused(original, part, file, record, directory)
     return True
 
 
@@ -110,19 +107,22 @@ def _refuse_replaced(original: Original, part: ShardSpec | CompressedSpec, file:
         raise original.replaced(part.name)
 
 
-def _warn(original: Original, path: Path, *, known: bool, same: bool) -> None:
-    """Tell the user why a file is fetched again; not if it was only changed in the cache since it was fetched."""
-    if same:
-        original.warn_replaced(path)
-    elif not known:
-        original.warn_unknown(path)
+def _refused(
+    original: Original, part: ShardSpec | CompressedSpec, file: BinaryIO, record: Record | None, directory: Path
+) -> bool:
+    """Return False, and tell the user why a file is fetched again; not if it was only changed since it was fetched."""
+    if record is not None:
+        original.warn_replaced(file.name)
+    elif not (directory / record_name(part.name)).is_file():
+        original.warn_unknown(file.name)
+    return False
 
 
 def _ask(
     spec: ShardSpec, part: ShardSpec | CompressedSpec, record: Record | None, source: Source
 ) -> tuple[str, ObjectInfo] | None:
     """Return the object that the file should be of, and what the store says of it; None if it cannot be asked."""
-    names = [part.name]
+    names = [spec.original if part is spec else part.name]
     if part is spec and spec.compressed is not None:
         names = [spec.compressed.name, spec.name]
     if record is not None:

@@ -95,12 +95,16 @@ class CacheContents:
     Args:
         directory: without symbolic links in its path, so that all processes use the same path.
         names: raw file -> compressed file, or None; both relative to the directory.
+        fixed: other files that count, and are never evicted; besides the index.
     """
 
-    def __init__(self, directory: Path, names: Mapping[str, str | None]) -> None:
-        self.directory, self.names = directory, names
-        # Sub-directory -> name of a file in it -> raw shard that it belongs to; itself empty for the index.
+    def __init__(self, directory: Path, names: Mapping[str, str | None], fixed: Iterable[str] = ()) -> None:
+        self.directory, self.names, self.fixed = directory, names, frozenset(fixed)
+        # Sub-directory -> name of a file in it -> raw shard that it belongs to; itself empty for what is no shard.
         self._raw_of: dict[str, dict[str, str]] = {"": {INDEX: ""}}
+        for name in self.fixed:
+            below, _, leaf = name.rpartition("/")
+            self._raw_of.setdefault(below, {})[leaf] = ""
         for file, compressed in names.items():
             raw = own if (own := shard_of(file)) in names else file
             for name in (file, compressed) if compressed is not None else (file,):

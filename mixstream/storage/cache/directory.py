@@ -23,7 +23,7 @@ from mixstream.errors import (
 )
 from mixstream.storage.cache.confirm import is_current
 from mixstream.storage.cache.contents import partial_name
-from mixstream.storage.cache.fill import CacheFill, Partial, opened
+from mixstream.storage.cache.fill import CacheFill, Partial, opened, opened_range
 from mixstream.storage.cache.limit import CacheLimit, disk_full
 from mixstream.storage.cache.locks import FORBIDDEN, FULL, StallTimeout, forbidden, parent_of, try_lock
 from mixstream.storage.cache.materialize import ShardSource
@@ -83,10 +83,10 @@ class Cache:
 
     def has(self, spec: ShardSpec, source: ShardSource) -> bool:
         """Return whether a raw file of the right size is on local disk; its bytes are not looked at."""
-        for path in (self.directory / spec.name, source.original(spec)):
+        for path, size in (self.directory / spec.name, spec.size), (source.original(spec), spec.original_size):
             with suppress(OSError):
                 found = path.stat() if path is not None else None
-                if found and found.st_size == spec.size and self._bad.get(spec.name) != _identity(found):
+                if found and found.st_size == size and self._bad.get(spec.name) != _identity(found):
                     return True
         return False
 
@@ -105,11 +105,16 @@ class Cache:
 
     def _open_original(self, spec: ShardSpec, source: ShardSource) -> BinaryIO | None:
         """Return the source's own raw file, if there is one on local disk."""
+        if (path := source.original(spec)) is None:
+            return None
         try:
-            file = opened(path) if (path := source.original(spec)) is not None else None
+            if spec.part is not None and spec.part.begin is not None:
+                file = opened_range(path, spec.part.begin, spec.size)
+            else:
+                file = opened(path)
         except FileNotFoundError:
             return None
-        return self._verified(spec, file, None) if file is not None else None
+        return self._verified(spec, file, None)
 
     def _find(self, name: str) -> BinaryIO | None:
         """Return the file of that name, open, and note that it is used; None if there is none."""

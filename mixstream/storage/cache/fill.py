@@ -18,6 +18,7 @@ from typing import BinaryIO
 from mixstream.storage.cache.contents import partial_name
 from mixstream.storage.cache.locks import FULL, release, same_file
 from mixstream.storage.cache.records import write_record
+from mixstream.storage.mapping import FileRange
 from mixstream.storage.original import may_be_rewritten_unseen
 from mixstream.storage.spec import CompressedSpec, ShardSpec
 from mixstream.storage.store import ObjectInfo
@@ -156,6 +157,13 @@ def opened(path: Path, opener: Callable[[str, int], int] | None = None) -> Binar
     """Return a file open for reading, with `path` as its name; a pipe does not block."""
     opener = opener or (lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     return io.BufferedReader(io.FileIO(str(path), "rb", opener=opener))
+
+
+def opened_range(path: Path, begin: int, size: int) -> BinaryIO:
+    """Return a range of a file, open as by `opened`."""
+    return io.BufferedReader(
+        FileRange(str(path), begin, size, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    )
 
 
 def _reserve_blocks(number: int, size: int) -> None:

@@ -14,7 +14,7 @@ whose first member is the same share one limit and see each other's announcement
 import errno
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from math import inf
 from pathlib import Path
@@ -56,12 +56,25 @@ class CacheLimit:
         self._warned = False
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _copied, (self.limit, {directory: member.names for directory, member in self._members.items()})
+        members = {directory: (member.names, member.fixed) for directory, member in self._members.items()}
+        return _copied, (self.limit, members)
 
-    def add(self, directory: Path, names: Mapping[str, str | None]) -> None:
-        """Add a directory that can be filled again, with its names: raw file -> compressed file, or None."""
-        before = self._members.get(directory)
-        self._members[directory] = CacheContents(directory, {**(before.names if before else {}), **names})
+    def add(self, directory: Path, names: Mapping[str, str | None], fixed: Iterable[str] = ()) -> None:
+        """Add a directory that can be filled again.
+
+        Args:
+            directory: of the cache.
+            names: of its shards: raw file -> compressed file, or None.
+            fixed: other files of it that count, and are never evicted.
+        """
+        if (before := self._members.get(directory)) is not None:
+            names, fixed = {**before.names, **names}, before.fixed.union(fixed)
+        self._members[directory] = CacheContents(directory, names, fixed)
+
+    def add_fixed(self, directory: Path, name: str) -> None:
+        """Count a file of a member, from now on, that is never evicted."""
+        if (before := self._members.get(directory)) is not None and name not in before.fixed:
+            self.add(directory, {}, (name,))
 
     def __contains__(self, directory: Path) -> bool:
         return directory in self._members
@@ -244,10 +257,10 @@ class CacheLimit:
         return True
 
 
-def _copied(limit: int | None, members: Mapping[Path, Mapping[str, str | None]]) -> CacheLimit:
+def _copied(limit: int | None, members: Mapping[Path, tuple[Mapping[str, str | None], frozenset[str]]]) -> CacheLimit:
     copy = CacheLimit(limit=limit)
-    for directory, names in members.items():
-        copy.add(directory, names)
+    for directory, (names, fixed) in members.items():
+        copy.add(directory, names, fixed)
     return copy
 
 

@@ -1,4 +1,4 @@
-"""Filling a raw shard from what its dataset has: downloaded, or unpacked from its compressed file.
+"""Filling a raw shard from what its dataset has: downloaded, a range of a larger file, unpacked, or computed from one.
 
 Rules: bytes are verified as they arrive, compressed ones in memory, raw ones before their file gets its name; wrong
 bytes are fetched again before they are an error. Compressed bytes pass through memory only, and all threads together
@@ -12,29 +12,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
-from mixstream.errors import (
-    ShardCorruptError,
-    ShardNotFoundError,
-    StoreBusyError,
-    StoreError,
-    StoreFaultError,
-    StoreNotFoundError,
-)
+from mixstream.errors import ShardCorruptError, ShardNotFoundError, StoreError, StoreNotFoundError
 from mixstream.storage.cache.confirm import is_current
 from mixstream.storage.cache.contents import remove
 from mixstream.storage.cache.fill import Partial, opened
+from mixstream.storage.cache.read_original import compute, original_of, read_file
 from mixstream.storage.cache.records import read_record
 from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.mapping import map_file
 from mixstream.storage.original import Original
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX, CompressedSpec, ShardSpec, wrong_size
-from mixstream.storage.store import ObjectInfo, Store, look_at
+from mixstream.storage.store import ObjectInfo, Store, ask_about, look_at
 from mixstream.storage.stores.local import info_of
-from mixstream.storage.transfer import read_object
 from mixstream.types import Buffer
+
+T = TypeVar("T")
 
 _UNPACKING = 1 << 30  # bytes, compressed and raw ones, that a process holds in memory at once
 
@@ -88,13 +83,13 @@ class ShardSource:
     def look(self, name: str) -> ObjectInfo | None:
         """Return what the store, or the local disk, says of an object; None if it is not there, or cannot be asked."""
         if (store := self.store) is None:
-            path = (self.origin or self.directory) / name
-            return info_of(path.stat()) if path.is_file() else None
+            path = self.origin / name if self.origin is not None else None  # a cache may be read without its store
+            return info_of(path.stat()) if path is not None and path.is_file() else None
         if self.version is None or not self.version.can_ask:
             return None
         what = f"asking whether {store.url}/{name} was replaced"
         try:
-            return self.version.told(self.retry.call(what, lambda: _info(store, name), renew=store.renew))
+            return self.version.told(self.retry.call(what, lambda: ask_about(store, name), renew=store.renew))
         except StoreNotFoundError:
             return None
         except StoreError as error:
@@ -125,12 +120,16 @@ class ShardSource:
             return None
 
     def original(self, spec: ShardSpec) -> Path | None:
-        """Return where the raw file may be on local disk, to be read in place; None if it is nowhere else."""
-        return self.origin / spec.name if self.origin is not None else None
+        """Return where the raw file, or the one that it is a range of, may be on local disk, to be read in place.
+
+        None if it is nowhere else.
+        """
+        return self.origin / spec.original if self.origin is not None and not spec.is_computed else None
 
     def can_fill(self, spec: ShardSpec) -> bool:
         """Return whether there is anything to fill a shard from."""
-        return self.store is not None or bool(self._compressed_files(spec))
+        is_there = self.store is not None or (spec.is_computed and self.origin is not None)
+        return is_there or bool(self._compressed_files(spec))
 
     def kept(self, spec: ShardSpec) -> CompressedSpec | None:
         """Return the compressed file that `fill` fetches and is to be kept; None if it is not to be kept."""
@@ -139,8 +138,12 @@ class ShardSource:
 
     def missing(self, spec: ShardSpec) -> ShardNotFoundError:
         """Return the error for a shard of which no file is anywhere."""
-        names = [spec.name] + ([spec.compressed.name] if spec.compressed is not None else [])
         place = self.store.url if self.store is not None else str(self.origin or self.directory)
+        if spec.part is not None:
+            return ShardNotFoundError(
+                f"shard not found: {spec.name} is a part of {place}/{spec.original}, which is not there: restore it"
+            )
+        names = [spec.name] + ([spec.compressed.name] if spec.compressed is not None else [])
         return ShardNotFoundError(
             f"shard not found: looked for {', '.join(f'{place}/{name}' for name in names)}; it is listed in {INDEX} of "
             f"{place}: restore the file, or convert the dataset again"
@@ -156,7 +159,9 @@ class ShardSource:
             StoreError: the store could not be read.
         """
         try:
-            if spec.compressed is None or not self._unpack(spec, spec.compressed, file, kept):
+            if spec.is_computed:
+                self._trying(spec, lambda: self._compute(spec, file))
+            elif spec.compressed is None or not self._unpack(spec, spec.compressed, file, kept):
                 self._fetch(spec, spec, file)
         except StoreNotFoundError as error:
             raise self.missing(spec) from error
@@ -217,19 +222,25 @@ class ShardSource:
 
         `info` is of the object; it was read before this is called.
         """
-        if (version := self.version) is None or part.check is not None or part.name in version.repaired:
+        name = original_of(part)
+        if (version := self.version) is None or part.check is not None or name in version.repaired:
             return
-        if part.proof is None and info.version is None and info.modified is None:
-            version.warn_untold()
+        version.warn_if_untold(part.proof, info)
+        if name in version.files:
+            if version.is_other(name, info, lambda: self.look(name)):
+                raise version.changed(name)
+            return
         newer = version.is_newer(info, self.store)
         if not newer and not self.was_replaced():
             return
         if part.proof is None or not part.proof(read()):
-            raise version.rewritten(part.name, info) if newer else version.replaced(part.name)
+            raise version.rewritten(name, info) if newer else version.replaced(name)
 
     def _check_age_of(self, part: ShardSpec | CompressedSpec, file: Partial, data: Buffer) -> None:
         if file.source is not None:
-            self.check_age(part, file.source[1], lambda: data)
+            name, info = file.source
+            self.check_age(part, info, lambda: data)
+            file.source = name, (self.version and self.version.known(name)) or info
 
     def _fetch(self, spec: ShardSpec, part: ShardSpec | CompressedSpec, file: Partial) -> tuple[bytes, bytes] | None:
         """Read one file of a shard from the store, and verify it: the raw one straight into `file`.
@@ -238,37 +249,50 @@ class ShardSource:
         again, as often as a request is tried, but at least once.
         """
 
-        def note(info: ObjectInfo) -> None:
-            file.source = part.name, info if self.version is None else self.version.told(info)
-
         if (store := self.store) is None:
             raise self.missing(spec)
         into = file.number if part is spec else None
-        left = max(self.retry.attempts, 2)
+
+        def read() -> tuple[bytes, bytes] | None:
+            data = read_file(self, store, part, file, into)
+            if data is not None:
+                raw = spec.unpack(data, self.directory)
+                self._check_age_of(part, file, data)
+                return data, raw
+            with os.fdopen(file.number, "rb", closefd=False) as written:
+                spec.verify(written)
+                self._check_age_of(part, file, map_file(written).data)
+            file.filled = True
+            return None
+
+        return self._trying(part, read)
+
+    def _trying(self, part: ShardSpec | CompressedSpec, read: Callable[[], T]) -> T:
+        """Return what `read` returns; while it finds wrong bytes, call it again."""
+        left = max(self.retry.attempts, 2) if self.store is not None else 1
         while True:
             left -= 1
             try:
-                data = read_object(
-                    store, part.name, size=part.size, retry=self.retry, into=into, heartbeat=file.heartbeat, found=note
-                )
-                if data is not None:
-                    raw = spec.unpack(data, self.directory)
-                    self._check_age_of(part, file, data)
-                    return data, raw
-                with os.fdopen(file.number, "rb", closefd=False) as written:
-                    spec.verify(written)
-                    self._check_age_of(part, file, map_file(written).data)
-                file.filled = True
-                return None
+                return read()
             except ShardCorruptError as error:
                 if not left:
-                    error.add_note(
-                        f"{store.url}/{part.name} was downloaded again and still does not match: the original is "
-                        "damaged, or does not belong to the index"
-                    )
+                    if self.store is not None:
+                        error.add_note(
+                            f"{self.store.url}/{original_of(part)} was downloaded again and still does not match: the "
+                            "original is damaged, or does not belong to the index"
+                        )
                     raise
             if left > 1:
                 time.sleep(self.retry.pause(0))
+
+    def _compute(self, spec: ShardSpec, file: Partial) -> None:
+        """Fill a shard that is computed from its original, in memory."""
+        with _unpacking.value.hold(2 * spec.size, file.heartbeat):  # about as much is read as comes out
+            raw = memoryview(compute(self, spec, file)).cast("B")
+            if raw.nbytes != spec.size:
+                raise wrong_size(self.directory / spec.name, raw.nbytes, spec.size)
+            self._check_age_of(spec, file, raw)
+            file.write(raw)
 
     def _compressed_files(self, spec: ShardSpec) -> list[Path]:
         """Return the compressed files of a shard that are on local disk."""
@@ -276,13 +300,3 @@ class ShardSource:
             return []
         places = (self.directory, self.origin) if self.origin is not None else (self.directory,)
         return [path for place in places if (path := place / spec.compressed.name).is_file()]
-
-
-def _info(store: Store, name: str) -> ObjectInfo:
-    """Return what a store says of an object; a server that knows no HEAD is asked for one byte."""
-    try:
-        return store.info(name)
-    except (StoreNotFoundError, StoreBusyError, StoreFaultError):
-        raise
-    except StoreError:
-        return look_at(store, name)

@@ -9,6 +9,7 @@ private to this user.
 import os
 import stat
 import tempfile
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2s
@@ -135,11 +136,12 @@ class CacheOwner:
         before = read_original(self.directory)
         self._compare_identity(before)
         index = self.version.index if self.version is not None and self.version.reached else None
-        if before is not None and (index is None or before.index == _Facts.of(index)):
+        files = {} if self.version is None else {name: _Facts.of(info) for name, info in self.version.files.items()}
+        if before is not None and (index is None or (before.index == _Facts.of(index) and before.files == files)):
             return
         self.changed = before is not None and before.index is not None
         began = self.version.began if self.version is not None else 0.0
-        noted = OriginalNote(identity=self.identity, index=_Facts.of(index) if index is not None else None, began=began)
+        noted = OriginalNote(self.identity, _Facts.of(index) if index is not None else None, began, files)
         _put(self.directory, _ORIGINAL, msgspec.json.encode(noted))
 
     def _compare_identity(self, before: "OriginalNote | None") -> None:
@@ -175,25 +177,30 @@ class _Facts(msgspec.Struct, frozen=True):
     def of(cls, info: ObjectInfo) -> Self:
         return cls(info.size, info.version, info.modified)
 
+    @property
+    def info(self) -> ObjectInfo:
+        return ObjectInfo(size=self.size, version=self.version, modified=self.modified)
 
-class OriginalNote(msgspec.Struct, frozen=True):
+
+class OriginalNote(msgspec.Struct, frozen=True, omit_defaults=True):
     """The content of `.mixstream-original`: which original a directory is filled from.
 
     Attributes:
         identity: as of `CacheOwner`.
         index: what the store said of the index when the run began that read it last; None if it said nothing.
         began: when that run began, in seconds since 1970 by its machine's clock.
+        files: what the store said of each file that the index was made from; left out if the index is a file.
     """
 
     identity: str
     index: _Facts | None
     began: float
+    files: dict[str, _Facts] = {}
 
     @property
     def index_info(self) -> ObjectInfo | None:
         """What the store said of the index."""
-        facts = self.index
-        return None if facts is None else ObjectInfo(size=facts.size, version=facts.version, modified=facts.modified)
+        return None if self.index is None else self.index.info
 
 
 def read_original(directory: Path) -> OriginalNote | None:
@@ -220,14 +227,22 @@ def private_origin(origin: str, identity: str) -> str:
     return f"{origin}#{identity}" if identity else origin
 
 
-def place_of_before(origin: str, identity: str, digest: str) -> Path | None:
-    """Return the private directory that earlier versions of mixstream filled, if this one uses another for the dataset.
+def warn_of_earlier(owner: CacheOwner, place: str) -> None:
+    """Warn of a private directory that earlier versions of mixstream filled, if this one uses another for the dataset.
 
-    They named it after the URL alone, so it may have files of several datasets. None once there is a directory of ours.
+    They named it after the URL alone, so it may have files of several datasets. Not once there is a directory of ours.
     """
-    before, now = (private_directory(name) / digest for name in (origin, private_origin(origin, identity)))
-    used = before == now or now.is_dir() or not before.is_dir() or read_original(before) is not None
-    return None if used else before
+    origin = owner.origin or ""
+    before, now = private_directory(origin) / owner.digest, owner.directory
+    if before == now or now.is_dir() or not before.is_dir() or read_original(before) is not None:
+        return
+    warnings.warn(
+        f"{before} was filled from {place} by an earlier version of mixstream, which took no notice of the query, "
+        "user, account or endpoint: it may have shards of another dataset, so it is not used, and shards are fetched "
+        "again; it can be removed",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def kept_index(home: Path | None, origin: str, identity: str = "") -> tuple[bytes, Path] | None:

@@ -104,6 +104,16 @@ def info_of(found: os.stat_result) -> ObjectInfo:
     return ObjectInfo(size=found.st_size, version=version, modified=found.st_mtime_ns / 1e9)
 
 
+def without_inode(info: ObjectInfo) -> ObjectInfo:
+    """Return a description of a file that is that of its copies of the same time too, on any disk.
+
+    >>> without_inode(ObjectInfo(size=16, version="2f-10-17d3a", modified=9.75e-5)).version
+    '10-17d3a'
+    """
+    version = info.version.partition("-")[2] if info.version is not None else None
+    return ObjectInfo(size=info.size, version=version, modified=info.modified)
+
+
 def _read_exactly(number: int, begin: int, end: int) -> bytes | bytearray:
     """Return [begin, end) of a file, less if it ends before: one `pread` returns 2 GiB at most."""
     data = os.pread(number, end - begin, begin)

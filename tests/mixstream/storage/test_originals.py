@@ -680,3 +680,13 @@ def test_a_server_that_refuses_head_requests_is_asked_otherwise(tmp_path, writte
         swap_directory(tmp_path / "served" / "web", tmp_path / "served" / "other")
         with pytest.warns(RuntimeWarning, match="was rewritten since"):
             assert rows(dataset(f"{url}/web", tmp_path / "local")) == list(range(NEW, NEW + ROWS))
+
+
+def test_a_cache_is_read_without_its_store(server, written, tmp_path):
+    upload(server, written(OLD))
+    found = rows(dataset(local=tmp_path / "cache"))
+    server.requests.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert rows(ms.StreamingDataset(local=str(tmp_path / "cache"), batch_size=4)) == found
+    assert not server.requests

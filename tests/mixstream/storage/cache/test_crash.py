@@ -26,7 +26,7 @@ def crashed(root: Path, kind: str) -> str:
     return ran.stdout
 
 
-@pytest.mark.parametrize("kind", ["raw", "packed"])
+@pytest.mark.parametrize("kind", ["raw", "packed", "parts"])
 def test_killed_before_every_change_to_the_disk(tmp_path, kind):
     assert int(crashed(tmp_path, kind).split()[0]) > 30
 

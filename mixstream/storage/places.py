@@ -1,0 +1,55 @@
+"""Where a dataset's files may be, from the `remote` and `local` that the user gave."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from mixstream.errors import ConfigError
+from mixstream.storage.identity import identity_of
+from mixstream.storage.open import open_store
+from mixstream.storage.store import Store
+from mixstream.storage.url import absolute, is_local, join, local_path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """The places of one dataset. Attributes are those of `DatasetFiles`."""
+
+    home: Path | None
+    origin: Path | None
+    store: Store | None
+    identity: str
+
+    @classmethod
+    def of(cls, *, remote: str | None, local: str | None, split: str | None, timeout: float) -> Self:
+        """Return the places; no request is made. Relative paths are below the present directory of the process.
+
+        Args:
+            remote: as the user gave it.
+            local: as the user gave it.
+            split: the directory below both; None for themselves.
+            timeout: seconds per request.
+
+        Raises:
+            ConfigError: neither of them is given, one is empty, or a URL is not valid.
+        """
+        remote = absolute(remote, "remote") if remote is not None else None
+        local = absolute(local, "local") if local is not None else None
+        home = Path(os.path.realpath(local_path(local) / (split or ""))) if local is not None else None
+        if home is not None and home.is_file():
+            raise ConfigError(f"local={str(home)!r} is a file; pass a directory for the dataset's shards")
+        if remote is None and home is None:
+            raise ConfigError("`remote` and/or `local` path must be provided")
+        store, origin, identity = None, None, ""
+        if remote is not None and not is_local(remote):
+            store = open_store(join(remote, split or ""), timeout=timeout)
+            identity = identity_of(join(remote, split or ""))
+        elif remote is not None:
+            # A link to the newest version may be set to another one while the run reads this one.
+            origin = Path(os.path.realpath(local_path(remote) / (split or "")))
+            if home is not None and home == origin:
+                origin = None  # its shards are in the cache directory itself
+            elif home is not None:  # another disk, such as a network mount: it is copied from, as from any store
+                store, origin = open_store(str(origin)), None
+        return cls(home=home, origin=origin, store=store, identity=identity)
