@@ -5,9 +5,10 @@ shards as arrays, and the two must return the same. Bounds are checked for every
 it is mapped: if another process overwrites the file, the loop reports an error and reads nothing outside it. (A file
 that is truncated while it is mapped raises SIGBUS, as for every mapping.)
 
-Layout of a sample (specs/mds.md section 2): u32 sizes of the variable columns, then the payloads in column order. A
-column may begin with a header that is the same in every row (in an `ndarray:DT`, its shape); it is compared and
-skipped.
+Rows lie by a table of offsets in the shard, or at equal distances (`FixedStride`: flat files of tokens), with one
+column and no sizes. Layout of a sample (specs/mds.md section 2): u32 sizes of the variable columns, then the payloads
+in column order. A column may begin with a header that is the same in every row (in an `ndarray:DT`, its shape); it is
+compared and skipped.
 
 Shape suffixes: B rows, C columns of the record, S shards, N elements of a row.
 """
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixstream.formats import OffsetTable
+from mixstream.formats import FixedStride, GatheredRows, OffsetTable
 from mixstream.plan.kernels import compile_loop, numba
 from mixstream.types import Int64, UInt8
 
@@ -61,7 +62,7 @@ class Field:
         header: bytes before the elements, the same in every row.
     """
 
-    rows: OffsetTable
+    rows: GatheredRows
     column: int
     sizes_C: Int64
     dtype: np.dtype[Any]
@@ -89,11 +90,11 @@ def gather_reference(
     Returns -1, or the position in `row_B` of the first row that cannot be copied; rows before it have been copied. A
     row cannot be copied if its size or header is not the field's, its columns do not add up to it, its offsets are not
     within its shard, or its shard is not in the table. `formats` refuses the same samples, except for those that only
-    have another shape.
+    have another shape. Rows at equal distances are within their shard, or refused.
 
     Two samples of one int16 column of two elements; their offsets begin at byte 0 of the shard:
 
-    >>> from mixstream.formats import OffsetTable
+    >>> from mixstream.formats import FixedStride, OffsetTable
     >>> offsets, samples = np.array([12, 16, 20], dtype="<u4"), np.array([1, 2, 3, 4], dtype="<i2")
     >>> table = ShardTable(shards=5)
     >>> table.put(3, np.frombuffer(offsets.tobytes() + samples.tobytes(), dtype=np.uint8))
@@ -101,15 +102,23 @@ def gather_reference(
     >>> out = np.zeros((2, 2), dtype=np.int64)
     >>> gather_reference(table, np.array([3, 3]), np.array([1, 0]), field, out, np.array([0, 1])), out.tolist()
     (-1, [[3, 4], [1, 2]])
+
+    The same samples as rows at equal distances, without offsets:
+
+    >>> table.put(4, np.frombuffer(samples.tobytes(), dtype=np.uint8))
+    >>> flat = Field(rows=FixedStride(begins=0, stride=4, size=4), column=0, sizes_C=np.array([4]),
+    ...     dtype=np.dtype("<i2"), elements=2)
+    >>> gather_reference(table, np.array([4, 4]), np.array([1, 0]), flat, out, np.array([1, 0])), out.tolist()
+    (-1, [[1, 2], [3, 4]])
     """
     header = np.frombuffer(field.header, dtype=np.uint8)
     nbytes = field.elements * field.dtype.itemsize
     for i, (shard, row) in enumerate(zip(shard_B.tolist(), row_B.tolist())):
         data = table.data.get(shard, header[:0])
-        if field.rows.begins + 4 * row + 8 > len(data):
+        if isinstance(field.rows, OffsetTable) and field.rows.begins + 4 * row + 8 > len(data):
             return i
         begin, end = field.rows.span(data, row)
-        if not begin <= end <= len(data):
+        if not 0 <= begin <= end <= len(data):
             return i
         span = field_span(data[begin:end], field)
         if span is None or span[1] - span[0] != len(header) + nbytes:
@@ -140,7 +149,8 @@ if numba is not None:
         size_S: Any,
         shard_B: Any,
         row_B: Any,
-        offsets_at: int,
+        rows_at: int,
+        stride: int,
         sizes_C: Any,
         column: int,
         header: Any,
@@ -155,11 +165,15 @@ if numba is not None:
         nbytes = elements * like.itemsize
         for i in range(len(row_B)):
             base, size, row = address_S[shard_B[i]], size_S[shard_B[i]], row_B[i]
-            if offsets_at + 4 * row + 8 > size:
-                return i
-            offset = carray(pointer(base + np.uint64(offsets_at + 4 * row)), (2,), np.uint32)
-            begin, end = np.int64(offset[0]), np.int64(offset[1])
-            if begin > end or end > size or begin + 4 * variable > end:
+            if stride > 0:
+                begin = rows_at + stride * row
+                end = begin + sizes_C[0]
+            else:
+                if rows_at + 4 * row + 8 > size:
+                    return i
+                offset = carray(pointer(base + np.uint64(rows_at + 4 * row)), (2,), np.uint32)
+                begin, end = np.int64(offset[0]), np.int64(offset[1])
+            if begin < 0 or begin > end or end > size or begin + 4 * variable > end:
                 return i
             sizes = carray(pointer(base + np.uint64(begin)), (variable,), np.uint32)
             last, at, length, v = begin + 4 * variable, np.int64(0), np.int64(0), 0
@@ -200,6 +214,7 @@ if numba is not None:
                 shard_B,
                 row_B,
                 field.rows.begins,
+                field.rows.stride if isinstance(field.rows, FixedStride) else 0,
                 field.sizes_C,
                 field.column,
                 np.frombuffer(field.header, dtype=np.uint8),

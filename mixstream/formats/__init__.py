@@ -10,6 +10,9 @@ they are used, and every error names the file, the fact and the remedy. In the o
     mds/         MDS version 2, as mosaicml-streaming writes and reads it; the index of all its formats
     split/       its JSON, CSV, TSV and XSV shards, of two files each
     mixed        shards of any of these formats
+    columns/     columns of token ids in Parquet and Arrow files
+    tokens/      files of bare tokens: Megatron, datatrove, dolma, llm.c, raw
+    cuts         borders of documents in such files
     open         the index of a dataset becomes a container
     names        functions by the names that mosaicml-streaming gives them
 
@@ -20,13 +23,22 @@ have MDS's names of encodings (`"ndarray:uint16:2048"`).
 from mixstream.formats.compression import compress, compression_names, decompress, extension, is_compression
 from mixstream.formats.container import (
     PART,
+    ComputesShards,
     Container,
+    DocumentRows,
     FileInfo,
+    FilePart,
+    FixedStride,
+    GatheredRows,
     OffsetTable,
     RowLayout,
     ShardEntry,
+    SpanRows,
     SplitOffsets,
+    TailRows,
+    kind_of,
 )
+from mixstream.formats.cuts import CutRows, Cuts
 from mixstream.formats.entry import ShardInfo
 from mixstream.formats.hashing import hash_hex, hash_names, is_hash
 from mixstream.formats.mds.encodings import (
@@ -50,7 +62,7 @@ from mixstream.formats.names import (
     get_hashes,
     get_index_basename,
 )
-from mixstream.formats.open import open_container
+from mixstream.formats.open import TokenStore, open_container
 from mixstream.formats.split.encodings import (
     get_json_encodings,
     get_xsv_encodings,
@@ -61,28 +73,65 @@ from mixstream.formats.split.encodings import (
     xsv_encode,
 )
 from mixstream.formats.split.info import SplitInfo
+from mixstream.formats.tokens import (
+    DTYPES,
+    FORMATS,
+    SHARD_BYTES,
+    Look,
+    Options,
+    TokenFile,
+    TokenFiles,
+    TokenIndex,
+    dump_token_index,
+    find_files,
+    is_token_file,
+    parse_token_index,
+    sequence_starts,
+    token_stem,
+    whole_file,
+)
 
 __all__ = [
+    "DTYPES",
+    "FORMATS",
     "INDEX_HASHES",
     "PART",
+    "SHARD_BYTES",
+    "ComputesShards",
     "Container",
+    "CutRows",
+    "Cuts",
+    "DocumentRows",
     "FileInfo",
+    "FilePart",
+    "FixedStride",
+    "GatheredRows",
     "Index",
+    "Look",
     "OffsetTable",
+    "Options",
     "RowLayout",
     "ShardEntry",
     "ShardInfo",
+    "SpanRows",
     "SplitInfo",
     "SplitOffsets",
+    "TailRows",
+    "TokenFile",
+    "TokenFiles",
+    "TokenIndex",
+    "TokenStore",
     "check_index_hash",
     "compress",
     "compression_names",
     "decode_sample",
     "decompress",
     "dump_index",
+    "dump_token_index",
     "encode_sample",
     "encode_shard",
     "extension",
+    "find_files",
     "fixed_array",
     "fixed_row_tokens",
     "get_compression_extension",
@@ -102,14 +151,20 @@ __all__ = [
     "is_json_encoding",
     "is_mds_encoding",
     "is_mds_encoding_safe",
+    "is_token_file",
     "is_xsv_encoding",
     "join_files",
+    "kind_of",
     "mds_decode",
     "mds_encode",
     "ndarray_dtype",
     "open_container",
     "parse_index",
+    "parse_token_index",
     "read_offsets",
+    "sequence_starts",
+    "token_stem",
+    "whole_file",
     "xsv_decode",
     "xsv_encode",
 ]

@@ -1,9 +1,18 @@
 """The index of a dataset becomes a container: the one place where a format is chosen."""
 
+from mixstream.formats.columns.container import Columns
+from mixstream.formats.columns.index import KEY as COLUMNS
+from mixstream.formats.columns.index import parse_column_index
 from mixstream.formats.container import Container
 from mixstream.formats.mds.container import MDS
 from mixstream.formats.mds.index import check_index_hash, parse_index
 from mixstream.formats.mixed import Mixed
+from mixstream.formats.tokens.container import TokenFiles
+from mixstream.formats.tokens.index import KEY, parse_token_index
+
+TokenStore = TokenFiles | Columns
+"""The containers of files that have no index of their own: what is read of them follows from options. Both have
+`index.kind`, `index.files` and `index.row`, `row_tokens`, `dropped`, `lists_borders` and `cuts`."""
 
 
 def open_container(index: bytes, *, where: str, validate_hash: str | None = None) -> Container:
@@ -17,6 +26,10 @@ def open_container(index: bytes, *, where: str, validate_hash: str | None = None
     Raises:
         IndexCorruptError: the index is invalid, or does not match its hash.
     """
+    if index.startswith(KEY):
+        return TokenFiles.of(parse_token_index(index, where=where))
+    if index.startswith(COLUMNS):
+        return Columns.of(parse_column_index(index, where=where))
     check_index_hash(index, validate_hash, where=where)
     parsed = parse_index(index, where=where)
     return MDS(parsed) if all(shard.meta is None for shard in parsed.shards) else Mixed(parsed)

@@ -267,7 +267,7 @@ def test_cost_does_not_grow_with_samples():
     columns = {"column_names": ["x"], "column_encodings": ["uint8"], "column_sizes": [1]}
     entries = [shard(n, samples=800_000_000, raw_data=file(f"{n}.mds", 2**32 - 1), **columns) for n in range(100)]
     data = dump(*entries)
-    start = time.perf_counter()
+    start = time.thread_time()
     index = parse(data)
-    assert time.perf_counter() - start < 1
+    assert time.thread_time() - start < 1
     assert sum(shard.samples for shard in index.shards) == 80_000_000_000
