@@ -1,0 +1,1 @@
+"""`mixstream pack`: documents into rows of one length, as an index beside the shards."""
