@@ -6,10 +6,12 @@ Shards stay as they are, and programs that read MDS ignore it. In the order of t
     schema     the columns, and what the index says of the files
     stored     a file in a store, as a file object that reads ranges
     reading    the sidecar of a dataset: blocks of lines, and the borders between documents in rows
+    border_file  these borders as one mapped file of integers, for a lookup in every batch
 
 Other packages and tools import from here only.
 """
 
+from mixstream.documents.border_file import BorderPositions
 from mixstream.documents.reading import Borders, Documents
 from mixstream.documents.schema import (
     COLUMNS,
@@ -27,6 +29,7 @@ __all__ = [
     "DIRECTORY",
     "FILES",
     "ROW_KIND",
+    "BorderPositions",
     "Borders",
     "Documents",
     "DocumentsFile",

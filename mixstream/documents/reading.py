@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from mixstream.documents.schema import COLUMNS, FILES, ROW_KIND, DocumentsFile, RowKind, parse_files
-from mixstream.documents.stored import StoredFile
 from mixstream.errors import ConfigError, IndexNotFoundError, ShardCorruptError, ShardNotFoundError, StoreNotFoundError
 from mixstream.formats import parse_index
-from mixstream.storage import INDEX, Retry, Store, open_store, redact
+from mixstream.storage import INDEX, Retry, Store, StoredFile, open_store, redact
 from mixstream.types import Int64
 
 _PLACES = ("row", "token", "tokens")

@@ -13,9 +13,11 @@ from transformers.trainer_callback import ExportableState, TrainerCallback
 import mixstream as ms
 from mixstream.errors import ConfigError
 from mixstream.integrations.hf_arguments import SAVE_AFTER_STEPS, check_position, is_trl
+from mixstream.integrations.packed_batches import as_transformers
 from mixstream.loader import MicroBatches
 
-_KEPT = {"domain", "labels", "shift_labels", "attention_mask", "position_ids"}
+_FLASH = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}
+_KEPT = {"domain", "labels", "shift_labels", "attention_mask", "position_ids", *_FLASH}
 
 
 class StepBatches(MicroBatches):
@@ -129,12 +131,34 @@ def model_inputs(batch: ms.Batch, trainer: Any) -> ms.Batch:
             f'is, as in columns={{"tokens": "{main}"}}'
         )
     ids, ignored = batch[main], trainer.ignore_token
+    if batch.segments is not None and "document_ids" in batch:
+        return _without_unused(_packed(batch, trainer), trainer)
     labels = ids if ignored is None else ids.masked_fill(ids == ignored, -100)
     if "loss_mask" in batch:  # of chats, as convert writes it
         labels = labels.masked_fill(batch["loss_mask"] == 0, -100)
     batch.setdefault("labels", labels)
     if is_trl(trainer):  # which counts tokens by it
         batch.setdefault("attention_mask", ids.new_ones(ids.shape))
+    return _without_unused(batch, trainer)
+
+
+def _packed(batch: ms.Batch, trainer: Any) -> ms.Batch:
+    """Turn marked documents into what models of transformers take, in place; return the batch.
+
+    There is no attention_mask: with one, even of ones, they would attend across documents.
+    """
+    found = as_transformers(batch, joined=False)
+    if trainer.ignore_token is not None:
+        found["labels"] = found["labels"].masked_fill(found["input_ids"] == trainer.ignore_token, -100)
+    flash = "flash" in str(getattr(getattr(trainer.model, "config", None), "_attn_implementation", ""))
+    for name in ("document_ids", "cu_seqlens", "max_seqlen"):
+        batch.pop(name, None)
+    batch.update({name: column for name, column in dict.items(found) if flash or name not in _FLASH})
+    batch.segments = found.segments
+    return batch
+
+
+def _without_unused(batch: ms.Batch, trainer: Any) -> ms.Batch:
     if trainer.args.remove_unused_columns:
         trainer._set_signature_columns_if_needed()
         for name in {*map(str, batch)} - _KEPT - {*trainer._signature_columns}:

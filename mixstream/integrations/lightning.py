@@ -78,6 +78,7 @@ class MixData(_DataModule):
         """
         trainer, known, loader, window = cast(Any, self.trainer), ms.Batch(batch), self.loader, self._window
         if loss is not None and not isinstance(loss, tuple) and known.domain is not None:
+            loss, mask = ms.losses.labelled(known, loss, mask)
             loss, mask = ms.domain_sums(loss, known.domain, len(window.names), mask=mask), None
         loader.report(known, loss, mask=mask, matrix=matrix)
         if isinstance(loss, tuple):

@@ -10,6 +10,7 @@ import torch
 
 import mixstream as ms
 from mixstream.errors import ConfigError, StateError
+from mixstream.integrations.packed_batches import as_megatron
 from mixstream.loader import MicroBatches
 
 _REMEDY = "Give the dataset batch_size=global_batch_size / data-parallel size, and save between iterations"
@@ -50,10 +51,14 @@ class ExternalBatches:
     def __next__(self) -> dict[str, torch.Tensor]:
         """Return tokens, labels, position_ids (int64 [B, T]) and loss_mask (float32 [B, T]) of the next micro-batch.
 
-        The mask is that of the labels, if rows have a column `loss_mask`; otherwise, all of them count.
+        The mask is that of the labels, if rows have a column `loss_mask`; otherwise, all of them count. Of a loader
+        with `documents=True`, positions and mask are those of the documents, and there are cu_seqlens and max_seqlen
+        (`packed_batches.as_megatron`).
         """
         self.batch = next(self._parts)
         self._parts.finish(self.batch)
+        if self.loader.documents:
+            return {str(name): column for name, column in as_megatron(self.batch, extra_token=True).items()}
         tokens, labels = self.batch["tokens"][:, :-1].contiguous(), self.batch["tokens"][:, 1:].contiguous()
         place = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens).contiguous()
         mask = self.batch["loss_mask"][:, 1:] if "loss_mask" in self.batch else torch.ones_like(labels)
@@ -69,6 +74,7 @@ class ExternalBatches:
         domains = len(self.loader.dataset.streams)
         sums_2K = torch.zeros(2, domains, dtype=torch.float64)
         if loss is not None:
+            loss, mask = ms.losses.labelled(batch, loss, mask)
             sums_2K = torch.stack(ms.domain_sums(loss, batch.domain, domains, mask=mask))
         sums_2K = sums_2K.to(self.loader.device)  # where the groups' backend takes it
         for group in groups:

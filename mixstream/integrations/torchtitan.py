@@ -50,6 +50,8 @@ class MixDataLoader(BaseDataLoader):
         """The token that ends a document; the tokenizer's if not given, and none below 0."""
         bos_id: int | None = None
         """The token that begins a document, for rows without ends of documents."""
+        documents: bool = False
+        """As of `mixstream.Loader`: documents by what is stored of them; `eos_id` is that of the streams then."""
         infinite: bool = True
         """Go on from epoch to epoch; otherwise the data ends with the first."""
         prefetch: int = 4
@@ -90,7 +92,7 @@ class MixDataLoader(BaseDataLoader):
         nodes = math.gcd(max(ranks // int(os.environ.get("LOCAL_WORLD_SIZE", ranks)), 1), dp_world_size)
         given = {"batch_size": rows // dp_world_size, "rank": dp_rank, "world_size": dp_world_size, "nodes": nodes}
         dataset = ms.StreamingDataset(**{"streams": streams, "mixer": config.mixer, **given, **config.options})
-        self.loader = ms.Loader(dataset, prefetch=config.prefetch, log=config.log)
+        self.loader = ms.Loader(dataset, prefetch=config.prefetch, log=config.log, documents=config.documents)
         epochs = None if config.infinite else 1
         self._parts = MicroBatches(self.loader, parts=rows // micro, remedy=_REMEDY, epochs=epochs)
 
@@ -104,7 +106,10 @@ class MixDataLoader(BaseDataLoader):
         return self
 
     def __next__(self) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Return the next micro-batch: {"input", "positions"}, int64 [B, T], and its labels, int64 [B, T]."""
+        """Return the next micro-batch: {"input", "positions"}, int64 [B, T], and its labels, int64 [B, T].
+
+        Documents are those that are known of the streams, where `documents` says so, or lie between `eos_id`s.
+        """
         part = next(self._parts)
         self._parts.finish(part)
         tokens = part[self.config.column]
@@ -114,6 +119,11 @@ class MixDataLoader(BaseDataLoader):
                 f"{self.seq_len + 1} tokens, since each predicts the next: convert with --seq-len {self.seq_len + 1}, "
                 f"or set training.seq_len={tokens.shape[-1] - 1}"
             )
+        domains = {"domain_ids": part["domain"]} if self.with_domains else {}
+        if self.config.documents:  # a label of -100 behind the last token of a document
+            rows = [part[name][:, :-1].contiguous() for name in (self.config.column, "position_ids")]
+            labels = part["labels"][:, 1:].clone()
+            return {"input": rows[0], "positions": rows[1], **domains}, labels
         inputs, labels = tokens[:, :-1].contiguous(), tokens[:, 1:].clone()
         begins = (inputs == self.eos_id) | (labels == self.bos_id)  # the next token begins a document
         labels[begins] = IGNORE_INDEX
@@ -122,7 +132,6 @@ class MixDataLoader(BaseDataLoader):
         at = torch.arange(self.seq_len).expand_as(inputs)
         first = torch.where(begins[:, :-1], at[:, 1:], 0).cummax(dim=1).values
         positions = at - torch.nn.functional.pad(first, (1, 0))
-        domains = {"domain_ids": part["domain"]} if self.with_domains else {}
         return {"input": inputs, "positions": positions, **domains}, labels
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,11 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def worlds(library, tmp_path_factory) -> dict[int, Any]:
+def worlds(library, tmp_path_factory, warm_programs) -> dict[int, Any]:
     """Ranks -> the global batches after the checkpoint, and the weights."""
     out = tmp_path_factory.mktemp("dcp")
     done = subprocess.run(
-        [sys.executable, str(HERE / "dcp_job.py"), json.dumps({"root": str(library), "out": str(out)})],
+        [warm_programs / "python", str(HERE / "dcp_job.py"), json.dumps({"root": str(library), "out": str(out)})],
         env={**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -29,6 +29,7 @@ from hf_world import (
     token_losses,
     trainer_of,
 )
+from transformers import TrainerCallback
 
 import mixstream as ms
 from mixstream.errors import ConfigError, StateError
@@ -140,6 +141,27 @@ def test_a_second_train_goes_on_with_the_data(library, tmp_path):
     trainer.train()
     trainer.train()
     assert trainer.notes.by_step(2) == plain_rows(library, 8)
+
+
+def test_steps_that_are_left_out_are_not_counted_by_the_trainer(library, tmp_path):
+    class LeavingOut(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                first.loader.skip(4)
+
+    out, saving = tmp_path / "first", {"save_strategy": "steps", "save_steps": 2}
+    first = trainer_of(library, out, callbacks=[LeavingOut()], max_steps=4, **saving)
+    first.train()
+    rows = plain_rows(library, 12)
+    assert first.notes.by_step(2) == [*rows[:3], rows[7]]
+    for step in (2, 4):
+        trainer = trainer_of(library, tmp_path / f"{step}", max_steps=6)
+        if step == 2:
+            trainer.loader.skip(range(3, 7))  # before the checkpoint is loaded, which does not know of it
+        trainer.train(resume_from_checkpoint=str(out / f"checkpoint-{step}"))
+        assert trainer.notes.by_step(2) == [*rows[:3], *rows[7:10]][step:]
+        assert trainer.state.global_step == 6
+        assert trainer.loader.state_dict()["step"] == 10
 
 
 def test_a_step_that_failed_is_read_again(library, tmp_path):
