@@ -24,6 +24,7 @@ from mixstream.data.batch import Batch
 from mixstream.errors import ConfigError, FeedbackError
 from mixstream.feedback.background import Background
 from mixstream.feedback.consensus import RankConsensus
+from mixstream.feedback.labelled import labelled
 from mixstream.feedback.loop import FeedbackLoop
 from mixstream.feedback.losses import domain_sums, fetch
 from mixstream.feedback.numbers import as_numbers
@@ -45,6 +46,7 @@ class _OpenStep:
     sums: torch.Tensor | None = None
     over_all_ranks: bool = False
     matrix_VK: Float64 | None = None
+    skipped: bool = False
 
     def cover(self, rows: slice, sums: torch.Tensor | None) -> None:
         if sums is not None:
@@ -66,7 +68,7 @@ class LossCollector:
         self._open: dict[int, _OpenStep] = {}
         self._background = Background(name="mixstream-feedback")
         self._lock = threading.RLock()  # the feedback thread does not need it
-        self._warned = False
+        self._warned = self._sums_come = False  # the latter: whether the caller sums losses over ranks
         needs_matrix = getattr(self._loop and self._loop.mixer, "needs_matrix", False)
         self._without_matrix = _STEPS_WITHOUT_MATRIX if needs_matrix else 0
 
@@ -80,6 +82,22 @@ class LossCollector:
                 self._loop.drew(rows.step, rows_K, rows.drawn_by_K)
             else:
                 self._open.pop(rows.step - _KEPT_STEPS, None)
+
+    def skip(self, rows: Rows) -> None:
+        """Note that a step is left out; the mixer and the log receive no losses of it, once the steps before are over.
+
+        An evaluation that is due before it is missed.
+        """
+        with self._lock:
+            self._background.check()
+            alone = self._sums_come or not self._consensus.channel.is_possible
+            if not alone:
+                _ = self._consensus.channel.exchange  # collective at the first use
+            self.drew(rows)
+            opened = self._open[rows.step]
+            opened.skipped, opened.over_all_ranks = True, alone
+            opened.cover(slice(None), None)
+            self._send(rows.step)
 
     def collect(self, batch: Batch | Mapping[str, Any], loss: Any, *, mask: Any = None, matrix: Any = None) -> None:
         """Take in the losses of a batch or of one of its parts; see `LossReports.report`."""
@@ -100,7 +118,7 @@ class LossCollector:
             if (opened := self._opened(step, slice(None))) is None:
                 return
             opened.cover(slice(None), sums)
-            opened.over_all_ranks = True
+            opened.over_all_ranks = self._sums_come = True
             self._send(step)
 
     def collect_evaluation(self, values: Any, *, means: bool) -> None:
@@ -168,6 +186,7 @@ class LossCollector:
             return _summed(loss, domains)
         if isinstance(loss, torch.Tensor):
             loss = as_numbers(loss, what="a loss", form="give the losses in nats per row [B] or per token [B, T]")
+        loss, mask = labelled(batch, loss, mask)
         return torch.stack(domain_sums(loss, batch.domain, domains, mask=mask))
 
     def _matrix(self, matrix: Any) -> Float64:
@@ -185,6 +204,10 @@ class LossCollector:
         step = reported if loop is None else loop.due.step
         while (opened := self._open.get(step)) is not None and opened.covered_B.all():
             del self._open[step]
+            if opened.skipped and loop is not None and not loop.due.evaluated:
+                loop.accept()
+                alone = opened.over_all_ranks
+                self._background.submit(partial(self._consensus.miss_evaluation, step, over_all_ranks=alone))
             self._check_matrix(opened)
             both = fetch(opened.sums) if opened.sums is not None else partial(np.zeros, (2, len(self._listed_K)))
             if loop is not None:
@@ -194,6 +217,8 @@ class LossCollector:
 
     def _check_matrix(self, opened: _OpenStep) -> None:
         """Warn, once, about a mixer that receives no matrix to learn from."""
+        if opened.skipped:
+            return
         if opened.matrix_VK is not None:
             self._without_matrix = 0
         elif self._without_matrix and self._loop is not None:

@@ -20,6 +20,7 @@ from mixstream.errors import RanksDisagreeError
 from mixstream.feedback.log import MixingLog
 from mixstream.feedback.loop import Agree, FeedbackLoop
 from mixstream.feedback.shares import Shares
+from mixstream.plan.skips import Skips
 from mixstream.plan.weights import WEIGHT_UNIT
 from mixstream.types import Float64, Int64, Weights
 
@@ -37,6 +38,7 @@ class RankConsensus:
         publish: called with (step, weights) as soon as they are known.
         channel: of the ranks, used by the trainer's thread before the first sum.
         log: the mixing log; None for none, or after it could not be written.
+        skips: the steps that are left out; the loader adds to them, before it passes such a step.
     """
 
     loop: FeedbackLoop | None
@@ -45,6 +47,7 @@ class RankConsensus:
     publish: Callable[[int, Int64], None]
     channel: Channel
     log: MixingLog | None
+    skips: Skips = Skips()  # noqa: RUF009  # frozen
     _odd: dict[str, Any] = field(default_factory=dict, init=False)  # in what this rank differs from rank 0
     _shares: Shares | None = field(default=None, init=False)  # from the first sum on
 
@@ -66,9 +69,9 @@ class RankConsensus:
         Raises:
             RanksDisagreeError: the ranks' reports, settings, states or weights are not those of one run.
         """
-        exchange = None if over_all_ranks else self.channel.exchange
+        exchange, skipped = None if over_all_ranks else self.channel.exchange, step in self.skips
         if exchange is not None:
-            sums_2K = self._summed(exchange, step, sums_2K, matrix=matrix_VK is not None)
+            sums_2K = self._summed(exchange, step, sums_2K, matrix=matrix_VK is not None, skipped=skipped)
             if matrix_VK is not None:
                 matrix_VK = exchange.all_reduce(matrix_VK) / exchange.ranks
         given_K = self.weights(step)
@@ -86,7 +89,17 @@ class RankConsensus:
                     loss_sum_K=sums_2K[0],
                     count_K=sums_2K[1],
                     explained=self.loop.explain() if self.loop is not None else None,
+                    skipped=skipped,
                 )
+
+    def miss_evaluation(self, step: int, *, over_all_ranks: bool) -> None:
+        """Note that there is no evaluation before `step`, which is left out; as `decide_evaluation`."""
+        assert self.loop is not None
+        exchange = None if over_all_ranks else self.channel.exchange
+        if exchange is not None:
+            nothing_2K = np.zeros((2, len(self.loop.prior_K)))
+            self._summed(exchange, step, nothing_2K, evaluation=True, skipped=True)
+        self.publish(*self.loop.evaluated(step, None, agree=self._agree(exchange)))
 
     def decide_evaluation(self, step: int, values: Float64, *, means: bool) -> None:
         """Take in the validation losses of the model before `step`; as `decide`.
@@ -113,7 +126,8 @@ class RankConsensus:
                 missed, self.loop.missed = self.loop.missed, []
                 for step, given_K, rows_K, drawn_by_K in missed:
                     weights_K = given_K if drawn_by_K is None else drawn_by_K
-                    self.log.write(step, weights_K=weights_K, given_K=given_K, rows_K=rows_K)
+                    skipped = step in self.skips
+                    self.log.write(step, weights_K=weights_K, given_K=given_K, rows_K=rows_K, skipped=skipped)
             yield self.log
         except OSError as error:
             assert self.log is not None
@@ -128,16 +142,16 @@ class RankConsensus:
         shares = self._shares = self._shares or Shares.of(exchange.world, ranks=exchange.ranks)
         replicated = exchange.ranks > exchange.world.size
         marks = shares.marks(values) if replicated else np.zeros(0)
-        kinds = {kind: kinds.get(kind, False) for kind in ("evaluation", "means", "matrix")}
+        kinds = {kind: kinds.get(kind, False) for kind in ("evaluation", "means", "matrix", "skipped")}
         head = [step, step**2, float(bool(self._odd)), *map(float, kinds.values())]
         parts = np.concatenate([head, marks, shares.weight * values.ravel()])
         total, ranks = exchange.all_reduce(parts), exchange.ranks
-        same = total[0] == step * ranks and total[1] == step**2 * ranks and set(total[3:6].tolist()) <= {0, ranks}
+        same = total[0] == step * ranks and total[1] == step**2 * ranks and set(total[3:7].tolist()) <= {0, ranks}
         if total[2] or not same:
             ours = {"step": step, **kinds, **self._odd}
             exchange.agree(ours, what=f"at step {step}")
             raise RanksDisagreeError(f"the ranks disagree at step {step}: {ours}")
-        marks, total = total[6 : 6 + marks.size], total[6 + marks.size :]
+        marks, total = total[7 : 7 + marks.size], total[7 + marks.size :]
         if replicated:
             ours = "a loss of {:.8g} over {:g} terms".format(*np.nan_to_num(values).sum(axis=1))
             shares.check(step, marks, lambda slot: exchange.told(ours if slot == shares.slot else ""))

@@ -8,6 +8,7 @@ import torch
 
 from mixstream.data.batch import Batch
 from mixstream.errors import ConfigError
+from mixstream.feedback.labelled import labelled
 from mixstream.feedback.losses import domain_sums
 from mixstream.types import Float64
 
@@ -53,8 +54,10 @@ def _summed(result: Any, batch: Batch, domains: int) -> tuple[torch.Tensor, torc
     """Return (sums, counts), float64 [K], from what `model_loss` returned."""
     match result:
         case torch.Tensor():
-            return domain_sums(result, batch.domain, domains)
+            loss, mask = labelled(batch, result, None)
+            return domain_sums(loss, batch.domain, domains, mask=mask)
         case (torch.Tensor() as loss, mask):
+            loss, mask = labelled(batch, loss, mask)
             return domain_sums(loss, batch.domain, domains, mask=mask)
         case (_, torch.Tensor() as sums, torch.Tensor() as counts) if sums.shape == counts.shape == (domains,):
             return sums.detach().double(), counts.detach().double()

@@ -12,11 +12,14 @@ that step and later belong to a run that was cut short, and are ignored.
     {"event":"step","step":0,"weights":{"code":0.25,"web":0.75},"rows":{"code":64,"web":192},
      "loss":{"code":10.8,"web":10.9},"count":{"code":131008,"web":393024}}
     {"event":"validation","step":99,"loss":{"code":5.1,"web":6.2}}
+    {"event":"skip","step":100,"weights":{"code":0.25,"web":0.75},"rows":{"code":64,"web":192}}
 
 Everything by domain is an object by name. A domain that is missing from `rows` had none in that batch; one that is
 missing from `loss` has no known loss. `given`, where domains have left the mix, are the weights before they were taken
 out, by which a replay draws. `explained` holds what the mixer explains (`Explaining`), each entry at the
-steps where it changed. `validation` is measured after its step and before the next; step -1 is before training.
+steps where it changed. `validation` is measured after its step and before the next; step -1 is before training. A
+`skip` stands in the place of `step` where a step was left out (`Loader.skip`): its rows count as drawn, and were not
+trained on.
 
 Shape suffixes: K domains, V validation groups.
 """
@@ -89,6 +92,16 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fi
     given: dict[str, float] = {}
 
 
+class Skip(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", tag="skip"):
+    """One step that was left out: the weights and rows that it has in the plan; as `Step`, without losses."""
+
+    step: int
+    weights: dict[str, float]
+    rows: dict[str, int]
+    explained: dict[str, Any] = {}
+    given: dict[str, float] = {}
+
+
 class Validation(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="validation"):
     """Mean validation losses of the model after `step`, by group."""
 
@@ -137,7 +150,7 @@ class _Lines:
             os.ftruncate(fd, end)
         return end
 
-    def append(self, line: Begin | Step | Validation) -> None:
+    def append(self, line: Begin | Step | Skip | Validation) -> None:
         fd, size = self.open()
         data = rest = msgspec.json.encode(line) + b"\n"
         try:
@@ -218,6 +231,7 @@ class MixingLog:
         loss_sum_K: Float64 | None = None,
         count_K: Float64 | None = None,
         explained: Mapping[str, Any] | None = None,
+        skipped: bool = False,
     ) -> None:
         """Write one step.
 
@@ -230,6 +244,7 @@ class MixingLog:
             loss_sum_K: float64 [K], summed losses over all ranks, in nats; None if none were reported.
             count_K: float64 [K], tokens (or rows) that the sums are over.
             explained: what the mixer explains (`mixers.Explaining`); only entries that changed are written.
+            skipped: whether the step was left out; it has no losses then.
         """
         weights = dict(zip(self._names, (np.asarray(weights_K) / WEIGHT_UNIT).tolist()))
         given: dict[str, float] = {}
@@ -242,9 +257,8 @@ class MixingLog:
             sums = dict(zip(self._names, np.asarray(loss_sum_K).tolist()))
             loss = {name: sums[name] / n for name, n in count.items()}
         changed = self._changed(explained or {})
-        self._append(
-            Step(step=step, weights=weights, rows=rows, loss=loss, count=count, explained=changed, given=given)
-        )
+        facts: dict[str, Any] = {"step": step, "weights": weights, "rows": rows, "explained": changed, "given": given}
+        self._append(Skip(**facts) if skipped else Step(**facts, loss=loss, count=count))
         if self._tensorboard is not None:
             self._tensorboard.add_step(step, weights=weights, loss=loss, count=count, explained=changed)
 
@@ -266,7 +280,7 @@ class MixingLog:
         if self._tensorboard is not None:
             self._tensorboard.close()
 
-    def _append(self, line: Step | Validation) -> None:
+    def _append(self, line: Step | Skip | Validation) -> None:
         if not self._begun:
             raise ConfigError(f"{self.file}: the log was not begun: call begin(...) before write(...)")
         if self._header is not None:

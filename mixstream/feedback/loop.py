@@ -20,6 +20,7 @@ So a step is always in one of these states:
     accepted     complete; the mixer has not seen it   concluded.step <= step < accepted.step
     concluded    the mixer has seen it                 step < concluded.step
     missed       concluded by `restore` without losses: handed out before a save and reported too late
+    skipped      left out (`Loader.skip`): drawn, never handed out, accepted and concluded without losses
 
 Threads. The trainer's thread calls `drew` and `accept` and reads `due`; the feedback thread calls `conclude` and
 `evaluated`; any thread may call `weights`. During `document` and `restore` the feedback thread is idle.

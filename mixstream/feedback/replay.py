@@ -18,9 +18,10 @@ import numpy as np
 
 from mixstream.cached import cached_property
 from mixstream.errors import ConfigError, StateError
-from mixstream.feedback.log import VERSION, Begin, Step, Validation, log_file
+from mixstream.feedback.log import VERSION, Begin, Skip, Step, Validation, log_file
 from mixstream.feedback.logged_plan import LoggedPlan
 from mixstream.mixers.static import by_name
+from mixstream.plan.skips import Skips
 from mixstream.plan.weights import WEIGHT_UNIT, normalise
 from mixstream.types import Float64, Int64
 
@@ -39,6 +40,7 @@ class Replay:
         plan: what else decided its rows; None for a log of an earlier version.
         global_batch_size: rows of its steps; None if not known.
         mixer: the name of its mixer.
+        skips: the steps that it left out, which a replay leaves out too.
 
         >>> quarter = WEIGHT_UNIT // 4
         >>> mixer = Replay(("code", "web"), np.array([0, 8]), quarter * np.array([[2, 2], [1, 3]]))
@@ -54,9 +56,11 @@ class Replay:
     plan: LoggedPlan | None = field(repr=False, compare=False, kw_only=True, default=None)
     global_batch_size: int | None = field(repr=False, compare=False, kw_only=True, default=None)
     mixer: str = field(repr=False, compare=False, kw_only=True, default="")
+    skips: Skips = field(repr=False, compare=False, kw_only=True, default=Skips())  # frozen
 
     def __post_init__(self) -> None:
-        content = blake2b(self.step_C.tobytes() + self.weights_CK.tobytes(), digest_size=8)
+        skipped = str(self.skips).encode()  # nothing where no step is left out
+        content = blake2b(self.step_C.tobytes() + self.weights_CK.tobytes() + skipped, digest_size=8)
         object.__setattr__(self, "digest", content.hexdigest())  # so that replays differ in the state of a run
 
     def weights_at(self, step: int, names: tuple[str, ...]) -> Float64:
@@ -131,6 +135,7 @@ class LoggedRun:
         count_TK: float64 [T, K], tokens (or rows) that the means are over.
         validation: step -> group -> mean validation loss after it.
         explained: step -> what the mixer explained: the entries that changed there.
+        skips: the steps that were left out; they are among the logged steps.
     """
 
     path: str
@@ -144,6 +149,7 @@ class LoggedRun:
     count_TK: Float64
     validation: Mapping[int, Mapping[str, float]]
     explained: Mapping[int, Mapping[str, Any]]
+    skips: Skips = Skips()  # noqa: RUF009  # frozen
 
     @property
     def header(self) -> Begin:
@@ -201,6 +207,7 @@ class LoggedRun:
             plan=None if None in plans else plans[-1],
             global_batch_size=self.header.global_batch_size,
             mixer=self.header.mixer,
+            skips=self.skips,
         )
 
 
@@ -225,7 +232,7 @@ def read_log(path: str | os.PathLike[str]) -> LoggedRun:
         StateError: a line of it is damaged.
     """
     file, pages = log_file(path), _Pages()
-    decode = msgspec.json.Decoder(Begin | Step | Validation).decode
+    decode = msgspec.json.Decoder(Begin | Step | Skip | Validation).decode
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.endswith(b"\n"):
@@ -242,7 +249,7 @@ def read_log(path: str | os.PathLike[str]) -> LoggedRun:
                     "take a copy of the log"
                 ) from error
     if not pages.pages:
-        raise StateError(f"{file}: the log is empty: its run has not begun to write it")
+        raise StateError(f"{file}: the log is empty: its run has not begun, or has reported no step (`loader.report`)")
     return pages.logged_run(str(file))
 
 
@@ -253,22 +260,25 @@ class _Pages:
         self.pages: list[tuple[Begin, dict[int, Float64]]] = []
         self.validation: dict[int, dict[str, float]] = {}
         self.explained: dict[int, dict[str, Any]] = {}
+        self.skipped: dict[int, bool] = {}
 
-    def add(self, line: Begin | Step | Validation) -> None:
+    def add(self, line: Begin | Step | Skip | Validation) -> None:
         """Take in the next line."""
         if isinstance(line, Begin):
             self._open(line)
         elif not self.pages:
             raise msgspec.ValidationError("it comes before any header")
-        elif isinstance(line, Step):
+        elif isinstance(line, Step | Skip):
             header, page = self.pages[-1]
             weights, given = line.weights, line.given or line.weights
+            self.skipped[line.step] = isinstance(line, Skip)
+            loss, count = ({}, {}) if isinstance(line, Skip) else (line.loss, line.count)
             values = [
                 [
                     weights.get(name, 0.0),
                     line.rows.get(name, 0),
-                    line.loss.get(name),
-                    line.count.get(name, 0.0),
+                    loss.get(name),
+                    count.get(name, 0.0),
                     given.get(name, 0.0),
                 ]
                 for name in header.domains
@@ -286,6 +296,7 @@ class _Pages:
         self.pages = [*kept, (header, {})]
         self.validation = _before(header.step, self.validation)
         self.explained = _before(header.step, self.explained)
+        self.skipped = _before(header.step, self.skipped)
 
     def logged_run(self, path: str) -> LoggedRun:
         """Return all pages as arrays."""
@@ -310,11 +321,14 @@ class _Pages:
             count_TK=value_5TK[3],
             validation=self.validation,
             explained=self.explained,
+            skips=Skips.of((step, step + 1) for step, skipped in self.skipped.items() if skipped),
         )
 
 
 def _how_read(selection: str | None) -> str:
-    return "whole" if selection is None else f"by the selection {selection}"
+    if selection is None:
+        return "whole"
+    return f"by the {selection}" if selection.startswith("packing ") else f"by the selection {selection}"
 
 
 def _before(step: int, table: dict[int, Any]) -> dict[int, Any]:

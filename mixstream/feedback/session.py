@@ -15,6 +15,7 @@ from mixstream.feedback.consensus import RankConsensus
 from mixstream.feedback.log import MixingLog
 from mixstream.feedback.loop import FeedbackLoop
 from mixstream.plan.run_plan import RunPlan
+from mixstream.plan.skips import Skips
 from mixstream.types import Int64, Weights
 
 
@@ -38,6 +39,7 @@ class FeedbackSession:
         log: Path | None,
         header: Mapping[str, Any],
         previous: Self | None,
+        skips: Skips,
     ) -> Self | None:
         """End the `previous` session and begin one; return None if nothing learns and nothing is logged.
 
@@ -62,6 +64,7 @@ class FeedbackSession:
             publish=publish,
             channel=channel,
             log=mixing_log,
+            skips=skips,
         )
         session = cls(LossCollector(consensus, rows=run_plan.batch_size, listed_K=listed_K), consensus)
         weakref.finalize(session, session.collector.close_quietly)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,8 +14,10 @@ from mixstream.loader.callers import under_checkpoint
 from mixstream.loader.dataset import StreamingDataset
 from mixstream.loader.iteration import check_between_steps
 from mixstream.loader.rank_check import RankCheck
+from mixstream.loader.skipping import SkipNotes, asked_range, check_can_skip
+from mixstream.plan.skips import Skips
 from mixstream.plan.state import packed
-from mixstream.plan.walk import ExhaustionWarnings
+from mixstream.plan.walk import ExhaustionWarnings, Walk
 from mixstream.types import Cursor, Int64, Rows
 
 
@@ -34,6 +37,7 @@ class Place:
         loop: the loader's own feedback loop; None where nothing learns.
         session: takes what the trainer reports; None where nothing learns and nothing is logged.
         exhaustion: warns when a domain leaves the mix.
+        skips: the steps that are left out, before this place and to come.
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class Place:
         dataset.loader = loader
         run, cursor, loop = position.run, position.cursor, position.begin_loop()
         self.run, self.cursor, self.loop = run, cursor, loop
+        self._saved_skips = self.skips = position.skips
+        self._asked = Skips()  # those of them that `leave_out` added
         self.exhaustion = ExhaustionWarnings(run.plan, cursor)
         self._loads, self._origin, self._ended = dataset.loads, cursor, False
         self._begin_check, self._handed = dataset.begin_check, 0
@@ -59,12 +65,108 @@ class Place:
             listed_K=run.domains.listed_K,
             loop=loop,
             weights=run.weights(loop) or run.fixed,
-            facts=lambda: run.facts(cursor, loop),
+            facts=lambda: run.facts(cursor, loop, position.skips),
             publish=publish,
             log=log,
             header={"step": cursor.step, **run.log_header(carried=not position.found[2])},
             previous=previous.session if previous is not None else None,
+            skips=self.skips,
         )
+        dataset.places_begun += 1
+        origin = {"load": dataset.loads, "place": dataset.places_begun}
+        rank = dataset.job_rank(run) if run.can_skip else None
+        self._skip_notes = None if rank is None else SkipNotes.of_job(rank, run.facts(cursor, loop) | origin)
+        if previous is not None:
+            self._take_over(previous)
+
+    # --- steps that are left out ----------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next batch."""
+        cursor = self.run.plan.settle(self.cursor)
+        if not (ahead := self.skips.after(cursor.step) - cursor.step):
+            return cursor.epoch
+        return cursor.epoch + (cursor.step_in_epoch + ahead) // self.run.plan.steps_per_epoch
+
+    def leave_out(self, steps: Any) -> range:
+        """Leave `steps` out, as `Loader.skip` takes them; return them as a range.
+
+        Raises:
+            ConfigError: they were handed out, or are no steps.
+        """
+        check_can_skip(self.run)
+        found = asked_range(steps, position=self.cursor.step, skips=self.skips)
+        if found and self._skip_notes is not None:
+            self._skip_notes.post(found)
+        self._add(Skips.of([(found.start, found.stop)]))
+        return found
+
+    def _add(self, asked: Skips) -> None:
+        self._asked, self.skips = self._asked | asked, self.skips | asked
+        if self.session is not None:
+            self.session.consensus.skips = self.skips
+
+    def _take_over(self, previous: Place) -> None:
+        """Leave out what was asked for at the `previous` place and is still to come; warn of what is not."""
+        asked, step = previous._asked.since(previous.cursor.step), self.cursor.step
+        lost = [pair for pair in asked.before(step).ranges if self.skips.count(*pair) < pair[1] - pair[0]]
+        if lost:
+            warnings.warn(
+                f"the steps {Skips.of(lost)} were to be left out, and the state that is loaded has passed them, at "
+                f"step {step}: call skip() after load_state_dict, or with a range of steps to come",
+                stacklevel=5,
+            )
+        if asked := asked.since(step):
+            check_can_skip(self.run)
+            self._add(asked)
+            if (notes := self._skip_notes) is not None:
+                for first, end in asked.ranges:
+                    notes.post(range(first, end))
+
+    @property
+    def is_at_start(self) -> bool:
+        """Whether no step lies before it but those that are left out at the start of the run."""
+        return self.cursor.step in (0, self.skips.after(0))
+
+    @property
+    def is_at_skip(self) -> bool:
+        """Whether the next step is left out."""
+        return self.cursor.step in self.skips
+
+    def pass_skipped(self) -> None:
+        """Move past steps that are left out, to the next that is not.
+
+        Raises:
+            FeedbackError: weights of these steps depend on reports that are missing.
+            StopIteration: too few domains are left to fill a step.
+        """
+        walk = self.run.walk(self.cursor, self.run.weights(self.loop))
+        while walk.cursor.step in self.skips:
+            self.await_weights(walk)
+            if (rows := walk.advance()) is None:
+                raise StopIteration
+            if self.session is not None:
+                self.session.collector.skip(rows)
+            self.cursor = walk.cursor
+            self.exhaustion.check(self.cursor)
+
+    def await_weights(self, walk: Walk) -> None:
+        """Wait until the weights of the next step of `walk` are known.
+
+        Raises:
+            FeedbackError: they depend on a report or an evaluation that the trainer has not made.
+        """
+        if self.session is not None and not walk.ready():
+            self.session.collector.await_weights(walk.cursor.step)
+
+    def move(self, cursor: Cursor) -> None:
+        """Go on at `cursor`, the beginning of another epoch."""
+        if self._skip_notes is not None and cursor.step < self.cursor.step:
+            self._skip_notes.turn_back()
+        self.cursor = cursor
+
+    # --- batches --------------------------------------------------------------------------------------------------
 
     def is_outdated(self, dataset: StreamingDataset) -> bool:
         """Return whether a state was loaded into the dataset, or its ranks changed before the first batch."""
@@ -79,10 +181,12 @@ class Place:
         """
         if self._handed == 0 and self.loop is None:  # else their losses show it
             first = self.cursor
-            self._check = self._begin_check(self.run, lambda: self.run.facts(first, None))
+            self._check = self._begin_check(self.run, lambda: self.run.facts(first, None, self._saved_skips))
         if self._check is not None and self._check.taken(self._handed):
             self._check = None
         self._handed += 1
+        if self._skip_notes is not None:
+            self._skip_notes.hand_out(rows.step)
         if self.session is not None:
             self.session.collector.drew(rows)
         self.cursor = cursor  # last, so that a state saved by another thread has all that came before its position
@@ -94,7 +198,9 @@ class Place:
         that was saved at the start, and only entries that both have.
         """
         with self.session.collector.drained() if self.session is not None else nullcontext():
-            document = self.run.document(self.cursor, self.loop)
+            if self._skip_notes is not None:
+                self._skip_notes.check()
+            document = self.run.document(self.cursor, self.loop, self.skips)
         return packed(document) if under_checkpoint() else document
 
     def end(self) -> str:

@@ -22,16 +22,18 @@ from mixstream.storage import Retry
 
 from ..shared.console import Console, show_bytes
 from ..shared.datasets import Dataset, find_datasets
+from ..shared.options import Number, Text, token_options
 from ..shared.parallel import in_parallel
 from ..shared.safe_text import message_of, notes_of, printable
 from ..shared.shards import leaving_out, memory_of, read_raw, require_codecs, stored_bytes
+from ..shared.texts import Texts, ToText
 from .cards import Cards, find_cards
 from .documents import describe_documents, documents_in
 from .html import render
 from .page import make_page, write_page
 from .samples import Sample, read_samples
 from .show import show
-from .text import Texts, ToText
+from .token_files import describe_tokens, read_token_samples
 
 _Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 _Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
@@ -50,6 +52,10 @@ def inspect(
     count: _Flag = False,
     allow_unsafe_types: _Flag = False,
     html: _File = None,
+    seq_len: Number = None,
+    overlap: int = 0,
+    dtype: Text = None,
+    token_column: Text = None,
     download_retry: int = 2,
     download_timeout: float = 60.0,
     as_json: _Json = False,
@@ -78,6 +84,10 @@ def inspect(
     If convert kept the documents, it shows which of them lie in each sample,
     and how long documents are.
 
+    TOKEN FILES (.idx and .bin of Megatron, .ds, .npy) are shown as documents, or
+    with --seq-len as the rows that training reads. What says nothing of its
+    dtype needs --dtype.
+
     CARD. Of an output of convert, its data card is shown too: documents, their
     lengths, copies, what was left out. --html FILE writes all of it as one page
     for people, with plots, and samples in which the borders of documents can be
@@ -93,6 +103,10 @@ def inspect(
         tokenizer: to show tokens as text: what `convert --tokenizer` takes, as OUT/tokenizer; not needed for datasets
             that convert wrote with the tokenizer `bytes`.
         count: if the index does not have the number of tokens, read all shards to count them.
+        seq_len: read token files as rows of this many tokens; default: as documents.
+        overlap: 1 if each row begins with the last token of the one before.
+        dtype: of the tokens of files that do not say it, such as uint16.
+        token_column: of Parquet and Arrow files, the column of token ids; default: input_ids, else tokens.
         html: write a page about the datasets to this file; `-` for stdout.
         allow_unsafe_types: unpickle pickled columns; only for data whose origin you trust.
         download_retry: attempts of each request.
@@ -105,7 +119,8 @@ def inspect(
         raise ConfigError("--html - and --json both write to stdout: give --html a file")
     retry, console = Retry(attempts=download_retry, timeout=download_timeout), Console(as_json=as_json)
     texts = Texts(tokenizer)
-    datasets, notes = find_datasets([url], retry, list_files=False)
+    options = token_options(seq_len, overlap, dtype, token_column)
+    datasets, notes = find_datasets([url], retry, list_files=False, options=options)
     for dataset in datasets if samples or count else ():
         require_codecs(dataset.shards)
     described = [_describe(dataset) for dataset in datasets]
@@ -151,10 +166,13 @@ def _sample(
     allow_unsafe_types: bool,
 ) -> dict[int, Sequence[Sample]]:
     """Read samples of the datasets and describe them in `described`; returns them by number of the dataset."""
-    usable = [at for at, dataset in enumerate(datasets) if dataset.index is not None and count]
+    usable = [at for at, dataset in enumerate(datasets) if dataset.trouble is None and count]
     found: dict[int, Sequence[Sample]] = {}
 
     def look(at: int) -> tuple[Sequence[Sample], _Looked]:
+        if (tokens := datasets[at].tokens) is not None:
+            samples = read_token_samples(tokens, count, retry=retry)
+            return samples, (None, [sample.describe(texts.reader({})) for sample in samples])
         samples = read_samples(datasets[at], count, retry=retry, allow_unsafe_types=allow_unsafe_types)
         return samples, _looked(datasets[at], samples, texts.reader(datasets[at].about), retry)
 
@@ -212,9 +230,10 @@ def _trouble(error: Exception) -> dict[str, Any]:
 def _describe(dataset: Dataset) -> dict[str, Any]:
     """Return the description of a dataset from its index."""
     document: dict[str, Any] = {"name": dataset.shown, "url": dataset.store.url, "trouble": None}
-    if dataset.index is None:
-        assert dataset.trouble is not None
+    if dataset.trouble is not None:
         return {**document, "trouble": _trouble(dataset.trouble)}
+    if dataset.tokens is not None:
+        return document | describe_tokens(dataset.tokens)
     shards, about = dataset.shards, dataset.about
     tokens, source = _tokens(shards, about)
     layouts = {(info.column_names, info.column_encodings): info.written_columns for info in shards}

@@ -14,8 +14,8 @@ import numpy as np
 from mixstream.documents import COLUMNS, Documents
 
 from ..shared.safe_text import shortened
+from ..shared.texts import ToText
 from .samples import Sample
-from .text import ToText
 
 _QUANTILES = {"min": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1.0}
 _LENGTHS = 1 << 20  # lengths that are read of all files together

@@ -18,12 +18,12 @@ from mixstream.storage import Retry, redact
 from ..shared.cards import DatasetCard
 from ..shared.datasets import Dataset
 from ..shared.parallel import in_parallel
+from ..shared.texts import Texts
 from .borders import Segment, by_end_token, is_row
 from .cards import Cards
 from .html import IN_SAMPLES, Page, Row, Shown, TokenReader, describe_columns
 from .samples import Sample
 from .segments import caught_segments
-from .text import Texts
 
 _TOKENS = "tokens"
 _AT_ONCE = 8
@@ -52,7 +52,7 @@ def make_page(
     """
     described = document["datasets"]
     place = redact(url).rstrip("/")
-    readable = [at for at, dataset in enumerate(datasets) if dataset.index is not None]
+    readable = [at for at, dataset in enumerate(datasets) if dataset.trouble is None]
     notes: list[str] = []
 
     def look(at: int) -> dict[int, tuple[Segment, ...]]:

@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 
 from mixstream.errors import NoRangesError, ShardCorruptError
-from mixstream.formats import FileInfo, ShardInfo, decode_sample, is_mds_encoding_safe, read_offsets
+from mixstream.formats import FileInfo, ShardEntry, ShardInfo, decode_sample, is_mds_encoding_safe, read_offsets
 from mixstream.storage import Retry, Store
 
 from ..shared.datasets import Dataset
 from ..shared.safe_text import message_of, shortened
 from ..shared.shards import read_raw, without_pickles
-from .text import ToText
+from ..shared.texts import ToText
 
-_LONGEST = 64 << 20  # bytes of the longest sample that is fetched
+LONGEST = 64 << 20  # bytes of the longest sample that is fetched
 _NUMBERS = 12  # numbers shown of an array
 _TEXT = 200  # characters shown of a value
 _TOKENS = "tokens"
@@ -46,7 +46,7 @@ class Sample:
         hidden: columns that were not decoded.
     """
 
-    info: ShardInfo
+    info: ShardEntry
     row: int
     size: int
     values: dict[str, Any] | None
@@ -105,7 +105,7 @@ def _records(store: Store, info: ShardInfo, rows: Sequence[int], retry: Retry) -
     raw = read_raw(store, info, retry)
     offsets = read_offsets(raw, info, where=info.raw.basename)
     spans = (raw[offsets[row] : offsets[row + 1]] for row in rows)
-    return [(len(data), data if len(data) <= _LONGEST else None) for data in spans]
+    return [(len(data), data if len(data) <= LONGEST else None) for data in spans]
 
 
 def _ranges(store: Store, info: ShardInfo, rows: Sequence[int], retry: Retry) -> list[_Record]:
@@ -128,7 +128,7 @@ def _ranges(store: Store, info: ShardInfo, rows: Sequence[int], retry: Retry) ->
         if not least <= begin <= end <= info.raw.bytes:
             _refuse(name, f"sample {row} spans bytes {begin} to {end}, the file has {info.raw.bytes}")
         size = end - begin
-        records.append((size, fetch(info.raw, begin, end) if 0 < size <= _LONGEST else b"" if not size else None))
+        records.append((size, fetch(info.raw, begin, end) if 0 < size <= LONGEST else b"" if not size else None))
     return records
 
 

@@ -20,7 +20,7 @@ def show(document: Mapping[str, Any]) -> Iterator[Table | str]:
     if readable:
         yield table(*_overview(readable))
         yield ""
-        yield text_lines([*_shards(readable), *_columns(readable), *_documents(readable)])
+        yield text_lines([*_shards(readable), *_columns(readable), *_tails(readable), *_documents(readable)])
         if any(each["tokens"] is None and each["samples"] for each in readable):
             yield ""
             yield "if an index does not have the number of tokens, --count counts the column tokens"
@@ -151,6 +151,14 @@ def _columns(datasets: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         for text, names in groups.items():
             whose = "" if len(groups) == 1 else f" of {', '.join(dict.fromkeys(names))}"
             yield f"{what}{whose}: {text}"
+
+
+def _tails(datasets: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield what is not read of token files."""
+    for each in datasets:
+        if dropped := each.get("dropped_tokens"):
+            files = f"its {each['files']:,} files" if each["files"] > 1 else "its file"
+            yield f"tails of {each['name']}: {dropped:,} tokens at the end of {files} are in no row"
 
 
 def _documents(datasets: Sequence[Mapping[str, Any]]) -> Iterator[str]:

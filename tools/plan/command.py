@@ -127,6 +127,8 @@ class _Answer:
             self._notes.append(
                 f"the log begins at step {self.source['first_step']:,}: rows of earlier steps are not counted"
             )
+        if run.skipped:
+            self.parts += ["", f"steps that are left out (skip): {run.skipped}; their rows count as drawn"]
         if run.kind == "state" and run.course is None:
             self.parts += ["", f"its weights are {run.mixer}'s, which the state does not hold: give the log of the run"]
         elif run.learns and run.course is not None:

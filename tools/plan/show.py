@@ -43,6 +43,8 @@ def describe_source(source: Source, domains: Sizes, *, points: int) -> dict[str,
     }
     for at, entry in enumerate(document["domains"]):
         entry["max_epochs"] = source.max_epochs_K[at]
+    if source.skipped:
+        document["skipped"] = source.skipped
     if source.course is not None:
         for step in _spread(source, source.course, points):
             weights = dict(zip(domains.names, source.course.at(step).tolist()))

@@ -5,27 +5,22 @@ Shape suffixes: K domains, T logged steps.
 
 from __future__ import annotations
 
-import json
-import pickle
-import zipfile
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mixstream.errors import ConfigError, StateError, StoreError
 from mixstream.feedback import FILE, LoggedRun, read_log
 from mixstream.formats import Index, fixed_row_tokens
-from mixstream.plan import WEIGHT_UNIT, RunState, parse_state
+from mixstream.plan import WEIGHT_UNIT, RunState
 from mixstream.storage import Retry, domain_name, open_store, redact
 
 from ..shared.artefacts import open_selections
 from ..shared.datasets import Dataset, find_datasets, refuse_unfinished
+from ..shared.states import read_state
 from .course import Course, Float64, Int64
 
-_DEPTH = 3
 _LOG_LINE = b'{"event":'
 
 
@@ -100,6 +95,7 @@ class Source:
         max_epochs_K: epochs after which a domain leaves the mixture, per domain.
         logged: the log; None for a state.
         selected: the domains of which a selection is read.
+        skipped: the steps that are left out, as text; empty if none are.
     """
 
     kind: str
@@ -115,6 +111,7 @@ class Source:
     max_epochs_K: tuple[float | None, ...]
     logged: LoggedRun | None = None
     selected: tuple[str, ...] = ()
+    skipped: str = ""
 
 
 def open_source(path: Path) -> Source:
@@ -134,9 +131,8 @@ def open_source(path: Path) -> Source:
         beginning = file.read(len(_LOG_LINE))
     if beginning == _LOG_LINE:
         return _of_log(read_log(path))
-    document = _json(path) if beginning.lstrip()[:1] in (b"{", b"[") else _checkpoint(path)
-    place, state = _find_state(document, path)
-    return _of_state(parse_state(state), f"{path}{place}")
+    state, where = read_state(path)
+    return _of_state(state, where)
 
 
 def read_shards(data: str, split: str) -> Sizes:
@@ -196,6 +192,7 @@ def _of_log(run: LoggedRun) -> Source:
         max_epochs_K=(None,) * len(run.names),
         logged=run,
         selected=tuple(name for name in run.names if name in header.selections),
+        skipped=str(run.skips),
     )
 
 
@@ -214,6 +211,7 @@ def _of_state(state: RunState, where: str) -> Source:
         course=_course_of(state),
         max_epochs_K=tuple(domain.max_epochs for domain in state.domains),
         selected=tuple(domain.name for domain in state.domains if domain.selection),
+        skipped=str(state.skips),
     )
 
 
@@ -234,49 +232,3 @@ def _course_of(state: RunState) -> Course | None:
             f"the log of weights in the state cannot be read ({error!r}); use an older checkpoint"
         ) from error
     return Course(step_C=np.array([step for step, _ in log], dtype=np.int64), weights_CK=weights_CK)
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ConfigError(
-            f"{path} begins like JSON but cannot be parsed ({error}): give a log, a state or a checkpoint"
-        ) from error
-
-
-def _checkpoint(path: Path) -> Any:
-    import torch
-
-    if not zipfile.is_zipfile(path):  # torch.save writes zip files
-        raise ConfigError(f"{path} is neither a mixing log, nor a state, nor a checkpoint of torch: give one of these")
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise ConfigError(
-            f"{path} cannot be loaded by torch without running code from it ({str(error).splitlines()[0]}): save the "
-            "state alone as JSON, and give that file"
-        ) from error
-
-
-def _find_state(document: Any, path: Path) -> tuple[str, Mapping[str, Any]]:
-    """Return the position of the state in `document`, and the state."""
-    found = list(_states(document, "", _DEPTH))
-    if not found:
-        keys = sorted(map(str, document)) if isinstance(document, Mapping) else type(document).__name__
-        raise ConfigError(
-            f"{path} holds no state of mixstream (it has {keys}): save loader.state_dict() into the checkpoint"
-        )
-    if len(found) > 1:
-        raise ConfigError(f"{path} holds several states, at {[place for place, _ in found]}: save one of them alone")
-    return found[0]
-
-
-def _states(value: Any, place: str, depth: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if not isinstance(value, Mapping) or not depth:
-        return
-    if "mixstream" in value and "domains" in value:
-        yield place, value
-        return
-    for key, item in value.items():
-        yield from _states(item, f"{place}[{key!r}]", depth - 1)

@@ -3,9 +3,11 @@
 A URL is a value of a Stream's `remote`: the directory of one dataset (with index.json in it), or a directory above
 several, as `mixstream convert` writes them: DIR/<domain>/<split>/index.json beside DIR/domains.json, which lists them.
 
-Rules. Indexes are read from the store; nothing is cached or written. An index that cannot be read does not stop the
-search: its error is in `Dataset.trouble`, and so is what says that something is unfinished. Names from a listing or
-from domains.json are used only if they stay below the URL.
+Token files have no index: a URL names one of them, or a directory of them, for commands that take options about them.
+
+Rules. Indexes are read from the store; nothing is cached or written, but for borders of documents of token files. An
+index that cannot be read does not stop the search: its error is in `Dataset.trouble`, and so is what says that
+something is unfinished. Names from a listing or from domains.json are used only if they stay below the URL.
 """
 
 from __future__ import annotations
@@ -18,8 +20,18 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mixstream.errors import ConfigError, IndexCorruptError, StoreError, StoreNotFoundError, UnfinishedError
-from mixstream.formats import Index, ShardInfo, check_index_hash, is_hash, parse_index
+from mixstream.errors import (
+    ConfigError,
+    IndexCorruptError,
+    IndexNotFoundError,
+    ShardCorruptError,
+    StoreError,
+    StoreNotFoundError,
+    UnfinishedError,
+)
+from mixstream.formats import Index, Options, ShardInfo, check_index_hash, is_hash, is_token_file, parse_index
+from mixstream.formats.columns import is_column_file
+from mixstream.selection import DomainRows
 from mixstream.storage import (
     INDEX,
     RUN,
@@ -36,12 +48,21 @@ from mixstream.storage import (
     open_store,
     redact,
     refuse_part,
+    split_name,
 )
 
 from .parallel import in_parallel
 from .shards import read_bytes
 
 _AT_ONCE = 8  # indexes that are read in parallel
+_OPTIONS = {
+    "seq_len": "--seq-len",
+    "overlap": "--overlap",
+    "dtype": "--dtype",
+    "column": "--token-column",
+    "eos_id": "--eos-id",
+}
+"""How errors name what a stream takes -> how commands do."""
 _NAME = re.compile(r"(?!\.)[^\x00-\x1f\x7f\\/:?#]+(?:/(?!\.)[^\x00-\x1f\x7f\\/:?#]+)*")
 """A relative path of a directory, valid on every system; hidden directories belong to other programs."""
 _SHARD = re.compile(r"(?:(.*)/)?([^/]*\.mds|shard\.\d{5,}\.(?:json|csv|tsv|xsv))(?:\.meta)?(?:\.[^/.]+)?")
@@ -57,6 +78,7 @@ class Dataset:
         store: its store.
         index: its index; None if it cannot be read.
         trouble: why the index cannot be read.
+        tokens: the rows of token files, which have no index.
         files: names of all objects below it; None if they cannot be listed, or were not asked for.
     """
 
@@ -64,6 +86,7 @@ class Dataset:
     store: Store
     index: Index | None = None
     trouble: Exception | None = None
+    tokens: DomainRows | None = None
     files: frozenset[str] | None = None
 
     @property
@@ -88,23 +111,26 @@ def shown_name(name: str) -> str:
     return "/".join(map(domain_name, name.split("/")))
 
 
-def find_datasets(urls: Sequence[str], retry: Retry, *, list_files: bool) -> tuple[list[Dataset], list[str]]:
+def find_datasets(
+    urls: Sequence[str], retry: Retry, *, list_files: bool, options: Options | None = None
+) -> tuple[list[Dataset], list[str]]:
     """Return the datasets at `urls`, in the order of `urls` and for each URL by name; and notes on the search.
 
     Args:
         urls: URLs of datasets, or of directories above datasets.
         retry: attempts and timeout of each request.
         list_files: whether to fill `Dataset.files`; for local directories, where it costs little, it is always filled.
+        options: how token files are read; None for commands that read none.
 
     Raises:
-        ConfigError: one of them is not a URL, or has no dataset.
+        ConfigError: one of them is not a URL, or has no dataset, or token files that the command does not read.
     """
     if not urls:
         raise ConfigError("no URL is given: name the directory of a dataset, or a directory above several")
     datasets: list[Dataset] = []
     notes: list[str] = []
     for url in dict.fromkeys(urls):
-        search = _Search(url, retry, alone=len(urls) == 1, list_files=list_files)
+        search = _Search(url, retry, alone=len(urls) == 1, list_files=list_files, options=options)
         datasets += search.datasets()
         notes += search.notes
     names = [dataset.name for dataset in datasets]
@@ -113,15 +139,22 @@ def find_datasets(urls: Sequence[str], retry: Retry, *, list_files: bool) -> tup
     return datasets, notes
 
 
+def _names_tokens(name: str) -> bool:
+    return is_token_file(name) or is_column_file(name)
+
+
 class _Search:
     """The search at one URL."""
 
-    def __init__(self, url: str, retry: Retry, *, alone: bool, list_files: bool) -> None:
+    def __init__(self, url: str, retry: Retry, *, alone: bool, list_files: bool, options: Options | None) -> None:
         self._url, self._retry, self._alone, self._list_files = url, retry, alone, list_files or is_local(url)
         self._store = open_store(url, timeout=retry.timeout)
+        self._options = options
         self.notes: list[str] = []
 
     def datasets(self) -> list[Dataset]:
+        if _names_tokens(split_name(self._url)[1]):
+            return [self._tokens()]
         here = self._open(self._store, name=redact(self._url))
         if not isinstance(here.trouble, StoreNotFoundError):
             return [self._listed(here)]
@@ -142,10 +175,27 @@ class _Search:
             if not _lies_in(name, roots)
         ]
         if not below and not unfinished:
+            if any("/" not in name and _names_tokens(name) for name in files):
+                return [self._tokens()]
             raise ConfigError(f"{redact(self._url)}: {self._why_none(here.trouble, listing)}")
         found = [Dataset(name=name or here.name, store=self._store, trouble=error) for name, error in unfinished]
         with closing(in_parallel(lambda name: self._at(name, files), below, workers=_AT_ONCE)) as opened:
             return [*found, *(dataset for _, dataset in sorted(opened, key=lambda pair: pair[0]))]
+
+    def _tokens(self) -> Dataset:
+        """Return the token files at the URL as a dataset."""
+        name = redact(self._url)
+        if self._options is None:
+            raise ConfigError(f"{name} has token files, which this command does not read; give an MDS dataset")
+        try:
+            rows = DomainRows.open(self._url, name=name, retry=self._retry, options=self._options)
+        except (StoreError, IndexCorruptError, IndexNotFoundError, ShardCorruptError) as error:
+            return Dataset(name=name, store=self._store, trouble=error)
+        except ConfigError as error:
+            if written := [f"{name} as {option}" for name, option in _OPTIONS.items() if f"{name}=" in str(error)]:
+                error.add_note(f"in this command, write {', '.join(written)}")
+            raise
+        return Dataset(name=name, store=self._store, tokens=rows)
 
     def _unfinished(self, files: Sequence[str]) -> list[tuple[str, UnfinishedError]]:
         """Return the conversions at, above and below the URL that are not finished: path below the URL, and error."""
@@ -172,6 +222,9 @@ class _Search:
     def _why_none(self, *troubles: object) -> str:
         if any("no such bucket" in str(trouble) for trouble in troubles if isinstance(trouble, StoreNotFoundError)):
             return "there is no such bucket or container: check the spelling of the URL, and the endpoint"
+        names = troubles[-1] if isinstance(troubles[-1], list) else []
+        if below := sorted({name.rpartition("/")[0] for name in names if is_token_file(name)}):
+            return f"no dataset is there, but token files are in its sub-directories {below[:8]}: give one of them"
         if is_local(self._url) and isinstance(troubles[-1], StoreNotFoundError):
             return "there is no such directory: check its spelling, and that the disk is mounted"
         return (

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixstream.errors import ConfigError, StoreError
-from mixstream.formats import Index
+from mixstream.formats import Index, Options, TokenFiles, token_stem
+from mixstream.formats.columns import Columns
 from mixstream.storage import Retry, is_local, join, local_path, open_store, redact
 
 from .datasets import find_datasets, refuse_unfinished
@@ -34,7 +35,7 @@ class NamedDataset:
 
     name: str
     url: str
-    index: Index
+    index: Index | TokenFiles | Columns
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -43,13 +44,16 @@ class NamedDataset:
         return about if isinstance(about, dict) else {}
 
 
-def find_domains(urls: Sequence[str], *, split: str = "train", retry: Retry | None = None) -> list[NamedDataset]:
+def find_domains(
+    urls: Sequence[str], *, split: str = "train", retry: Retry | None = None, options: Options | None = None
+) -> list[NamedDataset]:
     """Return the domains at `urls`, in their order and for each URL by name.
 
     Args:
         urls: each a dataset, or a directory above several; or NAME=URL, which is one dataset (or has it as `split`).
         split: which of the datasets of a domain; those without splits are taken too.
         retry: attempts and timeout of each request.
+        options: how token files are read; None for commands that read none.
 
     Raises:
         ConfigError: there is none, or two have one name.
@@ -58,7 +62,7 @@ def find_domains(urls: Sequence[str], *, split: str = "train", retry: Retry | No
     """
     if not urls:
         raise ConfigError("no URL is given: name the directory of a dataset, or a directory above several")
-    found = [each for url in urls for each in _at(url, split, retry or Retry(knobs=("", "")))]
+    found = [each for url in urls for each in _at(url, split, retry or Retry(knobs=("", "")), options)]
     names = [each.name for each in found]
     if twice := sorted({name for at, name in enumerate(names) if name in names[:at]}):
         places = " and ".join(redact(each.url) for each in found if each.name == twice[0])
@@ -66,10 +70,10 @@ def find_domains(urls: Sequence[str], *, split: str = "train", retry: Retry | No
     return found
 
 
-def _at(given: str, split: str, retry: Retry) -> list[NamedDataset]:
+def _at(given: str, split: str, retry: Retry, options: Options | None) -> list[NamedDataset]:
     named = _NAMED.fullmatch(given)
     name, url = (named[1], named[2]) if named else (None, given)
-    found = find_datasets([url], retry, list_files=False)[0]
+    found = find_datasets([url], retry, list_files=False, options=options)[0]
     refuse_unfinished(found)
     datasets = {each.name: each for each in found}
     above = open_store(url).url
@@ -103,7 +107,7 @@ def _own_name(dataset: Any, url: str, split: str) -> str:
     parts = [part for part in re.split(r"[/\\]", redact(url).partition("?")[0]) if part not in ("", ".")]
     if len(parts) > 1 and parts[-1] == split:
         parts.pop()
-    return parts[-1] if parts else "domain"
+    return token_stem(parts[-1]) if parts else "domain"
 
 
 def _named(dataset: Any, url: str, name: str) -> NamedDataset:
@@ -114,4 +118,5 @@ def _named(dataset: Any, url: str, name: str) -> NamedDataset:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot be the name of a directory; name the domain otherwise, as in web=URL")
     # absolute, since a worker elsewhere, or a later command, has another current directory
-    return NamedDataset(name=name, url=str(local_path(url).absolute()) if is_local(url) else url, index=dataset.index)
+    index = dataset.index if dataset.tokens is None else dataset.tokens.domain.container
+    return NamedDataset(name=name, url=str(local_path(url).absolute()) if is_local(url) else url, index=index)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, get_args
 from cyclopts import Parameter
 
 from mixstream.errors import ConfigError
+from mixstream.formats import DTYPES, Options
 from mixstream.selection import DomainRows
 from mixstream.storage import Retry, local_path
 from mixstream.units import parse_bytes
@@ -41,6 +42,19 @@ def controls_of(texts: Sequence[str]) -> tuple[Control, ...]:
     return tuple(control for control in known if control in names)
 
 
+def token_options(seq_len: int | None, overlap: int, dtype: str | None, column: str | None = None) -> Options:
+    """Return how token files are read, by the options of a command.
+
+    Raises:
+        ConfigError: one is out of its range.
+    """
+    if (seq_len is not None and seq_len < 1) or overlap not in (0, 1) or (overlap and seq_len is None):
+        raise ConfigError(f"--seq-len {seq_len} --overlap {overlap}: give 1 or more tokens, and an overlap of 0 or 1")
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"--dtype {dtype}: give one of {', '.join(DTYPES)}")
+    return Options(seq_len=seq_len, overlap=overlap, dtype=dtype, column=column)
+
+
 def device_of(name: str) -> str:
     """Return where to compute, as torch names it: for `auto`, a GPU if there is one."""
     if name != "auto":
@@ -48,6 +62,27 @@ def device_of(name: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenReading:
+    """How a command reads token files of which it needs the shards alone. Its fields are options.
+
+    Args:
+        seq_len: read token files as rows of this many tokens, as in training; default: as documents.
+        overlap: 1 if each row begins with the last token of the one before.
+        dtype: of the tokens of files that do not say it, such as uint16.
+    """
+
+    seq_len: Number = None
+    overlap: int = 0
+    dtype: Text = None
+
+    @property
+    def options(self) -> Options:
+        """How token files are read."""
+        return token_options(self.seq_len, self.overlap, self.dtype)
 
 
 @Parameter(name="*")
@@ -61,6 +96,10 @@ class Reading:
         cache_limit: how much it may hold for each domain, as in 20gb; default: no limit.
         download_retry: attempts of each request.
         download_timeout: timeout of a request in seconds.
+        seq_len: read token files as rows of this many tokens, as in training; default: as documents.
+        overlap: 1 if each row begins with the last token of the one before.
+        dtype: of the tokens of files that do not say it, such as uint16.
+        token_column: of Parquet and Arrow files, the column of token ids; default: input_ids, else tokens.
     """
 
     split: str = "train"
@@ -68,6 +107,15 @@ class Reading:
     cache_limit: Text = None
     download_retry: int = 2
     download_timeout: float = 60.0
+    seq_len: Number = None
+    overlap: int = 0
+    dtype: Text = None
+    token_column: Text = None
+
+    @property
+    def options(self) -> Options:
+        """How token files are read."""
+        return token_options(self.seq_len, self.overlap, self.dtype, self.token_column)
 
     @property
     def limit(self) -> int | None:
@@ -81,13 +129,29 @@ class Reading:
 
     def find(self, urls: Sequence[str]) -> list[NamedDataset]:
         """Return the domains at some URLs. See `find_domains`."""
-        return find_domains(urls, split=self.split, retry=self.retry)
+        return find_domains(urls, split=self.split, retry=self.retry, options=self.options)
 
     def open(self, url: str, *, name: str) -> DomainRows:
         """Open the shards of the domain `name`; a cache directory is bound to one dataset, so each has its own."""
         local = None if self.local is None else str(local_path(self.local).absolute() / name)
-        return DomainRows.open(url, name=name, local=local, cache_limit=self.limit, retry=self.retry)
+        return DomainRows.open(
+            url,
+            name=name,
+            local=local,
+            cache_limit=self.limit,
+            retry=self.retry,
+            options=self.options,
+        )
 
     def for_workers(self) -> Reading:
         """Return the same for a worker, which may have another current directory."""
         return self if self.local is None else replace(self, local=str(local_path(self.local).absolute()))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DocumentReading(Reading):
+    """How shards are read whose documents are packed; token files as documents, unless a token ends each of them."""
+
+    seq_len: Annotated[int | None, Parameter(parse=False)] = None
+    overlap: Annotated[int, Parameter(parse=False)] = 0

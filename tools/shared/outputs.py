@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from mixstream.errors import ConfigError, OutputExistsError, SelectionError
+from mixstream.packing import Packing
 from mixstream.selection import Scores, Selection, discard, scores_done
 from mixstream.storage import is_local, local_path, redact
 
@@ -117,7 +118,7 @@ class Output:
 
         Args:
             place: directory of the artefact.
-            kind: `"scores"`, `"selection"` or `"prototypes"`.
+            kind: `"scores"`, `"selection"`, `"prototypes"` or `"packing"`.
             made: of the artefact that is to be made.
 
         Raises:
@@ -194,6 +195,8 @@ def _made(place: Path, kind: str) -> Mapping[str, Any]:
         return Scores.open(place).made
     if kind == "selection":
         return Selection.open(place).made
+    if kind == "packing":
+        return Packing.open(place).made
     from mixstream.selection.prototypes import Prototypes  # here, since it imports torch
 
     return Prototypes.open(place).made

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from mixstream.formats import FileInfo, ShardInfo, compress, decompress, join_files
+from mixstream.formats import FileInfo, ShardEntry, ShardInfo, compress, decompress, join_files
 from mixstream.formats import is_mds_encoding_safe as is_safe
 from mixstream.storage import Retry, Store, read_object
 
 
-def stored(info: ShardInfo) -> FileInfo:
+def stored(info: ShardEntry) -> FileInfo:
     """Return a shard's file in a store: the compressed file, if there is one; of two files, that with the samples."""
     return info.zip or info.raw
 

@@ -33,6 +33,10 @@ OPTIONS = {
         "--download-retry",
         "--download-timeout",
         "--html",
+        "--seq-len",
+        "--overlap",
+        "--dtype",
+        "--token-column",
     ),
     "--json",
 }

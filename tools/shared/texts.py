@@ -18,10 +18,10 @@ from typing import Any
 from mixstream.errors import MixstreamError, StoreError
 from mixstream.storage import Retry, Store
 
-from ..shared.cards import TOKENIZER, Card
-from ..shared.safe_text import message_of
-from ..shared.shards import read_bytes
-from ..shared.token_texts import BYTES, TokenizerFile, ToText, text_of_bytes
+from .cards import TOKENIZER, Card
+from .safe_text import message_of
+from .shards import read_bytes
+from .token_texts import BYTES, TokenizerFile, ToText, text_of_bytes
 
 _END = "<end>"
 _NAME = re.compile(r"(?!\.)[\w.@ -]+", re.ASCII)
