@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from mixstream.feedback.replay import replay
     from mixstream.loader.dataloader import StreamingDataLoader
     from mixstream.loader.dataset import StreamingDataset
+    from mixstream.loader.document_collate import DocumentCollate
     from mixstream.loader.loader import Loader
     from mixstream.loader.local import LocalDataset
+    from mixstream.loader.megatron_order.options import MegatronOrder
     from mixstream.loader.registry import streams_registry
     from mixstream.loader.stream import Stream
     from mixstream.loader.streams import streams
@@ -44,8 +46,10 @@ __getattr__, __dir__ = lazily(
         "integrations": [],
         "loader.dataloader": ["StreamingDataLoader"],
         "loader.dataset": ["StreamingDataset"],
+        "loader.document_collate": ["DocumentCollate"],
         "loader.loader": ["Loader"],
         "loader.local": ["LocalDataset"],
+        "loader.megatron_order.options": ["MegatronOrder"],
         "loader.registry": ["streams_registry"],
         "loader.stream": ["Stream"],
         "loader.streams": ["streams"],
@@ -61,11 +65,13 @@ __getattr__, __dir__ = lazily(
 __all__ = [
     "Batch",
     "CSVWriter",
+    "DocumentCollate",
     "Feedback",
     "JSONWriter",
     "Loader",
     "LocalDataset",
     "MDSWriter",
+    "MegatronOrder",
     "Stream",
     "StreamingDataLoader",
     "StreamingDataset",

@@ -17,9 +17,24 @@ FILES = sorted(
     path for folder in ("tools", "examples", "mixstream/integrations") for path in (ROOT / folder).rglob("*.py")
 )
 FACES = {
-    *("formats", "storage", "plan", "feedback", "mixers", "errors", "types", "units", "data", "loader", "selection"),
+    *(
+        "formats",
+        "storage",
+        "plan",
+        "feedback",
+        "mixers",
+        "errors",
+        "types",
+        "units",
+        "data",
+        "loader",
+        "packing",
+        "selection",
+    ),
     "documents",
+    "plan.megatron",
     "plan.mosaic",
+    "formats.columns",
     *("selection.datamodels", "selection.embedders", "selection.prototypes", "integrations", "losses", "lazy"),
 }
 OTHER_FACES = {"demo": {"convert", "cli"}}

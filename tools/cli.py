@@ -43,6 +43,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("mixstream_tools.verify.command:verify", "Check that every shard is complete and matches its index."),
     "inspect": ("mixstream_tools.inspect.command:inspect", "Show datasets: shards, tokens, columns, samples."),
     "plan": ("mixstream_tools.plan.command:plan", "Show what a mixture reads: epochs, tokens, weights by step."),
+    "rows": ("mixstream_tools.rows.command:rows", "Show which rows were in a step of a run, and what they say."),
+    "pack": ("mixstream_tools.pack.command:pack", "Pack documents into rows of one length, as an index."),
     "embed": ("mixstream_tools.embed.command:embed", "Turn the rows of datasets into embeddings, for selection."),
     "attribute features": ("mixstream_tools.attribute.command:features", "Turn rows into gradients of proxy models."),
     "attribute score": ("mixstream_tools.attribute.command:score", "Score rows by features, for target tasks."),

@@ -16,6 +16,7 @@ import torch
 
 from mixstream.data.batch import Batch
 from mixstream.data.collate import Column, collate_samples
+from mixstream.data.document_masks import DocumentMasks, check_covered, mark
 from mixstream.data.domains import Alloc, Domains
 from mixstream.data.mixable import refuse_unstackable
 from mixstream.errors import ConfigError
@@ -36,6 +37,7 @@ class Assembler:
         samples: returns the samples at some addresses; used for rows that are not gathered.
         collate: list of samples -> batch.
         transforms: applied to every batch, one after the other.
+        documents: adds the columns of documents; None without them.
     """
 
     domains: Domains
@@ -44,6 +46,7 @@ class Assembler:
     samples: Callable[[Addresses], list[Any]]
     collate: Callable[[list[Any]], Any]
     transforms: tuple[Transform, ...] = ()
+    documents: DocumentMasks | None = None
 
     def assemble(self, at: Addresses, *, step: int = -1, repeats: int = 0) -> Any:
         """Return the batch of the rows at `at`: a `Batch`, or what `collate` returns.
@@ -56,8 +59,13 @@ class Assembler:
         arrays = self.domains.gather(at, self.columns, self.alloc) if self.columns is not None else None
         if arrays is not None:
             made = Batch({name: torch.from_numpy(array) for name, array in arrays.items()})
+            if self.documents is not None:
+                made = mark(made, self.documents, at, alloc=self.alloc)
         else:
-            made = self._collated(self.samples(at), at)
+            samples = self.samples(at)
+            made = self._collated(samples, at)
+            if self.documents is not None:
+                made = mark(made, self.documents, at, samples=samples)
         domain_B = self.domains.listed_K[at.domain_B]
         return finish(made, domain_B=domain_B, step=step, repeats=repeats, transforms=self.transforms)
 
@@ -97,7 +105,11 @@ def finish(made: Any, *, domain_B: Int64, step: int, repeats: int, transforms: S
     batch.setdefault("domain", torch.from_numpy(domain_B.copy()))  # a copy: users may write into a column
     _tagged(batch, domain_B, step, repeats)
     for transform in transforms:  # a new Batch each time, since a transform may return one object again and again
-        batch = _tagged(Batch(_transformed(batch, transform)), domain_B, step, repeats)
+        before, changed = batch.segments, _transformed(batch, transform)
+        batch = _tagged(Batch(changed), domain_B, step, repeats)
+        batch.segments = getattr(changed, "segments", None) or before
+    if batch.segments is not None:
+        check_covered(batch)
     return batch
 
 

@@ -199,7 +199,7 @@ class RowReader:
         """
         renewed: set[int] = set()
         while True:
-            settled = self._settled(rows, mine, at)
+            settled = self.settled(rows, mine, at)
             try:
                 return make(settled)
             except MixstreamError as error:
@@ -233,7 +233,7 @@ class RowReader:
                 stacklevel=3,
             )
 
-    def _settled(self, rows: Rows, mine: slice, at: Addresses) -> Addresses:
+    def settled(self, rows: Rows, mine: slice, at: Addresses) -> Addresses:
         """Return `at` with other samples in the place of those that are set aside."""
         bad_B = self.quarantine.holds(at)
         if not bad_B.any():

@@ -12,7 +12,7 @@ Shape suffixes: B rows.
 from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch.utils._pytree import MappingKey, register_pytree_node
 
+from mixstream.data.segments import Segments
 from mixstream.errors import ConfigError
 
 
@@ -28,7 +29,7 @@ class _Tag:
     """What a batch was when it was iterated over.
 
     Args:
-        step: as in `Batch`; `repeats`, `domain` and `rows` too.
+        step: as in `Batch`; `repeats`, `domain`, `rows` and `segments` too.
         sizes: column -> B, for the columns that have a value for each row.
         column: the column "domain", if it is a tensor.
     """
@@ -39,6 +40,7 @@ class _Tag:
     rows: slice
     sizes: Mapping[str, int]
     column: torch.Tensor | None
+    segments: Segments | None = None
 
     def same(self, other: _Tag) -> bool:
         """Return whether both are of the same rows of one step."""
@@ -68,6 +70,7 @@ class Batch(dict[str, Any]):
         domain: int64 [B], each row's domain, in the order of `streams`; None if it is not known.
         rows: which of the rank's rows of this step these are; all of them, unless the batch was split.
         unknown: why step and domain are not known, where they were.
+        segments: where documents lie in the rows, as the loader has marked them (`documents=True`); else None.
 
     >>> batch = Batch({"x": torch.arange(4)})
     >>> batch.step, batch.domain = 7, np.array([0, 0, 1, 1])
@@ -84,6 +87,7 @@ class Batch(dict[str, Any]):
     domain: Any = None
     rows: slice = slice(None)
     unknown: str = ""
+    segments: Segments | None = None
 
     def __init__(self, /, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -100,6 +104,7 @@ class Batch(dict[str, Any]):
             rows=self.rows,
             sizes={name: size for name, value in dict.items(self) if _rows(value) == size},
             column=column if isinstance(column, torch.Tensor) else None,
+            segments=self.segments,
         )
 
     def _take(self, tag: _Tag, names: set[str]) -> None:
@@ -109,7 +114,7 @@ class Batch(dict[str, Any]):
             self._forget(odd)
         elif whole or (self.domain is None and not self.unknown):
             self.step, self.repeats, self.domain, self.rows = tag.step, tag.repeats, tag.domain, tag.rows
-            self.unknown = ""
+            self.unknown, self.segments = "", tag.segments
         elif self.domain is not None and not self._tag().same(tag):
             self._forget(f"it has columns of the steps {self.step} and {tag.step}, or of other rows")
 
@@ -130,6 +135,7 @@ class Batch(dict[str, Any]):
 
     def _forget(self, why: str) -> None:
         self.step, self.repeats, self.domain, self.rows, self.unknown = -1, 0, None, slice(None), why
+        self.segments = None
 
     # --- a dict ---------------------------------------------------------------------------------------------------
 
@@ -225,7 +231,7 @@ class Batch(dict[str, Any]):
         [([0, 1], slice(0, 2, None)), ([2, 3, 4], slice(2, 5, None))]
 
         Raises:
-            ConfigError: there are fewer rows than parts.
+            ConfigError: there are fewer rows than parts, or a column has not one value for each row.
         """
         size = len(self.domain) if self.domain is not None else len(next(iter(self.values()), ()))
         if not 1 <= parts <= max(size, 1):
@@ -235,11 +241,38 @@ class Batch(dict[str, Any]):
         return [self._part(slice(start, end), offset) for start, end in pairwise(bounds)]
 
     def _part(self, rows: slice, offset: int) -> Batch:
-        part = Batch({name: value[rows] for name, value in dict.items(self)})
+        marked, ends_D1 = self._marked(), self.get("cu_seqlens")
+        whole = set()  # columns of the batch, not of its rows
+        if marked is not None:
+            whole |= {"max_seqlen"} if isinstance(self.get("max_seqlen"), int) else set()
+            whole |= {"cu_seqlens"} if isinstance(ends_D1, torch.Tensor) and ends_D1.ndim == 1 else set()
+        columns = {name: value for name, value in dict.items(self) if name not in whole}
+        if self.domain is not None:
+            for name, value in columns.items():
+                if (found := _rows(value)) != len(self.domain):
+                    raise ConfigError(
+                        f"column {name!r} has {'no' if found is None else found} rows and the batch has "
+                        f"{len(self.domain)}, so its parts would have others: split the batch first, then change parts"
+                    )
+        part = Batch({name: value[rows] for name, value in columns.items()})
         part.step, part.repeats = self.step, self.repeats
         part.domain = None if self.domain is None else self.domain[rows]
         part.rows = slice(offset + rows.start, offset + rows.stop)
+        if marked is not None:
+            part.segments = marked.part(rows.start, rows.stop)
+            if "cu_seqlens" in whole and ends_D1 is not None:
+                part["cu_seqlens"] = ends_D1[marked.span(rows.start, rows.stop)] - rows.start * marked.tokens
+            if "max_seqlen" in whole:
+                part["max_seqlen"] = part.segments.longest
         return part
+
+    def _marked(self) -> Segments | None:
+        """Return the segments of the rows: those of the column, if that can be read without waiting for a device."""
+        ends_D1 = self.get("cu_seqlens")
+        if self.segments is None or not isinstance(ends_D1, torch.Tensor):
+            return self.segments
+        readable = ends_D1.device.type == "cpu" and ends_D1.ndim == 1
+        return replace(self.segments, ends_D1=ends_D1.numpy()) if readable else self.segments
 
 
 def _named(name: str, tag: _Tag) -> str:

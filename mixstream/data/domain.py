@@ -4,7 +4,7 @@ Rules: sizes are checked against the index before any byte is used; a shard is v
 memory is O(shards), plus the page cache. `formats` decodes rows, `storage` finds files.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.cached import cached_property
+from mixstream.data.packed import Packed
+from mixstream.data.shard_specs import shard_spec
+from mixstream.data.token_index import with_borders
 from mixstream.errors import (
     ConfigError,
     IndexCorruptError,
@@ -23,11 +26,22 @@ from mixstream.errors import (
     ShardNotFoundError,
     UnsafeEncodingError,
 )
-from mixstream.formats import PART, Container, FileInfo, ShardEntry, decompress, hash_hex, is_hash, open_container
+from mixstream.formats import (
+    PART,
+    Container,
+    Cuts,
+    FileInfo,
+    ShardEntry,
+    TokenFiles,
+    TokenStore,
+    hash_hex,
+    open_container,
+)
 from mixstream.formats import is_mds_encoding_safe as is_safe
 from mixstream.plan.addressing import View, WholeShards
 from mixstream.plan.selection import KeptRows
-from mixstream.storage import CacheLimit, CompressedSpec, DatasetFiles, ShardSpec, map_files
+from mixstream.plan.state_record import PACKING
+from mixstream.storage import CacheLimit, DatasetFiles, ShardSpec, map_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +55,8 @@ class Domain:
         validate_hash: name of the hash that shards are checked against when they are first mapped; None for none.
         kept: the rows that count; None for all of them.
         whole: for a bucket, the domain of which it is a part: it reads the same shards.
+        eos_id: the token that ends a document, where the borders of documents are not stored; None if it is not given.
+        bos_id: the token that begins one, likewise.
     """
 
     name: str
@@ -49,6 +65,8 @@ class Domain:
     validate_hash: str | None = None
     kept: KeptRows | None = None
     whole: Self | None = None
+    eos_id: int | None = None
+    bos_id: int | None = None
 
     @classmethod
     def open(
@@ -61,12 +79,16 @@ class Domain:
             IndexCorruptError: its content is not valid.
             UnsafeEncodingError: a column is pickled, and `allow_unsafe_types` is False.
         """
+        if validate_hash is not None and files.maker is not None:
+            where, given = files.describe(), f"validate_hash={validate_hash!r}"
+            raise ConfigError(f"{where}: {given}, but its files have no index with hashes; pass validate_hash=None")
         data, where = files.read_index()
         try:
             container = open_container(data, where=where, validate_hash=validate_hash)
         except IndexCorruptError:  # it may have been damaged in transfer
             data, where = files.read_index()
             container = open_container(data, where=where, validate_hash=validate_hash)
+        container = with_borders(container, files)
         domain = cls(name=name, container=container, files=files, validate_hash=validate_hash)
         for columns in {shard.column_encodings: shard.columns for shard in domain.shards}.values():
             for column, encoding in columns.items():
@@ -102,7 +124,27 @@ class Domain:
         if self.kept is not None:
             return self.kept
         rows_S = np.fromiter((shard.samples for shard in self.shards), dtype=np.int64, count=len(self.shards))
-        return WholeShards(samples_S=rows_S)
+        return WholeShards(samples_S=rows_S, id=None if self.packed is None else f"{PACKING} {self.packed.id}")
+
+    @property
+    def view_id(self) -> str | None:
+        """The id of the selection or packing that says which rows there are; None if all stored rows are read."""
+        return self.view.id if isinstance(self.view, KeptRows | WholeShards) else None
+
+    @property
+    def packed(self) -> Packed | None:
+        """How rows are packed; None if they are read as they are stored."""
+        return self.container if isinstance(self.container, Packed) else None
+
+    @property
+    def stored(self) -> Container:
+        """What the shards store, without regard to a packing."""
+        return self.container if self.packed is None else self.packed.inner
+
+    @property
+    def dropped(self) -> int:
+        """Tokens at the ends of token files that are in no row or document."""
+        return self.stored.dropped if isinstance(self.stored, TokenStore) else 0
 
     @property
     def samples_S(self) -> NDArray[np.int64]:
@@ -116,14 +158,18 @@ class Domain:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of the content, computed from the index: hex of 128 bits, the same wherever the files are."""
+        """Identity of the content, by index and listed borders: hex of 128 bits, the same wherever the files are."""
         if self.whole is not None:
             return self.whole.fingerprint
+        if self.packed is not None:
+            return self.packed.fingerprint(replace(self, container=self.packed.inner).fingerprint)
         digest = blake2b(digest_size=16)
         for shard in self.shards:
             raw, hashes = shard.raw, sorted(shard.raw.hashes.items())
             facts = (raw.basename, shard.samples, raw.bytes, shard.column_names, shard.column_encodings, hashes)
-            digest.update(repr(facts).encode())
+            digest.update(repr(facts if shard.part is None else (*facts, shard.part.name, shard.part.begin)).encode())
+        for listed in self.container.borders() if isinstance(self.container, TokenFiles) else ():
+            digest.update(hash_hex("xxh3_128", listed.data).encode())
         return digest.hexdigest()
 
     def map(self, number: int) -> NDArray[np.uint8]:
@@ -148,19 +194,21 @@ class Domain:
             raise
 
     def check_header(self, number: int, data: NDArray[np.uint8]) -> None:
-        """Check that shard `number`, mapped as `data`, is the one that the kept rows were chosen from.
+        """Check that shard `number`, mapped as `data`, is the one that rows were chosen from, or packed of.
 
         Raises:
             SelectionError: its header is another one, so its rows are other rows.
         """
-        if self.kept is None or self.kept.header_S is None or (expected := self.kept.header_S[number]) is None:
+        rows = self.kept or self.packed
+        if rows is None or rows.header_S is None or (expected := rows.header_S[number]) is None:
             return
         header = np.ascontiguousarray(self.container.header(number, data))
         if (found := hash_hex("xxh3_128", header.data)) != expected:
+            again = "make the selection again" if self.kept is not None else "pack it again with `mixstream pack`"
+            place = f"{self.files.describe()}/{self.shards[number].raw.basename}"
             error = SelectionError(
-                f"{self._place(self.shards[number].raw.basename)} was rewritten: the fingerprint of its header is "
-                f"{found}, and {self.kept.where} was made for {expected}, so its rows are other rows: bring back the "
-                "former shard, or make the selection again"
+                f"{place} was rewritten: the fingerprint of its header is {found}, and {rows.where} was made "
+                f"for {expected}, so its rows are other rows: bring back the former shard, or {again}"
             )
             error.add_note(self._of(number))
             raise error
@@ -202,13 +250,31 @@ class Domain:
 
     def within(self, limit: CacheLimit) -> Self:
         """Return the domain, which is no bucket, with its cache directory under `limit`."""
-        files = (file for shard in self.shards for file in shard.files)
-        names = {raw.basename: packed.basename if packed else None for raw, packed in files}
-        return replace(self, files=self.files.within(limit, names))
+        pairs = (file for shard in self.shards for file in shard.files)
+        names = {raw.basename: packed.basename if packed else None for raw, packed in pairs}
+        computes = any(shard.part is not None and shard.part.begin is None for shard in self.shards)
+        files = self.files.within(limit, names, computes=computes)
+        stored = with_borders(self.stored, files)
+        container = stored if self.packed is None else replace(self.packed, inner=stored)
+        return replace(self, files=files, container=container)
+
+    def cuts(self, number: int) -> tuple[Cuts, int] | None:
+        """Return the borders of documents in the file of shard `number`, and the token of it at which the shard begins.
+
+        None where none are stored beside the tokens, as in MDS. The first call for a file checks its borders.
+
+        Raises:
+            IndexCorruptError, StoreError: they are inconsistent, or cannot be read.
+        """
+        return self.stored.cuts(number, self.map) if isinstance(self.stored, TokenStore) else None
 
     def keeping(self, kept: KeptRows) -> Self:
         """Return the domain with these rows alone."""
         return replace(self, kept=kept)
+
+    def packing(self, packed: Packed) -> Self:
+        """Return the domain, read as packed rows of its shards."""
+        return replace(self, container=packed)
 
     def bucket(self, label: str, kept: KeptRows) -> Self:
         """Return a part of the domain, which is a domain of its own and reads the same shards."""
@@ -227,6 +293,8 @@ class Domain:
         info = self.shards[number]
         where = f"{info.raw.basename}, sample {row}"
         try:
+            if self.packed is not None:
+                return self.packed.decode_row(number, row, data, where=where)
             return self.container.decode(number, self.record(number, row, data).tobytes(), where=where)
         except Exception as error:
             error.add_note(f"domain {self.name!r}, shard {info.raw.basename} in {self.files.describe()}, sample {row}")
@@ -237,24 +305,8 @@ class Domain:
         return [self._spec(number, raw, packed) for raw, packed in self.shards[number].files]
 
     def _spec(self, number: int, raw: FileInfo, packed: FileInfo | None) -> ShardSpec:
-        compressed = None
-        if packed is not None:
-            unpack = partial(
-                decompress,
-                self.shards[number].compression,
-                raw_bytes=raw.bytes,
-                where=self._place(packed.basename),
-            )
-            compressed = CompressedSpec(
-                name=packed.basename,
-                size=packed.bytes,
-                check=self._check(packed),
-                unpack=unpack,
-                proof=_proof(packed),
-            )
-        return ShardSpec(
-            name=raw.basename, size=raw.bytes, check=self._check(raw), compressed=compressed, proof=_proof(raw)
-        )
+        place = self.files.describe()
+        return shard_spec(self.stored, number, raw, packed, place=place, validate_hash=self.validate_hash)
 
     def _map(self, number: int) -> NDArray[np.uint8]:
         with ExitStack() as stack:
@@ -289,34 +341,3 @@ class Domain:
 
     def _of(self, number: int) -> str:
         return f"domain {self.name!r}, shard {number} of {len(self.shards)}"
-
-    def _place(self, basename: str) -> str:
-        return f"{self.files.describe()}/{basename}"
-
-    def _check(self, file: FileInfo) -> Callable[[Any], None] | None:
-        """Return a function that compares bytes of `file` with its hash in the index; None without `validate_hash`."""
-        if self.validate_hash is None:
-            return None
-        return partial(_compare, self.validate_hash, file.hashes, self._place(file.basename))
-
-
-def _proof(file: FileInfo) -> Callable[[Any], bool] | None:
-    """Return a function that tells whether bytes have a hash that the index lists for `file`; None if it lists none."""
-    known = [(algorithm, value) for algorithm, value in sorted(file.hashes.items()) if is_hash(algorithm)]
-    if not known:
-        return None
-    algorithm, expected = known[-1]  # "xxh…" is the fastest
-    return lambda data: hash_hex(algorithm, data) == expected
-
-
-def _compare(algorithm: str, hashes: Mapping[str, str], where: str, data: Any) -> None:
-    if (expected := hashes.get(algorithm)) is None:
-        raise IndexCorruptError(
-            f"{where}: the index names the hash {algorithm} but has no value for it; write the dataset again, or pass "
-            "validate_hash=None"
-        )
-    if (found := hash_hex(algorithm, data)) != expected:
-        raise ShardCorruptError(
-            f"Checksum failure: {where}: {algorithm} is {found}, the index says {expected}; the file is damaged or "
-            "belongs to another index: copy it again from its origin"
-        )

@@ -9,6 +9,7 @@ Shape suffixes: B rows, F sources, K domains, S shards of one source.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -17,12 +18,14 @@ from numpy.typing import NDArray
 from mixstream.cached import cached_property
 from mixstream.data.collate import Column, batch_columns
 from mixstream.data.domain import Domain
-from mixstream.data.gather import Field, field_span, gather
+from mixstream.data.gather import Field, gather
 from mixstream.data.mixable import common_dtypes
 from mixstream.data.open_shards import OpenShards
+from mixstream.data.packed_rows import PackedRows
+from mixstream.data.record_kinds import field_of, record_kinds
 from mixstream.data.sources import find_sources, first_of_each, header_checks, used_shards
 from mixstream.errors import CacheFullError, SelectionError, ShardCorruptError, ShardNotFoundError
-from mixstream.formats import OffsetTable, ShardEntry, fixed_array, fixed_row_tokens, mds_decode
+from mixstream.formats import ShardEntry, fixed_row_tokens
 from mixstream.plan.addressing import shard_offsets
 from mixstream.types import Addresses, Int64, UInt8
 
@@ -141,16 +144,7 @@ class Domains:
 
     @cached_property
     def _kinds(self) -> tuple[list[ShardEntry], Int64]:
-        """The distinct kinds of records (one shard of each), and the kind of every shard."""
-        kinds: dict[tuple[Any, ...], int] = {}
-        examples, of_shard = [], []
-        for source in self.sources:
-            for shard in source.shards:
-                layout = (shard.column_names, shard.column_encodings)
-                of_shard.append(kinds.setdefault(layout, len(kinds)))
-                if len(examples) < len(kinds):
-                    examples.append(shard)
-        return examples, np.asarray(of_shard, dtype=np.int64)
+        return record_kinds(source.container for source in self.sources)
 
     @property
     def row_tokens(self) -> int | None:
@@ -274,6 +268,12 @@ class Domains:
         kind_B = self._kinds[1][at.shard_B[here_B]]
         for kind in np.unique(kind_B).tolist():
             to_B = here_B[kind_B == kind]
+            domain, number = self.home(int(at.shard_B[to_B[0]]))
+            if (packed := domain.packed) is not None:
+                form = self._packed.form(kind, partial(packed.forms, number))
+                if not self._packed.gather(self.opened.table, at, to_B, form, columns, alloc, out):
+                    return False
+                continue
             for name, column in columns.items():
                 if (found := self._field(kind, name, int(at.shard_B[to_B[0]]), int(at.row_B[to_B[0]]))) is None:
                     return False
@@ -310,34 +310,11 @@ class Domains:
         """
         if (known := self._fields.get((kind, name))) is not None:
             return known
-        info = self._kinds[0][kind]
-        column = info.column_names.index(name)
-        encoding = info.column_encodings[column]
         domain, number = self.home(shard)
-        rows = domain.container.rows(number)
-        assert isinstance(rows, OffsetTable), "only columns of numbers are gathered, and only MDS has them"
-        place = {
-            "rows": rows,
-            "column": column,
-            "sizes_C": np.array([-1 if size is None else size for size in info.column_sizes], dtype=np.int64),
-        }
-        if (fixed := fixed_array(encoding)) is not None:
-            dtype, shape = fixed
-            form = Field(**place, dtype=dtype, elements=int(np.prod(shape, dtype=np.int64)))
-        else:
-            record = self._record(shard, row)
-            span = field_span(record, Field(**place, dtype=np.dtype(np.uint8), elements=0))
-            if span is None:
-                return None
-            payload = record[span[0] : span[1]].tobytes()
-            try:
-                value = mds_decode(encoding, payload)
-            except ShardCorruptError:  # reading the rows one by one will find the bad one
-                return None
-            shape, header = value.shape, payload[: len(payload) - value.nbytes]
-            form = Field(**place, dtype=value.dtype, elements=value.size, header=header)
-        self._fields[kind, name] = form, shape
-        return form, shape
+        record = partial(self._record, shard, row)
+        if (found := field_of(self._kinds[0][kind], name, domain.container.rows(number), record)) is not None:
+            self._fields[kind, name] = found
+        return found
 
     def _open(self, shard: int) -> UInt8:
         domain, number = self.home(shard)
@@ -346,6 +323,8 @@ class Domains:
         except (ShardCorruptError, ShardNotFoundError) as error:
             error.bad = shard, None
             raise
+        if domain.packed is not None:
+            self._packed.put(shard, domain.packed.rows_of(number))
         checks = self._selected[self._source_of(shard)]
         try:
             for selected in checks:
@@ -357,6 +336,10 @@ class Domains:
             for selected in checks:
                 selected.check_header(number, data)
         return data
+
+    @cached_property
+    def _packed(self) -> PackedRows:
+        return PackedRows(self.shards)
 
     @cached_property
     def _selected(self) -> list[list[Domain]]:

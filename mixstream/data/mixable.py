@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mixstream.data.domain import Domain
+from mixstream.data.packed import TOKENS
 from mixstream.errors import ConfigError
 from mixstream.formats import fixed_array, ndarray_dtype
 
@@ -142,7 +143,7 @@ def _refuse_values(column: str, encodings: Mapping[str, Sequence[str]]) -> None:
             first.setdefault(encoding, name)
     for (one, known), (other, name) in combinations(first.items(), 2):
         if Form.of(one).differs(Form.of(other)):
-            raise _unlike(f"column {column!r} is {one} in {known!r} and {other} in {name!r}")
+            raise _unlike(f"column {column!r} is {one} in {known!r} and {other} in {name!r}", column)
     dtypes = {encoding: dtype for encoding in first if (dtype := _dtype(encoding)) is not None}
     whole = len(dtypes) > 1 and all(dtype.kind in "iu" for dtype in dtypes.values())
     if whole and np.result_type(*dtypes.values()).kind == "f":  # int64 and uint64
@@ -203,7 +204,8 @@ def refuse_unstackable(samples: Sequence[Any], names: Sequence[str]) -> None:
                 if value.shape != known[1]:
                     raise _unlike(
                         f"rows of one batch do not stack: column {column!r} has the shape {known[1]} in a row of "
-                        f"{known[0]!r} and {value.shape} in a row of {name!r}"
+                        f"{known[0]!r} and {value.shape} in a row of {name!r}",
+                        column,
                     )
 
 
@@ -215,9 +217,13 @@ def _kind_of(value: Any) -> str:
     return "none of these"
 
 
-def _unlike(fact: str) -> ConfigError:
+def _unlike(fact: str, column: str | None = None) -> ConfigError:
+    packed = ""
+    if column == TOKENS:
+        packed = "give token files seq_len= (and overlap=) of one row length, `mixstream pack` documents, "
     return ConfigError(
-        f"{fact}: write them alike, or pass mixed_rows=True to the dataset and a collate_fn that makes batches of them"
+        f"{fact}: {packed}write them alike, or pass mixed_rows=True to the dataset and a collate_fn that makes batches "
+        "of them"
     )
 
 

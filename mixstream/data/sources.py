@@ -52,6 +52,7 @@ def header_checks(domains: Sequence[Domain], source_K: Sequence[int]) -> list[li
     tables: dict[int, dict[Hashable, Domain]] = {}
     for f, domain in zip(source_K, domains):
         table = tables.setdefault(f, {})
-        if domain.kept is not None and domain.kept.header_S is not None:
-            table.setdefault(tuple(domain.kept.header_S), domain)
+        rows = domain.kept or domain.packed
+        if rows is not None and rows.header_S is not None:
+            table.setdefault(tuple(rows.header_S), domain)
     return [list(table.values()) for table in tables.values()]

@@ -132,6 +132,11 @@ class Channel:
     world: World
     ranks: int
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether there is anything to exchange, and torch.distributed is there for it."""
+        return self.ranks > 1 and default_group() is not None
+
     @cached_property
     def exchange(self) -> Exchange | None:
         """None in a job of one process. The first use is collective: on every rank, in the trainer's thread."""

@@ -14,6 +14,7 @@ from mixstream.data.predownload import Predownloader
 from mixstream.loader.describe import Counters
 from mixstream.loader.prefetch import BlockedError
 from mixstream.loader.run import Run
+from mixstream.plan.skips import Skips
 from mixstream.types import Addresses, Cursor, Rows, Weights
 
 _PLANNED_ROWS = 4096  # rows whose addresses are looked up together; at least those of one step
@@ -27,6 +28,7 @@ class BatchMaker:
         run: what is drawn, and how bad samples are handled.
         cursor: the position.
         weights: step -> weights; None for static mixing.
+        skips: the steps that are left out; it makes batches up to the first of them.
         assembler: makes a batch from addresses.
         deliver: copies a finished batch to the trainer's device.
         ahead: rows of this rank whose shards are fetched ahead.
@@ -39,12 +41,13 @@ class BatchMaker:
         run: Run,
         cursor: Cursor,
         weights: Weights | None,
+        skips: Skips,
         assembler: Assembler,
         deliver: Callable[[Any], Any],
         ahead: int,
         counters: Counters,
     ) -> None:
-        self._run, self._weights = run, weights
+        self._run, self._weights, self._skips = run, weights, skips
         self._walk, self._before = run.walk(cursor, weights), cursor
         self._assembler, self._deliver, self._counters = assembler, deliver, counters
         self._reader = run.reader(assembler.domains)
@@ -58,7 +61,7 @@ class BatchMaker:
 
         Raises:
             BlockedError: its weights are not known yet.
-            StopIteration: too few domains are left to fill a batch.
+            StopIteration: too few domains are left to fill a batch, or the next step is left out.
         """
         if not self._planned:
             self._plan_ahead()
@@ -79,7 +82,7 @@ class BatchMaker:
         planned: list[tuple[Rows, Cursor]] = []
         run_plan, blocked = self._run.run_plan, False
         steps = min(-(-_PLANNED_ROWS // run_plan.batch_size), _PLANNED_STEPS)
-        while len(planned) < steps:
+        while len(planned) < steps and self._walk.cursor.step not in self._skips:
             if blocked := not self._walk.ready():
                 break
             if (rows := self._walk.advance()) is None:

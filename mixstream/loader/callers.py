@@ -87,6 +87,22 @@ def check_not_divided(world: World) -> None:
             )
 
 
+def check_not_dealt() -> None:
+    """Check that accelerate does not deal parts of a batch that has columns of the whole batch.
+
+    Raises:
+        ConfigError: it does, in one process too: `cu_seqlens` would be cut off after as many entries as there are rows.
+    """
+    for _, module, name in _owners():
+        if (module, name) == ("accelerate.data_loader", "DataLoaderDispatcher"):
+            raise ConfigError(
+                f"{module}.{name} cuts each column of a batch by rows, and cu_seqlens is of the whole batch: documents "
+                "would be lost. Use mixstream.StreamingDataLoader(dataset, documents=True) or mixstream.Loader, over a "
+                "dataset for all processes (without rank= and world_size=), which accelerator.prepare() passes through "
+                "as they are"
+            )
+
+
 def _copies(world: World) -> str:
     return f", which {world.replicas} processes are" if world.replicas > 1 else ""
 

@@ -3,6 +3,7 @@
 A `Position` does not move: loaders take their own copy of its feedback loop. Its later epochs are `Epochs`.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,13 @@ from mixstream.cached import cached_property
 from mixstream.errors import ConfigError
 from mixstream.feedback.loop import FeedbackLoop
 from mixstream.loader.run import Run
+from mixstream.plan.skips import Skips
 from mixstream.plan.state import RunState
 from mixstream.plan.state_record import IteratorState
 from mixstream.types import Cursor
 from mixstream.world import World
+
+_NO_SKIPS = Skips()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +42,11 @@ class Position:
         run: the run.
         checkpoint: what was loaded; None for the beginning of an epoch.
         epoch: this epoch, where there is no checkpoint.
+        planned: steps that the run leaves out anyway, as it replays one that did; those before the place do not count.
     """
 
-    def __init__(self, run: Run, checkpoint: Checkpoint | None, epoch: int = 0) -> None:
-        self.run, self._checkpoint, self._epoch = run, checkpoint, epoch
+    def __init__(self, run: Run, checkpoint: Checkpoint | None, epoch: int = 0, *, planned: Skips = _NO_SKIPS) -> None:
+        self.run, self._checkpoint, self._epoch, self._planned = run, checkpoint, epoch, planned
 
     @cached_property
     def found(self) -> tuple[Cursor, FeedbackLoop | None, bool]:
@@ -68,6 +73,24 @@ class Position:
         place = self._checkpoint.state.iterator if self._checkpoint is not None else None
         return place if isinstance(place, IteratorState) else None
 
+    @cached_property
+    def skips(self) -> Skips:
+        """The steps that are left out: before this place, and to come.
+
+        Warns of steps to come that a state of another run leaves out: here, they have other rows.
+        """
+        if self._checkpoint is None:
+            return self._planned
+        step, saved = self._checkpoint.state.step, self._checkpoint.state.skips
+        if not self.found[2] and (dropped := saved.since(step)):
+            saved = saved.before(step)
+            warnings.warn(
+                f"the state is of another run (strict=False), which leaves out the steps {dropped}; here these steps "
+                "have other rows, and are read: call skip() again to leave them out",
+                stacklevel=4,
+            )
+        return saved | self._planned.since(step)
+
     def begin_loop(self) -> FeedbackLoop | None:
         """Return a copy of the feedback loop there, for the caller alone; None where nothing learns."""
         loop = self.found[1]
@@ -82,11 +105,25 @@ class Epochs:
         position: where the run goes on.
         start: where the first epoch begins, if not at the position.
         claim: the claim of the first epoch.
+        skips: the steps that are left out of them; those of the position if not given.
     """
 
-    def __init__(self, world: World, position: Position, start: Cursor | None = None, claim: int = 0) -> None:
-        self.world, self.position = world, position
+    def __init__(
+        self,
+        world: World,
+        position: Position,
+        start: Cursor | None = None,
+        claim: int = 0,
+        *,
+        skips: Skips | None = None,
+    ) -> None:
+        self.world, self.position, self._skips = world, position, skips
         self._start, self._claim, self._reached = start, claim, (claim, start)
+
+    @property
+    def skips(self) -> Skips:
+        """The steps that are left out."""
+        return self.position.skips if self._skips is None else self._skips
 
     @property
     def start(self) -> Cursor:
@@ -125,12 +162,18 @@ class Epochs:
 
     def document(self) -> dict[str, Any]:
         """Return the state at the start of the first epoch."""
-        document, place = self.position.run.document(self.start, None), self.place(self._claim)
+        document, place = self.position.run.document(self.start, None, self.skips), self.place(self._claim)
         return document | ({"iterator": msgspec.to_builtins(place)} if place is not None else {})
 
 
 def counted(
-    run: Run, cursor: Cursor, place: IteratorState | None, num_samples: int, *, from_beginning: bool
+    run: Run,
+    cursor: Cursor,
+    place: IteratorState | None,
+    num_samples: int,
+    *,
+    from_beginning: bool,
+    skips: Skips = _NO_SKIPS,
 ) -> dict[str, Any]:
     """Return the state after `num_samples` samples of an epoch.
 
@@ -140,6 +183,7 @@ def counted(
         place: what is known of this beginning beyond the cursor.
         num_samples: the samples, over all ranks.
         from_beginning: whether they count from the epoch's beginning, not from `cursor`.
+        skips: the steps that are left out, of which no samples are counted.
 
     Raises:
         ConfigError: the ranks would have different numbers of samples, or the iteration began behind that place.
@@ -151,7 +195,8 @@ def counted(
             f"{num_samples} samples over {ranks} ranks are not the same number on each: num_samples counts the samples "
             "of all ranks; take states between batches"
         )
-    begun = cursor.step_in_epoch * rows + (place.rows if place is not None else 0)
+    passed = cursor.step_in_epoch - skips.count(cursor.step - cursor.step_in_epoch, cursor.step)
+    begun = passed * rows + (place.rows if place is not None else 0)
     each -= begun if from_beginning else 0
     if each < 0:
         raise ConfigError(
@@ -161,8 +206,12 @@ def counted(
     steps, within = divmod(each + (place.rows if place is not None else 0), rows)
     walk = run.walk(cursor, run.weights(None))
     for _ in range(steps):
+        while walk.cursor.step in skips and walk.advance() is not None:
+            pass
         walk.advance()
-    document = run.document(walk.cursor, None)
+    while within and walk.cursor.step in skips and walk.advance() is not None:
+        pass
+    document = run.document(walk.cursor, None, skips)
     if not within:
         return document
     here = IteratorState(

@@ -93,6 +93,22 @@ def check_epoch(epoch: int, *, again: bool) -> None:
         return
 
 
+def check_not_cut(batch: Any) -> None:
+    """Check that Composer does not cut a batch by rows that has columns of the whole batch.
+
+    Raises:
+        ConfigError: it does: `cu_seqlens` of its micro-batches would be parts of the list, not those of their rows.
+    """
+    whole = [name for name in ("cu_seqlens", "cu_seq_lens_q") if isinstance(batch, dict) and name in batch]
+    if whole and any(_name(frame)[0] == _TRAINER for frame in _frames()):
+        raise ConfigError(
+            f"Composer cuts each column of a batch into micro-batches by its rows, and {whole[0]!r} is of the whole "
+            "batch: documents of one micro-batch would be those of another. Give the loader "
+            "transforms=[mixstream.integrations.packed_batches.as_llm_foundry], whose sequence_id has a row for each "
+            "sample, or a transform that leaves out cu_seqlens and max_seqlen"
+        )
+
+
 def check_not_spun() -> None:
     """Check that Composer does not take batches to find its place off a loader that keeps the position.
 

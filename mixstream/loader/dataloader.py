@@ -9,24 +9,29 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mixstream.arguments import MOST, whole
+from mixstream.arguments import MOST, flag, whole
 from mixstream.data.assemble import Transform, checked_transforms, finish
 from mixstream.data.collate import collate_samples
 from mixstream.distributed import detect_world
 from mixstream.errors import ClosedError, ConfigError
 from mixstream.loader import composer_calls
 from mixstream.loader.dataset import StreamingDataset, check_iterates_as_planned
+from mixstream.loader.document_collate import DocumentCollate
+from mixstream.loader.document_setup import checked_labels, warn_of_padding
 from mixstream.loader.place import Place
 from mixstream.loader.reports import LossReports
 from mixstream.loader.run import Run
 from mixstream.loader.sharing import LoaderLock, SharedIterator
+from mixstream.loader.skipping import SkipsSteps
 from mixstream.loader.workers import WeightRing
 from mixstream.plan.walk import Walk
 from mixstream.storage import absolute
 from mixstream.types import Rows
 
+_COLLATE_FN = 5  # its place among the arguments of torch's DataLoader behind the dataset
 
-class StreamingDataLoader(LossReports, DataLoader[Any]):
+
+class StreamingDataLoader(SkipsSteps, LossReports, DataLoader[Any]):
     """A torch DataLoader over a `StreamingDataset`, with its arguments.
 
     The position counts batches handed out, not batches that workers have made ahead. Each `iter()` begins an epoch: the
@@ -41,6 +46,8 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         log: directory for a log of weights and losses by step, as JSONL and, where it is installed, for TensorBoard.
             Give it on every rank; rank 0 writes.
         transforms: functions from a batch to a batch with the same rows, applied one after the other in this process.
+        documents: mark documents, as for `Loader`; workers do it. A `collate_fn` may pad rows on the right.
+        labels: as for `Loader`.
         kwargs: as for torch's DataLoader. `collate_fn` defaults to torch's, with uint16 and uint32 widened to int64.
     """
 
@@ -50,8 +57,12 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         *args: Any,
         log: str | Path | None = None,
         transforms: Sequence[Transform] = (),
+        documents: bool = False,
+        labels: str | None = None,
         **kwargs: Any,
     ) -> None:
+        self.documents, self.labels = flag("documents", documents), labels
+        checked_labels(labels, documents=self.documents)
         for key, least in (("batch_size", 1), ("num_workers", 0), ("prefetch_factor", 1)):
             if kwargs.get(key) is not None:
                 kwargs[key] = whole(key, kwargs[key], least=least)
@@ -59,6 +70,10 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
             args = (whole("batch_size", args[0], least=1), *args[1:])
         if isinstance(dataset, StreamingDataset) and kwargs.get("collate_fn") is None and len(args) < 6:
             kwargs["collate_fn"] = collate_samples
+        if self.documents:
+            args, kwargs = _marking(dataset, args, kwargs, labels)
+        elif isinstance(dataset, StreamingDataset):
+            warn_of_padding(dataset.domains)
         if isinstance(dataset, StreamingDataset) and not args and dataset.batch_size is not None:
             kwargs.setdefault("batch_size", dataset.batch_size)
         super().__init__(dataset, *args, **kwargs)
@@ -69,6 +84,7 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         self._ring: WeightRing | None = None
         self._lock = LoaderLock()
         self._handed = False  # whether the last iter() has handed out a batch
+        self._crossed: int | None = None  # samples of the last iter()'s epoch, if it ended since the rest is left out
         if self._source is None:
             return
         self._check_agreed(dataset)
@@ -111,7 +127,7 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
 
     def _begin(self, dataset: StreamingDataset) -> Place:
         """Begin at the dataset's position: the start, or a state that was loaded."""
-        self._handed, self._iterator = False, None
+        self._handed, self._crossed, self._iterator = False, None, None
         dataset.saver = weakref.ref(self)
         loop = dataset.position.found[1]
         self._ring = self._weight_ring(dataset, loop.lag) if loop is not None else None
@@ -143,15 +159,24 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         assert self._source is not None
         place = self._current()
         assert place is not None
-        walk, batches = self._begin_epoch(self._source, place), None
-        for _ in range(walk.steps_left):
-            if place is not self._place or place.is_outdated(self._source):
-                raise ClosedError(
-                    "a state was loaded while this iterator of the StreamingDataLoader was in use, and its batches are "
-                    "those before it: call iter() again after load_state_dict"
-                )
-            if place.session is not None and not walk.ready():
-                place.session.collector.await_weights(walk.cursor.step)
+        try:
+            walk, batches = self._begin_epoch(self._source, place), None
+        except StopIteration:  # within steps that are left out
+            warnings.warn(place.end(), stacklevel=3)
+            return
+        epoch = walk.cursor.epoch
+        while walk.cursor.epoch == epoch:
+            self._check_in_use(self._source, place)
+            if place.is_at_skip:
+                batches = None
+                try:
+                    following = self._pass_skipped(self._source, place, epoch)
+                except StopIteration:
+                    break
+                if following is None:
+                    return
+                walk = following
+            place.await_weights(walk)
             try:
                 if batches is None:
                     batches = super().__iter__()  # not before, since its workers would wait for these weights
@@ -161,6 +186,8 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
             if (rows := walk.advance()) is None:
                 break
             tagged = self._tagged(batch, place.run, rows)  # before it counts: a transform may raise
+            if self.documents:
+                composer_calls.check_not_cut(tagged)
             place.exhaustion.check(walk.cursor)
             place.hand_out(rows, walk.cursor)
             self._handed = True
@@ -170,6 +197,18 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         else:
             return
         warnings.warn(place.end(), stacklevel=3)
+
+    def _check_in_use(self, dataset: StreamingDataset, place: Place) -> None:
+        """Check that an iterator from `place` on is not ended by a state that was loaded.
+
+        Raises:
+            ClosedError: it is.
+        """
+        if place is not self._place or place.is_outdated(dataset):
+            raise ClosedError(
+                "a state was loaded while this iterator of the StreamingDataLoader was in use, and its batches are "
+                "those before it: call iter() again after load_state_dict"
+            )
 
     def _current(self) -> Place | None:
         """Return the place, from the dataset's position on if that has changed; None over another dataset."""
@@ -182,14 +221,43 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
     def _begin_epoch(self, dataset: StreamingDataset, place: Place) -> Walk:
         """Return the walk of the next epoch, and let the dataset, also in its workers, begin at the same place."""
         place.check_not_ended()
-        run, loop = place.run, place.loop
-        settled = run.plan.settle(place.cursor)
-        abandoned = self._handed and bool(settled.step_in_epoch)  # by the last iter()
-        composer_calls.check_epoch(settled.epoch + abandoned, again=abandoned)
-        if self._handed and place.cursor.step_in_epoch:
-            place.cursor = run.walk_to_epoch(place.cursor, place.cursor.epoch + 1)
+        abandoned, following = self._following(place)
+        composer_calls.check_epoch(following, again=abandoned)
+        if abandoned:
+            place.cursor = place.run.walk_to_epoch(place.cursor, place.cursor.epoch + 1)
             self._iterator = None
-        self._handed, self.num_samples_yielded = False, 0
+        if place.is_at_skip:
+            place.pass_skipped()
+            self._iterator = None
+        self._handed, self._crossed, self.num_samples_yielded = False, None, 0
+        return self._begin_at(dataset, place)
+
+    def _following(self, place: Place) -> tuple[bool, int]:
+        """Return whether the last `iter()` has left its epoch in the middle, and the epoch that the next one begins."""
+        settled = place.run.plan.settle(place.cursor)
+        abandoned = self._handed and self._crossed is None and bool(settled.step_in_epoch)
+        return abandoned, settled.epoch + 1 if abandoned else place.epoch
+
+    def _pass_skipped(self, dataset: StreamingDataset, place: Place, epoch: int) -> Walk | None:
+        """Pass steps that are left out, and begin behind them as `_begin_at`; None if the `epoch` is over there."""
+        samples = self._handed_out(place)
+        place.pass_skipped()
+        self._iterator = None  # workers have made batches of these steps
+        if place.run.plan.settle(place.cursor).epoch == epoch:
+            return self._begin_at(dataset, place)
+        self._crossed = samples
+        return None
+
+    def _handed_out(self, place: Place) -> int:
+        """Return the samples of the running epoch that were handed out, over all ranks."""
+        cursor = place.cursor
+        left_out = place.skips.count(cursor.step - cursor.step_in_epoch, cursor.step)
+        return (cursor.step_in_epoch - left_out) * place.run.run_plan.plan.global_batch_size
+
+    def _begin_at(self, dataset: StreamingDataset, place: Place) -> Walk:
+        """Let the dataset, also in its workers, begin at `place`; return the walk from there."""
+        run, loop = place.run, place.loop
+        dataset.first_step = place.skips.after(0)
         if self._iterator is None:  # persistent workers are at this place already, at the end of their epoch
             dataset.begin_at(place.cursor)
         if loop is not None:  # at every epoch, since the dataset may have another loader
@@ -227,10 +295,9 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         with self._lock:
             if (place := self._current()) is None:
                 return
-            cursor = place.run.plan.settle(place.cursor)
-            if epoch != cursor.epoch + bool(self._handed and cursor.step_in_epoch):
-                place.cursor = place.run.walk_to_epoch(cursor, epoch)
-                self._handed, self._iterator = False, None
+            if epoch != self._following(place)[1]:
+                place.move(place.run.walk_to_epoch(place.run.plan.settle(place.cursor), epoch))
+                self._handed, self._crossed, self._iterator = False, None, None
 
     def state_dict(self) -> dict[str, Any] | None:
         """Return the run's state after the batches handed out; None over another kind of dataset."""
@@ -248,11 +315,13 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
         """
         if (place := self._current()) is None or (begun and not self._handed):
             return None
-        global_batch_size = place.run.run_plan.plan.global_batch_size
+        if self._crossed is not None:
+            return place.document() if num_samples in (0, self._crossed) else None
         step, steps = place.cursor.step_in_epoch, place.run.plan.steps_per_epoch
-        handed_out = {step * global_batch_size}
+        handed_out = {self._handed_out(place)}
         if self._handed and step in (0, steps):
-            handed_out |= {0, steps * global_batch_size}
+            left_out = place.skips.count(place.cursor.step - steps, place.cursor.step)
+            handed_out |= {0, (steps - left_out) * place.run.run_plan.plan.global_batch_size}
         return place.document() if num_samples in handed_out else None
 
     def load_state_dict(self, obj: Mapping[str, Any], strict: bool = True) -> None:
@@ -262,3 +331,17 @@ class StreamingDataLoader(LossReports, DataLoader[Any]):
             with self._lock:
                 self._source.load_state_dict(obj, strict=strict)
                 self._begin(self._source)
+
+
+def _marking(
+    dataset: Any, args: tuple[Any, ...], kwargs: dict[str, Any], labels: str | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a DataLoader with a `collate_fn` that marks documents."""
+    if not isinstance(dataset, StreamingDataset):
+        raise ConfigError(f"documents=True needs a StreamingDataset, which knows its rows, and this is {dataset!r}")
+    given = args[_COLLATE_FN] if len(args) > _COLLATE_FN else kwargs.get("collate_fn")
+    collate = DocumentCollate(dataset, labels=labels, collate_fn=given)
+    collate.is_last = False
+    if len(args) > _COLLATE_FN:
+        return (*args[:_COLLATE_FN], collate, *args[_COLLATE_FN + 1 :]), kwargs
+    return args, kwargs | {"collate_fn": collate}

@@ -16,6 +16,10 @@ from mixstream.data.mixable import refuse_unlike
 from mixstream.data.predownload import limited
 from mixstream.errors import ConfigError
 from mixstream.loader.callers import check_not_divided, check_place_in_lightning, drops_last
+from mixstream.loader.megatron_order.mixing import in_megatron_order
+from mixstream.loader.megatron_order.options import MegatronOrder, megatron_order
+from mixstream.loader.megatron_order.order import MegatronSamples
+from mixstream.loader.megatron_order.switch import check_fits as check_fits_megatron
 from mixstream.loader.mosaic_api.cache_control import CacheControl
 from mixstream.loader.mosaic_api.epoch_tables import EpochTables
 from mixstream.loader.mosaic_api.options import check_options
@@ -36,6 +40,16 @@ from mixstream.world import World
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.device_mesh import DeviceMesh
+
+
+class StoredRow(dict[str, Any]):
+    """A sample that is a stored row, and says which.
+
+    Attributes:
+        at: its address.
+    """
+
+    at: Addresses
 
 
 class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDataset[dict[str, Any]]):
@@ -92,9 +106,13 @@ class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDa
         mixed_rows: allow streams whose rows do not stack, for a collate_fn that makes batches of them.
         order: "mixstream", or "mosaic" for the samples of mosaicml-streaming 0.13 in its order, with its states: to go
             on from a checkpoint of that package. It takes O(samples) memory and time per epoch, and fixed weights only.
+            "megatron", or a `MegatronOrder`, for `.bin/.idx` pairs in the order of Megatron-LM (docs/tokens.md).
         loss_parts: those of the ranks that get the same rows that each have the losses of a part of every row, as in
             context parallelism: mesh["cp"]; given like `replication`. Without it, they report copies, or None.
     """
+
+    addressed = False
+    """Whether samples are `StoredRow`s, for `DocumentCollate`."""
 
     def __init__(
         self,
@@ -132,9 +150,10 @@ class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDa
         world_size: int | None = None,
         nodes: int | None = None,
         mixed_rows: bool = False,
-        order: str = "mixstream",
+        order: str | MegatronOrder = "mixstream",
         loss_parts: "int | DeviceMesh | ProcessGroup | None" = None,
     ) -> None:
+        megatron = megatron_order(order)
         self._sharing = RowSharing.of(replication, loss_parts, given_world=(rank, world_size, nodes))
         given = SimpleNamespace(
             **check_options(
@@ -157,7 +176,7 @@ class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDa
                 on_bad_sample=on_bad_sample,
                 drop_last=drop_last,
                 mixed_rows=mixed_rows,
-                order=order,
+                order=order if megatron is None else "megatron",
             )
         )
         if bool(streams) == (remote is not None or local is not None):
@@ -183,10 +202,15 @@ class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDa
         )
         if given.order == "mosaic":
             check_fits(self)
+        if megatron is not None:
+            check_fits_megatron(self, megatron, epoch_size=given.epoch_size)
         self.streams, found = opened(self.streams, allow_unsafe_types=self.allow_unsafe_types)
+        mixing = None
+        if megatron is not None:
+            found, mixing = in_megatron_order(self, megatron, found, epoch_size=given.epoch_size)
         if not given.mixed_rows:
             refuse_unlike(found, stacked=not overrides(self))
-        mixing = Mixing.of(self, found, epoch_size=given.epoch_size)
+        mixing = mixing or Mixing.of(self, found, epoch_size=given.epoch_size)
         self.domains = limited(Domains.of(found, as_listed=mixing.in_order), self.cache_limit)
         self.given_weights = GivenWeights.of(self.streams, given.epoch_size)
         counts = mixing.counts(self.streams, self.domains, epoch_size=given.epoch_size, seed=self.shuffle_seed)
@@ -194,6 +218,8 @@ class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDa
         self.ranks()  # refuses those that do not belong together
         if given.order == "mosaic":
             self._begin_run(make_order(self, self.given_weights.show(self)))
+        elif megatron is not None:
+            self._begin_run(MegatronSamples(self, mixing=mixing, counts=counts))
         else:
             self._begin_run(OwnOrder(self, mixing=mixing, counts=counts))
         show_places(self.streams, self.domains.listed)
@@ -215,7 +241,13 @@ class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDa
         """Return the samples at these addresses; by number if a subclass returns samples of its own."""
         if overrides(self):
             return [self[number] for number in self.number(at).tolist()]
-        return self.domains.samples(at)
+        found = self.domains.samples(at)
+        if not self.addressed:
+            return found
+        rows = [StoredRow(sample) for sample in found]
+        for i, row in enumerate(rows):
+            row.at = at[i : i + 1]
+        return rows
 
     def places(self) -> list[tuple[str, str]]:
         """Return each domain's name and where it is, as it was given."""

@@ -8,8 +8,13 @@ import numpy as np
 
 from mixstream.data.domain import Domain
 from mixstream.loader.run import Run
+from mixstream.plan.megatron import MegatronRunPlan
+from mixstream.plan.skips import Skips
+from mixstream.plan.state_record import PACKING
 from mixstream.types import Cursor
 from mixstream.units import show_bytes
+
+_NO_SKIPS = Skips()
 
 
 @dataclass(slots=True)
@@ -29,13 +34,25 @@ class Counters:
     gathering: float = 0.0
 
 
-def describe(run: Run, cursor: Cursor, counters: Counters, weights: Mapping[str, float]) -> str:
+def describe(
+    run: Run, cursor: Cursor, counters: Counters, weights: Mapping[str, float], skips: Skips = _NO_SKIPS
+) -> str:
     """Return a picture of the run: its domains with their shares, the position, and the time spent waiting.
 
-    `weights` are the newest that are known, by domain.
+    `weights` are the newest that are known, by domain; `skips` are the steps that are left out.
     """
     cursor = run.plan.settle(cursor)
-    lines = [*_position(run, cursor), *_domains(run, cursor, weights), *_kept(run), *_aside(run), *_storage(run)]
+    left_out = [f"skipped  steps {skips}"] if skips else []
+    lines = [
+        *_position(run, cursor),
+        *left_out,
+        *_domains(run, cursor, weights),
+        *_kept(run),
+        *_packed(run),
+        *_tails(run),
+        *_aside(run),
+        *_storage(run),
+    ]
     return "\n".join([*lines, *_work(cursor, counters)])
 
 
@@ -44,6 +61,8 @@ def _position(run: Run, cursor: Cursor) -> list[str]:
     lag = f", lag {run_plan.lag} steps" if run_plan.lag is not None else ""
     mixing = type(mixer).__name__ if mixer is not None else "none, domains in order" if plan.in_order else "static"
     order = f"shuffled in windows of {run_plan.block_size:,} samples" if run_plan.shuffle else "as stored"
+    if isinstance(run_plan, MegatronRunPlan):
+        order = f"of Megatron, {plan.epoch_size:,} samples once"
     share, world = plan.global_batch_size // plan.lanes, run_plan.world
     apart = f", {run_plan.stretch} rows of one domain side by side" if run_plan.stretch is not None else ""
     mine = f"rank {world.rank} of {world.size} takes rows {run_plan.part.start} to {run_plan.part.stop - 1}"
@@ -87,6 +106,29 @@ def _kept(run: Run) -> list[str]:
         what = f"selection {kept.id}" if domains[0].whole is None else f"{len(domains)} buckets of {kept.where}"
         lines.append(f"kept     {name}: {sum(d.samples for d in domains):,} of {kept.stored:,} samples, {what}")
     return lines
+
+
+def _packed(run: Run) -> list[str]:
+    """Return a line for each domain of packed rows."""
+    lines = []
+    for domain in run.domains.listed:
+        if (packed := domain.packed) is not None:
+            tokens = int(packed.rows_S.sum()) * packed.seq_len
+            lines.append(
+                f"packed   {domain.name}: {domain.samples:,} rows of {packed.seq_len:,} tokens, "
+                f"{packed.padding / max(tokens, 1):.2%} padding, {packed.dropped:,} tokens in no row, "
+                f"{PACKING} {packed.id}"
+            )
+    return lines
+
+
+def _tails(run: Run) -> list[str]:
+    """Return a line for each store of token files whose last tokens are in no row."""
+    return [
+        f"tails    {source.name}: {source.dropped:,} tokens at the ends of its files are in no row, and are not read"
+        for source in run.domains.sources
+        if source.dropped
+    ]
 
 
 def _aside(run: Run) -> list[str]:

@@ -21,9 +21,12 @@ from mixstream.data.bad_samples import RowReader
 from mixstream.errors import ConfigError, StateError
 from mixstream.loader.callers import Fetching
 from mixstream.loader.run import Run
+from mixstream.plan.skips import Skips
 from mixstream.plan.state_record import IteratorState
 from mixstream.plan.walk import ExhaustionWarnings
 from mixstream.types import Addresses, Cursor, Int64, Weights
+
+_NO_SKIPS = Skips()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,7 @@ class Iteration:
         epoch: the epoch that it yields; it is empty if the cursor has left this epoch.
         place: what a state says of the same place, beyond the cursor; None for the beginning of the step.
         weights: step -> weights; None for static mixing.
+        skips: the steps that are left out: they are no part of the sequence.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Iteration:
         epoch: int,
         place: IteratorState | None,
         weights: Weights | None,
+        skips: Skips = _NO_SKIPS,
     ) -> None:
         info = get_worker_info()
         self.worker = info.id if info is not None else None
@@ -82,7 +87,7 @@ class Iteration:
         turning = place is not None and place.workers > 1  # else the turns of the workers begin at this place
         size, phase = (place.batch_size, place.phase) if place and turning else (run.run_plan.batch_size, 0)
         self.share = Share(worker=self.worker or 0, workers=workers, batch_size=size)
-        self.run, self.claim, self._epoch = run, claim, epoch
+        self.run, self.claim, self._epoch, self._skips = run, claim, epoch, skips
         self.walk = run.walk(cursor, weights)
         self._before, self._passed = self.walk.cursor, place.rows if place is not None else 0
         self._begin = phase - self._passed  # of the step, in the sequence
@@ -132,13 +137,18 @@ class Iteration:
         run_plan, exhaustion = self.run.run_plan, ExhaustionWarnings(self.run.plan, self.walk.cursor)
         while not self.is_over:
             self._before = self.walk.cursor
-            look_ahead(self._before, self.walk.weights)
+            skipped = self._before.step in self._skips
+            if not skipped:
+                look_ahead(self._before, self.walk.weights)
             if (rows := self.walk.advance()) is None:
                 if warn:
                     warnings.warn(exhaustion.end(self.walk.cursor), stacklevel=2)
                 return
             if warn:
                 exhaustion.check(self.walk.cursor)
+            if skipped:
+                self._before = self.walk.cursor
+                continue
             mine = self.share.of_step(begin=self._begin, rows=run_plan.batch_size)
             mine = mine[mine >= self._passed]
             if len(mine) and not (self._drop_last and rows.repeats):  # such a step only fills up the epoch
@@ -155,7 +165,7 @@ class Iteration:
         size = self.run.run_plan.batch_size
         whole = self._passed == size
         cursor, rows = (self.walk.cursor, 0) if whole else (self._before, self._passed)
-        document = self.run.document(cursor, None)
+        document = self.run.document(cursor, None, self._skips)
         if self.worker is None and not rows and (self.ended or document["epoch"] == self._epoch):
             return document  # a place between two steps, or two epochs, that every loader can begin at
         share = self.share if self.share.workers > 1 else Share(batch_size=size)  # alone, it takes no turns

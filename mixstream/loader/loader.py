@@ -26,11 +26,14 @@ from mixstream.loader.callers import check_place_in_lightning
 from mixstream.loader.dataset import StreamingDataset, check_iterates_as_planned, overrides
 from mixstream.loader.describe import Counters, describe
 from mixstream.loader.device import BufferPool, DeviceCopy, deliver
+from mixstream.loader.document_collate import check_stored_rows
+from mixstream.loader.document_setup import checked_labels, document_masks, warn_of_padding
 from mixstream.loader.place import Place
 from mixstream.loader.prefetch import BlockedError, Prefetcher
 from mixstream.loader.reports import LossReports
 from mixstream.loader.run import Run
 from mixstream.loader.sharing import LoaderLock, SharedIterator
+from mixstream.loader.skipping import SkipsSteps
 from mixstream.storage import absolute
 from mixstream.threads import weak_callback
 from mixstream.types import Cursor, Int64, Rows
@@ -51,7 +54,7 @@ class _Running:
     end: Callable[[], Any]
 
 
-class Loader(LossReports):
+class Loader(SkipsSteps, LossReports):
     """Iterates over this rank's batches: column -> tensor, plus `"domain"`, and `batch.step`.
 
     A loader has a position in the run. `for batch in loader` goes on from there to the end of the epoch; the next such
@@ -68,6 +71,11 @@ class Loader(LossReports):
             thread, before the batch is copied to the device.
         log: directory for a log of weights and losses by step, as JSONL and, where it is installed, for TensorBoard.
             Give it on every rank; rank 0 writes.
+        documents: mark documents: batches have the columns `position_ids` (int64 [B, S], from 0 in each row and each
+            document), `document_ids` (int32 [B, S], numbers within the row, -1 for padding), `cu_seqlens` (int32, the
+            ends of all segments of the joined rows), `max_seqlen` (int) and `labels` (int64 [B, S]).
+        labels: "unshifted" (the tokens, -100 for the first of each document; the model shifts them) or "shifted" (the
+            next tokens, -100 for the last of each document). Padding and tokens whose `loss_mask` is 0 are -100 too.
     """
 
     sampler = None
@@ -83,6 +91,8 @@ class Loader(LossReports):
         widen: bool = True,
         log: str | Path | None = None,
         transforms: Sequence[Transform] = (),
+        documents: bool = False,
+        labels: str | None = None,
     ) -> None:
         check_iterates_as_planned(dataset, "mixstream.Loader")
         prefetch, widen = whole("prefetch", prefetch, least=0, of="batches"), flag("widen", widen)
@@ -90,11 +100,10 @@ class Loader(LossReports):
         self.device = torch.device(device or "cpu")
         self.counters = Counters()
         self.transforms = checked_transforms(transforms)
-        self._source, self._device, self._log = (
-            dataset,
-            self.device,
-            Path(absolute(log, "log")) if log is not None else None,
-        )
+        self.documents, self.labels = flag("documents", documents), labels
+        checked_labels(labels, documents=self.documents)
+        self._source, self._device = dataset, self.device
+        self._log = Path(absolute(log, "log")) if log is not None else None
         self._running: _Running | None = None
         self._lock, self._moves = LoaderLock(), 0  # how often the position was set
         self._place = self._begin(None)
@@ -105,9 +114,15 @@ class Loader(LossReports):
                 f"is {loop.lag} steps; lower prefetch, or give the dataset lag={prefetch} (it changes the run)"
             )
         self._domains = dataset.domains.reopened()
+        if self.documents:
+            check_stored_rows(dataset)
+        else:
+            warn_of_padding(self._domains)
+        self._masks = document_masks(self._domains, labels=labels) if self.documents else None
         self._columns = None if overrides(dataset) or collate_fn else self._domains.columns(widen=widen)
         self._pool = BufferPool(
-            pinned=self.device.type == "cuda", kept=(prefetch + 4) * max(len(self._columns or ()), 1)
+            pinned=self.device.type == "cuda",
+            kept=(prefetch + 4) * max(len(self._columns or ()) + 4 * self.documents, 1),
         )
         self._copy = DeviceCopy(self.device) if self.device.type == "cuda" else None
 
@@ -117,6 +132,11 @@ class Loader(LossReports):
         self._moves += 1
         wake = weak_callback(self._wake, None)
         return Place(self.dataset, loader="mixstream.Loader", publish=wake, log=self._log, previous=previous)
+
+    def _drop_ahead(self) -> None:
+        """Drop the batches that are made ahead, of which some may be left out."""
+        self._stop()
+        self._moves += 1
 
     def _current(self) -> Place:
         """Return the place, from the dataset's position on if that has changed."""
@@ -157,11 +177,16 @@ class Loader(LossReports):
                 warnings.warn(self._place.end(), stacklevel=3)
                 return
             self._place.exhaustion.check(self._place.cursor)
+            if self.documents:
+                composer_calls.check_not_cut(batch)
             yield batch
 
     def _next(self) -> Any:
-        running = self._running or self._start()
         asked = time.perf_counter()
+        if self._place.is_at_skip:
+            self._stop()  # it has no batches beyond
+            self._place.pass_skipped()
+        running = self._running or self._start()
         try:
             batch, cursor, rows = self._get(running.prefetcher)
         except FeedbackError:
@@ -180,13 +205,14 @@ class Loader(LossReports):
 
     def _start(self) -> _Running:
         """Start to make batches from the loader's position on."""
-        check_place_in_lightning(at_start=not self.dataset.loads and not self._place.cursor.step)
+        check_place_in_lightning(at_start=not self.dataset.loads and self._place.is_at_start)
         dataset, collate = self.dataset, self.collate_fn or partial(collate_samples, widen=self.widen)
         dataset.read_by = "mixstream.Loader"
         maker = BatchMaker(
             run=self.run,
             cursor=self._place.cursor,
             weights=self.run.weights(self._place.loop),
+            skips=self._place.skips,
             assembler=Assembler(
                 domains=self._domains,
                 columns=self._columns,
@@ -194,6 +220,7 @@ class Loader(LossReports):
                 samples=dataset.samples_at,
                 collate=collate,
                 transforms=self.transforms,
+                documents=self._masks,
             ),
             deliver=partial(deliver, device=self.device, copy=self._copy),
             ahead=dataset.predownload,
@@ -224,14 +251,13 @@ class Loader(LossReports):
 
     @property
     def step(self) -> int:
-        """Steps handed out since the run began."""
+        """Steps handed out since the run began, and those that were passed since they are left out."""
         return self._current().cursor.step
 
     @property
     def epoch(self) -> int:
         """The epoch that the next batch belongs to."""
-        place = self._current()
-        return place.run.plan.settle(place.cursor).epoch
+        return self._current().epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Move to the beginning of `epoch`; do nothing if the next batch belongs to it.
@@ -244,7 +270,7 @@ class Loader(LossReports):
             if epoch != self.epoch:
                 self._stop()
                 self._moves += 1
-                self._place.cursor = self.run.walk_to_epoch(self.run.plan.settle(self._place.cursor), epoch)
+                self._place.move(self.run.walk_to_epoch(self.run.plan.settle(self._place.cursor), epoch))
 
     def state_dict(self, num_samples: int | None = None, from_beginning: bool = True) -> dict[str, Any]:
         """Return the run's state after the batches handed out: a small JSON-able dict, the same on every rank.
@@ -276,7 +302,7 @@ class Loader(LossReports):
 
     def describe(self) -> str:
         """Return a picture of the run, with numbers: domains, shares, position, waiting."""
-        return describe(self.run, self._place.cursor, self.counters, self.weights)
+        return describe(self.run, self._place.cursor, self.counters, self.weights, self._place.skips)
 
     def close(self) -> None:
         """End the background threads, after all reports are processed, and unmap the shards.

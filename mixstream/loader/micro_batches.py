@@ -124,8 +124,9 @@ class MicroBatches:
         """
         if not self.unfinished:
             return self.loader.state_dict()
-        if self._kept is not None:
-            return self._kept
+        if self._kept is not None:  # steps may have been left out since
+            skipped = [[steps.start, steps.stop] for steps in getattr(self.loader, "skipped", ())]
+            return self._kept | ({"skipped": skipped} if skipped else {})
         left = (
             f"{len(self._left)} of its {self.parts} micro-batches were not read" if self._left else "all of it is read"
         )

@@ -15,21 +15,19 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import blake2b
-from os import fspath, strerror
+from os import fspath
 from pathlib import Path
 
 import numpy as np
 
 from mixstream.data.domain import Domain
-from mixstream.errors import CacheFullError, ConfigError, MixstreamError, SelectionError, StoreAccessError
-from mixstream.loader.stream import Stream
+from mixstream.errors import ConfigError, SelectionError
+from mixstream.loader.packed_streams import packed_domain
+from mixstream.loader.stream import CONCAT, Stream
+from mixstream.packing import Packing
 from mixstream.selection import Scores, Selection, find_artefacts, split
 from mixstream.selection.artefact_files import open_files
-from mixstream.storage import is_local
-from mixstream.storage.cache.locks import FORBIDDEN, FULL, StallTimeout, parent_of, release, try_lock
-from mixstream.storage.cache.owner import CacheOwner, private_directory
-
-_TIMEOUT = 1800.0  # seconds that a process waits for another that makes the same buckets
+from mixstream.storage import build_once, is_local
 
 
 def opened(streams: Sequence[Stream], *, allow_unsafe_types: bool) -> tuple[list[Stream], list[Domain]]:
@@ -53,6 +51,8 @@ def opened(streams: Sequence[Stream], *, allow_unsafe_types: bool) -> tuple[list
 
 def _opened(stream: Stream, allow_unsafe_types: bool) -> list[tuple[Stream, Domain]]:
     whole = stream.open(allow_unsafe_types=allow_unsafe_types)
+    if stream.packing is not None:
+        return [(stream, _packed(stream, whole))]
     if stream.split_by is not None:
         return _buckets(stream, whole)
     if stream.selection is None:
@@ -72,6 +72,13 @@ def _opened(stream: Stream, allow_unsafe_types: bool) -> list[tuple[Stream, Doma
         )
     _warn_of_changes(stream, whole, selection)
     return [(stream, whole.keeping(kept))]
+
+
+def _packed(stream: Stream, whole: Domain) -> Domain:
+    packing = None if stream.packing == CONCAT else Packing.open(fspath(stream.packing or ""), domain=stream.name)
+    if packing is not None:
+        _check_domain(stream, whole, packing)
+    return packed_domain(stream, whole, packing)
 
 
 def _warn_of_changes(stream: Stream, whole: Domain, made: Selection) -> None:
@@ -102,8 +109,8 @@ def _selection_of(stream: Stream) -> Selection:
     return Selection.open(stream.selection, domain=stream.name)
 
 
-def _check_domain(stream: Stream, whole: Domain, made: Selection) -> None:
-    """Refuse a selection of another domain: shards of two domains may have equal names, sizes and numbers of rows.
+def _check_domain(stream: Stream, whole: Domain, made: Selection | Packing) -> None:
+    """Refuse a selection or packing of another domain: shards of two domains may have equal names, sizes and rows.
 
     Raises:
         SelectionError: it was made for a domain of another name, and no hashes show that its shards are these.
@@ -117,7 +124,7 @@ def _check_domain(stream: Stream, whole: Domain, made: Selection) -> None:
     raise SelectionError(
         f"{made.path} was made for the domain {made.domain!r} ({made.table.rows:,} rows in {len(made.table.shards)} "
         f"shards), and stream {stream.name!r} is {stream.location} ({sum(s.samples for s in whole.shards):,} rows in "
-        f"{len(whole.shards)} shards): give the selection of this domain; if the dataset was renamed, pass "
+        f"{len(whole.shards)} shards): give the one of this domain; if the dataset was renamed, pass "
         f"Stream(name={made.domain!r})"
     )
 
@@ -230,28 +237,21 @@ def _kept_buckets(
     named = categories.get(column) if isinstance(categories, dict) and count is None else None
     prints = [[shard.fingerprint for shard in made.table.shards] for made in (scores, within) if made is not None]
     facts = ("split/2", scores.domain, scores.id, column, count, named, within and within.id, prints)
-    digest = blake2b(repr(facts).encode(), digest_size=16).hexdigest()
-    place = private_directory(f"split:{digest}") / "buckets"
-    try:
-        CacheOwner(directory=place, origin=None, digest=digest, private=f"split {stream.name!r}").make_private()
-        if (made := _kept(place)) is not None:
-            return made
-        what = f"{place}: another process makes the buckets of stream {stream.name!r} and hangs; end it"
-        with parent_of(place.parent, "lock", create=True) as (parent, leaf):
-            stall = StallTimeout(_TIMEOUT, what)
-            while (lock := try_lock(parent, leaf)) is None:
-                stall.pause(None)
-            try:
-                if (made := _kept(place)) is not None:  # by now another process may have made them
-                    return made
-                shutil.rmtree(place, ignore_errors=True)  # a cleaner of the temporary directory may have left files
-                return split(scores, column, buckets=count, within=within, out=place)
-            finally:
-                release(lock)
-    except OSError as error:
-        if error.errno not in (*FORBIDDEN, *FULL):
-            raise
-        raise _no_place(error, place, stream) from error
+    key = f"split:{blake2b(repr(facts).encode(), digest_size=16).hexdigest()}"
+
+    def build(place: Path) -> None:
+        shutil.rmtree(place, ignore_errors=True)  # a cleaner of the temporary directory may have left files
+        split(scores, column, buckets=count, within=within, out=place)
+
+    return build_once(
+        key,
+        "buckets",
+        find=_kept,
+        build=build,
+        what=f"the buckets of stream {stream.name!r}",
+        need=f"split stream {stream.name!r}",
+        remedy=", or write the buckets once with `mixstream select split` and pass split_by=DIRECTORY",
+    )
 
 
 def _kept(place: Path) -> Selection | None:
@@ -261,16 +261,4 @@ def _kept(place: Path) -> Selection | None:
         made.rows_of(0)  # maps the rows: `open` does not look at them
     except SelectionError:
         return None
-    return made
-
-
-def _no_place(error: OSError, place: Path, stream: Stream) -> MixstreamError:
-    """Return the error for a temporary directory that is full, or may not be written."""
-    kind = CacheFullError if error.errno in FULL else StoreAccessError
-    made = kind(
-        f"{place}: the buckets of stream {stream.name!r} cannot be written there ({strerror(error.errno or 0)}), so it "
-        "cannot be split: set TMPDIR to a directory with room that this user may write, or write the buckets once with "
-        "`mixstream select split` and pass split_by=DIRECTORY"
-    )
-    made.errno = error.errno
     return made

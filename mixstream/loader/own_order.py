@@ -20,13 +20,15 @@ from mixstream.errors import ConfigError
 from mixstream.loader import composer_calls
 from mixstream.loader.callers import check_place_in_lightning, fetching
 from mixstream.loader.checkpoint import Checkpoint, Epochs, Position, counted
+from mixstream.loader.epoch_counts import EpochCounts
 from mixstream.loader.handover import Handover
 from mixstream.loader.iteration import Iteration, check_between_steps, check_counted_here, check_place
 from mixstream.loader.mosaic_order.switch import epoch_after, is_mosaic_state
+from mixstream.loader.replayed import logged_skips
 from mixstream.loader.run_setup import Mixing, run_of
-from mixstream.loader.stream import EpochCounts
 from mixstream.loader.workers import EpochClaims
 from mixstream.mixers import Mixer
+from mixstream.plan.skips import Skips
 from mixstream.plan.state import RunState, parse_state
 from mixstream.plan.state_record import IteratorState
 from mixstream.types import Cursor, Int64
@@ -87,7 +89,7 @@ class OwnOrder:
         """Return the place of `checkpoint`, or the first one, in the run that the ranks `world` make of it."""
         state = checkpoint.state if checkpoint is not None else None
         run = run_of(dataset, self._mixing, self._counts, world, state=state, quarantine=quarantine)
-        return Position(run, checkpoint, self._first_epoch)
+        return Position(run, checkpoint, self._first_epoch, planned=logged_skips(dataset.mixer))
 
     # --- iteration ------------------------------------------------------------------------------------------------
 
@@ -123,19 +125,20 @@ class OwnOrder:
             epoch=epochs.number(claim),
             place=epochs.place(claim),
             weights=dataset.weights_source or epochs.position.run.weights(None),
+            skips=epochs.skips,
         )
         return self._iteration
 
     def samples(self, dataset: Any, begun: Iteration | None) -> Iterator[Any]:
         """Yield the samples of an epoch that has begun; None begins the next one at the first sample."""
         iteration = begun or self.begin(dataset)
-        at_start = not dataset.loads and not iteration.walk.cursor.step
+        at_start = not dataset.loads and iteration.walk.cursor.step in (0, dataset.first_step)
         check_place_in_lightning(at_start=at_start, at_end=iteration.is_over)
         iteration.serve(fetching())
         ahead, epochs, run = dataset.predownload * iteration.share.workers, self._current(dataset), iteration.run
         check, first = None, iteration.walk.cursor
         if not dataset.loader and iteration.share.worker == 0 and epochs.is_first(iteration.claim):
-            check = dataset.begin_check(run, lambda: run.facts(first, None))
+            check = dataset.begin_check(run, lambda: run.facts(first, None, epochs.skips))
         with closing(Predownloader(run_plan=run.run_plan, domains=dataset.domains, ahead=ahead)) as predownloader:
             samples = iteration.samples(
                 reader=run.reader(dataset.domains),
@@ -148,9 +151,12 @@ class OwnOrder:
             epochs.reach(iteration.claim + 1, iteration.walk.cursor)
 
     def begin_at(self, dataset: Any, cursor: Cursor) -> None:
-        """Let the next `iter()` begin at `cursor`; workers of earlier iterators go on with theirs."""
+        """Let the next `iter()` begin at `cursor`; workers of earlier iterators go on with theirs.
+
+        The loader that calls it leaves steps out by itself.
+        """
         epochs = self._current(dataset)
-        self._epochs = Epochs(epochs.world, epochs.position, start=cursor)
+        self._epochs = Epochs(epochs.world, epochs.position, start=cursor, skips=Skips())
         self._claims, self._iteration = EpochClaims(), None
 
     def next_epoch(self, dataset: Any) -> int:
@@ -198,7 +204,7 @@ class OwnOrder:
         if not rows and from_beginning and self._claims.count:
             claim += composer_calls.between_epochs()
         run, cursor, place = epochs.position.run, epochs.begin(claim), epochs.place(claim)
-        return counted(run, cursor, place, rows, from_beginning=from_beginning)
+        return counted(run, cursor, place, rows, from_beginning=from_beginning, skips=epochs.skips)
 
     def load_state_dict(self, dataset: Any, state: Mapping[str, Any], *, strict: bool) -> None:
         """Go on from `state`, or at the beginning of an epoch, from a state of mosaicml-streaming that lies there.

@@ -27,7 +27,7 @@ from mixstream.errors import RanksDisagreeError
 BATCHES = 8
 """Batches of this rank, and of another, after which they are taken to read what they are meant to."""
 
-_NO_STORE = (RuntimeError, TypeError)
+NO_STORE = (RuntimeError, TypeError)
 """What is raised if the store has gone, with the process that had it, or if a backend has none (MPI)."""
 
 
@@ -61,7 +61,7 @@ class RankCheck:
             rank: of this process in the job.
             in_worker: whether a DataLoader worker posts it for its rank.
         """
-        with contextlib.suppress(*_NO_STORE):
+        with contextlib.suppress(*NO_STORE):
             if (notes := RankNotes.of_job("runs", in_worker=in_worker)) is None:
                 return None
             text = json.dumps(facts, sort_keys=True)
@@ -85,7 +85,7 @@ class RankCheck:
         if after < 0 or after & (after - 1):
             return False
         texts: list[str | None] = []
-        with contextlib.suppress(*_NO_STORE):
+        with contextlib.suppress(*NO_STORE):
             if not after:
                 self.notes.put(f"{self.topic}/{self.rank}/{self.digest}/going", "")
             if self.theirs == self.digest or self._in_common():

@@ -11,9 +11,11 @@ import numpy as np
 from mixstream.errors import ConfigError
 from mixstream.feedback.logged_plan import LoggedPlan
 from mixstream.feedback.replay import Replay
-from mixstream.loader.stream import EpochCounts, Stream
+from mixstream.loader.epoch_counts import EpochCounts
+from mixstream.loader.stream import Stream
 from mixstream.mixers.static import by_name
 from mixstream.plan.run_plan import RunPlan
+from mixstream.plan.skips import Skips
 from mixstream.plan.weights import apportion
 from mixstream.types import Int64
 
@@ -26,6 +28,11 @@ def fixed_plan(mixer: Any) -> LoggedPlan | None:
 def logged_lanes(mixer: Any) -> int | None:
     """Return the lanes of the run that `mixer` replays; None for any other mixer."""
     return mixer.plan.lanes if isinstance(mixer, Replay) and mixer.plan is not None else None
+
+
+def logged_skips(mixer: Any) -> Skips:
+    """Return the steps that the run left out that `mixer` replays; none for any other mixer."""
+    return mixer.skips if isinstance(mixer, Replay) else Skips()
 
 
 def logged_counts(

@@ -24,6 +24,8 @@ class LossReports:
     """The methods of a loader that a trainer reports to. The loader sets the attributes."""
 
     transforms: tuple[Transform, ...]
+    documents: bool
+    labels: str | None
     _source: StreamingDataset | None
     _device: torch.device | None
     _place: Any  # a Place; None over another kind of dataset
@@ -46,7 +48,8 @@ class LossReports:
             loss: in nats, per row [B] or per token [B, T] (reduction="none"); or what `domain_sums` or
                 `domain_cross_entropy` returned, that is (sums, counts) or (loss, sums, counts), [K] each; or None,
                 where there is no loss, such as on all stages of a pipeline but the last.
-            mask: which tokens count, [B, T]; needed where targets were ignored, since their loss is 0.
+            mask: which tokens count, [B, T]; needed where targets were ignored, since their loss is 0. With
+                `documents=True`, it is that of the labels if not given; losses [B, T] are those of the next tokens.
             matrix: [V, K], for mixers that take one: how much training on each domain (column) helps each validation
                 group (row).
 
@@ -97,13 +100,18 @@ class LossReports:
         Args:
             split: the split of each stream that the rows are taken from.
             rows: per domain.
-            options: as for `ValidationSet.open`; device and transforms are the loader's if not given.
+            options: as for `ValidationSet.open`; device, transforms, documents and labels are the loader's if not
+                given.
         """
         source = self._source
         assert source is not None
-        return ValidationSet.open(
-            source, split=split, rows=rows, **{"device": self._device, "transforms": self.transforms, **options}
-        )
+        own = {
+            "device": self._device,
+            "transforms": self.transforms,
+            "documents": self.documents,
+            "labels": self.labels,
+        }
+        return ValidationSet.open(source, split=split, rows=rows, **{**own, **options})
 
     def evaluate(
         self,

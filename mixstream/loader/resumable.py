@@ -38,6 +38,8 @@ class ResumableIteration:
         self.loader = ""  # the class of a loader over this dataset, if there is one
         self.read_by = ""  # the class of the loader that hands out this dataset's samples and keeps the position
         self.saver: Callable[[], Any] | None = None  # a weak reference to the StreamingDataLoader that began last
+        self.first_step = 0  # the first step that a loader hands out, if it leaves out those before
+        self.places_begun = 0  # how many places loaders have begun at; the same on all ranks
         self.announce = True  # whether iterating warns of domains that leave; a loader over the dataset warns itself
         self.loads = 0  # how often a state was loaded, by which loaders notice it
         self.weights_source: Weights | None = None  # set by a loader that runs a learning mixer
@@ -107,16 +109,21 @@ class ResumableIteration:
             run: what it reads.
             facts: returns what must be the same on all ranks, by name; it is called only for a check.
         """
-        rank, ranks = job(self._order.world(self))
-        world = run.run_plan.world
-        if ranks == 1 or self._given_world[1] is not None or world.size * world.replicas != ranks:
-            return None  # it reads alone, or with some of the job's ranks only
+        if (rank := self.job_rank(run)) is None:
+            return None
         return RankCheck.begin(
             facts(),
             dataset=f"{type(self).__name__} {self.places()} {run.run_plan.shuffle}",
             rank=rank,
             in_worker=get_worker_info() is not None,
         )
+
+    def job_rank(self, run: Any) -> int | None:
+        """Return this rank's number in the job; None if it reads `run` alone, or with some of the job's ranks only."""
+        rank, ranks = job(self._order.world(self))
+        world = run.run_plan.world
+        alone = ranks == 1 or self._given_world[1] is not None or world.size * world.replicas != ranks
+        return None if alone else rank
 
     def sample_at(self, at: Addresses) -> Any:
         """Return the sample at one address."""

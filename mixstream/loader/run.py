@@ -27,10 +27,13 @@ from mixstream.mixers.whole_parts import open_loop_weights
 from mixstream.plan.forecast import Forecast
 from mixstream.plan.plan import Plan
 from mixstream.plan.run_plan import RunPlan
+from mixstream.plan.skips import Skips
 from mixstream.plan.state import RunState, load_state, save_state, settings_of
 from mixstream.plan.walk import Walk
 from mixstream.plan.weights import quantise
 from mixstream.types import Cursor, Int64, Weights
+
+_NO_SKIPS = Skips()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,8 @@ class Run:
     mixer: Mixer | OpenLoop | Static | None
     on_bad_sample: str
     quarantine: Quarantine
+
+    can_skip = True
 
     @property
     def plan(self) -> Plan:
@@ -79,12 +84,13 @@ class Run:
             return open_loop_weights(self.mixer, self.plan.names)
         return None
 
-    def facts(self, cursor: Cursor, loop: FeedbackLoop | None) -> dict[str, Any]:
-        """Return what must be the same on all ranks of the run at `cursor`, by name."""
+    def facts(self, cursor: Cursor, loop: FeedbackLoop | None, skips: Skips = _NO_SKIPS) -> dict[str, Any]:
+        """Return what must be the same on all ranks of the run at `cursor`, by name; `skips` are left out."""
         drawn = f"{cursor.step} {cursor.drawn_LK.tolist()} {cursor.credit_LK.tolist()}"
         learned = "" if loop is None else json.dumps(loop.document(loop.concluded.step), sort_keys=True)
         return {
             **msgspec.to_builtins(settings_of(self.run_plan)),
+            **self.run_plan.rank_facts,
             "ranks of the same rows (replication)": self.run_plan.world.groups,
             "loss_parts": self.run_plan.world.parts,
             "domains": dict(zip(self.plan.names, (f[:12] for f in self.run_plan.fingerprints))),
@@ -92,6 +98,7 @@ class Run:
             "step": cursor.step,
             "position": blake2b(drawn.encode(), digest_size=6).hexdigest(),
             "state of the mixer": blake2b(learned.encode(), digest_size=6).hexdigest(),
+            **({"steps left out": str(skips)} if skips else {}),
         }
 
     def start(self) -> Cursor:
@@ -122,7 +129,7 @@ class Run:
             "global_batch_size": self.plan.global_batch_size,
             "samples_K": self.plan.samples_K,
             "row_tokens": self.domains.row_tokens,
-            "selections": {domain.name: domain.kept.id for domain in self.domains if domain.kept is not None},
+            "selections": {domain.name: domain.view_id for domain in self.domains if domain.view_id is not None},
             "plan": LoggedPlan.of(self.run_plan, begun_by_K=self._begun_by_K, carried=carried),
         }
 
@@ -145,11 +152,11 @@ class Run:
             pass
         return walk.cursor
 
-    def document(self, cursor: Cursor, loop: FeedbackLoop | None) -> dict[str, Any]:
-        """Return the state at `cursor`: a small JSON-able dict, the same on every rank."""
+    def document(self, cursor: Cursor, loop: FeedbackLoop | None, skips: Skips = _NO_SKIPS) -> dict[str, Any]:
+        """Return the state at `cursor`: a small JSON-able dict, the same on every rank; `skips` are left out."""
         cursor = self.plan.settle(cursor)
         mixing = loop.document(cursor.step) if loop is not None else None
-        return save_state(self.run_plan, cursor, mixing=mixing, quarantined=self.quarantine.document())
+        return save_state(self.run_plan, cursor, mixing=mixing, quarantined=self.quarantine.document(), skips=skips)
 
     def restore(self, state: RunState, *, strict: bool) -> tuple[Cursor, FeedbackLoop | None, bool]:
         """Return the cursor that `state` describes, the feedback loop as it was there, and whether all of it is kept.

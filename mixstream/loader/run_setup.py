@@ -16,9 +16,10 @@ from mixstream.data.domains import Domains
 from mixstream.data.predownload import warn_of_refetching
 from mixstream.errors import ConfigError
 from mixstream.feedback.logged_plan import LoggedPlan
+from mixstream.loader.epoch_counts import EpochCounts, epoch_counts, weighted
 from mixstream.loader.replayed import fixed_plan, logged_counts, logged_lanes, warn_of_other_settings
 from mixstream.loader.run import Run, mixing_method
-from mixstream.loader.stream import EpochCounts, Stream, bound, epoch_counts, weighted
+from mixstream.loader.stream import Stream, bound
 from mixstream.mixers import Mixer, OpenLoop, Static
 from mixstream.plan.fixed_sample import sampled
 from mixstream.plan.run_plan import RunPlan
@@ -72,6 +73,10 @@ class Mixing:
         if self.logged is not None:
             return logged_counts(self.logged, streams, samples, **size)
         return epoch_counts(streams, samples, mixer=self.policy, seed=seed, **size)
+
+    def planned(self, run_plan: RunPlan) -> RunPlan:
+        """Return `run_plan`, or another plan of the same ranks and domains that this mixing has instead."""
+        return run_plan
 
 
 def run_of(
@@ -134,6 +139,7 @@ def run_of(
         family_K=tuple(domain.whole.name if domain.whole is not None else None for domain in domains),
         stretch=stretch,
     )
+    run_plan = mixing.planned(run_plan)
     if state is not None:
         run_plan = with_shares(run_plan, state)
     warn_of_other_settings(dataset.mixer, run_plan)

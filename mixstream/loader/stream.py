@@ -1,9 +1,8 @@
 """The user's description of a domain: where it is stored, and its weight."""
 
 import copy
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
@@ -13,14 +12,17 @@ import numpy as np
 
 from mixstream.arguments import MOST, flag, real, text, whole
 from mixstream.data.domain import Domain
+from mixstream.data.token_place import LONGEST_ROW, locate, names_token_files, open_domain
 from mixstream.errors import ConfigError
 from mixstream.feedback.replay import Replay
+from mixstream.formats import DTYPES, Options, token_stem
 from mixstream.loader.mosaic_api.stream import StreamApi, default_local
-from mixstream.mixers import LMO, Binding, Mixer, OpenLoop, Static
-from mixstream.plan.weights import apportion, normalise, resolve_choose, whole_shares
+from mixstream.mixers import LMO, Binding
 from mixstream.selection.fit import OnMismatch, Unlisted
 from mixstream.storage import DatasetFiles, Retry, absolute, domain_name, join, redact
-from mixstream.types import Int64
+
+CONCAT = "concat"
+"""The packing without a file."""
 
 
 class Stream(StreamApi):
@@ -62,6 +64,17 @@ class Stream(StreamApi):
             "error", "drop" (none of its samples counts), "keep_all" (all that it has now; not with several buckets).
         unlisted_shards: what happens with a shard that was added since: "error", "drop", "keep" (all its samples; not
             with several buckets).
+        seq_len: read token files (docs/tokens.md) as rows of this many tokens; without it, as their documents. `remote`
+            is one of the files (".idx", ".bin", ".ds", ".npy"), or a directory of files of one kind.
+        overlap: 1 for rows of `seq_len` + 1 tokens, of which each begins with the last token of the one before; 0 if
+            not given.
+        dtype: of the tokens of files that do not say it themselves, such as "uint16".
+        eos_id: the token that ends a document, where the borders of documents are not stored.
+        bos_id: the token that begins a document, likewise; as the end-of-text token of llm.c's files does.
+        packing: rows of one length, made of the documents: path or URL of what `mixstream pack` wrote, or of a
+            directory that has it under the stream's name; or "concat", for the tokens one after the other, cut every
+            `seq_len`, which needs no file (docs/documents.md). Sizes, epochs and weights are those of the packed rows.
+        column: of Parquet and Arrow files, the column of token ids; "input_ids", else "tokens", if not given.
     """
 
     def __init__(
@@ -83,6 +96,13 @@ class Stream(StreamApi):
         split_by: str | PathLike[str] | None = None,
         on_selection_mismatch: OnMismatch = "error",
         unlisted_shards: Unlisted = "error",
+        seq_len: int | None = None,
+        overlap: int | None = None,
+        dtype: str | None = None,
+        eos_id: int | None = None,
+        bos_id: int | None = None,
+        packing: str | PathLike[str] | None = None,
+        column: str | None = None,
     ) -> None:
         given = {"proportion": proportion, "repeat": repeat, "choose": choose}
         if len(set_ := [key for key, value in given.items() if value is not None]) > 1:
@@ -104,6 +124,8 @@ class Stream(StreamApi):
             self.split_by = absolute(split_by, "split_by")
         self.on_selection_mismatch: OnMismatch = on_selection_mismatch
         self.unlisted_shards: Unlisted = unlisted_shards
+        self.seq_len, self.overlap, self.dtype, self.column = seq_len, overlap, dtype, column
+        self.eos_id, self.bos_id, self.packing = eos_id, bos_id, packing
         _normalise(self)
         if remote is not None and local is None:
             self.show(local=default_local(str(remote), self.split))
@@ -125,8 +147,8 @@ class Stream(StreamApi):
 
     @property
     def directory_name(self) -> str:
-        """The last part of its path before the split."""
-        return self._label.removesuffix(f"/{self.split}").rsplit("/", 1)[-1]
+        """The last part of its path before the split; of token files, without what their format adds."""
+        return token_stem(self._label.removesuffix(f"/{self.split}").rsplit("/", 1)[-1])
 
     @property
     def _label(self) -> str:
@@ -135,21 +157,32 @@ class Stream(StreamApi):
 
     def open(self, *, allow_unsafe_types: bool) -> Domain:
         """Read the domain's index, without regard to a selection."""
-        return Domain.open(
+        found = open_domain(
             name=self.name or self._label,
             files=self.locate(),
             validate_hash=self.validate_hash,
             allow_unsafe_types=allow_unsafe_types,
+            otherwise=self._options(joined=True),
         )
+        return replace(found, eos_id=self.eos_id, bos_id=self.bos_id)
+
+    def _options(self, *, joined: bool) -> Options:
+        """Return how token files are read; `joined` says whether packing="concat" reads them as rows."""
+        seq_len, overlap = self.seq_len, self.overlap or 0
+        if self.packing is not None and not (joined and (self.packing == CONCAT or self.eos_id is not None)):
+            seq_len, overlap = None, 0  # rows are packed of documents
+        return Options(seq_len=seq_len, overlap=overlap, dtype=self.dtype, column=self.column)
 
     def locate(self) -> DatasetFiles:
         """Return the stream's files; no request is made."""
-        retry = Retry(attempts=max(self.download_retry or 1, 1), timeout=self.download_timeout or 60.0)
-        return DatasetFiles.locate(
+        where = self.remote if self.remote is not None else self.given("local")
+        is_of_tokens = self.dtype is not None or self.column is not None  # MDS has neither
+        return locate(
             remote=self.remote,
             local=self.given("local"),
             split=self.split,
-            retry=retry,
+            options=self._options(joined=is_of_tokens or (where is not None and names_token_files(where))),
+            retry=Retry(attempts=max(self.download_retry or 1, 1), timeout=self.download_timeout or 60.0),
             keep_compressed=bool(self.keep_zip),
         )
 
@@ -161,6 +194,13 @@ def _as_given(name: str, value: Any) -> Any:
 
 def _place(name: str, value: Any) -> str:
     return absolute(value, name)
+
+
+def _dtype(name: str, value: Any) -> str:
+    found = str(getattr(value, "__name__", value))  # numpy's types are called as their dtypes
+    if found not in DTYPES:
+        raise ConfigError(f"{name}={value!r} is no dtype of tokens; choose one of {', '.join(DTYPES)}")
+    return found
 
 
 _CONVERT: dict[str, Callable[[str, Any], Any]] = {
@@ -175,7 +215,13 @@ _CONVERT: dict[str, Callable[[str, Any], Any]] = {
     "remote": _place,
     "local": _place,
     "selection": _place,
+    "packing": lambda name, value: value if value == CONCAT else absolute(value, name),
     "split": _as_given,
+    "seq_len": partial(whole, least=1, most=LONGEST_ROW, of="tokens"),
+    "overlap": partial(whole, least=0, most=1, of="tokens"),
+    "dtype": _dtype,
+    **dict.fromkeys(("eos_id", "bos_id"), partial(whole, least=0, most=MOST)),
+    "column": text,
 }
 
 
@@ -228,122 +274,9 @@ def bound(mixer: Any, domains: Sequence[Domain]) -> Any:
             "mixer=MatrixMixer(lmo=LMO(...)) and pass matrix= to report(), or Aioli(), which measures a matrix"
         )
     if isinstance(mixer, Replay):
-        mixer.warn_of_other_rows({d.name: None if d.kept is None else d.kept.id for d in domains})
+        mixer.warn_of_other_rows({d.name: d.view_id for d in domains})
     if not isinstance(mixer, Binding):
         return mixer
     domains = sorted(domains, key=lambda domain: domain.name)
     samples_K = np.array([domain.samples for domain in domains], dtype=np.int64)
     return mixer.bind(tuple(domain.name for domain in domains), samples_K)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochCounts:
-    """What an epoch takes from each domain, in the order of `Domains`: exactly, or as shares.
-
-    Attributes:
-        rows: rows of an epoch.
-        choose_K: int64 [K], rows of each domain; with shares, about these.
-        share_K: int64 [K], shares in whole parts, which hold over epochs; None if an epoch takes exactly `choose_K`.
-    """
-
-    rows: int
-    choose_K: Int64
-    share_K: Int64 | None
-
-
-def weighted(streams: Sequence[Stream], mixer: Any, epoch_size: int | None) -> bool:
-    """Return whether the streams are weighted.
-
-    Raises:
-        ConfigError: `mixer` is none, or weights are given twice.
-    """
-    given = any(value is not None for s in streams for value in (s.proportion, s.repeat, s.choose))
-    if mixer is not None and not isinstance(mixer, Mixer | OpenLoop | Static):
-        raise ConfigError(
-            f"mixer={mixer!r} is no mixer: give an object such as mixstream.mixers.Static({{...}}) or Schedule({{...}})"
-            ", or one with init() and update()"
-        )
-    if given and isinstance(mixer, Static | OpenLoop):
-        raise ConfigError("weights are given twice: leave them off the streams, or leave out the mixer")
-    return given or epoch_size is not None
-
-
-def epoch_counts(
-    streams: Sequence[Stream],
-    samples: Sequence[int],
-    *,
-    mixer: Any,
-    epoch_size: int | None,
-    seed: int,
-    order_K: Int64,
-) -> EpochCounts:
-    """Return what an epoch takes from each stream (for a learning mixer, the prior).
-
-    Relative weights are shares of all rows: an epoch of 50 rows owes 2.5 of them to each of 20 equal domains, and the
-    next one makes up for what this one rounds. They do not depend on the order of `streams`. The rounded counts are
-    written to the streams, as in mosaicml-streaming, where they do depend on it.
-
-    Args:
-        streams: the domains.
-        samples: how many samples each has.
-        mixer: of the dataset.
-        epoch_size: rows of an epoch, if given.
-        seed: decides which streams get the rows that rounding leaves over, in the counts written to them.
-        order_K: int64 [K], the place in `streams` of each domain of the result.
-    """
-    sizes_K = np.asarray(samples, dtype=np.int64)
-    if (rows := sum(_asked(stream, n) for stream, n in zip(streams, samples))) > MOST:
-        raise ConfigError(f"`choose` and `repeat` of the streams ask for {rows:.3g} rows an epoch; give fewer")
-    if isinstance(mixer, Static):  # a domain of weight 0 gives none
-        weights = mixer.proportion_of(tuple(str(s.name) for s in streams))
-        listed_K = apportion(epoch_size or int(sizes_K.sum()), weights)
-    elif (weights := bucket_rows(streams, sizes_K)) is not None:
-        listed_K = apportion(round(sum(weights)), weights)
-    else:
-        listed_K = resolve_choose(
-            samples=samples,
-            proportion=[s.proportion for s in streams],
-            repeat=[s.repeat for s in streams],
-            choose=[s.choose for s in streams],
-            epoch_size=epoch_size,
-            seed=seed,
-        )
-        relative = all(s.proportion is not None for s in streams)
-        weights = [s.proportion for s in streams] if relative else sizes_K.tolist() if epoch_size else None
-    rows = int(listed_K.sum())
-    if not rows:
-        raise ConfigError(f"an epoch of these streams has no samples at all: {list(streams)}")
-    for stream, chosen, size in zip(streams, listed_K.tolist(), samples):
-        if not chosen and stream.repeat and size:
-            warnings.warn(
-                f"stream {stream.name!r} is never read: repeat={stream.repeat:g} of its {size:,} samples is less than "
-                f"one sample per epoch, and whole samples are taken; raise repeat to at least {1 / size:.3g}, or weigh "
-                "all streams by `proportion`, which holds over epochs",
-                stacklevel=3,
-            )
-        stream.show(choose=chosen, proportion=chosen / rows, repeat=chosen / size if size else 0.0)
-    if weights is None:
-        return EpochCounts(rows=rows, choose_K=listed_K[order_K], share_K=None)
-    weights_K, sizes_K = np.asarray(weights, dtype=np.float64)[order_K], sizes_K[order_K]
-    due_K = rows * normalise(weights_K, what="`proportion`")
-    if rows == int(sizes_K.sum()) and np.allclose(due_K, sizes_K, rtol=1e-12, atol=1e-9):  # every sample once
-        return EpochCounts(rows=rows, choose_K=sizes_K, share_K=None)
-    return EpochCounts(rows=rows, choose_K=apportion(rows, weights_K), share_K=whole_shares(weights_K))
-
-
-def _asked(stream: Stream, samples: int) -> float:
-    """Return the rows that an epoch takes from a stream by its own settings; about these with `proportion`."""
-    return stream.choose if stream.choose is not None else (1 if stream.repeat is None else stream.repeat) * samples
-
-
-def bucket_rows(streams: Sequence[Stream], sizes_K: Int64) -> list[float] | None:
-    """Return the rows that an epoch takes from each stream if there are parts of rows among them, else None.
-
-    Parts of rows are of buckets, over which the `choose` or `repeat` of their stream was divided.
-    """
-    if all(s.choose is None or s.choose == int(s.choose) for s in streams):
-        return None
-    return [
-        s.choose if s.choose is not None else int(s.repeat * size) if s.repeat is not None else size
-        for s, size in zip(streams, sizes_K.tolist())
-    ]

@@ -68,7 +68,7 @@ def streams(
     if not domains:
         raise IndexNotFoundError(
             f"{redact(place)} has no domain with the split {split!r}: give the directory above the domains, which is "
-            "the --out of `mixstream convert`, or another split"
+            "the --out of `mixstream convert`, or another split; for token files, write Stream(remote=...)"
         )
     return [
         Stream(

@@ -25,11 +25,13 @@ from mixstream.cached import cached_property
 from mixstream.data.assemble import Assembler, Transform, checked_transforms
 from mixstream.data.batch import Batch
 from mixstream.data.collate import collate_samples
+from mixstream.data.document_masks import DocumentMasks
 from mixstream.data.domain import Domain
 from mixstream.data.domains import Domains
 from mixstream.errors import ConfigError, IndexNotFoundError
 from mixstream.loader.dataset import StreamingDataset, overrides
 from mixstream.loader.device import deliver
+from mixstream.loader.document_setup import checked_labels, document_masks
 from mixstream.loader.opening import opened
 from mixstream.loader.stream import Stream, prepared
 from mixstream.plan.rng import derive_key
@@ -58,6 +60,7 @@ class ValidationSet:
         collate_fn: list of decoded samples -> batch (a dict), instead of gathering.
         widen: return uint16 and uint32 columns as int64.
         transforms: functions from a batch to a batch with the same rows, as for `Loader`.
+        documents: adds the columns of documents; None without them.
 
     Raises:
         ConfigError: a domain has no validation rows, or there are more ranks than rows.
@@ -72,6 +75,7 @@ class ValidationSet:
     collate_fn: Collate | None = None
     widen: bool = True
     transforms: tuple[Transform, ...] = ()
+    documents: DocumentMasks | None = None
 
     def __post_init__(self) -> None:
         for what, least in (("rows", 1), ("batch_size", 1), ("seed", None)):
@@ -100,6 +104,8 @@ class ValidationSet:
         collate_fn: Collate | None = None,
         widen: bool = True,
         transforms: Sequence[Transform] = (),
+        documents: bool = False,
+        labels: str | None = None,
     ) -> Self:
         """Return the validation set of `dataset`, from the directory `split` of each stream.
 
@@ -117,6 +123,8 @@ class ValidationSet:
             collate_fn: as for `Loader`; needed if the dataset overrides `get_item`.
             widen: as for `Loader`.
             transforms: as for `Loader`; `loader.validation` passes the loader's.
+            documents: as for `Loader`, like `labels`; `loader.validation` passes the loader's, too.
+            labels: as for `Loader`.
 
         Raises:
             ConfigError: a stream's validation split is not known, or `streams` are not the dataset's domains.
@@ -128,9 +136,11 @@ class ValidationSet:
                 "collate_fn=..., from a list of decoded samples to a batch"
             )
         beside = [_sibling(stream, split) for stream in dataset.streams] if streams is None else None
-        domains = _opened(beside, dataset) if beside is not None else _named(streams or (), dataset)
+        checked_labels(labels, documents=documents)
+        listed = _opened(beside, dataset) if beside is not None else _named(streams or (), dataset)
+        domains = Domains.of(listed, as_listed=True)
         found = cls(
-            domains=Domains.of(domains, as_listed=True),
+            domains=domains,
             rows=rows,
             batch_size=dataset.run.run_plan.batch_size if batch_size is None else batch_size,
             seed=dataset.shuffle_seed if seed is None else seed,
@@ -139,6 +149,7 @@ class ValidationSet:
             collate_fn=collate_fn,
             widen=widen,
             transforms=checked_transforms(transforms),
+            documents=document_masks(domains, labels=labels) if documents else None,
         )
         few = {name: n for name, n in zip(found.names, found.rows_K.tolist()) if n < rows}
         if few and found.world.rank == 0:
@@ -188,6 +199,7 @@ class ValidationSet:
             samples=self.domains.samples,
             collate=self.collate_fn or partial(collate_samples, widen=self.widen),
             transforms=self.transforms,
+            documents=self.documents,
         )
         device = torch.device(self.device or "cpu")
         for at in self._batches:

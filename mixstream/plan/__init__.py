@@ -13,6 +13,7 @@ size, the lanes and the weights up to that step, and on nothing else. In the ord
     selection   the kept rows of each shard, as a view
     run_plan    all of these for one run: what every rank must agree on
     walk        a cursor that moves along a plan, step by step
+    skips       steps that are left out of a run
     forecast    which shards a run needs next, and in how many steps
     state       a cursor as a JSON document, and back
 """

@@ -48,9 +48,11 @@ class WholeShards:
 
     Args:
         samples_S: int64 [S], rows of each shard.
+        id: identifies rows that a packing makes of the shards; states hold it. None for stored rows.
     """
 
     samples_S: Int64
+    id: str | None = None
 
     def rows(self, shard_B: Int64, sample_B: Int64) -> Int64:
         """See `View.rows`."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from mixstream.cached import cached_property
 from mixstream.errors import ConfigError
-from mixstream.plan.addressing import Addressing, View
+from mixstream.plan.addressing import Addressing, View, WholeShards
 from mixstream.plan.fixed_sample import FixedSample
 from mixstream.plan.plan import Plan
 from mixstream.plan.selection import KeptRows
@@ -137,9 +137,9 @@ class RunPlan:
 
     @property
     def selections(self) -> list[str | None]:
-        """The ids of the domains' selections and samples, in the plan's order; None for a domain that is read whole."""
+        """The ids of the domains' selections, packings and samples, in the plan's order; None for one read whole."""
         views = [domain.view for domain in self.domains]
-        return [view.id if isinstance(view, KeptRows | FixedSample) else None for view in views]
+        return [view.id if isinstance(view, KeptRows | FixedSample | WholeShards) else None for view in views]
 
     @cached_property
     def plan(self) -> Plan:
@@ -195,6 +195,11 @@ class RunPlan:
             self.block_size if family is None else max(self.block_size * samples // of_family[family], 1)
             for family, samples in zip(self.family_K, samples_K)
         )
+
+    @property
+    def rank_facts(self) -> dict[str, int | None]:
+        """What ranks have to agree on besides the settings of a state, by name."""
+        return {}
 
     @property
     def part(self) -> slice:

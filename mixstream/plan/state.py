@@ -17,6 +17,7 @@ import numpy as np
 from msgspec import UNSET
 
 from mixstream.errors import StateError
+from mixstream.plan.skips import Skips
 from mixstream.plan.state_carry import carry_over, refusal
 from mixstream.plan.state_differences import differences, stream_of
 from mixstream.plan.state_record import DomainState, IteratorState, RunState, SetAside, Settings
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # so that reading a state does not compile the kernels
     from mixstream.plan.run_plan import RunPlan
 
 VERSION = 2
+_NO_SKIPS = Skips()
 _MOSAIC = {"epoch", "sample_in_epoch", "num_canonical_nodes", "shuffle_seed"}
 """What every state of mosaicml-streaming has."""
 
@@ -48,7 +50,12 @@ def settings_of(run_plan: RunPlan) -> Settings:
 
 
 def save_state(
-    run_plan: RunPlan, cursor: Cursor, *, mixing: dict[str, Any] | None, quarantined: Sequence[SetAside] = ()
+    run_plan: RunPlan,
+    cursor: Cursor,
+    *,
+    mixing: dict[str, Any] | None,
+    quarantined: Sequence[SetAside] = (),
+    skips: Skips = _NO_SKIPS,
 ) -> dict[str, Any]:
     """Return the state at `cursor` as a plain dict.
 
@@ -77,6 +84,7 @@ def save_state(
         cursor: the position.
         mixing: the state of a learning mixer as JSON values; None for static mixing.
         quarantined: samples and shards that cannot be read and are replaced.
+        skips: steps that are left out.
     """
     plan = run_plan.plan
     cursor = plan.settle(cursor)
@@ -111,6 +119,7 @@ def save_state(
         total=cursor.total_L.tolist(),
         mixing=mixing,
         quarantined=list(quarantined),
+        skipped=skips.document() if skips else UNSET,
     )
     return msgspec.to_builtins(state)
 
@@ -203,6 +212,8 @@ def _contradictions(state: RunState) -> Iterator[str]:
         yield "the rounding carry does not add up"
     if state.sample_in_epoch % state.settings.global_batch_size:
         yield f"{state.sample_in_epoch} is no number of samples between two steps"
+    if state.skipped is not UNSET and state.skips.document() != state.skipped:
+        yield f"the steps that it leaves out, {state.skipped}, are no ranges that rise"
     place = state.iterator
     if isinstance(place, IteratorState) and not (place.rows < place.batch_rows and place.worker < place.workers):
         yield f"its iterator is worker {place.worker} of {place.workers}, at row {place.rows} of {place.batch_rows}"

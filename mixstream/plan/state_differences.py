@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from msgspec import UNSET
 
+from mixstream.plan.state_record import PACKING
+
 if TYPE_CHECKING:
     from mixstream.plan.run_plan import RunPlan
     from mixstream.plan.state_record import DomainState, RunState, Settings
@@ -24,6 +26,8 @@ _LABELS = {
 }
 _FIXED = re.compile(r"fixed (\d+)")
 """The id of a fixed sample (`fixed_sample.FixedSample`)."""
+_PACKED = re.compile(rf"\b{PACKING} [0-9a-f]+")
+"""The id of the view of packed rows, which may be that of a fixed sample of them (`addressing.WholeShards`)."""
 _BUCKET = re.compile(r"(.+)/[^/]*=[^/]*", re.DOTALL)
 
 
@@ -92,6 +96,11 @@ def _difference(
 
 def other_samples(domain: Any, theirs: DomainState, selection: str | None) -> tuple[str, str]:
     """Return by what a domain, read by `selection`, has other samples than in the state; as `_difference`."""
+    was, now = (_packing(view or None) for view in (theirs.selection, selection))
+    if was != now:
+        before, after = (f"as the {view}" if view else "without packing" for view in (was, now))
+        give = "give its stream the former one" if was else "leave `packing` out of its stream"
+        return "packing", f" was read {before}, and is now read {after}, which has other rows: {give}"
     if theirs.fingerprint != domain.fingerprint:
         return "shards", f" has other shards (fingerprint {theirs.fingerprint[:8]}, now {domain.fingerprint[:8]})"
     if theirs.selection != (selection or UNSET):
@@ -108,6 +117,12 @@ def _other_settings(theirs: Settings, ours: Settings) -> list[str]:
             was, now = ("any, mixed" if value is UNSET else repr(value) for value in (was, now))
             found.append(f"{_LABELS.get(field.name, field.name)}: saved {was}, now {now}{hint}")
     return found
+
+
+def _packing(view: str | None) -> str | None:
+    """Return the packing that the id of a view names; None if there is none."""
+    found = _PACKED.search(view) if view else None
+    return found[0] if found else None
 
 
 def _other_selection(was: str | None, now: str | None) -> str:

@@ -7,9 +7,15 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from mixstream.plan.skips import Skips
+
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 62)]
+SkippedRange = Annotated[list[Count], msgspec.Meta(min_length=2, max_length=2)]
 Carry = Annotated[int, msgspec.Meta(ge=-(1 << 62), le=1 << 62)]
+
+PACKING = "packing"
+"""The first word of the id of a view of packed rows, which states hold where others have that of a selection."""
 
 
 class DomainState(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +88,10 @@ class IteratorState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
-    """The document, as `parse_state` has checked it."""
+    """The document, as `parse_state` has checked it.
+
+    Only a run that leaves steps out has `skipped`: pairs (first, end), those that were passed and those to come.
+    """
 
     mixstream: int
     epoch: Count
@@ -98,3 +107,9 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     mixing: dict[str, Any] | None
     quarantined: list[SetAside] = []
     iterator: IteratorState | UnsetType = UNSET
+    skipped: list[SkippedRange] | UnsetType = UNSET
+
+    @property
+    def skips(self) -> Skips:
+        """The steps that are left out."""
+        return Skips() if self.skipped is UNSET else Skips.of(self.skipped)

@@ -81,6 +81,8 @@ class ExhaustionWarnings:
 
     def end(self, cursor: Cursor) -> str:
         """Return the message for a run that ends at `cursor`."""
+        if (said := getattr(self._plan, "end", None)) is not None:
+            return said
         return (
             f"the run ends at step {cursor.step}: the domains {sorted(self._gone)} have been read max_epochs times, "
             "and the others have no weight or cannot fill a batch; raise max_epochs, or train for fewer steps"

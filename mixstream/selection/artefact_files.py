@@ -121,7 +121,8 @@ def open_files(
     hint = f"; there are artefacts of the domains {below} below it: name one" if below else ""
     looked = " or ".join(str(place / MANIFEST) for place in places)
     exists = "" if top.exists() else f"; {top} does not exist"
-    raise SelectionError(f"no {kind}: looked for {looked}{exists}{hint}; check the path, or finish writing it")
+    made = ", or make it with `mixstream pack`" if kind == "packing" else ""
+    raise SelectionError(f"no {kind}: looked for {looked}{exists}{hint}; check the path, or finish writing it{made}")
 
 
 def _directories(domain: str) -> dict[str, None]:

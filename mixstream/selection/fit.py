@@ -84,7 +84,8 @@ def fit_shards(
         more = f", and {len(match.changed) - 1} shards more" if len(match.changed) > 1 else ""
         raise SelectionError(
             f"the selection {path} was made for shard {expected}, the dataset has {found}"
-            f"{_hashes(expected, found)}{more}: it was rewritten, so its rows may be others now; {_CHOICE}{_MOVE}"
+            f"{_hashes(expected, found)}{more}: it was rewritten, or token files are read "
+            f"otherwise (seq_len), so its rows may be others now; {_CHOICE}{_MOVE}"
         )
     changed = {number for number, _, _ in match.changed}
     whole_S, deviations = np.zeros(len(entries), dtype=np.bool_), []

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.data.domain import Domain
+from mixstream.data.token_place import locate, names_token_files, open_domain
 from mixstream.errors import ConfigError
-from mixstream.formats import ShardEntry, ndarray_dtype
+from mixstream.formats import Options, ShardEntry, ndarray_dtype
 from mixstream.selection.shard_table import ShardTable, fingerprint
-from mixstream.storage import CacheLimit, DatasetFiles, Retry
+from mixstream.storage import CacheLimit, Retry
 from mixstream.types import Int64
 
 Wanted = Callable[[int], NDArray[np.integer] | None]
@@ -94,23 +95,27 @@ class DomainRows:
         local: str | None = None,
         cache_limit: int | None = None,
         retry: Retry = Retry(),  # noqa: B008  # frozen
+        options: Options = Options(),  # noqa: B008  # frozen
     ) -> DomainRows:
         """Read the index of the dataset at `url`.
 
         Args:
-            url: its directory, on local disk or in a store.
+            url: its directory, on local disk or in a store; or a token file.
             name: of the domain, for errors.
             local: cache directory of remote shards; None for one below the temp dir.
             cache_limit: bytes that the cache directory may hold; None for no limit.
             retry: attempts and timeout of requests.
+            options: how token files are read; they say nothing about other datasets.
 
         Raises:
             IndexNotFoundError: there is no dataset.
             IndexCorruptError: its index is not valid.
             UnsafeEncodingError: a column is pickled.
         """
-        files = DatasetFiles.locate(remote=url, local=local, split=None, retry=retry)
-        return cls(domain=Domain.open(name=name, files=files).within(CacheLimit(limit=cache_limit)))
+        told = options if names_token_files(url) else Options()
+        files = locate(remote=url, local=local, retry=retry, options=told)
+        domain = open_domain(name=name, files=files, otherwise=options)
+        return cls(domain=domain.within(CacheLimit(limit=cache_limit)))
 
     def text_column(self, name: str | None = None) -> TextColumn:
         """Return the column `name`, or the one that holds the text: `text`, `tokens`, or the only one of texts.

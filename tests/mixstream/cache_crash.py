@@ -26,13 +26,15 @@ CALLS = ("open", "mkdir", "rename", "unlink", "ftruncate", "posix_fallocate", "p
 
 
 def files_of(world: World) -> DatasetFiles:
-    limit = LIMIT_SHARDS * (world.size + (world.packed_size if world.packed else 0)) + 17
+    limit = LIMIT_SHARDS * (world.size + (world.packed_size if world.packed else 0)) + 17 + 9 * world.parts
     return world.files(limit=limit, keep_compressed=world.packed)
 
 
 def live(world: World) -> None:
     """Fetch, unpack, evict and renew, as a job does."""
     files = files_of(world)
+    if world.parts:
+        assert files.companion("corpus.idx", 9).tobytes() == b"companion"
     files.cache_limit.announce([files.path(world.name(1))], [1.0])
     for number in (0, 1, 2):
         assert world.read(files, number)
@@ -87,12 +89,14 @@ def look(world: World, when: str) -> None:
         # The job itself damages shard 2.
         assert not path.exists() or number == 2 or path.read_bytes() == content(number, world.size), f"{when}: {path}"
     files = files_of(world)
+    if world.parts:
+        assert files.companion("corpus.idx", 9).tobytes() == b"companion", when
     left = [path for path in world.local.rglob(".*.partial") if path.name != ".index.json.partial"]
     assert not left, f"{when}: {left} left"
     for number in range(world.shards):
         assert world.read(files, number), when
     assert files.cache_limit.usage() <= (files.cache_limit.limit or 0), when
-    known = {*world.names, *(f"{name}.z" for name in world.names)}
+    known = {*world.names, *(f"{name}.z" for name in world.names), "corpus.idx.whole"}
     assert world.on_disk() <= known, f"{when}: {world.on_disk() - known}"
     needs = world.local / ".mixstream-needs"
     assert not needs.exists() or not list(needs.iterdir()), when
@@ -124,11 +128,11 @@ def main(root: Path, kind: str) -> None:
     if kind == "orphan":
         orphan(World(root))
         return
-    packed, sub = kind == "packed", "" if kind == "raw" else "00/"
-    world = World(root, shards=3, size=3000, packed=packed, sub=sub).build()
+    packed, parts, sub = kind == "packed", kind == "parts", "" if kind == "raw" else "00/"
+    world = World(root, shards=3, size=3000, packed=packed, parts=parts, sub=sub).build()
     number = 0
     while True:
-        number += 1
+        number += 4 if parts else 1  # of most of its code, "raw" has shown the same
         shutil.rmtree(world.local, ignore_errors=True)
         if not dies(killed_at(number, lambda: live(world))):
             break
@@ -136,8 +140,8 @@ def main(root: Path, kind: str) -> None:
     sys.stdout.write(f"{number - 1} changes\n")
     chance = random.Random(0)
     shutil.rmtree(world.local, ignore_errors=True)
-    world = World(root, shards=3, size=2_000_000, packed=packed, sub=sub, check=False).build()
-    for _ in range(6):
+    world = World(root, shards=3, size=2_000_000, packed=packed, parts=parts, sub=sub, check=False).build()
+    for _ in range(2 if parts else 6):
         after = chance.uniform(0.0, 0.03)
         dies(lambda: [live(world) for _ in range(100)], after)
         look(world, f"killed after {after} s")

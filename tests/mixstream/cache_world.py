@@ -22,7 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from mixstream.errors import ShardCorruptError
-from mixstream.storage import CacheLimit, CompressedSpec, DatasetFiles, ObjectBytes, ObjectInfo, Retry, ShardSpec
+from mixstream.storage import (
+    CacheLimit,
+    CompressedSpec,
+    DatasetFiles,
+    ObjectBytes,
+    ObjectInfo,
+    ObjectPart,
+    Retry,
+    ShardSpec,
+)
 from mixstream.storage.stores.local import LocalStore
 
 QUICK = Retry(attempts=2, timeout=5.0, unit=0.01)
@@ -54,7 +63,7 @@ class Slow:
 
     def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         number = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.write(number, f"{name} {begin}\n".encode())
+        os.write(number, f"{name} {begin} {end}\n".encode())
         os.close(number)
         if name != "index.json":
             time.sleep(self.pause)
@@ -105,12 +114,14 @@ class World:
     Args:
         root: a temporary directory.
         packed: whether the store has the compressed forms only.
+        parts: whether the shards are ranges of one file, which has a companion.
     """
 
     root: Path
     shards: int = 6
     size: int = 40_000
     packed: bool = False
+    parts: bool = False
     check: bool = True
     pause: float = 0.0
     sub: str = ""
@@ -121,7 +132,11 @@ class World:
 
     def build(self) -> World:
         """Write the store's objects."""
-        for number in range(self.shards):
+        if self.parts:
+            whole = b"".join(content(number, self.size) for number in range(self.shards))
+            LocalStore(self.root / "remote").write("corpus.bin", whole)
+            LocalStore(self.root / "remote").write("corpus.idx", b"companion")
+        for number in () if self.parts else range(self.shards):
             data, name = content(number, self.size), self.name(number)
             if self.packed:
                 data, name = zlib.compress(data, 0), f"{name}.z"
@@ -132,7 +147,7 @@ class World:
         return self
 
     def name(self, number: int) -> str:
-        return f"{self.sub}shard.{number:05}.mds"
+        return f"corpus.bin.{number:05}.part" if self.parts else f"{self.sub}shard.{number:05}.mds"
 
     @property
     def packed_size(self) -> int:
@@ -144,8 +159,13 @@ class World:
         if self.packed:
             check = Checked(number, self.size, packed=True) if self.check else None
             compressed = CompressedSpec(name=f"{name}.z", size=self.packed_size, check=check, unpack=zlib.decompress)
+        part = ObjectPart(name="corpus.bin", size=self.shards * self.size, begin=number * self.size)
         return ShardSpec(
-            name=name, size=self.size, check=Checked(number, self.size) if self.check else None, compressed=compressed
+            name=name,
+            size=self.size,
+            check=Checked(number, self.size) if self.check else None,
+            compressed=compressed,
+            part=part if self.parts else None,
         )
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -60,6 +61,11 @@ def _tell(function: Callable[..., Any], args: tuple[Any, ...], pipe: Any) -> Non
         pipe.send((True, function(*args)))
     except BaseException as error:
         pipe.send((False, repr(error)))
+
+
+def loaded() -> tuple[bool, bool]:
+    """Return whether torch is loaded in this process, and mixstream is not."""
+    return "torch" in sys.modules, "mixstream" not in sys.modules
 
 
 def reads(url: str, body: bytes) -> tuple[bool, bool]:

@@ -122,6 +122,15 @@ ADDED = {
     "split_by",
     "on_selection_mismatch",
     "unlisted_shards",
+    "seq_len",
+    "overlap",
+    "dtype",
+    "eos_id",
+    "packing",
+    "column",
+    "bos_id",
+    "documents",
+    "labels",
 }
 """Arguments that came later; each is optional and has to be named, or is a field of a record."""
 CHANGED = {("ADO", "subsample"): "= 10", ("Aioli", "ema"): "= None"}

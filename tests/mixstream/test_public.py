@@ -59,11 +59,13 @@ def test_every_public_name_is_there_and_no_other():
     assert sorted(ms.__all__) == [
         "Batch",
         "CSVWriter",
+        "DocumentCollate",
         "Feedback",
         "JSONWriter",
         "Loader",
         "LocalDataset",
         "MDSWriter",
+        "MegatronOrder",
         "Stream",
         "StreamingDataLoader",
         "StreamingDataset",
@@ -96,14 +98,16 @@ def test_the_dataset_takes_what_its_namesake_takes_and_ours_on_top():
 
 def test_the_stream_takes_what_its_namesake_takes_and_ours_on_top():
     ours = ["name", "max_epochs", "selection", "split_by", "on_selection_mismatch", "unlisted_shards"]
+    of_tokens = ["seq_len", "overlap", "dtype", "eos_id", "bos_id", "packing", "column"]
     found = arguments(ms.Stream)
-    assert list(found) == [*MOSAIC_STREAM, *ours]
+    assert list(found) == [*MOSAIC_STREAM, *ours, *of_tokens]
     assert {name for name, default in found.items() if default is not None} == {*ours[-2:]}
 
 
 def test_the_loader_takes_few_arguments():
     found = arguments(ms.Loader)
-    assert list(found) == ["dataset", "device", "prefetch", "collate_fn", "widen", "log", "transforms"]
+    ours = ["device", "prefetch", "collate_fn", "widen", "log", "transforms", "documents", "labels"]
+    assert list(found) == ["dataset", *ours]
 
 
 def test_state_methods_take_what_trainers_pass():

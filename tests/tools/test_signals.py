@@ -6,24 +6,24 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from mixstream_tools.cli import main
 
-PROGRAM = [sys.executable, "-c", "from mixstream_tools.cli import run; run()"]
-
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("group", [False, True])
-def test_convert_says_what_is_kept(tmp_path, capsys, workers, number, status, group):
+def test_convert_says_what_is_kept(tmp_path, capsys, warm_programs, workers, number, status, group):
     """The first domain is one small part, and the second takes long enough for the signal."""
     for name, size in (("first", 10), ("second", 800_000)):
         (tmp_path / f"{name}.txt").write_text("some text 5 " * size)
     sources = [str(tmp_path / f"{name}.txt") for name in ("first", "second")]
     arguments = ["convert", *sources, "--out", str(tmp_path / "out"), "--seq-len", "64"]
-    command = [*PROGRAM, *arguments, "--workers", str(workers), "--json"]
+    program = str((Path(sys.executable).parent if group else warm_programs) / "mixstream")  # warm ones leave the group
+    command = [program, *arguments, "--workers", str(workers), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as run:
         until = time.monotonic() + 60
         while not list((tmp_path / "out/.convert/parts").glob("*/*.json")) and run.poll() is None:

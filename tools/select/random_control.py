@@ -17,7 +17,7 @@ from mixstream.selection import Selection, ShardTable, ceil_share, kept_mask, ra
 from ..shared.artefacts import is_alone, is_kind, lineage, open_scores, open_selections, partner
 from ..shared.console import Console
 from ..shared.domains import find_domains
-from ..shared.options import Flag, Json, Many
+from ..shared.options import Flag, Json, Many, TokenReading
 from ..shared.outputs import Output
 from .budget import Amount, Budget, budgets_of, said_of, tokens_of
 from .kept import Kept, Rows, finish
@@ -40,6 +40,7 @@ def random(
     split: str = "train",
     tokens_column: str = "n_tokens",
     row_tokens: int | None = None,
+    reading: TokenReading = TokenReading(),  # noqa: B008  # frozen
     output: Output,
     as_json: Json = False,
 ) -> int:
@@ -87,7 +88,7 @@ def random(
     if not budgeted and like is None and (inverse is None or each or overall):
         raise ConfigError("how much is to be kept? give --fraction, --rows or --tokens, or --like SEL")
     console = Console(as_json=as_json)
-    alone, domains = _domains(source, split=split, tokens_column=tokens_column, row_tokens=row_tokens)
+    alone, domains = _domains(source, split=split, tokens_column=tokens_column, row_tokens=row_tokens, reading=reading)
     places = output.places(domains, alone=alone)
     others = {
         name: open_selections(path) if path is not None else {}
@@ -212,7 +213,9 @@ def _size(
     return {"tokens": ceil_share(amount.fraction, int(tokens_N[allowed_N].sum(dtype=np.int64)))}
 
 
-def _domains(source: str, *, split: str, tokens_column: str, row_tokens: int | None) -> tuple[bool, dict[str, _Domain]]:
+def _domains(
+    source: str, *, split: str, tokens_column: str, row_tokens: int | None, reading: TokenReading
+) -> tuple[bool, dict[str, _Domain]]:
     """Return whether SRC is one domain itself, and its domains."""
     if is_kind(source, "scores"):
         scores = open_scores(source)
@@ -238,7 +241,7 @@ def _domains(source: str, *, split: str, tokens_column: str, row_tokens: int | N
             )
             for name, some in selections.items()
         }
-    datasets = find_domains([source], split=split)
+    datasets = find_domains([source], split=split, options=reading.options)
     found = {}
     for dataset in datasets:
         table = ShardTable.of(dataset.index.shards)

@@ -10,12 +10,12 @@ import numpy as np
 from cyclopts import Parameter
 from rich.table import Table
 
-from mixstream.formats import ShardInfo
+from mixstream.formats import ShardEntry
 from mixstream.selection import Scores, Selection, ShardTable, kept_mask, same_shards
 
 from ..shared.artefacts import open_either, open_scores, partner
 from ..shared.console import Console, show_bytes, table
-from ..shared.options import Json, Reading, Text
+from ..shared.options import Json, Reading, Text, TokenReading
 from ..shared.shards import stored
 from .kept import share
 from .texts import datasets_by_name
@@ -36,6 +36,7 @@ def stats(
     scores: Text = None,
     shards: int = 10,
     split: str = "train",
+    tokens: TokenReading = TokenReading(),  # noqa: B008  # frozen
     as_json: Json = False,
 ) -> int:
     """Show what is kept, of which shards, and what has to be downloaded.
@@ -68,7 +69,7 @@ def stats(
     """
     console, artefacts = Console(as_json=as_json), open_either(source)
     others = open_scores(scores) if scores is not None else {}
-    reading = Reading(split=split)
+    reading = Reading(split=split, seq_len=tokens.seq_len, overlap=tokens.overlap, dtype=tokens.dtype)
     datasets = datasets_by_name(dataset, list(artefacts), reading=reading) if dataset is not None else {}
     documents = []
     for name, each in artefacts.items():
@@ -87,7 +88,7 @@ def stats(
     return 0
 
 
-def _of_selection(selection: Selection, entries: Sequence[ShardInfo] | None, local: Path | None) -> dict[str, Any]:
+def _of_selection(selection: Selection, entries: Sequence[ShardEntry] | None, local: Path | None) -> dict[str, Any]:
     """Return counts of a selection, as JSON values."""
     kept_S = selection.counts_SK.sum(axis=1, dtype=np.int64)
     samples_S = np.diff(selection.table.start_S)

@@ -13,19 +13,29 @@ from typing import Annotated, NamedTuple
 from cyclopts import Parameter
 
 from mixstream.documents import DIRECTORY, Documents
-from mixstream.errors import ConfigError, IndexCorruptError, MixstreamError, StoreNotFoundError, UnfinishedError
+from mixstream.errors import (
+    ConfigError,
+    IndexCorruptError,
+    IndexNotFoundError,
+    MixstreamError,
+    ShardCorruptError,
+    StoreNotFoundError,
+    UnfinishedError,
+)
 from mixstream.formats import ShardInfo, is_hash, is_mds_encoding_safe, ndarray_dtype
 from mixstream.storage import INDEX, Retry, is_local
 from mixstream.units import parse_bytes
 
 from ..shared.console import Console
 from ..shared.datasets import Dataset, find_datasets
+from ..shared.options import Number, Text, token_options
 from ..shared.parallel import in_parallel
 from ..shared.safe_text import printable
 from ..shared.shards import memory_of, require_codecs, stored, stored_bytes
 from .documents import TOKENS, check_documents, ends_of, open_documents
 from .shard import TODO, UNCHECKED, Depth, Fault, Finding, Look, check_shard
 from .show import Report, describe, show
+from .token_files import check_borders
 
 _Many = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True, show_default=False)]
 _Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
@@ -42,6 +52,10 @@ def verify(
     workers: int = 8,
     memory: str = "1gb",
     allow_unsafe_types: _Flag = False,
+    seq_len: Number = None,
+    overlap: int = 0,
+    dtype: Text = None,
+    token_column: Text = None,
     download_retry: int = 2,
     download_timeout: float = 60.0,
     as_json: _Json = False,
@@ -65,6 +79,10 @@ def verify(
     because unpickling can run code; --allow-unsafe-types permits it. Shards are
     read from the store and not kept; --quick reads none.
 
+    TOKEN FILES (.idx and .bin of Megatron, .ds, .npy) have no hashes: headers and
+    sizes are checked, and all borders of documents. --seq-len says in which rows
+    they are read; without it their documents are.
+
     FAULTS do not stop the check. They are listed at the end with a remedy, also
     in --json, with the files to rebuild. Files that the store did not return
     are listed apart, because they were not checked. What is unfinished (a
@@ -81,6 +99,10 @@ def verify(
         workers: number of shards to check in parallel.
         memory: memory for the shards that are checked in parallel; a shard that needs more is checked alone.
         allow_unsafe_types: unpickle pickled columns; only for data whose origin you trust.
+        seq_len: read token files as rows of this many tokens; default: as documents.
+        overlap: 1 if each row begins with the last token of the one before.
+        dtype: of the tokens of files that do not say it, such as uint16.
+        token_column: of Parquet and Arrow files, the column of token ids; default: input_ids, else tokens.
         download_retry: attempts of each request.
         download_timeout: timeout of a request in seconds.
         as_json: print one JSON document, not tables.
@@ -92,7 +114,8 @@ def verify(
     depth = Depth(sizes_only=quick, samples=samples, allow_unsafe_types=allow_unsafe_types)
     retry = Retry(attempts=download_retry, timeout=download_timeout)
     console, start = Console(as_json=as_json), time.monotonic()
-    datasets, search_notes = find_datasets(urls, retry, list_files=not shard)
+    options = token_options(seq_len, overlap, dtype, token_column)
+    datasets, search_notes = find_datasets(urls, retry, list_files=not shard, options=options)
     for dataset in datasets if not quick else ():
         require_codecs(dataset.shards)
     work = _Work(datasets, shard, retry, depth)
@@ -143,6 +166,9 @@ class _Work:
             if fault is not None:
                 self._faults.append((dataset.name, -1.0, fault))
         self._datasets = () if chosen else datasets
+        for dataset in datasets:
+            if dataset.tokens is not None:
+                self._faults += [(dataset.name, -1.0, fault) for fault in check_borders(dataset.tokens)]
 
     @property
     def faults(self) -> list[tuple[str, Fault]]:
@@ -243,6 +269,8 @@ def _of_index(error: Exception) -> Fault:
         return Fault.of("unfinished", ".", error)
     if isinstance(error, IndexCorruptError):
         return Fault.of("index", INDEX, error)
+    if isinstance(error, ShardCorruptError | IndexNotFoundError):
+        return Fault.of("damaged", ".", error)
     if isinstance(error, StoreNotFoundError):  # domains.json names it, or its directory was listed before
         what = "it is not there, but domains.json or the store's listing names it"
         return Fault(kind="missing", file=INDEX, what=what, todo=TODO["index"])
@@ -256,6 +284,8 @@ def _notes(datasets: Sequence[Dataset], depth: Depth) -> Iterator[str]:
     carried = {*(name for index in indexes for name in index.hashes), *(n for info in shards for n in info.raw.hashes)}
     if unknown := sorted(name for name in carried if not is_hash(name)):
         yield f"hashes of the kinds {', '.join(unknown)} are unknown to this version, and were not checked"
+    if any(dataset.tokens is not None for dataset in datasets):
+        yield "token files have no hashes: their headers, sizes and borders of documents were checked, not each token"
     pickled = not depth.allow_unsafe_types and not depth.sizes_only and depth.samples != 0
     if pickled and any(not is_mds_encoding_safe(code) for info in shards for code in info.column_encodings):
         yield "pickled columns were not decoded, because unpickling can run code (--allow-unsafe-types permits it)"

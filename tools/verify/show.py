@@ -97,9 +97,11 @@ def _dataset(report: Report, dataset: Dataset) -> dict[str, Any]:
     return {
         "name": dataset.shown,
         "url": dataset.store.url,
-        "shards": len(dataset.shards),
-        "samples": sum(info.samples for info in dataset.shards),
-        "checked": len(reached),
+        "shards": len(dataset.shards if dataset.tokens is None else dataset.tokens.domain.shards),
+        "samples": sum(info.samples for info in dataset.shards)
+        if dataset.tokens is None
+        else dataset.tokens.table.rows,
+        "checked": len(reached) if dataset.tokens is None else len(dataset.tokens.domain.shards),
         "bytes": sum(finding.bytes for finding in findings),
         "decoded": sum(finding.decoded for finding in findings),
         "bad": sum(name == dataset.name for name, _ in report.faults),

@@ -13,7 +13,7 @@ _CHOICES = {
     "partition_algo": ("orig", "relaxed"),
     "shuffle_algo": tuple(ALGORITHMS),
     "batching_method": ("random", "stratified", "per_stream", "device_per_stream"),
-    "order": ("mixstream", "mosaic"),
+    "order": ("mixstream", "mosaic", "megatron"),
     "on_bad_sample": ("raise", "refetch", "quarantine"),  # `bad_samples.RowReader`
 }
 _COUNTS: dict[str, tuple[int, str]] = {

@@ -14,6 +14,7 @@ from mixstream.plan.mosaic.forecast import EpochForecast
 from mixstream.plan.mosaic.run_plan import MosaicRunPlan
 from mixstream.plan.mosaic.state import MosaicState
 from mixstream.plan.mosaic.steps import MosaicCursor, MosaicPlan, MosaicWalk
+from mixstream.plan.skips import Skips
 from mixstream.plan.weights import quantise
 from mixstream.types import Cursor, Int64
 
@@ -35,6 +36,7 @@ class MosaicRun:
     quarantine: Quarantine
 
     mixer = None
+    can_skip = False
 
     @property
     def plan(self) -> MosaicPlan:
@@ -62,9 +64,9 @@ class MosaicRun:
         del step
         return quantise(self.run_plan.prior_K)
 
-    def facts(self, cursor: MosaicCursor, loop: FeedbackLoop | None) -> dict[str, Any]:
+    def facts(self, cursor: MosaicCursor, loop: FeedbackLoop | None, skips: Skips | None = None) -> dict[str, Any]:
         """Return what must be the same on all ranks of the run at `cursor`, by name."""
-        del loop
+        del loop, skips
         cursor = self.plan.settle(cursor)
         return self.facts_at(cursor.epoch, self.plan.samples_read(cursor))
 
@@ -118,9 +120,11 @@ class MosaicRun:
             facts=self.run_plan.facts,
         )
 
-    def document(self, cursor: MosaicCursor, loop: FeedbackLoop | None = None) -> dict[str, Any]:
-        """Return the state at `cursor`: that of mosaicml-streaming, with some numbers of ours."""
-        del loop
+    def document(
+        self, cursor: MosaicCursor, loop: FeedbackLoop | None = None, skips: Skips | None = None
+    ) -> dict[str, Any]:
+        """Return the state at `cursor`: that of mosaicml-streaming, with some numbers of ours; nothing is left out."""
+        del loop, skips
         cursor = self.plan.settle(cursor)
         return self.state(cursor.epoch, self.plan.samples_read(cursor)).document()
 
@@ -158,6 +162,7 @@ class MosaicPosition:
     """
 
     place = None
+    skips = Skips()
 
     def __init__(self, run: MosaicRun, begin: Callable[[], MosaicCursor]) -> None:
         self.run, self._begin = run, begin

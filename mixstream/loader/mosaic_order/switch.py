@@ -96,6 +96,11 @@ def check_fits(dataset: Any) -> None:
             'them: use on_bad_sample="raise" or "refetch", or leave out order='
         )
     for stream in dataset.streams:
+        if stream.packing is not None:
+            raise ConfigError(
+                f"stream {stream.name!r} has packing={stream.packing!r}, {ours}, whose samples are the stored ones: "
+                "leave out packing or order="
+            )
         if stream.max_epochs is not None:
             raise ConfigError(
                 f"stream {stream.name!r} has max_epochs={stream.max_epochs:g}, {ours}, in which no stream leaves the "

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixstream.data.gather import Field, ShardTable, field_span, gather, gather_reference
-from mixstream.formats import OffsetTable
+from mixstream.formats import FixedStride, OffsetTable
 
 CONFIG = b'{"a": 1}'
 
@@ -152,3 +152,30 @@ def test_a_header_that_differs_is_refused():
 def test_sizes_that_cannot_be_have_no_span(record):
     field = Field(rows=OffsetTable(begins=4), column=0, sizes_C=np.array([-1]), dtype=np.dtype("u1"), elements=2)
     assert field_span(np.frombuffer(record, dtype=np.uint8), field) is None
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
+@pytest.mark.parametrize(("stored", "made"), [("<u2", "i8"), ("<u4", "i8"), ("<i4", "i4"), ("<u1", "u1")])
+def test_rows_at_equal_distances_are_gathered_and_none_beyond_their_shard(stored, made, overlap):
+    dtype, length = np.dtype(stored), 6
+    table, draw = ShardTable(3), np.random.default_rng(0)
+    shards = [draw.integers(0, 200, 5 * length + overlap).astype(dtype) for _ in range(2)]
+    for number, tokens in enumerate(shards):  # shifted by a byte: parts of files need not be aligned
+        table.put(number, np.frombuffer(b"x" + tokens.tobytes(), np.uint8)[1:])
+    size = (length + overlap) * dtype.itemsize
+    field = Field(
+        rows=FixedStride(begins=0, stride=length * dtype.itemsize, size=size),
+        column=0,
+        sizes_C=np.array([size]),
+        dtype=dtype,
+        elements=length + overlap,
+    )
+    shard_B, row_B = np.array([1, 0, 1, 0]), np.array([4, 0, 0, 3])
+    for read in (gather, gather_reference):
+        out = np.zeros((6, length + overlap), dtype=made)
+        assert read(table, shard_B, row_B, field, out, np.array([5, 2, 0, 1])) == -1
+        for shard, row, to in zip(shard_B, row_B, [5, 2, 0, 1]):
+            assert out[to].tolist() == shards[shard][row * length : (row + 1) * length + overlap].tolist()
+        for bad in (5, -1, 1 << 40, -(1 << 40)):
+            assert read(table, shard_B, np.array([4, 0, bad, 0]), field, out, np.arange(4)) == 2
+        assert read(table, np.array([0, 2]), np.array([0, 0]), field, out, np.arange(2)) == 1, "no such shard"

@@ -176,7 +176,7 @@ def test_buckets_of_which_a_file_was_lost_are_written_again(root, tmp_path, name
 def test_buckets_that_are_there_need_no_writing(root, tmp_path, monkeypatch):
     """As where the temporary directory is read-only by now."""
     expected = rows(ms.Loader(of(split(root, "quality:4"))))
-    monkeypatch.setattr("mixstream.loader.opening.parent_of", _fails(OSError(errno.EROFS, "Read-only file system")))
+    monkeypatch.setattr("mixstream.storage.built_once.parent_of", _fails(OSError(errno.EROFS, "Read-only file system")))
     assert rows(ms.Loader(of(split(root, "quality:4")))) == expected
     with pytest.raises(StoreAccessError, match=r"'web' cannot be written there \(Read-only.*set TMPDIR .* split_by="):
         of(split(root, "quality:5"))
@@ -204,7 +204,7 @@ def test_processes_that_start_together_share_the_buckets(root, tmp_path):
     assert len(kept_files(tmp_path)) == 3
 
 
-def test_workers_that_are_spawned_read_buckets(root):
+def test_workers_that_are_spawned_read_buckets(root, warm_spawn):
     expected = rows(ms.Loader(of(split(root, "cluster"))))
     own = ms.StreamingDataLoader(
         of(split(root, "cluster")), batch_size=10, num_workers=2, multiprocessing_context="spawn", timeout=60

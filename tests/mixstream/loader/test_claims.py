@@ -69,7 +69,7 @@ def test_workers_agree_on_the_epoch_after_abandoned_iterators(library, workers, 
 
 
 @pytest.mark.parametrize("start", ["spawn", "forkserver"])
-def test_workers_of_other_start_methods_agree_on_the_epoch(library, start):
+def test_workers_of_other_start_methods_agree_on_the_epoch(library, start, warm_spawn):
     epochs = known_epochs(library, 2)
     loader = DataLoader(
         make_dataset(library),

@@ -129,3 +129,24 @@ def test_a_second_fit_in_mid_epoch_is_refused(library: Path, kind: Any, order: s
     next(batches)
     with pytest.raises(ConfigError, match=r"Train in one fit\(\)"):
         next(trained(loader, epoch=0, batch=2))
+
+
+# --- columns of a whole batch -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("face", ["Loader", "StreamingDataLoader", "DataLoader"])
+def test_batches_with_segments_of_the_whole_batch_are_not_cut(library, face):
+    """Composer would give each micro-batch a piece of `cu_seqlens`."""
+
+    def loader(**options: Any) -> Any:
+        streams = [ms.Stream(local=str(library / "web"), eos_id=0)]
+        dataset = ms.StreamingDataset(streams=streams, batch_size=8, **OPTIONS)
+        if face == "DataLoader":
+            return DataLoader(dataset, batch_size=8, collate_fn=ms.DocumentCollate(dataset))
+        return getattr(ms, face)(dataset, documents=True, **options)
+
+    with pytest.raises(ConfigError, match=r"'cu_seqlens' is of the whole batch.*as_llm_foundry"):
+        next(trained(loader(), epoch=0))
+    if face != "DataLoader":
+        batch = next(trained(loader(transforms=[ms.integrations.packed_batches.as_llm_foundry]), epoch=0))
+        assert all(len(column) == 8 for column in batch.values())

@@ -65,7 +65,7 @@ def test_names_and_so_the_order_of_rows_do_not_depend_on_the_directory(there):
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_read_on_after_a_change_of_directory(there, method):
+def test_workers_read_on_after_a_change_of_directory(warm_spawn, there, method):
     dataset = ms.StreamingDataset(remote="data/web", local="cache", batch_size=6)
     away(there)
     context = multiprocessing.get_context(method)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 from children import Child
-from harness import FIRST, Tilt, make_dataset, write_tokens
+from harness import FIRST, Asking, Tilt, make_dataset, write_tokens
 from selections import keep
 from torch.utils.data import DataLoader
 
@@ -170,6 +171,44 @@ def test_a_rank_that_reads_another_run_is_found(library, tmp_path, facts):
         assert "on ranks [1]" in told
 
 
+def one_leaves_steps_out(library: Path, here: Path, rank: int) -> None:
+    with plain(library) as loader:
+        read(loader, 5)
+        loader.skip(3 + rank)
+        for _ in range(3):
+            read(loader, 20)
+
+
+def one_leaves_steps_out_and_saves(library: Path, here: Path, rank: int) -> None:
+    with plain(library) as loader:
+        read(loader, 4)
+        if rank:
+            loader.skip(range(6, 8))
+        read(loader, 6)
+        loader.state_dict()
+        dist.barrier()
+
+
+def one_leaves_steps_out_while_learning(library: Path, here: Path, rank: int) -> None:
+    with plain(library, mixer=Tilt(), lag=4) as loader:
+        for batch in loader:
+            loader.report(batch, batch["tokens"][:, 0] / 64)
+            if rank and batch.step == 3:
+                loader.skip(2)
+            if batch.step == 12:
+                break
+
+
+def test_a_rank_that_leaves_out_other_steps_is_found(library, tmp_path):
+    said = {
+        one_leaves_steps_out: "rank 1 leaves out the steps 5 to 8, and rank 0 has handed out",
+        one_leaves_steps_out_and_saves: "rank 1 leaves out the steps 6 to 7, and rank 0 has handed out",
+        one_leaves_steps_out_while_learning: "skipped: False on ranks [0]; True on ranks [1]",
+    }
+    for expected, told in zip(said.values(), ranks_say(library, tmp_path, *said), strict=True):
+        assert expected in told
+
+
 def the_same(library: Path, here: Path, rank: int) -> None:
     for _ in range(2):
         with plain(library) as loader:
@@ -178,6 +217,27 @@ def the_same(library: Path, here: Path, rank: int) -> None:
         with plain(library) as loader:
             loader.load_state_dict(state)
             read(loader)
+            loader.skip(3)
+            for _ in range(3):
+                read(loader, 20)
+            loader.state_dict()
+
+
+def both_leave_out_evaluations(library: Path, here: Path, rank: int) -> None:
+    with plain(library, mixer=Asking(), lag=4) as loader:
+        for batch in loader:
+            if loader.wants_validation:
+                loader.report_validation([batch.step / 8, 1.0, 0.5])
+            loader.report(batch, batch["tokens"][:, 0] / 64)
+            if batch.step == 3:
+                loader.skip(9)
+            if batch.step == 24:
+                break
+        (here / f"state{rank}").write_text(json.dumps(loader.state_dict()))
+        dist.barrier()
+    states = [json.loads((here / f"state{rank}").read_text()) for rank in range(2)]
+    assert states[0] == states[1]
+    assert states[0]["mixing"]["reported"] == 25
 
 
 def the_same_in_mosaic_order(library: Path, here: Path, rank: int) -> None:
@@ -243,7 +303,7 @@ def learning(library: Path, here: Path, rank: int) -> None:
     "jobs",
     [
         (the_same, the_same_in_mosaic_order, one_evaluates, in_another_order),
-        (runs_of_their_own, unlike_sets, one_reads, validation, learning),
+        (runs_of_their_own, unlike_sets, one_reads, validation, learning, both_leave_out_evaluations),
     ],
 )
 def test_ranks_that_may_read_what_they_read_are_not_accused(library, tmp_path, jobs):

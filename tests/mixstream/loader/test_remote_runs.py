@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import time
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +104,8 @@ def test_packed_shards_are_unpacked_into_the_cache(s3, tmp_path, compression, ke
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_dataloader_workers_of_every_kind(remote, tmp_path, expected, method):
+def test_dataloader_workers_of_every_kind(remote, tmp_path, expected, method, warm_spawn):
     """The parent has used its client: a forked child must not touch it, nor hang."""
-    forkserver._forkserver._stop()  # one of another test has that one's environment
     dataset = remote_dataset(remote, tmp_path)
     assert row_ids({"tokens": torch.as_tensor(dataset[0]["tokens"].astype(int))[None]}) == [FIRST["web"]]
     workers: dict[str, Any] = {"num_workers": 2 if method == "fork" else 1, "multiprocessing_context": method}
@@ -145,14 +143,14 @@ def together(each: list[dict[str, Any]]) -> list[list[list[int]]]:
     return [batches for _, batches in sorted(told)]
 
 
-def test_two_jobs_that_start_on_an_empty_cache_download_each_shard_once(remote, proxy, tmp_path, expected):
+def test_two_jobs_that_start_on_an_empty_cache_download_each_shard_once(warm_spawn, remote, proxy, tmp_path, expected):
     places = [(f"{remote.url}/{name}", str(tmp_path / name)) for name in SIZES]
     assert together([{"places": places}, {"places": places}]) == [expected, expected]
     shards = [name for name in remote.names() if name.endswith(".mds")]
     assert [proxy.count(f"*/{name}") for name in shards] == [1] * len(shards)
 
 
-def test_each_node_fetches_the_shards_of_its_own_lanes(s3, proxy, tmp_path):
+def test_each_node_fetches_the_shards_of_its_own_lanes(warm_spawn, s3, proxy, tmp_path):
     """Egress: over all nodes, every shard is fetched once in an epoch."""
     root = write_tokens(tmp_path / "origin", range(15 * 16))
     s3.upload(root)

@@ -76,7 +76,7 @@ def test_a_cache_limit_that_holds_the_shards_of_kept_rows_is_high_enough(s3, pla
     assert of(stream(s3), cache_limit=limit).domains.unmap_after_read
 
 
-def test_a_selection_beside_its_dataset_in_a_store(s3, place):
+def test_a_selection_beside_its_dataset_in_a_store(s3, place, warm_spawn):
     mask, _ = some(place)
     keep(place / "up/sel/web", place / "web", mask)
     s3.upload(place / "up")

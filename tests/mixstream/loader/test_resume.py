@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -196,7 +195,7 @@ def test_workers_of_streaming_dataloader_may_change(library, config, before, aft
     assert drive([other], 20) == expected[step : step + 20]
 
 
-def test_a_learning_mixer_with_workers_from_a_fork_server(library):
+def test_a_learning_mixer_with_workers_from_a_fork_server(library, warm_spawn):
     """The default of Python 3.14; the worker's parent is not the trainer."""
     loader = ms.StreamingDataLoader(
         make_dataset(library, **options(library, "learning")),
@@ -270,13 +269,13 @@ JOB = Path(__file__).parents[1] / "job.py"
 
 
 @pytest.mark.parametrize(("learns", "stops"), [(True, [7, 19])])
-def test_kill_9_at_any_instant(tmp_path, learns, stops):
+def test_kill_9_at_any_instant(tmp_path, warm_programs, learns, stops):
     """Killed in different epochs, while compressed shards are unpacked and states written: the batches are the same."""
     root = tmp_path / "library"
     for number, name in enumerate(["web", "code", "law"], start=1):
         write_tokens(root / name, range(1000 * number, 1000 * number + 40), compression="zstd")
     job = {"root": str(root), "steps": 40, "learns": learns, "state": str(tmp_path / "state.json")}
-    command = [sys.executable, "-W", "error", str(JOB), json.dumps(job)]
+    command = [warm_programs / "python", "-W", "error", str(JOB), json.dumps(job)]
     env = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
     said: list[tuple[int, str]] = []
     for stop in [*stops, None]:

@@ -105,7 +105,7 @@ def _join(parts: list[Path], out: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_of_every_kind_read_the_kept_rows(library, web, method):
+def test_workers_of_every_kind_read_the_kept_rows(library, web, method, warm_spawn):
     expected = rows(ms.Loader(make_dataset(library, streams=selected(library, web))))
     workers: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": method, "timeout": 60}
     own = ms.StreamingDataLoader(make_dataset(library, streams=selected(library, web)), batch_size=8, **workers)

@@ -136,7 +136,7 @@ def wrapped(dataset: Any) -> Any:
 
 
 @pytest.mark.parametrize("start", [None, "fork", "spawn"])
-def test_transformers_shards_are_refused(library, start):
+def test_transformers_shards_are_refused(library, start, warm_spawn):
     dataset = make_dataset(library, rank=0, world_size=2)
     options = {"num_workers": 1, "multiprocessing_context": start, "timeout": 60} if start else {}
     loader = DataLoader(wrapped(dataset), batch_size=8, **options)

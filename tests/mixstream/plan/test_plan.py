@@ -132,11 +132,11 @@ def test_a_plan_of_10_to_the_12_samples_is_as_small_as_any():
     samples = [10**12] * 8
     list(run(static([8] * 8, lanes=8), 2))  # compiled
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.thread_time()
     plan = static(samples, lanes=8, share=8)
     at = plan.at_epoch(plan.start(), 3)
     run(plan, 50, cursor=at)
-    took, peak = time.perf_counter() - began, tracemalloc.get_traced_memory()[1]
+    took, peak = time.thread_time() - began, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert plan.steps_per_epoch == 8 * 10**12 // 64
     assert peak < 1 << 20

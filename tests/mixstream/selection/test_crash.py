@@ -18,9 +18,9 @@ SCRIPT = Path(__file__).parents[1] / "selection_crash.py"
 TABLE = table_of(5, 7, 3)
 
 
-def test_killed_before_every_change_to_the_disk(tmp_path):
+def test_killed_before_every_change_to_the_disk(tmp_path, warm_programs):
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path)], capture_output=True, text=True, timeout=200, check=False
+        [warm_programs / "python", str(SCRIPT), str(tmp_path)], capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 60

@@ -62,7 +62,7 @@ def test_processes_share_what_was_fetched(place, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_children_read_it_too(place, method):
+def test_children_read_it_too(place, method, warm_spawn):
     url = f"{place.url}/selection"
     assert ordinals_at(url) == KEPT.tolist()
     assert in_child(ordinals_at, url, method=method) == KEPT.tolist()

@@ -144,10 +144,10 @@ def test_a_missing_part_is_named(place, embed) -> None:
         Scores.open(place / "emb" / "web")
 
 
-def test_killed_in_mid_run_it_resumes_to_the_same_bytes(place, embed) -> None:
+def test_killed_in_mid_run_it_resumes_to_the_same_bytes(place, embed, warm_programs) -> None:
     embed("shards", "--out", "one", "--model", "toy_model:hashed")
     arguments = ["embed", "shards", "--out", "emb", "--model", "toy_model:hashed", "--parts", "4"]
-    command = [sys.executable, "-m", "mixstream_tools.cli", *arguments, "--workers", "1"]
+    command = [warm_programs / "mixstream", *arguments, "--workers", "1"]
     running = subprocess.Popen(
         command, env={**os.environ, "SLOW": "0.25"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )

@@ -8,18 +8,18 @@ import pytest
 
 from mixstream_tools.cli import COMMANDS, main
 
-READING = "split local cache-limit download-retry download-timeout"
+READING = "split local cache-limit download-retry download-timeout seq-len overlap dtype token-column"
 OPTIONS = {
     "top": "by column control dry-run each fraction json out overall "
     "overwrite per-domain row-tokens rows seed side tokens tokens-column within",
     "where": "dry-run json out overwrite row-tokens tokens-column within",
-    "random": "by dry-run each fraction inverse json like out overall "
-    "overwrite per-domain row-tokens rows seed split tokens tokens-column within",
+    "random": "by dry-run dtype each fraction inverse json like out overall overlap "
+    "overwrite per-domain row-tokens rows seed seq-len split tokens tokens-column within",
     "combine": "and dry-run json minus or out overwrite",
     "import": "columns dataset documents drop-listed dry-run duplicates format json keep-listed "
     "key out overwrite selection side spans split where",
     "split": "buckets column dry-run json out overwrite within",
-    "stats": "dataset json local scores shards split",
+    "stats": "dataset dtype json local overlap scores seq-len shards split",
     "sample": "characters column dataset json random score-column scores seed split tokenizer",
     "verify": "full json split",
     "overlap": "column dataset json ngram out overwrite split target text-key tokenizer unit",

@@ -24,7 +24,7 @@ from mixstream_tools.cli import main
 GOLDEN = Path(__file__).parents[2] / "data" / "mosaic"
 OPTIONS = {
     *("--shard", "--samples", "--quick", "--workers", "--memory", "--allow-unsafe-types"),
-    *("--download-retry", "--download-timeout", "--json"),
+    *("--download-retry", "--download-timeout", "--json", "--seq-len", "--overlap", "--dtype", "--token-column"),
 }
 ROWS = 40
 

@@ -15,9 +15,10 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, BinaryIO
 
+from mixstream.formats.columns import CONTINUED, FILE_MAGIC, Layout, layout_of
+
 from ..files.source_files import DamagedFileError, OnBytes, Slice, SourceFile, open_random
 from .arrow_bytes import HELD, ArrowBytes, Range
-from .arrow_messages import CONTINUED, FILE_MAGIC, Layout, layout_of
 from .arrow_tables import Progress, columns_to_read, named_errors
 from .arrow_unpack import unpack
 from .arrow_values import bytes_type, rows_of

@@ -8,8 +8,9 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO, NamedTuple
 
+from mixstream.formats.columns import CONTINUED, Batch, BatchFields, fields_of
+
 from .arrow_bytes import ArrowBytes, Range
-from .arrow_messages import CONTINUED, Batch, BatchFields, fields_of
 
 _BLOCK = 1 << 20
 _MOST = 1 << 50

@@ -225,9 +225,11 @@ task(Path(sys.argv[1]), Path(sys.argv[2]), "0/2")
 """
 
 
-def test_a_killed_task_is_named_and_runs_again_or_is_done_by_the_merge(source, tmp_path, snapshot, capsys):
+def test_a_killed_task_is_named_and_runs_again_or_is_done_by_the_merge(
+    source, tmp_path, snapshot, capsys, warm_programs
+):
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    command = [sys.executable, "-c", KILLED, str(source), str(tmp_path / "out")]
+    command = [warm_programs / "python", "-c", KILLED, str(source), str(tmp_path / "out")]
     assert subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False).returncode == -signal.SIGKILL
     assert len(list((tmp_path / "out/.convert/parts").glob("*/*.json"))) == 1
     shutil.copytree(tmp_path / "out", tmp_path / "other", copy_function=shutil.copy2)

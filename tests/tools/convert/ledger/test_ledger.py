@@ -71,8 +71,8 @@ def environ() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
-def test_kill_at_any_instant(source, tmp_path, snapshot):
-    command = [sys.executable, "-c", KILLER, str(source), str(tmp_path)]
+def test_kill_at_any_instant(source, tmp_path, snapshot, warm_programs):
+    command = [warm_programs / "python", "-c", KILLER, str(source), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environ(), check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 5

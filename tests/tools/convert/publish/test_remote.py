@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -287,12 +286,12 @@ print(killed)
 """
 
 
-def test_kill_at_any_instant_of_an_upload(source, tmp_path, whole):
+def test_kill_at_any_instant_of_an_upload(source, tmp_path, whole, warm_programs):
     instants = [2, 9, len(whole) - 1, len(whole) + 2]
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[3] / "mixstream")])
     environ = {**os.environ, "PYTHONPATH": path}
     script = "import json\n" + KILLER
-    call = [sys.executable, "-c", script, str(source), str(tmp_path), json.dumps(instants)]
+    call = [warm_programs / "python", "-c", script, str(source), str(tmp_path), json.dumps(instants)]
     done = subprocess.run(call, capture_output=True, text=True, env=environ, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 6

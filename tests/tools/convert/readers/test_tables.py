@@ -4,7 +4,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -74,8 +73,8 @@ print(killed)
 """
 
 
-def test_kill_at_any_instant(source, tmp_path, snapshot):
-    command = [sys.executable, "-c", KILLER, str(source), str(tmp_path)]
+def test_kill_at_any_instant(source, tmp_path, snapshot, warm_programs):
+    command = [warm_programs / "python", "-c", KILLER, str(source), str(tmp_path)]
     path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
     done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
