@@ -1,6 +1,6 @@
 """How close `Loader` comes to copying bytes: rows/s and CPU-seconds per million tokens, on one core.
 
-    python bench/loader.py [--rows 40000] [--batch-sizes 64 512] [--rounds 9]
+    python bench/loader.py [--rows 40000] [--batch-sizes 64 512] [--rounds 9] [--stores]
 
 8 domains x 40,000 rows x 2,048 uint16 tokens (seeded, about 1.3 GB, written once below bench/data). Beside the loader
 stands a plain numpy gather of the very same rows from the same mapped files: addresses, views and the output buffer are
@@ -8,11 +8,16 @@ made beforehand and cost it nothing. Of two ways to write it (row by row; by sha
 counts. All take turns in one process, pinned to one core, so that the loader's background thread, its plan and its
 look-up of addresses are paid for there too. In a turn each copies the same fresh rows, every one of them for the first
 time through its own mapping; who goes first changes from turn to turn.
+
+With `--stores`, loaders of the same tokens in several stores take turns instead: MDS rows; the same rows of flat token
+files (Megatron pairs, documents of 1 to some 8,000 tokens, mean 1,000); rows of a packing of their documents. Each is
+also read with `documents=True`. Ratios are to the rows of MDS.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import statistics
@@ -25,6 +30,7 @@ import numpy as np
 import torch
 
 import mixstream as ms
+from mixstream_tools.cli import main as mixstream_main
 
 DOMAINS, SEQ = 8, 2048
 DATA = Path(__file__).parent / "data"
@@ -44,6 +50,84 @@ def corpus(rows: int) -> list[Path]:
                 writer.write({"tokens": rng.integers(0, 50_000, SEQ, dtype=np.uint16)})
         print(f"wrote {path}", file=sys.stderr)
     return paths
+
+
+def token_files(paths: list[Path]) -> list[Path]:
+    """Write the tokens of the domains as Megatron pairs once; return their .idx files."""
+    found = []
+    for d, path in enumerate(paths):
+        index = path.parent / f"flat{d}_document.idx"
+        found.append(index)
+        if index.exists():
+            continue
+        tokens = 0
+        with index.with_suffix(".bin").open("wb") as file:
+            for shard in sorted(path.glob("shard.*.mds")):
+                raw = np.memmap(shard, dtype=np.uint8, mode="r")
+                body = raw[int(raw[4:8].view("<u4")[0]) :]
+                file.write(body.data)
+                tokens += len(body) // 2
+        lengths = np.maximum(np.random.default_rng(d).lognormal(6.4, 1.0, tokens // 200).astype(np.int64), 1)
+        count = int(np.searchsorted(np.cumsum(lengths), tokens))
+        lengths = np.append(lengths[:count], tokens - int(lengths[:count].sum())).astype("<i4")
+        begins = (np.cumsum(lengths, dtype=np.int64) - lengths) * 2
+        head = b"MMIDIDX\0\0" + (1).to_bytes(8, "little") + bytes([8])
+        head += len(lengths).to_bytes(8, "little") + (len(lengths) + 1).to_bytes(8, "little")
+        documents = np.arange(len(lengths) + 1, dtype="<i8")
+        index.write_bytes(head + lengths.tobytes() + begins.astype("<i8").tobytes() + documents.tobytes())
+    return found
+
+
+def packings(indexes: list[Path]) -> list[Path]:
+    """Pack the documents of the pairs once, best-fit; return the packings."""
+    found = []
+    for index in indexes:
+        place = index.with_name(f"{index.stem}-packed")
+        found.append(place)
+        if not place.exists():
+            packed = ["pack", str(index), "--seq-len", str(SEQ), "--pad-id", "0", "--out", str(place)]
+            if mixstream_main(packed):
+                raise SystemExit(f"could not pack {index}")
+    return found
+
+
+def compare_stores(paths: list[Path], *, batch_size: int, widen: bool, rounds: int, rows: int) -> list[str]:
+    """Return a line for each store: rows/s, and the ratio to the rows of MDS."""
+    indexes = token_files(paths)
+    stores = {
+        "MDS rows": [ms.Stream(local=str(path)) for path in paths],
+        "flat token files": [ms.Stream(remote=str(index), seq_len=SEQ) for index in indexes],
+        "packed, best-fit": [
+            ms.Stream(remote=str(index), packing=str(packed)) for index, packed in zip(indexes, packings(indexes))
+        ],
+    }
+    steps = rows // rounds // batch_size
+    rate: dict[str, list[float]] = {}
+    with contextlib.ExitStack() as stack:
+        batches = {}
+        for name, streams in stores.items():
+            for documents in (False, True):
+                if documents and name == "MDS rows":
+                    continue  # these have no documents
+                dataset = ms.StreamingDataset(streams=streams, batch_size=batch_size, shuffle=True)
+                loader = stack.enter_context(ms.Loader(dataset, widen=widen, documents=documents))
+                batches[name + (" + documents" if documents else "")] = iter(loader)
+        for each in batches.values():
+            next(each)
+        contenders = list(batches)
+        for turn in range(rounds):
+            at = turn % len(contenders)
+            for name in contenders[at:] + contenders[:at]:
+                wall, _ = timed(lambda _, each=batches[name]: next(each), range(steps - 1))
+                rate.setdefault(name, []).append((steps - 1) * batch_size / wall)
+    lines = []
+    for name, found in rate.items():
+        ratios = [ours / base for ours, base in zip(found, rate["MDS rows"])]
+        lines.append(
+            f"{batch_size:>10}  {'int64' if widen else 'uint16':>9}  {name:28}  {statistics.median(found):>10,.0f}  "
+            f"{statistics.median(ratios):>5.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+        )
+    return lines
 
 
 def make_dataset(paths: list[Path], batch_size: int) -> ms.StreamingDataset:
@@ -138,6 +222,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=40_000, help="rows per domain")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 512], help="rows per batch")
     parser.add_argument("--rounds", type=int, default=9, help="turns that loader and gather take")
+    parser.add_argument("--stores", action="store_true", help="rows of MDS, of flat token files, and packed ones")
     options = parser.parse_args()
     paths = corpus(options.rows)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -146,12 +231,19 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, numpy {np.__version__}; {DOMAINS} domains x {options.rows:,} rows x {SEQ} uint16"
     )
+    rows = min(DOMAINS * options.rows, 200_000)
+    if options.stores:
+        print("batch rows  delivered  store                             rows/s  ratio [min, max]")
+        for batch_size in options.batch_sizes:
+            for widen in (False, True):
+                sizes = {"batch_size": batch_size, "rounds": options.rounds, "rows": rows}
+                print("\n".join(compare_stores(paths, widen=widen, **sizes)), flush=True)
+        return
     print(
         "batch rows  delivered  loader rows/s  plain gather rows/s    ratio [min, max]  CPU s/1e6 tokens: loader, plain"
     )
     for batch_size in options.batch_sizes:
         for widen in (False, True):
-            rows = min(DOMAINS * options.rows, 200_000)
             print(compare(paths, batch_size=batch_size, widen=widen, rounds=options.rounds, rows=rows), flush=True)
 
 
