@@ -98,6 +98,7 @@ def write_sources(here: Path) -> None:
     write_tables(here / "data", {"web": web, "code": code})
     write_chats(here / "chats.jsonl", web[:24])
     write_tokenizer(here / "tokenizer.json")
+    shutil.copytree(ROOT / "tests/data/megatron", here / "megatron")
     (here / "examples").symlink_to(ROOT / "examples")
 
 
