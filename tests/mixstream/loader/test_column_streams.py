@@ -20,6 +20,7 @@ from column_files import (  # pyright: ignore[reportMissingImports] - the path i
 from harness import drive, write_tokens  # pyright: ignore[reportMissingImports]
 from packings import PAD, pack  # pyright: ignore[reportMissingImports]
 from selections import keep  # pyright: ignore[reportMissingImports]
+from token_streams import dataset_of, flat, read_rows, samples_of  # pyright: ignore[reportMissingImports]
 
 import mixstream as ms
 from mixstream.errors import ConfigError, IndexCorruptError, IndexNotFoundError, SelectionError, ShardCorruptError
@@ -39,31 +40,10 @@ def table_of(lists: list[Any], kind: pa.DataType = IDS, **others: Any) -> pa.Tab
     return pa.table({"text": ["é"] * len(lists), "input_ids": pa.array(lists, kind), **others})
 
 
-def flat(lists: list[list[int]]) -> list[int]:
-    return [token for each in lists for token in each]
-
-
 def rows_of(lists: list[list[int]], seq_len: int, overlap: int = 0) -> list[list[int]]:
     tokens = flat(lists)
     count = max(len(tokens) - overlap, 0) // seq_len
     return [tokens[at * seq_len : (at + 1) * seq_len + overlap] for at in range(count)]
-
-
-def dataset_of(*streams: ms.Stream, **kw: Any) -> ms.StreamingDataset:
-    return ms.StreamingDataset(streams=list(streams), **{"batch_size": 4, "shuffle": False, **kw})
-
-
-def read_rows(*streams: ms.Stream, **kw: Any) -> list[list[int]]:
-    """Return the rows of an epoch, in order, without those that fill up its last batch."""
-    dataset = dataset_of(*streams, **kw)
-    with ms.Loader(dataset) as loader:
-        rows = [row for batch in loader for row in batch["tokens"].tolist()]
-    return rows[: dataset.size]
-
-
-def samples_of(stream: ms.Stream) -> list[list[int]]:
-    dataset = dataset_of(stream)
-    return [dataset[i]["tokens"].tolist() for i in range(dataset.size)]
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from token_files import (  # pyright: ignore[reportMissingImports]
     tokens_of,
     write_files,
 )
+from token_streams import dataset_of, flat, read_rows, samples_of  # pyright: ignore[reportMissingImports]
 
 import mixstream as ms
 from mixstream.errors import (
@@ -63,27 +64,6 @@ def rows_of(tokens: list[int], seq_len: int, overlap: int = 0) -> list[list[int]
         for i in range(0, len(tokens), seq_len)
         if i + seq_len + overlap <= len(tokens)
     ]
-
-
-def flat(documents: list[list[int]]) -> list[int]:
-    return [token for document in documents for token in document]
-
-
-def dataset_of(*streams: ms.Stream, **kw: object) -> ms.StreamingDataset:
-    return ms.StreamingDataset(streams=list(streams), **{"batch_size": 4, "shuffle": False, **kw})
-
-
-def read_rows(*streams: ms.Stream, **kw: object) -> list[list[int]]:
-    """Return the rows of an epoch, in order, without those that fill up its last batch."""
-    dataset = dataset_of(*streams, **kw)
-    with ms.Loader(dataset) as loader:
-        rows = [row for batch in loader for row in batch["tokens"].tolist()]
-    return rows[: dataset.size]
-
-
-def samples_of(stream: ms.Stream) -> list[list[int]]:
-    dataset = dataset_of(stream)
-    return [dataset[i]["tokens"].tolist() for i in range(dataset.size)]
 
 
 # --- the two readings -----------------------------------------------------------------------------------------------
