@@ -1,10 +1,11 @@
 # `make demo` and `make test` do all of their own set-up; nothing else is needed on a fresh clone.
 PYTHON ?= python3
+MINUTES ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo demo-selection test check style format test-mosaic test-mosaic-suite test-trainers bench bench-text soak clean
+.PHONY: help demo demo-selection test check style format test-mosaic test-mosaic-suite test-trainers bench bench-text soak fuzz mutants coverage audit lock clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -12,9 +13,13 @@ help:  ## say what there is
 # pip would compile 17,000 modules one after the other. Those that may be imported are compiled here, on all cores; and
 # ours, which each of the tests' processes would compile where PYTHONDONTWRITEBYTECODE is set.
 SELDOM := /tests?/|/transformers/models/(?!auto|bert|gpt2)|/sympy/(?!core)|/pip/
-$(READY): pyproject.toml constraints.txt
+#
+# pip compares what it fetches with the hashes in requirements.lock. The second time it installs this checkout, and torch
+# with what its build for this machine wants, of the version in constraints.txt.
+$(READY): pyproject.toml constraints.txt requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile --no-build-isolation --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m compileall -qq -j 0 -x '$(SELDOM)' $(VENV)/lib mixstream tools examples || true  # a file for a later Python does not compile
 	touch $@
 
@@ -63,8 +68,26 @@ bench: $(READY)  ## run the benchmarks that docs/benchmarks.md quotes
 bench-text: $(READY)  ## train small models on real text under every mixer (half an hour)
 	$(BIN)/python bench/mixing_text.py
 
-soak: $(READY)  ## read through a failing store, a tight cache and kill -9 for some minutes; compare every batch
-	$(BIN)/python bench/soak.py
+SEED ?= 0
+soak: $(READY)  ## read through a failing store, tight caches and kill -9 for MINUTES=3; compare every batch
+	$(BIN)/python bench/soak.py --minutes $(MINUTES) --seed $(SEED)
+
+fuzz: $(READY)  ## read damaged files, states and logs at random for MINUTES=3; what is neither refused by name nor read right is shown
+	$(BIN)/python tests/fuzz --minutes $(MINUTES)
+
+coverage: $(READY)  ## run the gate's tests with coverage of lines and branches; least covered first, pages in runs/coverage
+	$(BIN)/python -m pytest -n auto --dist worksteal --timeout 900 --cov --cov-report= || true  # slow: timed tests may fail
+	$(BIN)/coverage html --quiet --directory runs/coverage
+	$(BIN)/coverage report --sort=cover --skip-covered
+
+audit: $(READY)  ## compare what is installed with what was locked; look for known vulnerabilities
+	$(BIN)/python tests/supply_chain/audit.py
+
+lock:  ## write requirements.lock anew, after a change of constraints.txt or of the requirements
+	$(PYTHON) tests/supply_chain/lock.py
+
+mutants: $(READY)  ## put known mistakes into the code, one at a time: do the tests notice? ONLY names some
+	$(BIN)/python tests/mutants --only '$(ONLY)'
 
 clean:  ## remove environments and caches
 	rm -rf $(VENV) .venv-mosaic .venv-mosaic-suite .venv-trainers .pytest_cache .ruff_cache .hypothesis build dist *.egg-info runs \
