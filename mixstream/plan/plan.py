@@ -45,15 +45,15 @@ class Plan:
 
     >>> plan = Plan(names=("code", "web"), samples_K=np.array([50, 90]), choose_K=None, epoch_size=140,
     ...             global_batch_size=4)
-    >>> weight_K = np.array([3 * WEIGHT_UNIT // 10, WEIGHT_UNIT - 3 * WEIGHT_UNIT // 10])
+    >>> weight_K = quantise([0.3, 0.7])
     >>> cursor = plan.start(weight_K)
     >>> for _ in range(3):
     ...     cursor, rows = plan.advance(cursor, weight_K)
     ...     drawn = [f"{plan.names[k]}:{n}" for k, n in zip(rows.domain_B.tolist(), rows.draw_B.tolist())]
-    ...     print(rows.step, *drawn, (cursor.credit_LK / WEIGHT_UNIT).round(1).tolist())
+    ...     print(rows.step, *drawn, (cursor.credit_LK / weight_K.sum()).round(1).tolist())
     0 web:0 web:1 code:0 web:2 [[0.2, -0.2]]
     1 web:3 code:1 web:4 web:5 [[0.4, -0.4]]
-    2 web:6 code:2 web:7 web:8 [[0.6, -0.6]]
+    2 code:2 web:6 web:7 web:8 [[0.6, -0.6]]
 
     Args:
         names: domains, in the plan's order.
@@ -253,7 +253,7 @@ class Plan:
         >>> plan.drawn_by(cursor, half_K) is None
         True
         >>> left = replace(cursor, drawn_LK=np.array([[2, 2], [1, 2]]))  # "code" has left the first lane
-        >>> (plan.drawn_by(left, half_K) / WEIGHT_UNIT).tolist()
+        >>> (plan.drawn_by(left, half_K) / half_K.sum()).tolist()
         [0.25, 0.75]
         """
         fixed_K = self.choose_K if self.share_K is None else self.share_K
@@ -334,16 +334,14 @@ class Plan:
         return replace(after, base_LK=base_LK, drawn_LK=base_LK, credit_LK=credit_LK, quota_LK=quota_LK)
 
     def _fresh_credit(self, weight_K: Int64 | None) -> tuple[Int64, Int64]:
-        if self.part_LK is None:
-            if weight_K is None:
-                raise ConfigError("this plan takes its weights by step: pass weight_K, those of the first step")
-            fresh_LK = (
-                stagger(weight_K, self.lanes)
-                if self.stretch is None
-                else self.stretch.fresh_credit(weight_K, self.lanes)
-            )
-            return fresh_LK, np.full(self.lanes, WEIGHT_UNIT, dtype=np.int64)
+        """Return the credits of step 0, int64 [L, K], and the sums of the weights that they are parts of, int64 [L]."""
+        part_LK = self.part_LK
+        if part_LK is not None:
+            total_L = part_LK.sum(axis=1)
+        elif weight_K is not None:
+            part_LK, total_L = np.tile(weight_K, (self.lanes, 1)), np.full(self.lanes, WEIGHT_UNIT, dtype=np.int64)
+        else:
+            raise ConfigError("this plan takes its weights by step: pass weight_K, those of the first step")
         if self.stretch is not None:
-            return self.stretch.fresh_credit(self.part_LK[0], self.lanes), self.part_LK.sum(axis=1)
-        credit_LK = np.stack([stagger(part_K, self.lanes)[lane] for lane, part_K in enumerate(self.part_LK)])
-        return credit_LK, self.part_LK.sum(axis=1)
+            return self.stretch.fresh_credit(part_LK[0], self.lanes), total_L
+        return stagger(part_LK), total_L

@@ -114,6 +114,11 @@ class Order:
         starts = np.concatenate([[0], np.cumsum(self.samples_S[shards])]).astype(np.int64)
         return shards, starts
 
+    @cached_property
+    def _first_L(self) -> Int64:
+        """How many samples the lanes before each one own, int64 [L]."""
+        return np.cumsum(self.owned_L) - self.owned_L
+
     def locate(self, *, lane: int, draw_B: Int64) -> tuple[Int64, Int64, Int64]:
         """Return (epoch_B, shard_B, sample_B), int64 [B], of the draws `draw_B` of `lane`."""
         epoch_B, position_B = np.divmod(draw_B, self._run_length(lane))
@@ -173,7 +178,7 @@ class Order:
     def _pieces(self, lane: int) -> tuple[Int64, Int64, Int64]:
         """Return (shard_P, first_row_P, rows_P) of the run of `lane`, in the order of dealing."""
         shards, starts = self._dealt
-        first = min(int(self.owned_L[:lane].sum()), int(starts[-1]) - 1)
+        first = min(int(self._first_L[lane]), int(starts[-1]) - 1)
         length = self._run_length(lane)
         begin = int(np.searchsorted(starts, first, side="right")) - 1
         end = int(np.searchsorted(starts, first + length, side="left"))

@@ -71,7 +71,8 @@ class Stretch:
 
     def fresh_credit(self, weight_K: Int64, lanes: int) -> Int64:
         """Return the initial credits, int64 [L, K]; lanes that share stretches have the same."""
-        return np.repeat(stagger(weight_K, lanes // self.lanes), self.lanes, axis=0)
+        credit_UK = stagger(np.tile(weight_K, (lanes // self.lanes, 1)))
+        return np.repeat(credit_UK, self.lanes, axis=0)
 
     def fill_batch(
         self,

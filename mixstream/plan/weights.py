@@ -164,21 +164,25 @@ def deal_beside(counts_K: Int64, dealt_LK: Int64, *, fixed_K: NDArray[np.bool_],
     return found_LK
 
 
-def stagger(weight_K: Int64, lanes: int) -> Int64:
+def stagger(weight_LK: Int64) -> Int64:
     """Return the initial credits of the lanes, int64 [L, K], by which the rows of a rare domain interleave over them.
 
     Lane `l` begins as if each domain were `l / lanes` of the way to its next row. The credit of the domain with the
     largest weight is chosen so that all credits sum to whole rows. These rows count as served: the domains that are due
     first lose one each. From this state no domain is ever a whole row late or early (Hall's condition holds for the
-    rows' windows). The credits of a lane sum to zero.
+    rows' windows). The credits of a lane sum to zero, and depend on its own weights alone.
 
-    >>> stagger(np.array([3, 1]), lanes=4).tolist()  # each lane draws domain 1 one row earlier than the lane before
+    >>> stagger(np.array([[3, 1]] * 4)).tolist()  # each lane draws domain 1 one row earlier than the lane before
     [[0, 0], [-1, 1], [-2, 2], [-3, 3]]
+
+    Args:
+        weight_LK: int64 [L, K], the weights of each lane in whole parts.
     """
-    total = int(weight_K.sum())
-    credit_LK = np.zeros((lanes, len(weight_K)), dtype=np.int64)
-    largest = int(np.argmax(weight_K))
+    lanes = len(weight_LK)
+    credit_LK = np.zeros_like(weight_LK)
     for lane in range(1, lanes):
+        weight_K = weight_LK[lane]
+        total, largest = int(weight_K.sum()), int(np.argmax(weight_K))
         owed_K = np.where(weight_K > 0, total * lane // lanes, 0)
         owed_K[largest] = 0
         owed_K[largest] = -int(owed_K.sum()) % total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -229,6 +230,20 @@ def test_what_a_domain_was_owed_when_it_left_goes_to_the_others():
         assert cursor.credit_LK[0, 1:].sum() == 0
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_what_is_owed_is_carried_over_the_ends_of_epochs_after_a_domain_left_too(lanes):
+    """Twenty equal domains of 2.5 rows an epoch would be read 2 or 3 times in every epoch, if it began afresh."""
+    samples = [6, *[5 * lanes] * 20, 7]
+    choose = [2 * lanes, *[2 * lanes + 1] * 20, 3 * lanes]
+    plan = static(samples, choose=choose, lanes=lanes, share=9, max_epochs_K=(1, *[None] * 21))
+    taken = run(plan, 60 * plan.steps_per_epoch)
+    left = next(i for i, (cursor, _) in enumerate(taken) if (cursor.drawn_LK[:, 0] >= plan.last_LK[:, 0]).all())
+    weight_K = np.array([0, *choose[1:]]) / sum(choose[1:])
+    drawn = np.array([cursor.drawn_LK for cursor, _ in taken[left:]])
+    due = weight_K * (9 * np.arange(len(drawn)))[:, None, None]
+    assert np.abs(drawn - drawn[0] - due).max() < 3
+
+
 def test_in_order_the_domains_after_one_that_left_are_still_read():
     """Domain after domain also holds once the first has been read its number of times."""
     plan = static([8, 8, 8], share=4, in_order=True, max_epochs_K=(1, None, None))
@@ -265,3 +280,23 @@ def test_an_epoch_must_reach_every_lane():
 def test_a_plan_by_step_asks_for_the_first_weights():
     with pytest.raises(ConfigError, match="pass weight_K, those of the first step"):
         by_step(2).start()
+
+
+@pytest.mark.parametrize("weighed", ["by counts", "by shares", "by step", "in order"])
+def test_the_first_cursor_and_an_epoch_cost_no_more_per_lane_with_many_lanes(weighed):
+    counts_K, lanes, weight_K = np.array([70_001, 50_003]), 8192, None
+    kinds = {"choose_K": counts_K, "share_K": None, "in_order": weighed == "in order"}
+    if weighed not in ("by counts", "in order"):
+        kinds |= {"choose_K": None, "share_K": counts_K if weighed == "by shares" else None}
+        weight_K = None if weighed == "by shares" else quantise(counts_K)
+    plan = Plan(
+        names=("code", "web"), samples_K=counts_K, epoch_size=120_004, global_batch_size=lanes, lanes=lanes, **kinds
+    )
+    begin = time.process_time()
+    cursor = plan.start(weight_K)
+    plan.settle(replace(cursor, step=plan.steps_per_epoch, step_in_epoch=plan.steps_per_epoch))
+    assert time.process_time() - begin < 20  # half a second; minutes where each lane computes the credits of all
+    for lane in (1, lanes // 3, lanes - 1):  # as far to the next row as the lane is along the lanes
+        part_K = weight_K if plan.part_LK is None else plan.part_LK[lane]
+        least = int(np.argmin(part_K))
+        assert cursor.credit_LK[lane, least] % part_K.sum() == int(part_K.sum()) * lane // lanes

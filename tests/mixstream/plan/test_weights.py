@@ -69,7 +69,7 @@ PARTS = st.lists(st.integers(0, 10**6), min_size=1, max_size=9).filter(any)
 @given(PARTS, st.integers(1, 9))
 def test_stagger_begins_lanes_apart_and_owes_nothing_on_the_whole(parts, lanes):
     weight_K = np.array(parts, dtype=np.int64)
-    credit_LK = stagger(weight_K, lanes)
+    credit_LK = stagger(np.tile(weight_K, (lanes, 1)))
     assert (credit_LK.sum(axis=1) == 0).all()
     assert not credit_LK[0].any()
     assert not credit_LK[:, weight_K == 0].any()
@@ -89,6 +89,12 @@ def test_rescaled_credits_owe_nothing_on_the_whole(parts, data):
     assert not got[~kept].any()
     if kept.all() and len(parts) > 1:  # no domain left: no share of a row changes
         assert got / weight_K.sum() == pytest.approx(credit_K / total, abs=len(parts) / weight_K.sum())
+
+
+def test_what_a_domain_was_owed_that_left_is_shared_in_proportion_to_the_weights():
+    """24 parts of 40 are owed by the two that are left: 18 by the one of weight 30, 6 by the one of weight 10."""
+    assert rescale(np.array([-60, 30, 30]), 100, np.array([0, 30, 10])).tolist() == [0, 12 - 18, 12 - 6]
+    assert rescale(np.array([60, -60, 0, 0]), 100, np.array([0, 20, 60, 20])).tolist() == [0, -60 + 12, 36, 12]
 
 
 def recipe(samples, proportion, epoch_size, seed):
