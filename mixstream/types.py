@@ -122,6 +122,21 @@ class Addresses:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a run took over the draws of another one (`strict=False`): from there on, its rows are counted.
+
+    Attributes:
+        step: the step.
+        epoch: the epoch that began there.
+        drawn_LK: int64 [L, K], draws that the run began with.
+    """
+
+    step: int
+    epoch: int
+    drawn_LK: Int64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cursor:
     """A run's position in its plan. Plan, cursor and weights determine all later rows (example: `plan.Plan`).
 
@@ -136,6 +151,7 @@ class Cursor:
         quota_LK: int64 [L, K], rows that the running epoch takes; None if weights are given step by step. It follows
             from the others (`plan.Plan.resume`).
         repeats: rows so far that only filled up an epoch's last batch.
+        origin: where the run took over the draws of another one; None for a run from step 0.
     """
 
     step: int
@@ -147,3 +163,4 @@ class Cursor:
     total_L: Int64
     quota_LK: Int64 | None = None
     repeats: int = 0
+    origin: Origin | None = None

@@ -39,7 +39,9 @@ import numpy as np
 
 from mixstream.errors import ConfigError, FeedbackError, StateError
 from mixstream.feedback.json_arrays import from_json, to_json
-from mixstream.mixers import Adapting, Explaining, Mixer, Opening, Validating
+from mixstream.feedback.saved_loop import SavedLoop
+from mixstream.mixers import Adapting, Checking, Explaining, Mixer, Opening, Validating
+from mixstream.mixers.form import check_alike
 from mixstream.mixers.whole_parts import whole_parts
 from mixstream.plan.weights import WEIGHT_UNIT
 from mixstream.types import Feedback, Float64, Int64
@@ -254,51 +256,34 @@ class FeedbackLoop:
             **({"drawn_by": drawn_by} if drawn_by else {}),
         }
 
-    def restore(self, document: Mapping[str, Any], step: int) -> None:
-        """Continue from `document`; the next step to be drawn is `step`.
+    def restore(self, document: Mapping[str, Any], step: int, *, rows: int | None = None) -> None:
+        """Continue from `document`; the next step to be drawn is `step`, of `rows` rows.
 
         Raises:
             StateError: it cannot be read, or is not one of a run that is about to draw `step`.
         """
-        try:
-            self.origin, reported = int(document["origin"]), int(document["reported"])
-            self._log = {int(at): np.asarray(parts, dtype=np.int64) for at, parts in document["log"]}
-            self._drawn = {int(at): np.asarray(rows, dtype=np.float64) for at, rows in document["drawn"]}
-            drawn_by = document.get("drawn_by", [])  # states of before had none
-            self._drawn_by = {int(at): np.asarray(parts, dtype=np.int64) for at, parts in drawn_by}
-            self._state = from_json(document["state"])
-            self._held = None if document["waiting"] is None else _Losses(**from_json(document["waiting"]))
-        except (KeyError, TypeError, ValueError) as error:
+        saved = SavedLoop.parse(document, step, domains=len(self.prior_K), lag=self.lag, rows=rows)
+        state = from_json(saved.state)
+        if isinstance(self.mixer, Checking):
+            self.mixer.check(state, self.prior_K)
+        else:
+            check_alike(state, self.mixer.init(self.prior_K), len(self.prior_K))
+        self.origin, reported, self._state = saved.origin, saved.reported, state
+        self._log, self._drawn, self._drawn_by = saved.log, saved.drawn, saved.drawn_by
+        self._held = None if saved.waiting is None else _Losses(**saved.waiting)
+        if self._held is not None and not self.wants_validation(reported):
             raise StateError(
-                f"the saved mixer state cannot be read ({error!r}); pass strict=False to restart the mixer"
-            ) from error
-        self.accepted = self.concluded = Progress(reported, evaluated=self._held is None)
-        if not self._consistent(step):
-            raise StateError(
-                f"the saved log of weights does not reach from step {step} to what step {reported} leads to; load an "
-                "older checkpoint, or pass strict=False to restart the mixer"
+                f"the state is damaged: its mixer waits for an evaluation before step {reported}, and "
+                f"{type(self.mixer).__name__} wants none there; load an older checkpoint, or pass strict=False to "
+                "restart the mixer"
             )
+        self.accepted = self.concluded = Progress(reported, evaluated=self._held is None)
         self.newest, nothing_K = self._log.get(self.known - 1), np.zeros(len(self.prior_K))
         for missed in range(reported, step):
             if not self.concluded.evaluated:
                 self.evaluated(missed, None)
             self.missed.append((missed, self._log[missed], self._drawn[missed], self._drawn_by.get(missed)))
             self.conclude(missed, nothing_K, nothing_K)
-
-    def _consistent(self, step: int) -> bool:
-        """Return whether log and rows are those that a run about to draw `step` can have."""
-        K, (reported, evaluated) = len(self.prior_K), self.concluded
-        first = reported if evaluated else reported - 1
-        if not self.origin <= reported <= step <= self.known:
-            return False
-        known = [self._log.get(at) for at in range(max(first, self.origin), self.known)]
-        rows = [self._drawn.get(at) for at in range(first, step)]
-        if not all(parts_K.shape == (K,) for parts_K in self._drawn_by.values()):
-            return False
-        return all(rows_K is not None and rows_K.shape == (K,) for rows_K in rows) and all(
-            parts_K is not None and parts_K.shape == (K,) and parts_K.min() >= 0 and parts_K.sum() == WEIGHT_UNIT
-            for parts_K in known
-        )
 
     def copy(self) -> Self:
         """Return an independent copy."""
@@ -319,7 +304,10 @@ class FeedbackLoop:
         state, source_K = None, np.array([names.index(name) if name in names else -1 for name in into], dtype=np.int64)
         if document is not None and isinstance(self.mixer, Adapting):
             with contextlib.suppress(KeyError, TypeError, ValueError, IndexError):  # the state of another mixer
-                state = self.mixer.adapt(from_json(document["state"]), source_K, self.prior_K, step)
+                found = from_json(document["state"])
+                if isinstance(self.mixer, Checking):
+                    self.mixer.check(found)
+                state = self.mixer.adapt(found, source_K, self.prior_K, step)
         if not (kept := state is not None):
             state = self.mixer.init(self.prior_K)
             if isinstance(self.mixer, Adapting):  # to begin at `step`

@@ -16,9 +16,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from mixstream.argument_kinds import checked
 from mixstream.cached import cached_property
 from mixstream.errors import ConfigError, StateError
-from mixstream.feedback.log import VERSION, Begin, Skip, Step, Validation, log_file
+from mixstream.feedback.log import Begin, Skip, Step, Validation, log_file
+from mixstream.feedback.log_lines import check_line
 from mixstream.feedback.logged_plan import LoggedPlan
 from mixstream.mixers.static import by_name
 from mixstream.plan.skips import Skips
@@ -211,6 +213,7 @@ class LoggedRun:
         )
 
 
+@checked
 def replay(path: str | os.PathLike[str]) -> Replay:
     """Return a mixer that draws by the weights of a logged run again: the same batches, without its losses.
 
@@ -239,7 +242,7 @@ def read_log(path: str | os.PathLike[str]) -> LoggedRun:
                 break  # torn: the writer was killed, or is writing it now
             try:
                 pages.add(decode(line))
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
                 if number == 1:
                     raise ConfigError(
                         f"{file} is not a mixing log: its first line is not a header ({error})"
@@ -264,10 +267,9 @@ class _Pages:
 
     def add(self, line: Begin | Step | Skip | Validation) -> None:
         """Take in the next line."""
+        check_line(line, self.pages[-1][0] if self.pages else None)
         if isinstance(line, Begin):
             self._open(line)
-        elif not self.pages:
-            raise msgspec.ValidationError("it comes before any header")
         elif isinstance(line, Step | Skip):
             header, page = self.pages[-1]
             weights, given = line.weights, line.given or line.weights
@@ -290,8 +292,6 @@ class _Pages:
             self.validation[line.step] = {k: float("nan") if v is None else v for k, v in line.loss.items()}
 
     def _open(self, header: Begin) -> None:
-        if header.mixstream != VERSION:
-            raise msgspec.ValidationError(f"it is of version {header.mixstream}, and this mixstream reads {VERSION}")
         kept = [(begun, _before(header.step, page)) for begun, page in self.pages if begun.step < header.step]
         self.pages = [*kept, (header, {})]
         self.validation = _before(header.step, self.validation)

@@ -12,7 +12,7 @@ from mixstream.mixers.doge import DoGE
 from mixstream.mixers.doremi import DoReMi
 from mixstream.mixers.lmo import LMO, MatrixMixer
 from mixstream.mixers.odm import ODM
-from mixstream.mixers.protocol import Adapting, Binding, Explaining, Mixer, Opening, OpenLoop, Validating
+from mixstream.mixers.protocol import Adapting, Binding, Checking, Explaining, Mixer, Opening, OpenLoop, Validating
 from mixstream.mixers.schedule import Schedule
 from mixstream.mixers.sized import Natural, Stratified, Temperature
 from mixstream.mixers.skill_it import SkillIt
@@ -26,6 +26,7 @@ __all__ = [
     "Adapting",
     "Aioli",
     "Binding",
+    "Checking",
     "DoGE",
     "DoReMi",
     "Explaining",

@@ -18,7 +18,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.arguments import shown
 from mixstream.errors import ConfigError
+from mixstream.mixers.form import Part
 from mixstream.types import Float64, Int64
 
 Float32 = NDArray[np.float32]
@@ -51,8 +53,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.window % 2 == 0 or self.window <= self.degree:
             raise ConfigError(
-                f"ADO window={self.window} cannot be smoothed by polynomials of degree {self.degree}: it has no middle"
-                f" row, or too few rows; give an odd number above {self.degree}"
+                f"ADO window={shown(self.window)} cannot be smoothed by polynomials of degree {shown(self.degree)}:"
+                f" it has no middle row, or too few rows; give an odd number above {shown(self.degree)}"
             )
 
 
@@ -111,6 +113,36 @@ class History:
     def load(cls, state: Mapping[str, Any]) -> Self:
         """Return the history that `dump` was called on."""
         return cls(**state)
+
+    @classmethod
+    def check(cls, at: Part, domains: int, sampling: Sampling, *, rows: int, shared: bool) -> None:
+        """Check a history in a loaded state, which has `rows` rows, as every step has one.
+
+        Raises:
+            StateError: it is none.
+        """
+        at.keys(set(cls.__slots__))
+        at["rows"].whole(least=rows, most=rows)
+        every = at["every"].whole(least=sampling.every)
+        if every % sampling.every or (every // sampling.every).bit_count() > 1:
+            at["every"].refuse(f"{sampling.every} times a power of 2")
+        window, counters = min(rows, sampling.window), 1 if shared else domains
+        at["recent_loss_WK"].array(window, domains, dtype="float32", least=0.0, unknown=True)
+        n_WC = at["recent_n_WC"].array(window, counters, least=0.0)
+        if (np.diff(n_WC, axis=0) < 0).any():
+            at["recent_n_WC"].refuse("counts that do not fall")
+        last = rows - 1 - sampling.window // 2 - sampling.ignore
+        points = last // every + 1 if rows >= sampling.window and last >= 0 else 0
+        at["final_loss_PK"].array(points, domains, dtype="float32", unknown=True, infinite=True)
+        if shared:
+            run_R2 = at["final_n"].array(None, 2, least=0.0)
+            count_R = run_R2[:, 0]
+            if (count_R != np.rint(count_R)).any() or count_R.sum() != points:
+                at["final_n"].refuse(f"runs of {points} points")
+        else:
+            at["final_n"].array(points, domains, dtype="float32", least=0.0)
+        at["sightings_K"].array(domains, dtype="int64", least=0, most=rows)
+        at["ready_K"].array(domains, dtype="int64", least=-1, most=rows)
 
     def dump(self) -> dict[str, Any]:
         """Return the history as a dict of numbers and arrays, without copies."""

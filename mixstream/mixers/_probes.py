@@ -8,12 +8,23 @@ Shape suffixes: K domains, N active domains (those that are probed), R sweeps, V
 """
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from mixstream.mixers.form import Part
+from mixstream.plan.rng import derive_key
 from mixstream.types import Float64, Int64
 
+_SOLUTION = {
+    "condition": "",
+    "matrix": "VK",
+    "column_sums": "K",
+    "column_sums_error": "K",
+    "gain_error": "VK",
+}
+"""What a round finds, by name, and its shape."""
 WORST_CONDITION = 1e6
 """A round whose actual mixtures are worse conditioned than this is not solved: rounding would decide the result."""
 
@@ -74,9 +85,32 @@ def solve(
     return out
 
 
+def check_solution(at: Part, *, groups: int, domains: int) -> None:
+    """Check what `solve` returned, in a loaded state; it may be empty.
+
+    Raises:
+        StateError: it is something else.
+    """
+    for name in at.keys(set(), set(_SOLUTION)):
+        shape = {"": (), "K": (domains,), "VK": (groups, domains)}[_SOLUTION[name]]
+        at[name].array(*shape, unknown=True, infinite=True)
+
+
+@lru_cache(maxsize=256)
+def probe_order(seed: int, number: int, sweep: int, domains: int) -> tuple[int, ...]:
+    """Return the order in which the active domains are probed in a sweep of the round `number`."""
+    key_N = [derive_key(seed, "aioli", "probe", number, sweep, domain) for domain in range(domains)]
+    return tuple(sorted(range(domains), key=key_N.__getitem__))
+
+
 def _only_own(gain_VN: Float64, active_N: Int64) -> Float64:
     """Return the gains with 0 for all but the domain's own group; rows that were not measured stay NaN."""
     own_VN = np.zeros_like(gain_VN)
     column_N = np.arange(len(active_N))
     own_VN[active_N, column_N] = gain_VN[active_N, column_N]
     return own_VN
+
+
+def finite(loss_V: Float64) -> Float64:
+    """Return losses with NaN for those that are none, so that differences do not overflow."""
+    return np.where(np.abs(loss_V) < 1e100, loss_V, np.nan)

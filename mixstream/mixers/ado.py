@@ -26,12 +26,13 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mixstream.arguments import normalise_fields
+from mixstream.arguments import normalise_fields, shown
 from mixstream.errors import ConfigError
 from mixstream.mixers import scaling_law
 from mixstream.mixers._floors import clip, lift
 from mixstream.mixers._forgetting import RECENT, remembered, risen
 from mixstream.mixers._history import History, Sampling
+from mixstream.mixers.form import Part
 from mixstream.mixers.protocol import State
 from mixstream.mixers.scaling_law import ALPHA, FLAT, LOG_BETA, LOG_EPS, Limits
 from mixstream.plan.weights import normalise
@@ -175,8 +176,9 @@ class ADO:
         _ = self._sampling  # checks its window
         if self.max_points is not None and self.max_points < 2 * self.min_points:
             raise ConfigError(
-                f"ADO max_points={self.max_points} would leave fewer than min_points={self.min_points} after every"
-                f" other one is dropped, so no law could be fitted; give {2 * self.min_points} or more"
+                f"ADO max_points={shown(self.max_points)} would leave fewer than min_points={shown(self.min_points)}"
+                " after every other one is dropped, so no law could be fitted; give"
+                f" {shown(2 * self.min_points)} or more"
             )
 
     @classmethod
@@ -292,6 +294,22 @@ class ADO:
             served_K = lift(served_K / served_K.sum(), floor_K)
         average_K = (1 - 1 / (step + 1)) * average_K + rho_K / (step + 1)
         return served_K / served_K.sum(), average_K
+
+    def check(self, state: State, prior_K: Float64 | None = None) -> None:
+        """Check a loaded state."""
+        at = Part(state)
+        at.keys({"step", "prior_K", "credit_K", "average_K", "served_K", "theta_K3", "history"})
+        prior_K = at["prior_K"].prior(prior_K)
+        domains, within_K = len(prior_K), np.where(self._enabled(prior_K), 1.0, 0.0)
+        step = at["step"].whole(least=0)
+        at["credit_K"].simplex(domains)
+        at["average_K"].simplex(domains, within=within_K)
+        at["served_K"].simplex(domains, within=within_K)
+        theta_K3 = at["theta_K3"].array(domains, 3, unknown=True, infinite=True)
+        known_K3 = theta_K3[~np.isnan(theta_K3[:, ALPHA])]
+        if np.isnan(known_K3).any() or (known_K3[:, ALPHA] < 0).any() or (known_K3 == np.inf).any():
+            at["theta_K3"].refuse("a law in each row, or NaN")
+        History.check(at["history"], domains, self._sampling, rows=step, shared=self.same_step)
 
     def adapt(self, state: State, source_K: Int64, prior_K: Float64, step: int) -> State:
         """Return the state for other domains.

@@ -12,17 +12,17 @@ Shape suffixes: K domains, N active domains (those whose prior is not 0), R swee
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from mixstream.arguments import normalise_fields
 from mixstream.errors import ConfigError, FeedbackError
-from mixstream.mixers._probes import WORST_CONDITION, solve
-from mixstream.mixers.lmo import LMO, Targets, bind_targets, check_groups, weigh_groups
+from mixstream.mixers._probes import WORST_CONDITION, check_solution, finite, probe_order, solve
+from mixstream.mixers._targets import Targets, bind_targets, check_groups, weigh_groups
+from mixstream.mixers.form import Part
+from mixstream.mixers.lmo import LMO
 from mixstream.mixers.protocol import State
-from mixstream.plan.rng import derive_key
 from mixstream.plan.weights import normalise as on_simplex
 from mixstream.types import Feedback, Float64, Int64
 
@@ -168,6 +168,33 @@ class Aioli:
             after |= self._open(after, feedback)
         return after, self._weights(after, feedback.effective)
 
+    def check(self, state: State, prior_K: Float64 | None = None) -> None:
+        """Check a loaded state."""
+        at = Part(state)
+        at.keys({"began", "prior_K", "lmo", "probing", "estimate", "solved", "failed"})
+        prior_K = at["prior_K"].prior(prior_K)
+        self._lmo.check(at["lmo"], prior_K, square=True)
+        for name in ("began", "solved", "failed"):
+            at[name].whole(least=0)
+        groups = len(prior_K) if self.targets is None else len(self.targets)
+        if at["probing"].keys(set(), _PROBING):
+            self._check_probing(at["probing"], state, groups)
+        check_solution(at["estimate"], groups=groups, domains=len(prior_K))
+
+    def _check_probing(self, at: Part, state: State, groups: int) -> None:
+        """Check a round in progress: it stands at the step whose feedback comes next."""
+        domains = _active(state)
+        at.keys(_PROBING)
+        steps = at["steps"].whole(least=0, most=self.probe_steps - 1)
+        done = at["done"].whole(least=0, most=max(self.sweeps * domains - 1, 0))
+        place = self._place(state, at["next"].whole(least=0))
+        if place is None or place[1] != done * self.probe_steps + steps:
+            at["next"].refuse(f"a step after {done} probes and {steps} steps of a round")
+        at["loss_V"].array(groups, unknown=True)
+        at["gain_RVN"].array(self.sweeps, groups, domains, unknown=True)
+        at["made_N"].array(domains, least=0.0)
+        at["made_NN"].array(domains, domains, least=0.0)
+
     def adapt(self, state: State, source_K: Int64, prior_K: Float64, step: int) -> State:
         """Carry the weights over to other domains and begin a round at `step` or later; as `init`.
 
@@ -199,7 +226,7 @@ class Aioli:
 
     def probe_order(self, number: int, sweep: int, domains: int) -> tuple[int, ...]:
         """Return the order in which round `number` probes its domains in `sweep`: a permutation of range(`domains`)."""
-        return _probe_order(self.seed, number, sweep, domains)
+        return probe_order(self.seed, number, sweep, domains)
 
     # The place of a step, from the options, the seed and the step at which the state began, never from feedback.
 
@@ -256,7 +283,7 @@ class Aioli:
         """Begin a round with the losses before its first probe."""
         if feedback.validation_V is None:
             return {"failed": state["failed"] + 1}
-        loss_V, domains = _finite(feedback.validation_V), _active(state)
+        loss_V, domains = finite(feedback.validation_V), _active(state)
         if self.diagonal and len(loss_V) != len(state["prior_K"]):
             raise FeedbackError(
                 f"{len(loss_V)} validation losses were reported for {len(state['prior_K'])} domains, and diagonal=True "
@@ -288,7 +315,7 @@ class Aioli:
             return {"probing": at}
         if feedback.validation_V is None:
             return broken
-        loss_V = _finite(feedback.validation_V)
+        loss_V = finite(feedback.validation_V)
         if len(loss_V) != len(at["loss_V"]):
             raise FeedbackError(
                 f"{len(loss_V)} validation losses were reported with step {feedback.step}, and {len(at['loss_V'])} "
@@ -314,15 +341,8 @@ class Aioli:
         return {"probing": {}, "estimate": estimate, "lmo": law, **counts}
 
 
+_PROBING = {"next", "steps", "done", "loss_V", "gain_RVN", "made_N", "made_NN"}
+
+
 def _active(state: State) -> int:
     return int(np.count_nonzero(state["prior_K"]))
-
-
-@lru_cache(maxsize=256)
-def _probe_order(seed: int, number: int, sweep: int, domains: int) -> tuple[int, ...]:
-    key_N = [derive_key(seed, "aioli", "probe", number, sweep, domain) for domain in range(domains)]
-    return tuple(sorted(range(domains), key=key_N.__getitem__))
-
-
-def _finite(loss_V: Float64) -> Float64:
-    return np.where(np.abs(loss_V) < 1e100, loss_V, np.nan)  # so that differences do not overflow

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from mixstream.arguments import normalise_fields
 from mixstream.errors import ConfigError, FeedbackError
-from mixstream.mixers.lmo import LMO, Targets, bind_targets, carry_weights, check_targets, weigh_groups
+from mixstream.mixers._targets import Targets, bind_targets, check_targets, weigh_groups
+from mixstream.mixers.form import Part
+from mixstream.mixers.lmo import LMO, carry_weights
 from mixstream.mixers.protocol import State
 from mixstream.types import Feedback, Float64, Int64
 
@@ -102,6 +104,14 @@ class DoGE:
         steps = state["steps"] + 1
         average_K = state["average_K"] + (weights_K - state["average_K"]) / steps
         return {"lmo": law, "average_K": average_K, "steps": steps}, weights_K
+
+    def check(self, state: State, prior_K: Float64 | None = None) -> None:
+        """Check a loaded state."""
+        at = Part(state)
+        at.keys({"lmo", "average_K", "steps"})
+        prior_K = self._lmo.check(at["lmo"], prior_K)
+        at["average_K"].simplex(len(prior_K))
+        at["steps"].whole(least=0)
 
     def adapt(self, state: State, source_K: Int64, prior_K: Float64, step: int) -> State:
         """Carry weights and their average over to other domains."""

@@ -14,8 +14,9 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from mixstream.arguments import normalise_fields
+from mixstream.arguments import has_items, normalise_fields, shown
 from mixstream.errors import ConfigError
+from mixstream.mixers.form import Part
 from mixstream.mixers.lmo import LMO, carry_weights
 from mixstream.mixers.protocol import State
 from mixstream.mixers.static import by_name
@@ -63,6 +64,8 @@ class DoReMi:
         if self.serve not in ("current", "average"):
             raise ConfigError(f"serve {self.serve!r} is not known; choose 'current' or 'average'")
         if self.reference is not None:
+            if not isinstance(self.reference, Mapping) and not has_items(self.reference):
+                raise ConfigError(f"`reference` is a dict or a list of losses, got {shown(self.reference)}")
             values = self.reference.values() if isinstance(self.reference, Mapping) else self.reference
             if not all(isinstance(value, Real) and math.isfinite(value) for value in values):
                 raise ConfigError(f"reference losses must be finite numbers, one per domain; got {self.reference}")
@@ -113,6 +116,15 @@ class DoReMi:
         after["steps"] = state["steps"] + 1
         after["average_K"] = state["average_K"] + (weights_K - state["average_K"]) / after["steps"]
         return after, self._served(after)
+
+    def check(self, state: State, prior_K: Float64 | None = None) -> None:
+        """Check a loaded state."""
+        at = Part(state)
+        at.keys({"lmo", "excess_K", "average_K", "steps"})
+        prior_K = self._lmo.check(at["lmo"], prior_K)
+        at["excess_K"].array(len(prior_K), least=0.0)
+        at["average_K"].simplex(len(prior_K))
+        at["steps"].whole(least=0)
 
     def adapt(self, state: State, source_K: Int64, prior_K: Float64, step: int) -> State:
         """Carry weights, average and excess over to other domains; new ones begin with an excess of 0."""

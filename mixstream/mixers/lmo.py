@@ -15,22 +15,22 @@ Shape suffixes: K domains, V validation groups.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixstream.arguments import normalise_fields
+from mixstream.arguments import normalise_fields, shown
 from mixstream.errors import ConfigError, FeedbackError
+from mixstream.mixers._targets import UNBOUND, Targets, bind_targets, check_groups, check_targets, weigh_groups
+from mixstream.mixers.form import Part
 from mixstream.mixers.protocol import State
 from mixstream.plan.weights import normalise as on_simplex
 from mixstream.types import Feedback, Float64, Int64
 
 Mask = NDArray[np.bool_]
-Targets = Mapping[str, float] | Sequence[float] | None
-"""v, how much each validation group counts: by name, or a number for each in the plan's order; None for 1 each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class LMO:
             ConfigError: the prior is not on the simplex, or targets by name have not been bound to an order.
         """
         if isinstance(self.targets, Mapping):
-            raise ConfigError(_UNBOUND)
+            raise ConfigError(UNBOUND)
         prior_K = on_simplex(prior_K, what="the prior")
         return {"prior_K": prior_K, "log_K": self._start(prior_K), "score_K": np.zeros(len(prior_K)), "observed": 0}
 
@@ -146,6 +146,25 @@ class LMO:
             after |= {"log_K": carry(state["log_K"], source_K, after["prior_K"]), "observed": state["observed"]}
         return after
 
+    def check(self, state: State | Part, prior_K: Float64 | None = None, *, square: bool = False) -> Float64:
+        """Check a loaded state; return its prior, float64 [K]. `square`: without targets, groups are domains."""
+        at = state if isinstance(state, Part) else Part(state)
+        mean = {"mean_VK"} if self.ema is not None else set[str]()
+        found = at.keys({"prior_K", "log_K", "score_K", "observed"}, mean)
+        prior_K = at["prior_K"].prior(prior_K)
+        domains = len(prior_K)
+        log_K = at["log_K"].array(domains, most=1.0, infinite=True)
+        if ((log_K == -np.inf) & (prior_K > 0)).all() or abs(np.logaddexp.reduce(log_K)) > 1e-6:
+            at["log_K"].refuse("logarithms of weights that sum to 1")
+        if (np.isfinite(log_K) != (prior_K > 0)).any():
+            at["log_K"].refuse("finite for the domains whose prior is not 0, and for no other")
+        at["score_K"].array(domains)
+        at["observed"].whole(least=0)
+        if "mean_VK" in found:
+            groups = len(self.targets) if self.targets is not None else domains if square else None
+            at["mean_VK"].array(groups, domains, unknown=True)
+        return prior_K
+
     def explain(self, state: State) -> dict[str, Any]:
         """Return the weights, the scores (column sums of v A as used) and the number of matrices so far."""
         return {"weights": self.weights(state), "score": state["score_K"].copy(), "matrices": state["observed"]}
@@ -184,62 +203,6 @@ class LMO:
             return log_K
         share_K = _log(active_K * self.smoothing / np.count_nonzero(active_K))
         return _log_normalised(np.logaddexp(math.log1p(-self.smoothing) + log_K, share_K))
-
-
-_UNBOUND = "targets are given by name, and no order of domains was set; call bind(names, samples_K)"
-
-
-def check_targets(targets: Targets) -> None:
-    """Raise ConfigError unless `targets` are weights: finite, >= 0, not all zero. Their scale matters and is kept."""
-    if targets is not None:
-        on_simplex(list(targets.values() if isinstance(targets, Mapping) else targets), what="targets")
-
-
-def bind_targets(targets: Targets, names: tuple[str, ...]) -> Targets:
-    """Return targets by name in the order of `names`, 0 for names without one; other targets as they are.
-
-    Raises:
-        ConfigError: a target is not one of `names`.
-    """
-    if not isinstance(targets, Mapping):
-        return targets
-    if unknown := sorted(set(targets) - set(names)):
-        raise ConfigError(f"targets name {unknown}, which are not domains; the domains are {sorted(names)}")
-    return tuple(float(targets.get(name, 0.0)) for name in names)
-
-
-def weigh_groups(targets: Targets, groups: int) -> Float64:
-    """Return v, float64 [V], for a number of validation groups.
-
-    Raises:
-        ConfigError: targets by name have not been bound to an order.
-        FeedbackError: the number of targets is not that of groups.
-    """
-    if targets is None:
-        return np.ones(groups)
-    if isinstance(targets, Mapping):
-        raise ConfigError(_UNBOUND)
-    if len(targets) != groups:
-        raise FeedbackError(
-            f"{groups} validation groups were reported, and targets weigh {len(targets)}: give one target for each "
-            "group, or none to weigh all alike"
-        )
-    return np.asarray(targets, dtype=np.float64)
-
-
-def check_groups(targets: Targets, groups: int, domains: int) -> None:
-    """Check that it is known how much each group counts: by a target for each, or as one group for each domain.
-
-    Raises:
-        FeedbackError: there are other numbers of targets than of groups, or of groups than of domains without targets.
-    """
-    if targets is None and groups != domains:
-        raise FeedbackError(
-            f"{groups} validation groups were reported for {domains} domains, and without targets there is one group "
-            f"for each domain: report {domains}, or say how much each group counts by targets, such as "
-            f"targets={(1,) * min(groups, 3)!r}"
-        )
-    weigh_groups(targets, groups)
 
 
 def normalise_matrix(matrix_VK: Float64) -> Float64:
@@ -330,6 +293,10 @@ class MatrixMixer:
 
     lmo: LMO = LMO()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.lmo, LMO):
+            raise ConfigError(f"`lmo` is a mixers.LMO, got {shown(self.lmo)}")
+
     def bind(self, names: tuple[str, ...], samples_K: Int64) -> Self:
         """Return this with targets in the order of the domains `names`; sizes are not used."""
         return replace(self, lmo=self.lmo.bind(names))
@@ -349,6 +316,10 @@ class MatrixMixer:
         if np.ndim(feedback.matrix_VK) == 2:
             check_groups(self.lmo.targets, len(feedback.matrix_VK), len(state["prior_K"]))
         return self.lmo.observe(state, feedback.matrix_VK)
+
+    def check(self, state: State, prior_K: Float64 | None = None) -> None:
+        """Check a loaded state."""
+        self.lmo.check(state, prior_K, square=True)
 
     def adapt(self, state: State, source_K: Int64, prior_K: Float64, step: int) -> State:
         """Carry the weights over to other domains; the running mean of A is dropped."""

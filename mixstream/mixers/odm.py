@@ -21,6 +21,7 @@ import numpy as np
 
 from mixstream.arguments import normalise_fields
 from mixstream.errors import ConfigError
+from mixstream.mixers.form import Part
 from mixstream.mixers.protocol import State
 from mixstream.plan.weights import normalise
 from mixstream.types import Feedback, Float64, Int64
@@ -144,6 +145,20 @@ class ODM:
         weights_K = self._weights(estimate_K, state["prior_K"], state["eps"], eps)
         after = {"prior_K": state["prior_K"], "weights_K": weights_K, "estimate_K": estimate_K, "eps": eps}
         return after, weights_K.copy()
+
+    def check(self, state: State, prior_K: Float64 | None = None) -> None:
+        """Check a loaded state."""
+        at = Part(state)
+        at.keys({"prior_K", "weights_K", "estimate_K", "eps"})
+        prior_K = at["prior_K"].prior(prior_K)
+        at["weights_K"].simplex(len(prior_K), within=prior_K)
+        least, most = -_ESTIMATE_LIMIT, _ESTIMATE_LIMIT
+        if self.form == "exp3":  # a sum over all steps
+            least, most = -1e300, 1e300
+        elif self.form != "paper":
+            least, most = 0.0, 1.001 * math.exp(LOSS_LIMIT)
+        at["estimate_K"].array(len(prior_K), least=least, most=most)
+        at["eps"].number(least=0.0, most=1 / max(int((prior_K > 0).sum()), 1))
 
     def opening(self, state: State, step: int) -> Float64:
         """Return the weights, float64 [K], until the first feedback: the prior, or those of `adapt`."""

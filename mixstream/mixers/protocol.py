@@ -104,6 +104,26 @@ class Adapting(Protocol):
 
 
 @runtime_checkable
+class Checking(Protocol):
+    """A mixer that can tell whether a loaded state is one of its own.
+
+    The state of a mixer without this method is compared with that of `init`: the same parts, of the same kinds.
+    """
+
+    def check(self, state: State, prior_K: Float64 | None = None) -> None:
+        """Check that `update`, `adapt` and the other methods can go on from `state`.
+
+        Args:
+            state: as it was loaded.
+            prior_K: float64 [K], the prior of the run, which the state has to fit.
+
+        Raises:
+            StateError: they cannot; it names the part that is wrong.
+        """
+        ...
+
+
+@runtime_checkable
 class Explaining(Protocol):
     """A mixer that can explain its weights."""
 

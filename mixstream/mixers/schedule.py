@@ -40,8 +40,6 @@ class Schedule:
             )
         if fractions := sorted(step for step in self.weights if step != int(step)):
             raise ConfigError(f"Schedule steps are whole numbers; got {fractions[:5]}")
-        if self.kind not in ("step", "linear"):
-            raise ConfigError(f"Schedule kind {self.kind!r} is not known; choose 'step' or 'linear'")
         for step, weights in self.weights.items():
             if not isinstance(weights, Mapping):
                 raise ConfigError(f"Schedule weights of step {step} are a dict by domain name, got {weights!r}")

@@ -12,9 +12,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from mixstream.arguments import normalise_fields
+from mixstream.arguments import normalise_fields, shown
 from mixstream.errors import ConfigError, FeedbackError
-from mixstream.mixers.lmo import LMO, Targets, bind_targets
+from mixstream.mixers._targets import Targets, bind_targets
+from mixstream.mixers.form import Part
+from mixstream.mixers.lmo import LMO
 from mixstream.mixers.protocol import State
 from mixstream.types import Feedback, Float64, Int64
 
@@ -65,7 +67,13 @@ class SkillIt:
         for name in ("round_steps", "window"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not isinstance(self.graph, Mapping):  # as tuples: a mixer is compared and printed
+        if isinstance(self.graph, Mapping):
+            for name, row in self.graph.items():
+                if not isinstance(row, Mapping):
+                    raise ConfigError(
+                        f"the row of {shown(name)} in the graph is a dict from domains to numbers, got {shown(row)}"
+                    )
+        else:  # as tuples: a mixer is compared and printed
             object.__setattr__(self, "graph", tuple(map(tuple, _matrix(self.graph).tolist())))
         _ = self._lmo  # checks its options
 
@@ -83,7 +91,7 @@ class SkillIt:
         if not isinstance(self.graph, Mapping):
             return replace(self, targets=targets)
         columns = {group for row in self.graph.values() for group in row}
-        if unknown := sorted((set(self.graph) | columns) - set(names)):
+        if unknown := sorted((set(self.graph) | columns) - set(names), key=str):
             raise ConfigError(f"the graph names {unknown}, which are not domains; the domains are {sorted(names)}")
         if missing := sorted(set(names) - set(self.graph)):
             raise ConfigError(
@@ -137,6 +145,19 @@ class SkillIt:
         after["lmo"], weights_K = self._lmo.observe(state["lmo"], matrix_VK)
         return after, weights_K
 
+    def check(self, state: State, prior_K: Float64 | None = None) -> None:
+        """Check a loaded state."""
+        at = Part(state)
+        at.keys({"began", "lmo", "window", "first_V"})
+        prior_K = self._lmo.check(at["lmo"], prior_K)
+        at["began"].whole(least=0)
+        groups = len(self._skill(len(prior_K)))
+        at["first_V"].array(groups, unknown=True)
+        if not isinstance(window := at["window"].value, list) or len(window) > self.window:
+            at["window"].refuse(f"a list of at most {self.window} evaluations")
+        for number, loss_V in enumerate(window):
+            Part(loss_V, f"window.{number}").array(groups, unknown=True)
+
     def adapt(self, state: State, source_K: Int64, prior_K: Float64, step: int) -> State:
         """Carry the weights over to other domains, those of this graph, until the next round; losses are dropped."""
         fresh = dict(self.init(prior_K))
@@ -175,8 +196,8 @@ class SkillIt:
 def _matrix(graph: Any) -> Float64:
     try:
         matrix = np.asarray(graph, dtype=np.float64)
-    except (TypeError, ValueError):
+    except Exception:  # of whatever kind an object's own method raises
         matrix = np.full(0, np.nan)
     if matrix.ndim != 2 or not np.isfinite(matrix).all():
-        raise ConfigError(f"a graph is a matrix [domains, validation groups] of finite numbers; got {graph!r}")
+        raise ConfigError(f"a graph is a matrix [domains, validation groups] of finite numbers; got {shown(graph)}")
     return matrix

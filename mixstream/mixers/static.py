@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mixstream.arguments import normalise_fields
+from mixstream.arguments import normalise_fields, shown
 from mixstream.errors import ConfigError
 from mixstream.plan.weights import normalise
 
@@ -26,7 +26,7 @@ class Static:
 
     def proportion_of(self, names: tuple[str, ...]) -> list[float]:
         """Return the weights in the order of `names`."""
-        return by_name(self.proportions, names, what="Static")
+        return by_name(self.proportions, names, what="Static proportions")
 
 
 def by_name(weights: Mapping[str, float], names: tuple[str, ...], *, what: str) -> list[float]:
@@ -35,8 +35,10 @@ def by_name(weights: Mapping[str, float], names: tuple[str, ...], *, what: str) 
     Raises:
         ConfigError: the two do not name the same domains.
     """
-    if unknown := sorted(set(weights) - set(names)):
-        raise ConfigError(f"{what} gives weights to {unknown}, which are not domains; the domains are {sorted(names)}")
+    if unknown := sorted(set(weights) - set(names), key=str):
+        raise ConfigError(
+            f"{what} gives weights to {shown(unknown)}, which are not domains; the domains are {sorted(names)}"
+        )
     if missing := sorted(set(names) - set(weights)):
         raise ConfigError(f"{what} gives no weight to the domains {missing}; add them (0 leaves a domain out)")
     return [float(weights[name]) for name in names]

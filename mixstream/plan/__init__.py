@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mixstream.plan.plan import Plan
     from mixstream.plan.selection import KeptRows
     from mixstream.plan.state import RunState, parse_state
+    from mixstream.plan.state_text import decoded
     from mixstream.plan.weights import WEIGHT_UNIT, apportion, normalise, quantise
 
 __getattr__, __dir__ = lazily(
@@ -34,8 +35,19 @@ __getattr__, __dir__ = lazily(
         "plan": ["Plan"],
         "selection": ["KeptRows"],
         "state": ["RunState", "parse_state"],
+        "state_text": ["decoded"],
         "weights": ["WEIGHT_UNIT", "apportion", "normalise", "quantise"],
     },
 )
 
-__all__ = ["WEIGHT_UNIT", "KeptRows", "Plan", "RunState", "apportion", "normalise", "parse_state", "quantise"]
+__all__ = [
+    "WEIGHT_UNIT",
+    "KeptRows",
+    "Plan",
+    "RunState",
+    "apportion",
+    "decoded",
+    "normalise",
+    "parse_state",
+    "quantise",
+]

@@ -81,7 +81,7 @@ class Quotas:
         return self.steps * self.step_rows
 
     @cached_property
-    def _alternate(self) -> bool:
+    def take_turns(self) -> bool:
         """Whether lanes take turns in getting the rows that do not divide by their number.
 
         They do not where they own unequal numbers of the samples that every epoch takes: the others make up for it.
@@ -93,13 +93,13 @@ class Quotas:
     @cached_property
     def part_LK(self) -> Int64:
         """The weights of each lane in whole parts, int64 [L, K]: its part of an epoch, on average over epochs."""
-        if not self._alternate:
+        if not self.take_turns:
             return self.first_LK
         return np.where(self._whole_K, len(self.owned_LK) * self.owned_LK, self.choose_K)
 
     def before_drops(self, credit_LK: Int64) -> Int64:
         """Return what an epoch that begins with `credit_LK` takes before rows are dropped, int64 [L, K]."""
-        if not self._alternate:
+        if not self.take_turns:
             return self.first_LK
         return deal_beside(self.choose_K, self.owned_LK, fixed_K=self._whole_K, owed_LK=credit_LK)
 
@@ -131,7 +131,7 @@ class Quotas:
         """Return the draws that `epochs` epochs move each domain on by, and the credits after them, int64 [L, K]."""
         credit_LK = credit_LK.copy()
         spare_L = self.lane_rows - self.first_LK.sum(axis=1)
-        if self.in_order or not (self._alternate or (spare_L < 0).any()):  # each has the same quota
+        if self.in_order or not (self.take_turns or (spare_L < 0).any()):  # each has the same quota
             for part_K, credit_K, spare in zip(self.part_LK, credit_LK, spare_L.tolist()):
                 pass_rows(part_K, credit_K, 0 if self.in_order else epochs * spare)
             return epochs * self.first_LK, credit_LK

@@ -16,13 +16,16 @@ import msgspec
 import numpy as np
 from msgspec import UNSET
 
+from mixstream.arguments import shown
 from mixstream.errors import StateError
 from mixstream.plan.skips import Skips
 from mixstream.plan.state_carry import carry_over, refusal
-from mixstream.plan.state_differences import differences, stream_of
-from mixstream.plan.state_record import DomainState, IteratorState, RunState, SetAside, Settings
+from mixstream.plan.state_contradictions import contradictions
+from mixstream.plan.state_differences import differences
+from mixstream.plan.state_record import Began, DomainState, IteratorState, RunState, SetAside, Settings
+from mixstream.plan.state_text import check_plain, decoded, keys_of
 from mixstream.plan.weights import deal
-from mixstream.types import Cursor
+from mixstream.types import Cursor, Int64, Origin
 
 if TYPE_CHECKING:  # so that reading a state does not compile the kernels
     from mixstream.plan.run_plan import RunPlan
@@ -102,6 +105,7 @@ def save_state(
             selection=selection or UNSET,
             share=UNSET if plan.share_K is None else int(plan.share_K[k]),
             owned=UNSET if (plan.owned_LK[:, k] == dealt_LK[:, k]).all() else plan.owned_LK[:, k].tolist(),
+            began=UNSET if cursor.origin is None else cursor.origin.drawn_LK[:, k].tolist(),
         )
         for k, (domain, selection) in enumerate(zip(run_plan.domains, run_plan.selections))
     ]
@@ -120,6 +124,7 @@ def save_state(
         mixing=mixing,
         quarantined=list(quarantined),
         skipped=skips.document() if skips else UNSET,
+        began=UNSET if cursor.origin is None else Began(step=cursor.origin.step, epoch=cursor.origin.epoch),
     )
     return msgspec.to_builtins(state)
 
@@ -133,11 +138,12 @@ def parse_state(document: Mapping[str, Any]) -> RunState:
     document = unpacked(document)
     if not isinstance(document, Mapping) or document.get("mixstream") != VERSION:
         raise StateError(_what_else(document))
+    check_plain(document)
     try:
         state = msgspec.convert(dict(document), RunState)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RecursionError) as error:
         raise StateError(f"the state is damaged: {error}; load an older checkpoint") from error
-    if wrong := next(_contradictions(state), None):
+    if wrong := next(contradictions(state), None):
         raise StateError(f"the state is damaged: {wrong}; load an older checkpoint")
     return state
 
@@ -162,10 +168,7 @@ def unpacked(document: Any) -> Any:
     """
     if not (isinstance(document, Mapping) and len(document) == 1 and isinstance(document.get("state"), bytes)):
         return document
-    try:
-        return msgspec.json.decode(document["state"])
-    except msgspec.DecodeError as error:
-        raise StateError(f"the state is damaged: {error}; load an older checkpoint") from error
+    return decoded(document["state"])
 
 
 def _what_else(document: Any) -> str:
@@ -174,7 +177,6 @@ def _what_else(document: Any) -> str:
     if ours := [path for path, inner in found.items() if inner.get("mixstream") == VERSION]:
         return f"this is a checkpoint, and the state is in it: load checkpoint{ours[0]}"
     version = document.get("mixstream") if isinstance(document, Mapping) else None
-    has = sorted(map(str, document)) if isinstance(document, Mapping) else type(document).__name__
     way_out = "a state of another version cannot be resumed exactly; start without it"
     theirs = [path for path, inner in found.items() if inner.keys() >= _MOSAIC]
     if version is None and theirs:
@@ -184,8 +186,8 @@ def _what_else(document: Any) -> str:
             "Trainer(load_ignore_keys=['state/dataset_state']))"
         )
     return (
-        f"this is not a state of mixstream's version {VERSION} (its 'mixstream' entry is {version!r}; it has {has}): "
-        f"{way_out}"
+        f"this is not a state of mixstream's version {VERSION} (its 'mixstream' entry is {shown(version)}; it has "
+        f"{keys_of(document)}): {way_out}"
     )
 
 
@@ -195,34 +197,7 @@ def _inner(value: Any, path: str = "", *, depth: int) -> Iterator[tuple[str, Map
         return
     yield path, value
     for key, item in value.items() if depth else ():
-        yield from _inner(item, f"{path}[{key!r}]", depth=depth - 1)
-
-
-def _contradictions(state: RunState) -> Iterator[str]:
-    """Yield descriptions of how the parts of `state` contradict each other."""
-    lanes, names = state.num_canonical_nodes, [domain.name for domain in state.domains]
-    if len(set(names)) < len(names):
-        yield f"it has domains twice: {names}"
-    for domain in state.domains:
-        if {len(domain.drawn), len(domain.base), len(domain.credit)} != {lanes}:
-            yield f"domain {domain.name!r} does not have one cursor for each of {lanes} lanes"
-        if domain.owned is not UNSET and not _is_dealt(domain.owned, domain.samples, lanes):
-            yield f"the {domain.samples} samples of domain {domain.name!r} are not those of its lanes, {domain.owned}"
-    if len(state.total) != lanes or any(map(sum, zip(*(domain.credit for domain in state.domains)))):
-        yield "the rounding carry does not add up"
-    if state.sample_in_epoch % state.settings.global_batch_size:
-        yield f"{state.sample_in_epoch} is no number of samples between two steps"
-    if state.skipped is not UNSET and state.skips.document() != state.skipped:
-        yield f"the steps that it leaves out, {state.skipped}, are no ranges that rise"
-    place = state.iterator
-    if isinstance(place, IteratorState) and not (place.rows < place.batch_rows and place.worker < place.workers):
-        yield f"its iterator is worker {place.worker} of {place.workers}, at row {place.rows} of {place.batch_rows}"
-    if strange := {entry.domain for entry in state.quarantined} - {*names, *map(stream_of, names)}:
-        yield f"it sets samples aside of {sorted(strange)}, which are not among its domains {names}"
-
-
-def _is_dealt(owned_L: list[int], samples: int, lanes: int) -> bool:
-    return len(owned_L) == lanes and sum(owned_L) == samples and max(owned_L) - min(owned_L) <= 1
+        yield from _inner(item, f"{path}[{shown(key)}]", depth=depth - 1)
 
 
 def load_state(state: RunState, run_plan: RunPlan, *, fresh: Cursor, strict: bool) -> tuple[Cursor, bool]:
@@ -237,28 +212,7 @@ def load_state(state: RunState, run_plan: RunPlan, *, fresh: Cursor, strict: boo
     """
     found = differences(state, run_plan, settings=settings_of(run_plan))
     if not found:
-        plan, lanes = run_plan.plan, state.num_canonical_nodes
-        if (step := state.sample_in_epoch // plan.global_batch_size) > plan.steps_per_epoch:
-            raise StateError(
-                f"the state is damaged: it is {step} steps into an epoch of {plan.steps_per_epoch}; load an older "
-                "checkpoint"
-            )
-        by_name = {domain.name: domain for domain in state.domains}
-        table = {
-            key: np.array([getattr(by_name[name], key) for name in plan.names], dtype=np.int64).reshape(-1, lanes).T
-            for key in ("drawn", "base", "credit")
-        }
-        cursor = Cursor(
-            step=state.step,
-            epoch=state.epoch,
-            step_in_epoch=step,
-            drawn_LK=np.ascontiguousarray(table["drawn"]),
-            base_LK=np.ascontiguousarray(table["base"]),
-            credit_LK=np.ascontiguousarray(table["credit"]),
-            total_L=np.array(state.total, dtype=np.int64),
-            repeats=state.repeats,
-        )
-        return plan.resume(cursor), True
+        return _cursor(state, run_plan, strict=strict), True
     if strict:
         if isinstance(state.iterator, IteratorState):
             way_out = (
@@ -277,3 +231,56 @@ def load_state(state: RunState, run_plan: RunPlan, *, fresh: Cursor, strict: boo
             f"Make these equal to resume exactly{way_out}"
         )
     return carry_over(state, run_plan, fresh), False
+
+
+def _cursor(state: RunState, run_plan: RunPlan, *, strict: bool) -> Cursor:
+    """Return the place of a state of this run.
+
+    Raises:
+        StateError: its run cannot have been there.
+    """
+    from mixstream.plan.state_counts import resumed  # here, so that reading a state does not compile the kernels
+
+    plan, lanes = run_plan.plan, state.num_canonical_nodes
+    by_name = {domain.name: domain for domain in state.domains}
+
+    def table(key: str) -> Int64:
+        columns = [getattr(by_name[name], key) for name in plan.names]
+        return np.ascontiguousarray(np.array(columns, dtype=np.int64).reshape(-1, lanes).T)
+
+    wrong = next(
+        (
+            f"domain {n!r} has {by_name[n].samples} samples in it, and {size} here"
+            for n, size in zip(plan.names, plan.samples_K.tolist())
+            if by_name[n].samples != size
+        ),
+        "",
+    )
+    step = state.sample_in_epoch // plan.global_batch_size
+    if not wrong and step > plan.steps_per_epoch:
+        wrong = f"it is {step} steps into an epoch of {plan.steps_per_epoch}"
+    if not wrong:
+        began = state.began
+        cursor, wrong = resumed(
+            plan,
+            Cursor(
+                step=state.step,
+                epoch=state.epoch,
+                step_in_epoch=step,
+                drawn_LK=table("drawn"),
+                base_LK=table("base"),
+                credit_LK=table("credit"),
+                total_L=np.array(state.total, dtype=np.int64),
+                repeats=state.repeats,
+                origin=None if began is UNSET else Origin(step=began.step, epoch=began.epoch, drawn_LK=table("began")),
+            ),
+            began=state.mixing_origin,
+            strict=strict,
+            shares=any(domain.share is not UNSET for domain in state.domains),
+        )
+        if not wrong:
+            return cursor
+    raise StateError(
+        f"the state is damaged: {wrong}; load an older checkpoint. If its run went on from a state of another run "
+        "under an earlier version of mixstream, load it with strict=False"
+    )

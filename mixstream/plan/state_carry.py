@@ -25,7 +25,7 @@ from msgspec import UNSET
 from mixstream.errors import StateError
 from mixstream.plan.state_differences import other_samples, other_splits, stream_of
 from mixstream.plan.weights import deal, deal_beside
-from mixstream.types import Cursor, Int64
+from mixstream.types import Cursor, Int64, Origin
 
 if TYPE_CHECKING:
     from mixstream.plan.run_plan import RunPlan
@@ -78,7 +78,8 @@ def carry_over(state: RunState, run_plan: RunPlan, fresh: Cursor) -> Cursor:
             stacklevel=6,
         )
     begun = {"step": state.step, "epoch": state.epoch, "repeats": state.repeats}
-    return replace(fresh, **begun, step_in_epoch=0, drawn_LK=drawn_LK, base_LK=drawn_LK)
+    origin = Origin(step=state.step, epoch=state.epoch, drawn_LK=drawn_LK)
+    return replace(fresh, **begun, step_in_epoch=0, drawn_LK=drawn_LK, base_LK=drawn_LK, origin=origin)
 
 
 def refusal(state: RunState, run_plan: RunPlan) -> str:

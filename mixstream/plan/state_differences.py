@@ -72,7 +72,7 @@ def _weights(state: RunState, run_plan: RunPlan) -> list[str]:
         if theirs is None:
             found.append("")
         elif theirs.share is not UNSET and run_plan.plan.share_K is not None:
-            was = theirs.share / parts
+            was = theirs.share / max(parts, 1)
             found.append("" if abs(was - share) < 1e-12 else f": its share of the rows was {was:.6%}, now {share:.6%}")
         else:  # a state from before shares were exact: rounding up or down may have depended on the order of streams
             near = run_plan.share_K is not None and abs(theirs.choose - share * run_plan.epoch_size) < 1

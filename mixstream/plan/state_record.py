@@ -24,6 +24,8 @@ class DomainState(msgspec.Struct, frozen=True, kw_only=True):
     A domain that is read whole has no `selection` in its state. Only one of fixed weights has a `share`, in whole
     parts. `owned`, the samples of each lane, is there only where it is not what `weights.deal` makes of the samples of
     all domains.
+
+    Only a run that took over draws of another one (`strict=False`) has `began`, the draws of each lane there.
     """
 
     name: str
@@ -37,6 +39,7 @@ class DomainState(msgspec.Struct, frozen=True, kw_only=True):
     selection: str | UnsetType = UNSET
     share: Count | UnsetType = UNSET
     owned: list[Count] | UnsetType = UNSET
+    began: list[Count] | UnsetType = UNSET
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,10 +90,18 @@ class IteratorState(msgspec.Struct, frozen=True, kw_only=True):
     phase: Count
 
 
+class Began(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a run took over draws of another one: the step, and the epoch that began there (`types.Origin`)."""
+
+    step: Count
+    epoch: Count
+
+
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
     """The document, as `parse_state` has checked it.
 
     Only a run that leaves steps out has `skipped`: pairs (first, end), those that were passed and those to come.
+    Only a run that took over draws of another one has `began`.
     """
 
     mixstream: int
@@ -108,8 +119,15 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     quarantined: list[SetAside] = []
     iterator: IteratorState | UnsetType = UNSET
     skipped: list[SkippedRange] | UnsetType = UNSET
+    began: Began | UnsetType = UNSET
 
     @property
     def skips(self) -> Skips:
         """The steps that are left out."""
         return Skips() if self.skipped is UNSET else Skips.of(self.skipped)
+
+    @property
+    def mixing_origin(self) -> int | None:
+        """The step at which a learning mixer began; None if none learns, or the state does not say so."""
+        origin = None if self.mixing is None else self.mixing.get("origin")
+        return origin if isinstance(origin, int) else None

@@ -4,11 +4,13 @@ Source: `parse_and_normalize_split`, `convert_split_vector_to_split_matrix` and
 `_build_megatron_dataset_splits` of megatron.core.datasets. Rounding is that of floats there, half to even.
 """
 
+import math
 import re
 from itertools import accumulate
 
 import numpy as np
 
+from mixstream.arguments import shown
 from mixstream.errors import ConfigError
 
 PARTS = ("train", "valid", "test")
@@ -39,15 +41,17 @@ def split_bounds(split: str, part: str) -> tuple[float, float]:
     except ValueError:
         weights = []
     weights += [0.0] * (len(PARTS) - len(weights))
-    if len(weights) != len(PARTS) or not sum(weights) > 0:
+    if len(weights) != len(PARTS) or not 0 < sum(weights) < math.inf:
         raise ConfigError(
-            f'split={split!r} has no weights of {", ".join(PARTS)}: write split="969,30,1" as in Megatron'
+            f'split={shown(split)} has no weights of {", ".join(PARTS)}: write split="969,30,1" as in Megatron'
         )
     ends = list(accumulate(normalised(weights)))
     at = PARTS.index(part)
     begin, end = (ends[at - 1] if at else 0.0), ends[at]
     if end <= begin:
-        raise ConfigError(f"split={split!r} gives the part {part!r} nothing: raise its weight, or read another part")
+        raise ConfigError(
+            f"split={shown(split)} gives the part {part!r} nothing: raise its weight, or read another part"
+        )
     return begin, end
 
 
@@ -65,7 +69,7 @@ def split_sequences(split: str | None, part: str, sequences: int) -> range:
     begin, end = (round(bound * float(sequences)) for bound in split_bounds(split, part))
     if begin == end:
         raise ConfigError(
-            f"split={split!r} gives the part {part!r} none of {sequences} sequences: raise its weight, or leave out "
-            "split to read all of them"
+            f"split={shown(split)} gives the part {part!r} none of {sequences} sequences: raise its weight, or leave "
+            "out split to read all of them"
         )
     return range(begin, end)

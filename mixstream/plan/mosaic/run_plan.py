@@ -158,9 +158,14 @@ class MosaicRunPlan:
         nodes, ranks = (state.facts.get(key, 0) for key in (_NODES, _RANKS))
         if not nodes or not ranks or (nodes, ranks) == (self.topology.num_nodes, self.topology.num_ranks):
             return  # a state of that package does not say on which it was saved
+        if ranks % nodes or self.plan.global_batch_size % ranks:
+            raise StateError(
+                f"the state is damaged: {ranks} ranks on {nodes} nodes cannot share a global batch of "
+                f"{self.plan.global_batch_size} samples; load an older checkpoint"
+            )
         here = replace(self.plan, drop_last=False)
-        epochs = replace(self.epochs, batch_size=max(here.global_batch_size // ranks, 1))
-        there = replace(here, epochs=epochs, world=Topology(num_nodes=nodes, ranks_per_node=max(ranks // nodes, 1)))
+        epochs = replace(self.epochs, batch_size=here.global_batch_size // ranks)
+        there = replace(here, epochs=epochs, world=Topology(num_nodes=nodes, ranks_per_node=ranks // nodes))
         left, now = (_samples(plan.table(state.epoch, read)) for plan in (there, here))
         size = max(len(left), len(now))
         surplus = np.pad(now, (0, size - len(now))) - np.pad(left, (0, size - len(left)))

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from mixstream.arguments import MOST, shown
 from mixstream.errors import StateError
+from mixstream.plan.state_text import keys_of
 
 KEYS = ("epoch", "sample_in_epoch", "num_canonical_nodes", "shuffle_seed")
 _MORE = "initial_physical_nodes"
-_LEAST = {"epoch": None, "sample_in_epoch": 0, "num_canonical_nodes": 1, "shuffle_seed": 0}
+_LEAST = {"epoch": -1, "sample_in_epoch": 0, "num_canonical_nodes": 1, "shuffle_seed": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,7 @@ class MosaicState:
     """A state in the form of mosaicml-streaming.
 
     Attributes:
-        epoch: the running epoch; below 0 before the first.
+        epoch: the running epoch; -1 before the first.
         sample_in_epoch: samples of it that all ranks have read.
         num_canonical_nodes: of the run.
         shuffle_seed: of the run.
@@ -53,16 +55,18 @@ class MosaicState:
                 'those that are left: go on with order="mixstream"'
             )
         if not isinstance(document, Mapping) or any(key not in document for key in KEYS):
-            given = sorted(document) if isinstance(document, Mapping) else type(document).__name__
             raise StateError(
                 'The StreamingDataset state dict is none of mosaicml-streaming\'s, which order="mosaic" goes on from: '
-                f"it needs the keys {', '.join((*KEYS, _MORE))}, and has {str(given)[:200]}"
+                f"it needs the keys {', '.join((*KEYS, _MORE))}, and has {keys_of(document)}"
             )
         for key, least in _LEAST.items():
             _check(document, key, least)
         if document.get(_MORE) is not None:
             _check(document, _MORE, 1)
-        facts = {key: value for key, value in document.items() if key.startswith("mixstream_")}
+        for key in document:
+            if isinstance(key, str) and key.startswith("mixstream_"):
+                _check(document, key, 0)
+        facts = {key: value for key, value in document.items() if isinstance(key, str) and key.startswith("mixstream_")}
         return cls(**{key: int(document[key]) for key in KEYS}, initial_physical_nodes=document.get(_MORE), facts=facts)
 
     @property
@@ -82,8 +86,10 @@ class MosaicState:
         return {**own, **self.facts}
 
 
-def _check(document: Mapping[str, Any], key: str, least: int | None) -> None:
+def _check(document: Mapping[str, Any], key: str, least: int) -> None:
     value = document[key]
-    if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-        above = "" if least is None else f" of at least {least}"
-        raise StateError(f"the state is damaged: {key} has to be a whole number{above}, and is {str(value)[:100]!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST:
+        raise StateError(
+            f"the state is damaged: {shown(key)[1:-1]} has to be a whole number of at least {least}, and is "
+            f"{shown(value)}; load an older checkpoint"
+        )

@@ -279,6 +279,25 @@ def test_a_floor_on_p_holds_from_the_first_policy_on():
         assert served.sum(axis=1) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("revive", [False, True])
+def test_the_default_floor_counts_the_domains_that_may_get_something(revive):
+    """It is min(0.01, 0.25 / K) of these K: those with a prior of 0 take none of it."""
+    prior_K = np.array([1.0, 1.0, 2.0] + [0.0] * 97) / 4
+    theta_K3 = np.array([[math.log(20.0), math.log(2.0), 0.3]] * 2 + [[math.log(1e-9), math.log(2.0), 0.3]] * 98)
+    mixer = ADO(floor_on="p", revive=revive)
+    average_K = np.array([0.4, 0.6] + [0.0] * 98)
+    weights_K, _ = mixer.policy(theta_K3, np.full(100, 500.0), prior_K, prior_K, average_K, step=9)
+    assert weights_K.min() == pytest.approx(0.0025 if revive else 0.0)
+    assert weights_K[2] == pytest.approx(0.0025 if revive else 0.01)
+
+
+def test_floors_may_fill_what_the_domains_that_count_have():
+    prior_K = np.array([0.2, 0.3, 0.5, 0.0, 0.0])
+    assert ADO(p_min=0.3).init(prior_K)["prior_K"].tolist() == prior_K.tolist()  # 3 of 0.3, not 5
+    with pytest.raises(ConfigError, match="for each of 5 domains adds up to more than 1"):
+        ADO(p_min=0.3, revive=True).init(prior_K)
+
+
 def test_lifting_holds_the_floor_and_keeps_what_is_above_it_in_order():
     assert lift(np.array([0.7, 0.25, 0.05]), np.full(3, 0.1)) == pytest.approx([0.66, 0.24, 0.1])
     assert lift(np.array([0.5, 0.5, 0.0]), np.array([0.1, 0.1, 0.0])) == pytest.approx([0.5, 0.5, 0.0])
@@ -303,7 +322,7 @@ def test_credit_is_of_rows_trained_on_or_of_the_weights_they_were_drawn_by():
         ({"update_interval": 0}, "give 1 or more"),
         ({"s": math.nan}, "s=nan cannot be"),
         ({"p_min": 1.5}, "p_min=1.5 is not a share"),
-        ({"floor_on": "pi"}, "choose rho or p"),
+        ({"floor_on": "pi"}, "choose one of rho, p"),
         ({"alpha_max": 0.0}, "give an alpha_max above 0"),
     ],
 )

@@ -181,5 +181,5 @@ def test_explain_says_where_domains_stand():
 
 def test_the_reference_ignores_forgetting():
     assert ADO.reference().forgetting == "ignore"
-    with pytest.raises(ConfigError, match="choose law or ignore"):
+    with pytest.raises(ConfigError, match="choose one of law, ignore"):
         ADO(forgetting="keep")

@@ -124,6 +124,16 @@ def test_it_goes_by_what_probes_were_made_of_not_by_what_they_should_be(sweeps, 
     np.testing.assert_allclose(told(run)["matrix"], probe_steps * matrix_KK, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_probes_may_be_made_of_domains_unequally(gone):
+    """A domain leaves in the middle of the probes: those after it lack it, and its own was made of others."""
+    matrix_KK = np.array([[1.0, 0.3, -0.2], [0.1, 0.7, 0.4], [0.5, -0.6, 0.9]])
+    mixer = Aioli(round_steps=30, sweeps=2, probe_steps=2, one_hot=0.7, seed=3)
+    left = np.arange(3) == gone
+    run = Run(mixer, np.ones(3) / 3, *linear(matrix_KK)[:2], gone=lambda step: left & (step >= 7)).run(12)
+    np.testing.assert_allclose(told(run)["matrix"], 2 * matrix_KK, rtol=0, atol=1e-9)
+
+
 def test_validation_groups_need_not_be_the_domains_and_targets_weigh_them():
     matrix_VK = [[1.0, 0.0, 0.0], [0.0, 0.2, 0.1]]
     mixer = Aioli(round_steps=30, sweeps=2, probe_steps=2, targets=(0, 3), normalise=False, eta=1.0)

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
+import random
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from contract import ENGINES, FIXED, LEARNING, REFUSED, TABLE, VALID, bound, fixed_weights, no_floor
 from contract_run import PRIOR, STEPS, Run, World, run_of, state_of, text_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from planning import by_step
 
 from mixstream import mixers
-from mixstream.errors import ConfigError
-from mixstream.mixers import Adapting, Explaining, Mixer, OpenLoop, Static
+from mixstream.errors import ConfigError, StateError
+from mixstream.feedback.json_arrays import from_json
+from mixstream.mixers import Adapting, Checking, Explaining, Mixer, OpenLoop, Static
 from mixstream.plan.weights import normalise, quantise
+
+sys.path.append(str(Path(__file__).parents[2] / "fuzz"))
+
+from _mutate import mutated  # pyright: ignore[reportMissingImports] - the path is set above
 
 learning = pytest.mark.parametrize("name", LEARNING)
 
@@ -225,6 +236,49 @@ def test_evaluations_are_known_beforehand(name):
     for text in list(run.states.values())[::13]:
         state = state_of(text)
         assert [step for step in range(STEPS + 60) if run.mixer.wants_validation(state, step)] == due
+
+
+# --- loaded states ----------------------------------------------------------------------------------------------------
+
+
+@learning
+@pytest.mark.parametrize("nasty", [False, True])
+def test_every_state_of_a_mixer_passes_its_check(name, nasty):
+    run = run_of(name, 2, True) if nasty else run_of(name)
+    assert isinstance(run.mixer, Checking)
+    for text in run.states.values():
+        run.mixer.check(state_of(text), PRIOR)
+        run.mixer.check(state_of(text))
+    adapted = run.mixer.adapt(state_of(run.states[85]), np.array([3, -1, 0, 1]), PRIOR[[3, 2, 0, 1]], 85)
+    run.mixer.check(adapted, PRIOR[[3, 2, 0, 1]])
+
+
+@learning
+@settings(max_examples=25)
+@given(seed=st.integers(0, 1 << 32))
+def test_a_damaged_state_is_refused_or_goes_on(name, seed):
+    """Whatever is lost or changed: `check` refuses it by name, or all later updates give weights."""
+    rng, run = random.Random(seed), run_of(name)
+    step = rng.randrange(STEPS - 20)
+    document, _ = mutated(rng, json.loads(run.states[step]))
+    try:
+        state = from_json(document)
+        run.mixer.check(state, PRIOR)
+    except StateError:
+        return
+    run.mixer.explain(state)
+    for told in (run.given[at] for at in range(step, step + 20)):
+        state, weights_K = run.mixer.update(state, told)
+        check_weights(name, weights_K, PRIOR)
+
+
+@learning
+def test_a_state_that_lacks_a_part_is_refused(name):
+    run = run_of(name)
+    for text in list(run.states.values())[::29]:
+        for key in set(state_of(text)) - {"mean_VK"}:  # of which there is none before the first matrix
+            with pytest.raises(StateError, match="the state of the mixer is damaged"):
+                run.mixer.check({other: part for other, part in state_of(text).items() if other != key}, PRIOR)
 
 
 # --- domains that come and go -----------------------------------------------------------------------------------------

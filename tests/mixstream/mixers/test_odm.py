@@ -325,7 +325,7 @@ def test_a_domain_that_was_disabled_joins_as_a_new_one():
 @pytest.mark.parametrize(
     ("given_", "said"),
     [
-        ({"form": "bandit"}, "choose one of 'paper'"),
+        ({"form": "bandit"}, "choose one of paper"),
         ({"smoothing": 1.0}, r"\[0, 1\)"),
         ({"smoothing": math.nan}, r"\[0, 1\)"),
         ({"form": "exp3", "smoothing": 0.9}, "has none"),

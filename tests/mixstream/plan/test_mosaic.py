@@ -175,3 +175,19 @@ def test_a_forecast_says_what_is_needed_and_when():
     assert forecast.distance(cursor, None, np.array([0, 1, 2, 3])).tolist() == [0.0, 1.0, np.inf, 0.0]
     assert forecast.distance(cursor, None, np.array([0, 1, 2, 3])).tolist() == [np.inf, 0.0, np.inf, np.inf]
     assert forecast.distance(cursor, None, np.array([0, 1, 2, 3])).tolist() == [1.0, 2.0, np.inf, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "doubted"),
+    [
+        ({}, True),
+        ({"epoch": 3}, True),
+        ({"epoch": -1}, False),
+        ({"sample_in_epoch": 8}, False),
+        ({"mixstream_rows": 9}, False),
+    ],
+)
+def test_a_state_at_the_beginning_of_an_epoch_may_be_one_of_its_end(changed, doubted):
+    """That package saves the same at both, also in epoch 0; ours say more."""
+    state = {"epoch": 0, "sample_in_epoch": 0, "num_canonical_nodes": 1, "shuffle_seed": 7, **changed}
+    assert (MosaicState.parse(state).doubt is not None) == doubted

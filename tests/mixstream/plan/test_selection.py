@@ -95,6 +95,17 @@ def test_only_the_shards_that_are_read_are_checked():
             view.rows(np.array([0, 1]), np.array([1, 0]))
 
 
+def test_another_process_checks_the_rows_that_it_maps_again(tmp_path):
+    path = tmp_path / "rows"
+    np.array([1, 2, 4], dtype=np.uint32).tofile(path)
+    view = kept_of([[0, 1, 1, 0, 1]], map_rows=partial(np.fromfile, path, np.uint32))
+    assert view.rows(np.array([0]), np.array([2])).tolist() == [4]
+    np.array([1, 2, 3], dtype=np.uint32).tofile(path)
+    copy = pickle.loads(pickle.dumps(view))
+    with pytest.raises(SelectionError, match="kept rows of shard 0 have the hash"):
+        copy.rows(np.array([0]), np.array([2]))
+
+
 @pytest.mark.parametrize("rows", [[3, 1], [1, 1], [1, 5]])
 def test_rows_without_a_hash_are_ascending_rows_of_the_shard(rows):
     view = kept_of([[0, 1, 0, 1, 0]], map_rows=lambda: np.array(rows, dtype=np.uint32), hash_S=None)

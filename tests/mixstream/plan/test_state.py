@@ -304,6 +304,7 @@ def test_a_damaged_state_is_refused_or_harmless(library, learns, data):
         (("total",), [0]),
         (("domains", 0, "base"), [1, 2]),
         (("domains", 0, "credit"), []),
+        (("domains", 0, "credit"), [5]),  # those of a lane sum to 0
         (("domains", 0, "drawn"), [-4]),
         (("domains", 0), REMOVED),
         (("domains",), []),

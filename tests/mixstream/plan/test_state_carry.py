@@ -19,7 +19,7 @@ from mixstream.plan.addressing import WholeShards
 from mixstream.plan.run_plan import RunPlan
 from mixstream.plan.state import load_state, parse_state, save_state
 from mixstream.plan.state_carry import with_shares
-from mixstream.plan.weights import deal, deal_beside
+from mixstream.plan.weights import deal, deal_beside, quantise
 from mixstream.types import Cursor, Int64
 from mixstream.world import World
 
@@ -114,7 +114,7 @@ def test_every_pass_over_a_kept_domain_is_exact(data, before, lanes, per_lane, s
     by_step = data.draw(st.booleans())
     kw: dict[str, Any] = {"lanes": lanes, "per_lane": per_lane, "by_step": by_step}
     run = run_of(before, **kw)
-    weight_K = np.arange(1, len(before) + 1, dtype=np.int64) if by_step else None
+    weight_K = quantise(np.arange(1, len(before) + 1)) if by_step else None
     cursor, rows = taken(run, run.plan.start(weight_K), steps, weight_K)
     sizes = before
     for _ in range(2):
@@ -128,7 +128,7 @@ def test_every_pass_over_a_kept_domain_is_exact(data, before, lanes, per_lane, s
             name: owned for name, owned in zip(run.names, run.plan.owned_LK.T.tolist()) if name in kept
         }
         rows = [row for row in rows if row[0] in kept]
-        weight_K = np.arange(1, len(sizes) + 1, dtype=np.int64) if by_step else None
+        weight_K = quantise(np.arange(1, len(sizes) + 1)) if by_step else None
         cursor, more = taken(run, cursor, data.draw(st.integers(0, 60)), weight_K)
         rows += more
         check_passes(rows, run)
@@ -151,6 +151,35 @@ def test_later_epochs_read_every_sample_once(data, before, lanes, per_lane):
         read = Counter((row[0], *row[3:]) for row in rows)
         assert len(read) == sum(before[name] for name in kept)
         assert len(rows) - len(read) == cursor.repeats - counted
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("steps", [0, 5, 29, 40])
+def test_the_epoch_that_begins_takes_what_its_settings_say_and_no_more(steps, drop_last):
+    """What was drawn before is no part of it: neither missing from it nor repeated in it."""
+    before = {"a": 41, "b": 60, "c": 30}
+    run = run_of(before, lanes=2, per_lane=2)
+    cursor, _ = taken(run, run.plan.start(), steps)
+    state = save_state(run, cursor, mixing=None)
+    after = {"a": 41, "c": 30, "d": 25}
+    run, cursor = carried(state, run_of(after, lanes=2, per_lane=2, drop_last=drop_last))
+    assert (cursor.step, cursor.step_in_epoch, cursor.repeats) == (steps, 0, state["repeats"])
+    for _ in range(3):
+        counted = cursor.repeats
+        cursor, rows = taken(run, cursor, run.plan.steps_per_epoch)
+        assert len(rows) == 4 * run.plan.steps_per_epoch
+        drawn, repeats = Counter(row[0] for row in rows), cursor.repeats - counted
+        assert repeats == (0 if drop_last else 4 * run.plan.steps_per_epoch - sum(after.values()))
+        assert 0 <= sum(abs(drawn[name] - size) for name, size in after.items()) <= 3
+
+
+def test_rows_that_were_repeated_are_still_counted_after_loading():
+    run = run_of({"a": 41, "b": 8}, lanes=2, per_lane=4)
+    cursor, _ = taken(run, run.plan.start(), 3 * run.plan.steps_per_epoch)
+    assert cursor.repeats == 3 * 7
+    state = save_state(run, cursor, mixing=None)
+    assert carried(state, run, strict=True)[1].repeats == 3 * 7
+    assert carried(state, run_of({"a": 41}, lanes=2, per_lane=4))[1].repeats == 3 * 7
 
 
 def test_only_parts_that_are_not_the_usual_ones_are_in_a_state():
@@ -202,6 +231,7 @@ def test_what_is_dealt_beside_others_is_dealt_evenly(counts, lanes, fixed):
     [
         ({"shuffle_seed": 18}, r"shuffle_seed: saved 17, now 18\n.*pass shuffle_seed=17, or start without"),
         ({"shuffle": False}, r"shuffle: saved True, now False\n.*pass shuffle=True"),
+        ({"block_size": 32}, r"shuffle_block_size: saved 16, now 32\n.*shuffle_block_size=16"),
         ({"block_size": 8}, r"shuffle_block_size: saved 16, now 8\n.*shuffle_algo='py1e', shuffle_block_size=16"),
         ({"lanes": 4, "batch_size": 8}, r"lanes \(num_canonical_nodes\): saved 2, now 4\n.*num_canonical_nodes=2"),
         (
