@@ -65,10 +65,12 @@ def read_local_index(*directories: Path, remote: bool = True) -> tuple[bytes, st
 
     Raises:
         IndexNotFoundError: none has.
+        IndexCorruptError: it is larger than any index that can be used.
     """
     for directory in directories:
         if (path := directory / INDEX).is_file():
             began, info = time.time(), info_of(path.stat())
+            _refuse_large(str(path), info.size)
             original = Original(place=str(directory), index=info, began=began, started=began)
             return path.read_bytes(), str(path), original
     place = directories[0]
@@ -114,7 +116,7 @@ def read_remote_index(
 
     Raises:
         IndexNotFoundError: the store has none, or no files that one can be made from.
-        IndexCorruptError: it is larger than any index that can be used.
+        IndexCorruptError: it is larger than any index that can be used, or has never the size that the store says.
         StoreError: the store refuses, or cannot be reached and no copy was kept.
     """
     where, origin = f"{store.url}/{name}", origin_of(store, name, maker)
@@ -171,17 +173,16 @@ def _whole(store: Store, name: str, where: str, retry: Retry) -> tuple[bytes, Or
     while True:
         info = retry.call(f"asking for the size of {where}", lambda: look_at(store, name), renew=store.renew)
         began, size = begins(info), info.size
-        if size > _LARGEST:
-            raise errors.IndexCorruptError(
-                f"{where}: {size} bytes, more than the {_LARGEST} that an index may have (millions of shards); it "
-                "was not used; write larger shards, or divide the dataset into several streams"
-            )
+        _refuse_large(where, size)
         try:
             started = time.time()
             data = read_object(store, name, size=size, retry=retry, found=read.append)
-        except errors.ShardCorruptError:  # it was rewritten in between
+        except errors.ShardCorruptError as error:  # it was rewritten in between
             if last:
-                raise
+                raise errors.IndexCorruptError(
+                    f"{where}: the store says that it has {size} bytes, and sends another number, each time ({error}); "
+                    "no part of it was used; let the program that writes it come to its end, or upload it again"
+                ) from error
             last = True
         else:
             assert data is not None
@@ -193,6 +194,14 @@ def _whole(store: Store, name: str, where: str, retry: Retry) -> tuple[bytes, Or
             return data, Original(
                 place=store.url, index=index, began=began, started=started, name=name, timeless=timeless
             )
+
+
+def _refuse_large(where: str, size: int) -> None:
+    if size > _LARGEST:
+        raise errors.IndexCorruptError(
+            f"{where}: {size} bytes, more than the {_LARGEST} that an index may have (millions of shards); it was not "
+            "used; write larger shards, or divide the dataset into several streams"
+        )
 
 
 def _below(store: Store) -> str:

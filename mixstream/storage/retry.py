@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from mixstream.errors import ConfigError, StoreAccessError, StoreBusyError, StoreError, StoreFaultError
+from mixstream.storage.redaction import redact
 
 T = TypeVar("T")
 
@@ -135,7 +136,7 @@ def _renewed(renew: Callable[[], None], refused: StoreAccessError) -> bool:
 
 def _noted(error: StoreError, what: str, made: int, seconds: float, retry: Retry) -> StoreError:
     """Return the error with a note: what was tried, how often and how long, and what to do."""
-    tried = f"while {what}: {made} attempt{'s' * (made > 1)} in {seconds:.1f} s"
+    tried = f"while {redact(what)}: {made} attempt{'s' * (made > 1)} in {seconds:.1f} s"
     remedy = ""
     known = dict(zip(retry.knobs, (f"{retry.attempts}", f"{retry.timeout:g} s per request")))
     knobs = [f"`{knob}` (now {value})" for knob, value in known.items() if knob]

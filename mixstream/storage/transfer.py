@@ -13,14 +13,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mixstream import errors
 from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import wrong_size
-from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
+from mixstream.storage.store import ObjectBytes, ObjectInfo, Store, read_at_most
 from mixstream.types import Buffer
 
 PART = 16 << 20  # bytes per request
@@ -28,6 +28,7 @@ PARTS_OF_ONE = 4  # of one object at once
 PARTS_AT_ONCE = 16  # of all objects of a process
 
 _SLACK = 60.0  # seconds on top of all that retries may take, after which a client counts as hanging
+_SIZE_ATTEMPTS = 2  # at asking how large an object is whose bytes did not come
 _CHUNK = 64 << 20  # bytes of one write, which takes 2 GiB at most
 _AT_EXIT = 2.0  # seconds that the interpreter's exit waits for requests under way
 
@@ -108,12 +109,30 @@ def read_object(
                 raise
             time.sleep(retry.pause(begun - 1))
         except errors.StoreFaultError as error:
-            in_time = time.monotonic() - began + retry.timeout <= retry.bound
-            with suppress(errors.StoreError):  # an object of another size is not the store's fault
-                # A store that does not answer is not asked again: that would take longer than `retry` allows.
-                if size is not None and (in_time or reading.answers) and (there := store.info(name).size) != size:
-                    raise wrong_size(f"{store.url}/{name}", there, size) from error
+            until = began + retry.bound
+            if size is not None and (there := _size_of(store, name, retry, until, reading.answers)) not in (None, size):
+                raise wrong_size(f"{store.url}/{name}", there, size) from error  # that is not the store's fault
             raise
+
+
+def _size_of(store: Store, name: str, retry: Retry, until: float, answers: bool) -> int | None:
+    """Return how large an object is behind a fault; None if the store does not say so until `until`.
+
+    A store that does not answer is not asked: that would take longer than `retry` allows. One that answers may fail
+    once more, and an object that was cut would then count as a fault of the store, which cannot be set aside.
+    """
+    for attempt in range(_SIZE_ATTEMPTS):
+        in_time = time.monotonic() + retry.timeout <= until
+        if not in_time and (attempt > 0 or not answers):
+            return None
+        try:
+            return store.info(name).size
+        except (errors.StoreFaultError, errors.StoreBusyError):
+            if attempt + 1 < _SIZE_ATTEMPTS:
+                time.sleep(min(retry.pause(0), max(0.0, until - retry.timeout - time.monotonic())))
+        except errors.StoreError:
+            return None
+    return None
 
 
 class _PartLimit:
@@ -217,7 +236,7 @@ class _Reading:
 
     def _wait(self) -> None:
         """Wait until all parts are there or one has failed, as long as requests of this process end."""
-        timeout = self.retry.longest + _SLACK
+        timeout = min(self.retry.longest + _SLACK, threading.TIMEOUT_MAX)
         with self._change:
             while True:
                 ended = _limit.value.ended
@@ -272,6 +291,8 @@ class _Reading:
         version = self.info.version if self.info is not None else None
         asked, self.answers = time.monotonic(), False
         try:
+            if end is None and self.size is not None:  # the server chooses how long an object is
+                return read_at_most(self.store, self.name, self.size, version=version)
             return self.store.read(self.name, begin, end, version=version)
         finally:
             self.answers = time.monotonic() - asked < self.retry.timeout / 2

@@ -1,4 +1,4 @@
-"""URLs and paths as text: parsed, joined, and stripped of credentials.
+"""URLs and paths as text: parsed, joined, and refused where they are neither.
 
 Nothing here opens anything. Texts for users contain no credentials (`redact`).
 """
@@ -6,17 +6,22 @@ Nothing here opens anything. Texts for users contain no credentials (`redact`).
 import os
 import re
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+from mixstream.argument_kinds import is_path
+from mixstream.arguments import shown
 from mixstream.errors import ConfigError
+from mixstream.storage.redaction import NETWORK, redact
 
 OBJECT_SCHEMES = frozenset({"s3", "gs", "gcs", "az", "azure", "azure-dl", "abfs", "abfss", "http", "https"})
 
-_HOST = re.compile(r"[^:\[\]]*(:\d*)?|\[[^\[\]]*\](:\d*)?")
-# In these, the part before the @ is a container, not a user.
-_CONTAINER_SCHEMES = ("az", "azure", "azure-dl", "abfs", "abfss", "wasb", "wasbs")
-_URL = re.compile(
-    r"""(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<host>[^\s"'<>`/?#]*)(?P<path>[^\s"'<>`?#]*)[^\s"'<>`]*"""
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes: the limits of Linux and macOS, or above them
+_SHOWN = 120  # characters of a long path in an error
+
+# What was meant to be a URL: a scheme with one slash, a backslash or, if it is a network's, none; or a user without it.
+_SLIP = re.compile(
+    rf"[A-Za-z][A-Za-z0-9+.-]+:(?:/(?!/)|\\|:)|(?:{NETWORK}):(?!//)|//[^/\s:]*(?::|%3a)[^/]{{0,200}}(?:@|%(?:25)*40)",
+    re.IGNORECASE,
 )
 
 
@@ -24,6 +29,22 @@ def scheme_of(url: str) -> str:
     """Return the scheme of a URL in lower case; empty for a path."""
     scheme, found, _ = url.partition("://")
     return scheme.lower() if found and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme) else ""
+
+
+def split_url(url: str, name: str = "") -> SplitResult:
+    """Return the parts of a URL.
+
+    Raises:
+        ConfigError: it has characters in it that clients leave out, or a host that none can be.
+    """
+    try:
+        if not re.search(r"[\x00-\x1f\x7f]", url):
+            return urlsplit(url)
+    except ValueError:  # whose words have what stands before the host in them
+        shown = f"{name}={redact(url)!r}" if name else repr(redact(url))
+        raise ConfigError(f"{shown} has brackets around what is no IPv6 address; write the host without") from None
+    shown = f"{name} is a URL" if name else f"a URL of {scheme_of(url)}://"
+    raise ConfigError(f"{shown} with a line break, a tab or the like in it, which no URL has; remove it")
 
 
 def is_local(url: str) -> bool:
@@ -39,20 +60,20 @@ def local_path(url: str) -> Path:
     """
     scheme = scheme_of(url)
     if not scheme:
-        if slip := re.match(r"([a-z][a-z0-9+.-]+):/(?!/)", url):
-            rest = redact(url[slip.end() :])
-            raise ConfigError(f"{slip[0] + rest!r} is neither a path nor a URL; did you mean {slip[1]}://{rest} ?")
+        refuse_slip(url)
         return Path(url)
+    parts = split_url(url)
     if scheme != "file":
         raise ConfigError(
             f"{redact(url)!r} is not on local disk, which is needed here: "
             "pass a path, a file:// URL, or nothing if it may be left out"
         )
-    parts = urlsplit(url)
     if parts.netloc not in ("", "localhost"):
+        place = redact(url)[len("file://") :]
+        host = place.partition("/")[0]
         raise ConfigError(
-            f"{redact(url)!r} names the host {parts.netloc!r}, and file:// reaches this machine's disk only: "
-            f"write file:///{parts.netloc}{parts.path} if {parts.netloc!r} is a directory"
+            f"{redact(url)!r} names the host {host!r}, and file:// reaches this machine's disk only: "
+            f"write file:///{place} if {host!r} is a directory"
         )
     return Path(unquote(parts.path))
 
@@ -70,34 +91,91 @@ def absolute(place: str | os.PathLike[str], name: str) -> str:
         name: of the argument, for errors.
 
     Raises:
-        ConfigError: it is empty, or no text.
+        ConfigError: it is empty, no text, or no path that any disk has.
     """
-    text = os.fspath(place) if isinstance(place, str | os.PathLike) else None
+    text = os.fspath(place) if isinstance(place, str) or is_path(place) else None
     if not isinstance(text, str):
-        raise ConfigError(f"{name}={place!r} is neither a path nor a URL; give a str or a pathlib.Path")
+        raise ConfigError(f"{name}={redact(shown(place))} is neither a path nor a URL; give a str or a pathlib.Path")
     if not text.strip():
         raise ConfigError(
             f"{name}={text!r} is empty, which would be the directory that the process happens to be in: give a "
             f"directory ('.' for that one), or leave {name} out"
         )
-    if scheme_of(text) or re.match(r"[a-z][a-z0-9+.-]+:/(?!/)", text):  # the second is a slip that is refused later
+    check_path(text, name)
+    if scheme_of(text):
         return text
-    return os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111 - `..` of a path that need not exist
+    refuse_slip(text, name)
+    return check_path(os.path.abspath(os.path.expanduser(text)), name)  # noqa: PTH100, PTH111 - `..` of what need not be
 
 
-def redact(text: str) -> str:
-    """Return `text` without user info, query and fragment of the URLs in it, which may hold credentials."""
-    return _URL.sub(_bare, text)
+def check_path(text: str, name: str) -> str:
+    """Return a path or URL; refuse one that no disk can have, before anything is asked of a disk.
+
+    Args:
+        text: it.
+        name: of the argument, for errors.
+
+    Raises:
+        ConfigError: it has a NUL or half a surrogate pair in it, or, as a path, a name that is too long.
+    """
+    shown = redact(text)
+    shown = f"{name}={shown if len(shown) <= _SHOWN else f'{shown[:_SHOWN]}…'!r}"
+    if "\0" in text:
+        raise ConfigError(f"{shown} has a NUL character in it, which no path has; remove it")
+    try:
+        size = len(os.fsencode(text))
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{shown} has {text[error.start]!r} in it, which is half a character and no part of a name on disk; write "
+            "the path again"
+        ) from error
+    if scheme_of(text):
+        split_url(text, name)
+    else:
+        longest = max(len(os.fsencode(part)) for part in text.split("/"))
+        if longest > _LONGEST_NAME or size > _LONGEST_PATH:
+            raise ConfigError(
+                f"{shown} is too long for a path: {size} bytes, of which one name takes {longest}; disks allow "
+                f"{_LONGEST_NAME} for a name and {_LONGEST_PATH} in all: give a shorter one"
+            )
+    return text
 
 
-def _bare(found: re.Match[str]) -> str:
-    scheme, host, path = found["scheme"], found["host"], found["path"]
-    if "@" in host and (scheme.lower() not in _CONTAINER_SCHEMES or ":" in host.rpartition("@")[0]):
-        host = host.rpartition("@")[2]
-    if not _HOST.fullmatch(host):  # a password with a slash, a question mark or a hash in it, so it ends later
-        before, cut, after = path.rpartition("@")
-        host, path = ("", after) if cut and before else ("***", "")
-    return f"{scheme}://{host}{path}"
+def check_utf8(text: str, name: str) -> str:
+    """Return a text that keys and states are made of; raise ConfigError if it has bytes that are no characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{name}={redact(text)!r} has {text[error.start]!r} in it, which is no character of UTF-8, and a dataset's "
+            "place and name are written down as such; rename it, or read it through a symbolic link of another name"
+        ) from error
+    return text
+
+
+def refuse_slip(url: str, name: str = "") -> None:
+    """Raise ConfigError if a text is neither a path nor a URL but was meant to be a URL.
+
+    Args:
+        url: that a user gave.
+        name: of the argument.
+    """
+    bare = url.strip()
+    blank = bare != url and bool(scheme_of(bare))
+    if not blank and not _SLIP.match(bare):
+        return
+    shown = f"{name}={redact(url)!r}" if name else repr(redact(url))
+    if blank:
+        raise ConfigError(
+            f"{shown} begins or ends with a blank, so it is neither a path nor a URL; leave the blank out"
+        )
+    if "::" in bare.partition("/")[0]:
+        raise ConfigError(
+            f"{shown} is a chain of URLs, which is not supported; did you mean {redact(bare.split('::')[-1])} ?"
+        )
+    scheme, _, rest = ("https", "", bare) if bare.startswith("//") else bare.partition(":")
+    meant = redact(f"{scheme}://{rest.replace(chr(92), '/').lstrip('/')}")
+    raise ConfigError(f"{shown} is neither a path nor a URL; did you mean {meant} ?")
 
 
 def join(url: str, *parts: str) -> str:
@@ -105,7 +183,7 @@ def join(url: str, *parts: str) -> str:
     below = [part.strip("/") for part in parts if part.strip("/")]
     query = ""
     if (scheme := scheme_of(url)) in ("http", "https", "file"):  # these are percent-encoded, and may have a query
-        split = urlsplit(url)
+        split = split_url(url)
         url, query = split._replace(query="", fragment="").geturl(), f"?{split.query}" if split.query else ""
         below = [quote(part) for part in below]
     if not below:
@@ -123,7 +201,7 @@ def split_name(url: str) -> tuple[str, str]:
     """
     query = ""
     if (scheme := scheme_of(url)) in ("http", "https", "file"):
-        split = urlsplit(url)
+        split = split_url(url)
         url, query = split._replace(query="", fragment="").geturl(), f"?{split.query}" if split.query else ""
     above, _, name = url.rstrip("/").rpartition("/")
     if not above or above.endswith((":", ":/")):  # there is nothing above: `name` is the host, or the root's

@@ -108,25 +108,25 @@ def explain(error: BaseException, operation: Operation) -> errors.StoreError:
     text, _, dump = str(error).partition(_DUMP)
     kind = type(error).__name__
     status = int(found[1]) if (found := _STATUS.search(text)) else _STATUS_OF.get(kind, 0)
-    code = _code_in(text)
-    failed = _failed(operation)
+    code = code_in(text)
+    what = failed(operation)
     refused = "400 and no reason, as where credentials have expired" if _MUTE.search(text) else ""
     if "token request" in text and status not in (429, *_FAULTS, 503):
         refused = "no credentials were found"
     if refused:
-        return errors.StoreAccessError(f"{failed}: {refused}; {operation.access}")
+        return errors.StoreAccessError(f"{what}: {refused}; {operation.access}")
     if kind in ("NotSupportedError", "NotImplementedError"):
         if "Range request" in text:
-            return errors.NoRangesError(f"{failed}: the server sends whole objects only, no ranges")
-        return errors.StoreError(f"{failed}: this kind of store cannot do that")
+            return errors.NoRangesError(f"{what}: the server sends whole objects only, no ranges")
+        return errors.StoreError(f"{what}: this kind of store cannot do that")
     if "redirect without LOCATION" in text:
         status, code = 301, _REGION[0]
     if status or code:
         return refusal(status, code, operation, pays=_PAYS.search(_ADDRESS.sub("", text)) is not None)
     if isinstance(error, (ValueError, TypeError)) or kind == "InvalidPathError":
         # This text is about our arguments, not an answer.
-        return errors.StoreError(f"{failed}: {' '.join(redact(text).split())[:200]}")
-    return errors.StoreFaultError(f"{failed}: {_cause(text + dump)}")
+        return errors.StoreError(f"{what}: {' '.join(redact(text).split())[:200]}")
+    return errors.StoreFaultError(f"{what}: {_cause(text + dump)}")
 
 
 def refusal(status: int, code: str, operation: Operation, *, pays: bool = False) -> errors.StoreError:
@@ -147,13 +147,27 @@ def refusal(status: int, code: str, operation: Operation, *, pays: bool = False)
     meant = words.format(access=operation.access, refused=refused, version=operation.version)
     if pays and kind is errors.StoreAccessError and operation.place.startswith("s3://"):
         meant += "; if the requester pays for this bucket, name it in MOSAICML_STREAMING_AWS_REQUESTER_PAYS"
-    return kind(f"{_failed(operation)}: {said}, {meant}")
+    return kind(f"{failed(operation)}: {said}, {meant}")
+
+
+def refused_answer(status: int, words: str, operation: Operation, *, has_body: bool = True) -> errors.StoreError:
+    """Return the error for the status of an answer, and the beginning of its body, which stays here."""
+    if status == 400 and not has_body:
+        return errors.StoreAccessError(
+            f"{failed(operation)}: 400 and no reason, as where credentials have expired; {operation.access}"
+        )
+    return refusal(status, code_in(words), operation, pays=_PAYS.search(_ADDRESS.sub("", words)) is not None)
+
+
+def is_of_other_region(code: str) -> bool:
+    """Return whether a code of S3 means that the bucket is in another region."""
+    return code in _REGION
 
 
 def wants_other_region(error: BaseException) -> bool:
     """Return whether an exception of obstore means, or may mean, that the bucket is in another region."""
     text = str(error).partition(_DUMP)[0]
-    return "redirect without LOCATION" in text or _code_in(text) in _REGION or _MUTE.search(text) is not None
+    return "redirect without LOCATION" in text or code_in(text) in _REGION or _MUTE.search(text) is not None
 
 
 _STATUS_OF = {
@@ -162,14 +176,16 @@ _STATUS_OF = {
 }  # fmt: skip
 
 
-def _code_in(text: str) -> str:
+def code_in(text: str) -> str:
+    """Return the store's own code of an error, as `SlowDown`; "" if its words have none."""
     return next(filter(None, found.groups()), "") if (found := _CODE.search(text)) else ""
 
 
-def _failed(operation: Operation) -> str:
+def failed(operation: Operation) -> str:
+    """Return what could not be done, to begin an error with."""
     end = "the end" if operation.end is None else operation.end
     part = f" (bytes {operation.begin} to {end})" if operation.begin or operation.end is not None else ""
-    return f"{operation.place}{part}: could not {operation.act} it"
+    return f"{redact(operation.place)}{part}: could not {operation.act} it"
 
 
 def _cause(text: str) -> str:

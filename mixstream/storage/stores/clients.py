@@ -3,6 +3,8 @@
 Rules: one client, hence one pool of connections, per bucket, timeout and environment, however many stores there are; a
 client is made by the first request, never by opening a store, and is kept until `renew`. obstore's own retries are
 off: a caller that counts attempts must see each. Nothing here may run in a forked child of a process that used obstore.
+Servers that could be anyone's, of http(s):// URLs and of S3 endpoints, are asked through `transport`, which bounds what
+they may send and where credentials may go. obstore is for Google's and Azure's, and for large reads from S3 over TLS.
 
 How to write buckets: s3://bucket/dir; gs://bucket/dir; az://container/dir, abfs(s)://container@account.host/dir and
 azure://account.host/container/dir (as in mosaicml-streaming); http(s)://any/dir.
@@ -14,14 +16,20 @@ import threading
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import getproxies_environment
 
 from obstore.exceptions import BaseError
-from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
+from obstore.store import AzureStore, GCSStore, S3Store
 
-from mixstream.errors import ConfigError, StoreAccessError
+from mixstream.errors import ConfigError
 from mixstream.storage.forks import ProcessLocal
-from mixstream.storage.url import redact, scheme_of
+from mixstream.storage.stores.client_errors import Operation
+from mixstream.storage.stores.http_objects import HttpObjects
+from mixstream.storage.stores.obstore_objects import ObstoreObjects, locked
+from mixstream.storage.stores.s3_objects import S3Objects, signer
+from mixstream.storage.stores.transport import Sign, Transport
+from mixstream.storage.url import redact, scheme_of, split_url
 
 if TYPE_CHECKING:
     from mixstream.storage.stores.s3 import Bucket
@@ -45,6 +53,7 @@ _ACCESS = {
 _SETTINGS = ("AWS_", "S3_", "GCS_", "GOOGLE_", "AZURE_", "MOSAICML_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_")
 _NO_RETRIES: Any = {"max_retries": 0}
 _CONNECT = 20.0  # seconds: no network is slower, and a host that is down should not use up a whole timeout
+_BULK = 1 << 20  # bytes from which on a read is made without the GIL, where it can be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +82,7 @@ def address_of(url: str) -> Address:
     scheme = scheme_of(url)
     kind = _KINDS.get(scheme, scheme)
     if kind == "http":
-        parts = urlsplit(url)
+        parts = split_url(url)
         if not parts.hostname:
             raise ConfigError(f"{redact(url)!r} names no host: write {scheme}://host/directory")
         return Address(kind=kind, bucket=parts._replace(path=parts.path.rstrip("/"), fragment="").geturl())
@@ -104,23 +113,23 @@ class Client:
 
     Args:
         kind: as of `Address`.
-        pool: obstore's store, which holds the connections.
+        pool: makes the requests.
+        bulk: makes large reads; None if `pool` makes these too.
         signed: whether there are credentials to sign requests with.
         access: how to give credentials, in words to type.
         bucket: for S3, its settings as boto3 resolved them.
     """
 
     kind: str
-    pool: Any = field(repr=False)
+    pool: HttpObjects | ObstoreObjects = field(repr=False)
+    bulk: ObstoreObjects | None = field(default=None, repr=False)
     signed: bool = True
     access: str = ""
     bucket: "Bucket | None" = None
 
-    def unreadable(self) -> StoreAccessError | None:
-        """Return why configured credentials could not be refreshed; None if they could. obstore does not report it."""
-        credentials = self.bucket.credentials if self.bucket is not None else None
-        failure = credentials.failure if credentials is not None else None
-        return StoreAccessError(str(failure)) if failure is not None else None
+    def reads(self, size: int) -> HttpObjects | ObstoreObjects:
+        """Return what makes a read of `size` bytes."""
+        return self.bulk if self.bulk is not None and size >= _BULK else self.pool
 
 
 _Key = tuple[Address, float, int]
@@ -157,6 +166,16 @@ def client_of(address: Address, timeout: float) -> Client:
     return client
 
 
+def date_of(address: Address, timeout: float, operation: Operation) -> float | None:
+    """Return the time of a bucket's server in seconds since 1970; None if it gives none.
+
+    Raises:
+        StoreError: it does not answer.
+    """
+    asking = HttpObjects(base="", transport=Transport(timeout=min(timeout, 10.0)))
+    return asking.date(operation, endpoint_of(address, timeout))
+
+
 def endpoint_of(address: Address, timeout: float) -> str:
     """Return a URL at the server of a bucket, without credentials, that answers whether it may be read or not."""
     if address.kind == "http":
@@ -187,12 +206,13 @@ def drop(address: Address, timeout: float) -> None:
 
 def move(address: Address, timeout: float, client: Client) -> bool:
     """Find the region of a bucket, and let the next request make a client for it; return whether it is another one."""
-    if client.bucket is None:
+    if client.bucket is None or not isinstance(client.pool, S3Objects):
         return False
     key = _key(address, timeout)
     region = _regions.get(key)
     if region in (None, client.bucket.region):
-        region = client.bucket.find_region()
+        place = f"s3://{address.bucket}"
+        region = client.pool.region(Operation(act="find the region of", place=place))
     if region in (None, client.bucket.region):
         return False
     with _lock.value:
@@ -215,7 +235,11 @@ def _make(address: Address, timeout: float, region: str | None) -> Client:
     try:
         if address.kind == "s3":
             return _make_s3(address, timeout, region, options)
-        return {"gs": _make_gcs, "az": _make_azure, "http": _make_http}[address.kind](address, options)
+        if address.kind == "http":
+            return _make_http(address, timeout)
+        if address.kind == "gs" and "GCS_KEY" in os.environ and "GCS_SECRET" in os.environ:
+            return _make_hmac(address, timeout)
+        return {"gs": _make_gcs, "az": _make_azure}[address.kind](address, options)
     except (BaseError, ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -231,11 +255,28 @@ def _make_s3(address: Address, timeout: float, region: str | None, options: Any)
     from mixstream.storage.stores.s3 import ACCESS, find_bucket
 
     bucket = find_bucket(address.bucket, timeout=timeout, region=region)
-    options["allow_http"] = bucket.endpoint.startswith("http://")
-    if bucket.authorities is not None:
-        options["root_certificate"] = bucket.authorities
-    pool = S3Store(address.bucket, **bucket.config(), client_options=options, retry_config=_NO_RETRIES)
-    return Client(kind="s3", pool=pool, signed=bucket.credentials is not None, access=ACCESS, bucket=bucket)
+    given, parts = bucket.credentials, urlsplit(bucket.base)
+    objects = S3Objects(
+        base=bucket.base,
+        transport=Transport(timeout=timeout, authorities=bucket.authorities),
+        sign=signer(given.frozen, bucket.region) if given is not None else None,
+        acl=os.environ.get("S3_CANNED_ACL", ""),
+        headers={"x-amz-request-payer": "requester"} if bucket.pays else {},
+    )
+    bulk = None
+    token = given is not None and given.frozen().token
+    # A user's proxy would be in the place of the lock. The lock knows hosts, not ports; all of Amazon's are its own.
+    if (
+        parts.scheme == "https"
+        and (bucket.is_amazon or not token)
+        and not getproxies_environment().keys() & {"https", "all"}
+    ):
+        options |= {"allow_http": False, **locked(parts.hostname or "")}
+        if bucket.authorities is not None:
+            options["root_certificate"] = bucket.authorities
+        pool = S3Store(address.bucket, **bucket.config(), client_options=options, retry_config=_NO_RETRIES)
+        bulk = ObstoreObjects(pool=pool, unreadable=bucket.unreadable)
+    return Client(kind="s3", pool=objects, bulk=bulk, signed=given is not None, access=ACCESS, bucket=bucket)
 
 
 def _make_gcs(address: Address, options: Any) -> Client:
@@ -243,29 +284,22 @@ def _make_gcs(address: Address, options: Any) -> Client:
     options["allow_http"] = base.startswith("http://") or "gcs_base_url" in os.environ.get(
         "GOOGLE_SERVICE_ACCOUNT_KEY", ""
     )
-    if "GCS_KEY" in os.environ and "GCS_SECRET" in os.environ:  # HMAC keys, which are for the S3 protocol
-        key: Any = {
-            "access_key_id": os.environ["GCS_KEY"],
-            "secret_access_key": os.environ["GCS_SECRET"],
-            "token": None,
-            "expires_at": None,
-        }
-        endpoint = base or "https://storage.googleapis.com"
-        pool: Any = S3Store(
-            address.bucket,
-            endpoint=endpoint,
-            aws_endpoint_url_s3=endpoint,  # else obstore would prefer the variable AWS_ENDPOINT_URL_S3
-            credential_provider=lambda: key,
-            skip_signature=False,
-            region="auto",
-            virtual_hosted_style_request=False,
-            disable_bulk_delete=True,
-            client_options=options,
-            retry_config=_NO_RETRIES,
-        )
-    else:
-        pool = GCSStore(address.bucket, client_options=options, retry_config=_NO_RETRIES)
-    return Client(kind="gs", pool=pool, access=_ACCESS["gs"])
+    pool = GCSStore(address.bucket, client_options=options, retry_config=_NO_RETRIES)
+    return Client(kind="gs", pool=ObstoreObjects(pool=pool), access=_ACCESS["gs"])
+
+
+def _make_hmac(address: Address, timeout: float) -> Client:
+    """Return the client of a bucket of Google with HMAC keys, which are for the S3 protocol."""
+    from botocore.credentials import Credentials
+
+    keys = Credentials(os.environ["GCS_KEY"], os.environ["GCS_SECRET"]).get_frozen_credentials()
+    base = (os.environ.get("GOOGLE_BASE_URL") or "https://storage.googleapis.com").rstrip("/")
+    objects = S3Objects(
+        base=f"{base}/{quote(address.bucket)}",
+        transport=Transport(timeout=timeout),
+        sign=signer(lambda: keys, "auto"),
+    )
+    return Client(kind="gs", pool=objects, access=_ACCESS["gs"])
 
 
 def _make_azure(address: Address, options: Any) -> Client:
@@ -282,16 +316,27 @@ def _make_azure(address: Address, options: Any) -> Client:
     endpoint = os.environ.get("AZURE_STORAGE_ENDPOINT", os.environ.get("AZURE_ENDPOINT", ""))
     emulated = os.environ.get("AZURE_STORAGE_USE_EMULATOR", "").lower() in ("1", "true")
     options["allow_http"] = emulated or endpoint.startswith("http://")
+    account_host = urlsplit(endpoint).hostname or f"{settings.get('account_name', '')}.blob.core.windows.net"
+    sas = os.environ.keys() & {"AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SAS_KEY"}
+    if sas and not getproxies_environment().keys() & {"http", "https", "all"}:  # is a query, which would be a Referer
+        options |= locked(account_host)
     pool = AzureStore(address.bucket, **settings, client_options=options, retry_config=_NO_RETRIES)
-    return Client(kind="az", pool=pool, access=_ACCESS["az"])
+    return Client(kind="az", pool=ObstoreObjects(pool=pool), access=_ACCESS["az"])
 
 
-def _make_http(address: Address, options: Any) -> Client:
+def _make_http(address: Address, timeout: float) -> Client:
     parts = urlsplit(address.bucket)
     user, found, host = parts.netloc.rpartition("@")
-    if found:  # obstore does not send it
-        secret = base64.b64encode(unquote(user if ":" in user else f"{user}:").encode()).decode()
-        options["default_headers"] = {"authorization": f"Basic {secret}"}
-    options["allow_http"] = parts.scheme == "http"
-    pool = HTTPStore(parts._replace(netloc=host).geturl(), client_options=options, retry_config=_NO_RETRIES)
-    return Client(kind="http", pool=pool, signed=bool(found or parts.query), access=_ACCESS["http"])
+    objects = HttpObjects(
+        base=parts._replace(netloc=host, query="").geturl(),
+        transport=Transport(timeout=timeout),
+        sign=_basic(user) if found else None,
+        query=parts.query,
+    )
+    return Client(kind="http", pool=objects, signed=bool(found or parts.query), access=_ACCESS["http"])
+
+
+def _basic(user: str) -> Sign:
+    """Return what adds the user and password of a URL to a request."""
+    secret = base64.b64encode(unquote(user if ":" in user else f"{user}:").encode()).decode()
+    return lambda method, url, headers, body: headers | {"Authorization": f"Basic {secret}"}

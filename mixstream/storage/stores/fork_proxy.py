@@ -32,9 +32,9 @@ import msgspec
 
 from mixstream import errors
 from mixstream.storage.forks import ProcessLocal, unforked
+from mixstream.storage.redaction import place_of, redact
 from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
 from mixstream.storage.stores.frames import Answer, Request, read_frame, write_frame
-from mixstream.storage.url import redact
 from mixstream.types import Buffer
 
 _SLACK = 30.0  # seconds beyond a request's own timeout in which a live server has answered
@@ -65,11 +65,16 @@ class ProcessStore:
     @property
     def url(self) -> str:
         """The directory, without credentials."""
-        return redact(self._url)
+        return place_of(self._url)
 
     def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         """Return the bytes [begin, end) of an object, by default all of it."""
         answer, data = self._ask("read", name=name, begin=begin, end=end, version=version)
+        return ObjectBytes(data=data, info=_info(answer))
+
+    def read_at_most(self, name: str, most: int, *, version: str | None = None) -> ObjectBytes:
+        """Return an object of at most `most` bytes."""
+        answer, data = self._ask("read", name=name, version=version, most=most)
         return ObjectBytes(data=data, info=_info(answer))
 
     def info(self, name: str) -> ObjectInfo:

@@ -32,6 +32,7 @@ class Request(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     limit: int | None = None
     path: bytes | None = None  # of the file to be written; None: the object's bytes follow
     environment: dict[bytes, bytes] = {}
+    most: int | None = None
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True, kw_only=True):

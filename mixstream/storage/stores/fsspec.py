@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mixstream import errors
-from mixstream.storage.store import ObjectBytes, ObjectInfo, check_version, range_end
-from mixstream.storage.url import redact, scheme_of
+from mixstream.storage.redaction import place_of, redact, redact_with
+from mixstream.storage.store import WHOLE, ObjectBytes, ObjectInfo, check_version, check_whole, range_end
+from mixstream.storage.url import scheme_of
 
 T = TypeVar("T")
 
@@ -50,16 +51,25 @@ class FsspecStore:
     @property
     def url(self) -> str:
         """The directory, without credentials."""
-        return redact(self.location).rstrip("/")
+        return place_of(self.location).rstrip("/")
 
     def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         """Return the bytes [begin, end) of a file, by default all of it."""
+        return self._read(name, begin, end, version, WHOLE)
+
+    def read_at_most(self, name: str, most: int, *, version: str | None = None) -> ObjectBytes:
+        """Return an object of at most `most` bytes."""
+        return self._read(name, 0, None, version, most)
+
+    def _read(self, name: str, begin: int, end: int | None, version: str | None, most: int) -> ObjectBytes:
         place = f"{self.url}/{name}"
 
         def fetch(files: Any, path: str) -> ObjectBytes:
             info = _info(files.info(path))
             check_version(place, info.version, version)
             stop = range_end(place, begin, end, info.size)
+            if end is None:
+                check_whole(place, stop - begin, most)
             data = files.cat_file(path, start=begin, end=stop) if stop > begin else b""
             if len(data) != stop - begin:
                 raise errors.StoreFaultError(f"{place}: bytes {begin} to {stop} requested, {len(data)} bytes received")
@@ -125,7 +135,7 @@ class FsspecStore:
         except (errors.StoreError, errors.ConfigError):
             raise
         except Exception as error:
-            raise _explain(error, f"{self.url}/{name}" if name else self.url, act) from None
+            raise _explain(error, f"{self.url}/{name}" if name else self.url, act, self.location) from None
 
     def _opened(self) -> tuple[Any, str]:
         """Return the file system, which fsspec caches for all URLs of its kind, and the directory as its path."""
@@ -134,7 +144,9 @@ class FsspecStore:
         try:
             return url_to_fs(self.location, skip_instance_cache=False)
         except ValueError as error:
-            raise errors.ConfigError(f"{self.url}: fsspec does not accept it: {redact(str(error))[:200]}") from None
+            raise errors.ConfigError(
+                f"{self.url}: fsspec does not accept it: {redact_with(str(error), self.location)[:200]}"
+            ) from None
 
     def _require_packages(self) -> Any:
         """Return the class of the file system, or raise ConfigError if it is not installed; no connection is made."""
@@ -173,7 +185,7 @@ def _in_time(run: Callable[[], T], seconds: float) -> T:
     return done.result(timeout=seconds)
 
 
-def _explain(error: Exception, place: str, act: str) -> errors.StoreError:
+def _explain(error: Exception, place: str, act: str, url: str) -> errors.StoreError:
     said = f"{place}: could not {act} it: {type(error).__name__}"
     status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
     status = status if isinstance(status, int) else 0
@@ -193,7 +205,7 @@ def _explain(error: Exception, place: str, act: str) -> errors.StoreError:
     if status >= 500 or (passing and not status):
         why = "it did not answer in time" if isinstance(error, TimeoutError) else "the request failed"
         return errors.StoreFaultError(f"{said}, {why}")
-    return errors.StoreError(f"{said}: {' '.join(redact(str(error)).split())[:200]}")
+    return errors.StoreError(f"{said}: {' '.join(redact_with(str(error), url).split())[:200]}")
 
 
 _PASSING = ("Timeout", "TimeoutError", "ConnectionError", "ConnectError", "ReadError", "ProtocolError", "SSHException")

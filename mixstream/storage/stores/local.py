@@ -1,7 +1,7 @@
 """A directory of local disk as a store: what `file://` and plain paths name.
 
-Rules: objects are whole (written aside, then renamed); nothing outside the directory is read or written, whatever the
-name; a file's version is its inode, size and time, so it changes when the file is replaced.
+Rules: objects are whole, also after a power cut (`whole_files`); nothing outside the directory is read or written,
+whatever the name; a file's version is its inode, size and time, so it changes when the file is replaced.
 """
 
 import errno
@@ -15,9 +15,9 @@ from pathlib import Path
 from secrets import token_hex
 
 from mixstream.errors import StoreAccessError, StoreError, StoreFaultError, StoreNotFoundError
+from mixstream.storage.disk_errors import CROWDED, FULL, open_regular, shortage
 from mixstream.storage.store import ObjectBytes, ObjectInfo, check_version, range_end
-
-_SUFFIX = ".partial"  # with a dot in front: a file that is being written, no object yet
+from mixstream.storage.whole_files import PARTIAL, move_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class LocalStore:
     def read(self, name: str, begin: int = 0, end: int | None = None, *, version: str | None = None) -> ObjectBytes:
         """Return the bytes [begin, end) of a file, by default all of it."""
         path = self._path(name)
-        with _explained(path, "read"), path.open("rb", buffering=0) as file:
+        with _explained(path, "read"), open(path, "rb", buffering=0, opener=open_regular) as file:
             info = info_of(os.fstat(file.fileno()))
             check_version(str(path), info.version, version)
             stop = range_end(str(path), begin, end, info.size)
@@ -52,16 +52,16 @@ class LocalStore:
             return info_of(path.stat())
 
     def write(self, name: str, data: bytes | Path) -> None:
-        """Write a file aside and rename it, so that it is there whole or not at all."""
+        """Write a file, durably: it is there whole or not at all. Until then its name begins with a dot."""
         path = self._path(name)
         with data.open("rb") if isinstance(data, Path) else io.BytesIO(data) as source, _explained(path, "write"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_name(f".{path.name[:128]}.{token_hex(4)}{_SUFFIX}")
+            aside = path.with_name(f".{path.name[:128]}.{token_hex(4)}{PARTIAL}")
             file = aside.open("xb")
             try:
                 with file:
                     shutil.copyfileobj(source, file, 1 << 20)
-                aside.replace(path)
+                move_whole(aside, path)
             except BaseException:
                 aside.unlink(missing_ok=True)
                 raise
@@ -94,7 +94,7 @@ class LocalStore:
         for parent, _, files in os.walk(self.directory):
             below = Path(parent).relative_to(self.directory)
             yield from (
-                (below / file).as_posix() for file in files if not (file.startswith(".") and file.endswith(_SUFFIX))
+                (below / file).as_posix() for file in files if not (file.startswith(".") and file.endswith(PARTIAL))
             )
 
 
@@ -138,12 +138,14 @@ def _explained(path: Path, act: str) -> Iterator[None]:
 
 def _explain(error: OSError, path: Path, act: str) -> StoreError:
     reason = error.strerror or str(error)
-    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ENXIO, errno.ELOOP):
         kind, remedy = StoreNotFoundError, "check `remote`, `local` and `split`, and that the disk is mounted"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         kind, remedy = StoreAccessError, f"run as a user who may {act} it, or change its owner or mode (chown, chmod)"
-    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
-        kind, remedy = StoreError, "make room on that disk, or choose another"
+    elif error.errno in FULL:
+        kind, remedy = StoreError, shortage(path)
+    elif error.errno in CROWDED:
+        kind, remedy = StoreError, "raise the number of files that may be open (`ulimit -n`), or use fewer workers"
     else:  # EIO, ESTALE, ETIMEDOUT: a network disk whose server is away
         kind, remedy = StoreFaultError, "look at the disk and its mount (dmesg, mount)"
     made = kind(

@@ -1,29 +1,28 @@
 """Amazon S3 and stores with its protocol, configured as boto3 would configure them.
 
-What lives here: credentials, region and endpoint of one bucket, taken from a `boto3.Session`, and the two requests
-that obstore cannot make (an upload with a canned ACL; the region of a bucket). Rules: botocore resolves and refreshes
-profiles, SSO, assumed roles, `credential_process` and instance metadata, so a run can read what `aws s3 ls` can read;
-the endpoint is the one that a boto3 client gets, but S3_ENDPOINT_URL takes precedence, as in mosaicml-streaming.
+What lives here: credentials, region and endpoint of one bucket, taken from a `boto3.Session`; no requests. Rules:
+botocore resolves and refreshes profiles, SSO, assumed roles, `credential_process` and instance metadata, so a run can
+read what `aws s3 ls` can read; the endpoint is the one that a boto3 client gets, but S3_ENDPOINT_URL takes precedence,
+as in mosaicml-streaming.
 Without any credentials, requests are not signed, as there. Imported for `s3://` only.
 
 https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html
 """
 
 import os
-from contextlib import nullcontext
+import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import boto3
 import botocore
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mixstream.errors import ConfigError, StoreAccessError, StoreError, StoreFaultError
-from mixstream.storage.stores.client_errors import Operation, refusal
+from mixstream.errors import ConfigError, StoreAccessError
 from mixstream.storage.url import redact
 
 ACCESS = (
@@ -31,39 +30,59 @@ ACCESS = (
     "AWS_SECRET_ACCESS_KEY)"
 )
 
-# obstore uses credentials up to the very second of their expiry. Requests take time, and clocks differ.
+# Requests take time, and clocks differ.
 _MARGIN = timedelta(seconds=60)
+_AMAZON = (".amazonaws.com", ".amazonaws.com.cn")
 _ENDPOINTS = ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # the first that is set is used
 _INVALID = "Invalid endpoint: "  # botocore's words before an endpoint that is no URL
 
 
 @dataclass
 class Credentials:
-    """Called by obstore for credentials, whenever those that it has have expired.
+    """Credentials as of now; also called by obstore, whenever those that it has have expired.
 
     Args:
         source: credentials of botocore, which refreshes them by itself.
         failure: the error of the last refresh, since obstore does not pass exceptions on.
     """
 
-    source: Any
+    source: Any = field(repr=False)
     failure: StoreAccessError | None = None
+    _given: tuple[Any, datetime | None] | None = field(default=None, init=False, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __call__(self) -> dict[str, Any]:
         """Return credentials, and the time after which obstore has to call again (None: never)."""
-        try:
-            frozen = self.source.get_frozen_credentials()
-        except (BotoCoreError, ClientError) as error:
-            self.failure = unreadable(error)
-            raise self.failure from None
-        self.failure = None
-        expiry: datetime | None = getattr(self.source, "_expiry_time", None)  # botocore has no public attribute for it
+        frozen, until = self._current()
         return {
             "access_key_id": frozen.access_key,
             "secret_access_key": frozen.secret_key,
             "token": frozen.token,
-            "expires_at": expiry.astimezone(UTC) - _MARGIN if expiry is not None else None,
+            "expires_at": until,
         }
+
+    def frozen(self) -> Any:
+        """Return credentials of botocore that have not expired.
+
+        Raises:
+            StoreAccessError: they cannot be refreshed.
+        """
+        return self._current()[0]
+
+    def _current(self) -> tuple[Any, datetime | None]:
+        with self._lock:
+            given = self._given
+            if given is None or (given[1] is not None and datetime.now(UTC) >= given[1]):
+                try:
+                    frozen = self.source.get_frozen_credentials()
+                except (BotoCoreError, ClientError) as error:
+                    self.failure = unreadable(error)
+                    raise self.failure from None
+                expiry: datetime | None = getattr(self.source, "_expiry_time", None)  # there is no public attribute
+                until = expiry.astimezone(UTC) - _MARGIN if expiry is not None else None
+                given, self.failure = (frozen, until), None
+                self._given = given
+            return given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +97,6 @@ class Bucket:
         credentials: None to send requests unsigned.
         authorities: certificates to trust besides the system's, PEM.
         pays: whether the requester pays.
-        client: boto3's, for requests that obstore cannot make.
     """
 
     name: str
@@ -88,12 +106,29 @@ class Bucket:
     credentials: Credentials | None
     authorities: bytes | None
     pays: bool
-    client: Any = field(repr=False)
+
+    @property
+    def base(self) -> str:
+        """URL of the bucket, without user and password."""
+        parts = urlsplit(self.endpoint)
+        host = parts.netloc.rpartition("@")[2]
+        if self.virtual:
+            return parts._replace(netloc=f"{self.name}.{host}").geturl()
+        return f"{parts._replace(netloc=host).geturl()}/{quote(self.name)}"
+
+    @property
+    def is_amazon(self) -> bool:
+        """Whether the endpoint is one of Amazon's."""
+        return (urlsplit(self.endpoint).hostname or "").endswith(_AMAZON)
+
+    def unreadable(self) -> StoreAccessError | None:
+        """Return why configured credentials could not be refreshed; None if they could."""
+        failure = self.credentials.failure if self.credentials is not None else None
+        return StoreAccessError(str(failure)) if failure is not None else None
 
     def config(self) -> dict[str, Any]:
         """Return the arguments of `obstore.store.S3Store`; all of them, since it takes others from the environment."""
-        parts = urlsplit(self.endpoint)
-        endpoint = parts._replace(netloc=f"{self.name}.{parts.netloc}").geturl() if self.virtual else self.endpoint
+        endpoint = self.base if self.virtual else self.endpoint
         config: dict[str, Any] = {
             "region": self.region,
             "endpoint": endpoint,
@@ -107,26 +142,6 @@ class Bucket:
         if self.credentials is not None:
             config["credential_provider"] = self.credentials
         return config
-
-    def find_region(self) -> str | None:
-        """Return the region of the bucket, as the service reports it; None if it does not."""
-        try:
-            answer = self.client.head_bucket(Bucket=self.name)
-        except ClientError as error:
-            answer = error.response
-        except BotoCoreError as error:
-            raise StoreFaultError(
-                f"s3://{self.name}: could not find its region: {type(error).__name__}; set AWS_REGION to it"
-            ) from None
-        return answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
-
-    def put_with_acl(self, key: str, data: bytes | Path, acl: str, operation: Operation) -> None:
-        """Write an object with a canned ACL (obstore has no such option), by one request."""
-        try:
-            with data.open("rb") if isinstance(data, Path) else nullcontext(data) as body:
-                self.client.put_object(Bucket=self.name, Key=key, Body=body, ACL=acl)
-        except (ClientError, BotoCoreError) as error:
-            raise explain(error, operation, endpoint=self.endpoint) from None
 
 
 def find_bucket(name: str, *, timeout: float, region: str | None = None) -> Bucket:
@@ -174,17 +189,7 @@ def find_bucket(name: str, *, timeout: float, region: str | None = None) -> Buck
         credentials=None if source is None else Credentials(source),
         authorities=_read_authorities(bundle),
         pays=name in os.environ.get("MOSAICML_STREAMING_AWS_REQUESTER_PAYS", "").split(","),
-        client=client,
     )
-
-
-def explain(error: BotoCoreError | ClientError, operation: Operation, *, endpoint: str) -> StoreError:
-    """Return the error for an exception of botocore, for an operation on `endpoint`."""
-    if isinstance(error, ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return refusal(status, str(error.response.get("Error", {}).get("Code", "")), operation)
-    place = redact(endpoint)
-    return StoreFaultError(f"{operation.place}: could not {operation.act} it: {type(error).__name__}, at {place}")
 
 
 def unreadable(error: BotoCoreError | ClientError) -> StoreAccessError:
@@ -216,7 +221,7 @@ def _is_virtual(bucket: str, endpoint: str, style: str | None) -> bool:
     if style in ("path", "virtual"):
         return style == "virtual"
     host = urlsplit(endpoint).hostname or ""
-    return host.endswith((".amazonaws.com", ".amazonaws.com.cn")) and "." not in bucket  # TLS names match one label
+    return host.endswith(_AMAZON) and "." not in bucket  # TLS names match one label
 
 
 def _read_authorities(bundle: str | None) -> bytes | None:

@@ -31,10 +31,11 @@ from mixstream.errors import (
     StoreNotFoundError,
 )
 from mixstream.storage import transfer
+from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.open import open_store
 from mixstream.storage.retry import Retry
 from mixstream.storage.store import ObjectBytes, ObjectInfo
-from mixstream.storage.transfer import PARTS_AT_ONCE, PARTS_OF_ONE, read_object
+from mixstream.storage.transfer import PARTS_AT_ONCE, PARTS_OF_ONE, _PartLimit, read_object
 
 BODY = bytes(range(251)) * 4
 
@@ -291,6 +292,15 @@ def test_a_file_that_cannot_be_written_is_not_tried_again(tmp_path):
     assert max(store.asked.values()) == 1
 
 
+@pytest.mark.parametrize("each", [1, 7, 1 << 20])
+def test_a_disk_that_takes_less_than_it_is_given_gets_the_rest(tmp_path, monkeypatch, each):
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda number, data, offset: pwrite(number, data[:each], offset))
+    with parts_of(24), (tmp_path / "x").open("w+b") as file:
+        assert read(Fake(), into=file.fileno()) is None
+        assert file.read() == BODY
+
+
 def test_no_more_parts_are_under_way_than_promised():
     store = Fake(before=lambda begin: time.sleep(0.002))
     with parts_of(50), ThreadPoolExecutor(12) as threads:
@@ -321,6 +331,29 @@ def test_after_faults_fewer_are_asked_for_at_once_and_then_more_again():
     assert seen[0] == 1
     assert all(now <= i + 1 for i, now in enumerate(seen))
     assert max(seen) == PARTS_OF_ONE
+
+
+def test_each_fault_halves_what_is_asked_for_at_once():
+    """Eight may be under way at first; four faults leave one, and a second one would join it if there were room."""
+    barrier, joined = threading.Barrier(PARTS_OF_ONE), threading.Condition()
+    succeeded, crowded = 0, []
+
+    def before(begin: int) -> None:
+        nonlocal succeeded
+        if begin < PARTS_OF_ONE * 100 and store.asked[begin] == 1:
+            barrier.wait(10)
+            raise StoreFaultError("too much at once")
+        with joined:
+            joined.notify_all()
+            if not succeeded:
+                joined.wait_for(lambda: store.now > 1, timeout=0.4)  # the others' pauses end long before
+            crowded.append(store.now > succeeded + 1)
+            succeeded += 1
+
+    store = Fake(BODY * 3, before=before)
+    with parts_of(100), mock.patch.object(transfer, "_limit", ProcessLocal(lambda: _PartLimit(PARTS_AT_ONCE))):
+        assert read(store, unit=0.001) == BODY * 3
+    assert not any(crowded)
 
 
 @contextmanager

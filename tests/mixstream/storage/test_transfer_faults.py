@@ -60,6 +60,15 @@ def test_a_real_server_is_written_to_and_says_what_is_not_there(s3):
     assert "1 attempt in" in "".join(caught.value.__notes__)
 
 
+@pytest.mark.parametrize("fault", ["reset", "internal", "slow down"])
+def test_a_cut_object_is_told_from_a_fault_even_if_the_store_fails_once_when_its_size_is_asked_for(s3, proxy, fault):
+    s3.put("x", b"cut")
+    rule = proxy.when(faults.reset() if fault == "reset" else FAULTS[fault], method="HEAD", times=1)
+    with pytest.raises(ShardCorruptError, match="3 bytes, the index says 4"):
+        read_object(open_store(s3.url), "x", size=4, retry=Retry(unit=1e-3))
+    assert rule.acted == 1
+
+
 def test_plain_http_without_ranges_comes_whole(s3, proxy):
     body = os.urandom(3 * PART)
     place = S3(endpoint=s3.endpoint, bucket=PUBLIC, prefix=s3.prefix)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixstream.errors import ConfigError
-from mixstream.storage import is_local, join, local_path, redact
+from mixstream import MDSWriter, Stream, replay
+from mixstream.errors import ConfigError, StoreError
+from mixstream.storage import is_local, join, local_path, open_store, redact
 
 
 @pytest.mark.parametrize(
@@ -87,3 +88,28 @@ def test_other_urls_name_no_local_path() -> None:
 )
 def test_join(url: str, parts: tuple[str, ...], joined: str) -> None:
     assert join(url, *parts) == joined
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[me:secret@::1]:9/web", "https://me:secret@[::1/web", "http://me\n:secret@h/web",
+        "s3://me\t:secret@b/web", "memory://me:secret\r@h/web",
+    ],
+)  # fmt: skip
+def test_what_no_url_has_is_refused_without_its_words(url: str) -> None:
+    for take in (lambda: Stream(remote=url), lambda: MDSWriter(out=url, columns={"a": "int"}), lambda: replay(url)):
+        with pytest.raises(ConfigError) as raised:
+            take()
+        assert "secret" not in f"{raised.value!r} {raised.value.__cause__!r}"
+
+
+def test_a_log_is_on_local_disk() -> None:
+    with pytest.raises(ConfigError, match="'https://h/runs' is not on local disk"):
+        replay("https://me:secret@h/runs?sig=secret")
+
+
+def test_a_server_that_is_not_found_is_named_without_what_stands_before_it() -> None:
+    with pytest.raises(StoreError) as raised:
+        open_store("https://me%3Asecret%40host.invalid/d;jsessionid=secret", timeout=2).info("a")
+    assert "secret" not in str(raised.value)
