@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mixstream.arguments import shown
 from mixstream.data.batch import Batch
 from mixstream.data.collate import Column, collate_samples
 from mixstream.data.document_masks import DocumentMasks, check_covered, mark
@@ -159,5 +160,5 @@ def checked_transforms(transforms: Sequence[Transform]) -> tuple[Transform, ...]
     """
     found = tuple(transforms) if isinstance(transforms, Sequence) else (transforms,)
     if wrong := [item for item in found if not callable(item)]:
-        raise ConfigError(f"transforms={wrong!r} cannot be called: give functions from a batch to a batch")
+        raise ConfigError(f"transforms={shown(wrong)} cannot be called: give functions from a batch to a batch")
     return found

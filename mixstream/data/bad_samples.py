@@ -30,6 +30,7 @@ from mixstream.inherited_file import InheritedFile
 from mixstream.plan.rng import derive_key
 from mixstream.plan.run_plan import RunPlan
 from mixstream.plan.state import RunState, SetAside
+from mixstream.storage import ProcessLocal
 from mixstream.types import Addresses, Rows
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ class _Seen:
     entries: set[Entry] = field(default_factory=set)
     count: int = 0
     posted: set[Entry] = field(default_factory=set)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: ProcessLocal[threading.Lock] = field(default_factory=lambda: ProcessLocal(threading.Lock))
 
     def __reduce__(self) -> tuple[type[_Seen], tuple[()]]:
         return _Seen, ()
@@ -75,7 +76,7 @@ class Quarantine:
         """All entries, including those of the workers. Must not be changed."""
         seen, count = self._seen, int.from_bytes(self._file.read(_HEAD), "little")
         if count != seen.count:
-            with seen.lock:
+            with seen.lock.value:
                 data = self._file.read(count * _RECORD.size, _HEAD)
                 seen.entries = seen.entries | set(_RECORD.iter_unpack(data))
                 seen.count = count
@@ -87,7 +88,7 @@ class Quarantine:
         Raises:
             MixstreamError: there are more than a run can list.
         """
-        with self._seen.lock, self._file:
+        with self._seen.lock.value, self._file:
             count = int.from_bytes(self._file.read(_HEAD), "little")
             there = set(_RECORD.iter_unpack(self._file.read(count * _RECORD.size, _HEAD)))
             new = [entry for entry in dict.fromkeys(entries) if entry not in there]

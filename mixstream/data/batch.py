@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch.utils._pytree import MappingKey, register_pytree_node
 
+from mixstream.arguments import shown, whole
 from mixstream.data.segments import Segments
 from mixstream.errors import ConfigError
 
@@ -209,7 +210,8 @@ class Batch(dict[str, Any]):
 
     def to(self, device: torch.device | str | int, *, non_blocking: bool = False) -> Self:
         """Return the batch with its tensors on `device`."""
-        return self._mapped(lambda tensor: tensor.to(torch.device(device), non_blocking=non_blocking))
+        place = as_device("device", device)
+        return self._mapped(lambda tensor: tensor.to(place, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
         """Return the batch with its tensors in page-locked memory."""
@@ -234,8 +236,9 @@ class Batch(dict[str, Any]):
             ConfigError: there are fewer rows than parts, or a column has not one value for each row.
         """
         size = len(self.domain) if self.domain is not None else len(next(iter(self.values()), ()))
+        parts = whole("parts", parts, of="parts")
         if not 1 <= parts <= max(size, 1):
-            raise ConfigError(f"a batch of {size} rows cannot be split into {parts} parts; give 1 to {size}")
+            raise ConfigError(f"a batch of {size} rows cannot be split into parts={shown(parts)}; give 1 to {size}")
         offset = self.rows.start or 0
         bounds = [size * at // parts for at in range(parts + 1)]
         return [self._part(slice(start, end), offset) for start, end in pairwise(bounds)]
@@ -287,6 +290,16 @@ def _rows(value: Any) -> int | None:
     if isinstance(value, torch.Tensor | np.ndarray):
         return value.shape[0] if value.ndim else None
     return len(value) if isinstance(value, list | tuple) else None
+
+
+def as_device(name: str, device: Any) -> torch.device:
+    """Return `device` as torch has it; raise ConfigError if it is none."""
+    try:
+        return torch.device(device)
+    except Exception:  # torch raises TypeError, ValueError and RuntimeError
+        raise ConfigError(
+            f"{name}={shown(device)} is no device: give a torch.device, or a text such as 'cpu' or 'cuda:0'"
+        ) from None
 
 
 def changed(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:

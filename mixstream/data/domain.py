@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mixstream.cached import cached_property
 from mixstream.data.packed import Packed
-from mixstream.data.shard_specs import shard_spec
+from mixstream.data.shard_specs import check_hashes, shard_spec
 from mixstream.data.token_index import with_borders
 from mixstream.errors import (
     ConfigError,
@@ -27,6 +27,7 @@ from mixstream.errors import (
     UnsafeEncodingError,
 )
 from mixstream.formats import (
+    ARRIVAL,
     PART,
     Container,
     Cuts,
@@ -52,7 +53,8 @@ class Domain:
         name: what weights, metrics and errors call it.
         container: its shards, and the layout of samples in them.
         files: where they are.
-        validate_hash: name of the hash that shards are checked against when they are first mapped; None for none.
+        validate_hash: name of the hash that shards are checked against when they are first mapped; `ARRIVAL` for the
+            quickest, when they arrive in the cache; None for none.
         kept: the rows that count; None for all of them.
         whole: for a bucket, the domain of which it is a part: it reads the same shards.
         eos_id: the token that ends a document, where the borders of documents are not stored; None if it is not given.
@@ -79,15 +81,16 @@ class Domain:
             IndexCorruptError: its content is not valid.
             UnsafeEncodingError: a column is pickled, and `allow_unsafe_types` is False.
         """
-        if validate_hash is not None and files.maker is not None:
+        if validate_hash not in (None, ARRIVAL) and files.maker is not None:
             where, given = files.describe(), f"validate_hash={validate_hash!r}"
             raise ConfigError(f"{where}: {given}, but its files have no index with hashes; pass validate_hash=None")
+        arrives = validate_hash if validate_hash != ARRIVAL or files.store is not None else None
         data, where = files.read_index()
         try:
-            container = open_container(data, where=where, validate_hash=validate_hash)
+            container = open_container(data, where=where, validate_hash=arrives)
         except IndexCorruptError:  # it may have been damaged in transfer
             data, where = files.read_index()
-            container = open_container(data, where=where, validate_hash=validate_hash)
+            container = open_container(data, where=where, validate_hash=arrives)
         container = with_borders(container, files)
         domain = cls(name=name, container=container, files=files, validate_hash=validate_hash)
         for columns in {shard.column_encodings: shard.columns for shard in domain.shards}.values():
@@ -98,12 +101,7 @@ class Domain:
                         "shard; if you trust its origin, pass allow_unsafe_types=True"
                     )
         if validate_hash is not None:
-            for shard in domain.shards:
-                if validate_hash not in shard.hashes:
-                    raise ConfigError(
-                        f"{where}: validate_hash={validate_hash!r}, but shard {shard.raw.basename} carries the hashes "
-                        f"{list(shard.hashes)}; choose one of these, or None"
-                    )
+            check_hashes(domain.shards, validate_hash, where=where)
         return domain
 
     @property

@@ -1,15 +1,24 @@
 """The files of a shard as storage knows them: names, sizes, and how to tell that their bytes are right.
 
-Bytes are compared with the hashes that the index lists: with the one that the user chose when they are first mapped,
-and with any of them when a file on disk is in doubt.
+Bytes are compared with the hashes that the index lists: with the one that the user chose when they are first mapped;
+with the quickest when they arrive, if the user did not choose; and likewise when a file on disk is in doubt.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from mixstream.errors import IndexCorruptError, ShardCorruptError
-from mixstream.formats import ComputesShards, Container, FileInfo, decompress, hash_hex, is_hash
+from mixstream.errors import ConfigError, IndexCorruptError, ShardCorruptError
+from mixstream.formats import (
+    ARRIVAL,
+    ComputesShards,
+    Container,
+    FileInfo,
+    ShardEntry,
+    decompress,
+    hash_hex,
+    quickest_hash,
+)
 from mixstream.storage import CompressedSpec, ObjectPart, ShardSpec
 
 
@@ -30,14 +39,22 @@ def shard_spec(
         raw: the uncompressed file, one of `ShardEntry.files`.
         packed: the compressed one; None without compression.
         place: names the dataset's directory in errors.
-        validate_hash: name of the hash that bytes are compared with; None for none.
+        validate_hash: name of the hash that bytes are compared with; `ARRIVAL` for the quickest, of those that arrive;
+            None for none.
     """
 
     def check(file: FileInfo) -> Callable[[Any], None] | None:
-        if validate_hash is None:
-            return None
-        return partial(_compare_hash, validate_hash, file.hashes, f"{place}/{file.basename}")
+        return None if validate_hash in (None, ARRIVAL) else compare(file, validate_hash)
 
+    def check_arrived(file: FileInfo) -> Callable[[Any], None] | None:
+        return compare(file, quickest_hash(file.hashes)) if validate_hash == ARRIVAL else None
+
+    def compare(file: FileInfo, algorithm: str | None) -> Callable[[Any], None] | None:
+        if algorithm is None:
+            return None
+        return partial(_compare_hash, algorithm, file.hashes[algorithm], f"{place}/{file.basename}")
+
+    arrived = check_arrived(raw)
     entry, compressed = container.shards[number], None
     if packed is not None:
         where = f"{place}/{packed.basename}"
@@ -47,6 +64,7 @@ def shard_spec(
             check=check(packed),
             unpack=partial(decompress, entry.compression, raw_bytes=raw.bytes, where=where),
             proof=_proof_of(packed),
+            check_arrived=None if arrived is not None else check_arrived(packed),  # the raw bytes prove both
         )
     return ShardSpec(
         name=raw.basename,
@@ -55,7 +73,33 @@ def shard_spec(
         compressed=compressed,
         proof=_proof_of(raw),
         part=_part(container, number),
+        check_arrived=arrived,
     )
+
+
+def check_hashes(shards: Iterable[ShardEntry], validate_hash: str, *, where: str) -> None:
+    """Check that the index has the hashes by which shards are to be checked, as `validate_hash` of `shard_spec` says.
+
+    With `ARRIVAL`, only what an entry promises has to be there: of a shard without hashes nothing is checked.
+
+    Raises:
+        ConfigError: a shard does not have the hash that the user chose.
+        IndexCorruptError: a shard is said to have a hash, and the index has no value of it.
+    """
+    for shard in shards:
+        if validate_hash != ARRIVAL and validate_hash not in shard.hashes:
+            raise ConfigError(
+                f"{where}: validate_hash={validate_hash!r}, but shard {shard.raw.basename} carries the hashes "
+                f"{list(shard.hashes)}; choose one of these, or None"
+            )
+        for pair in shard.files:
+            has = [file.hashes for file in pair if file is not None]
+            if validate_hash != ARRIVAL:
+                lacking = validate_hash if any(validate_hash not in hashes for hashes in has) else None
+            else:
+                lacking = quickest_hash(shard.hashes) if not any(map(quickest_hash, has)) else None
+            if lacking is not None:
+                raise _no_value(f"{where}: shard {pair[0].basename}", lacking)
 
 
 def _part(container: Container, number: int) -> ObjectPart | None:
@@ -71,27 +115,27 @@ def _part(container: Container, number: int) -> ObjectPart | None:
 
 def _proof_of(file: FileInfo) -> Callable[[Any], bool] | None:
     """Return a function that tells whether bytes have a hash that the index lists for `file`; None if it lists none."""
-    known = [(algorithm, value) for algorithm, value in sorted(file.hashes.items()) if is_hash(algorithm)]
-    if not known:
+    if (algorithm := quickest_hash(file.hashes)) is None:
         return None
-    algorithm, expected = known[-1]  # "xxh…" is the fastest
-    return lambda data: hash_hex(algorithm, data) == expected
+    return lambda data: hash_hex(algorithm, data) == file.hashes[algorithm].lower()
 
 
-def _compare_hash(algorithm: str, hashes: Mapping[str, str], where: str, data: Any) -> None:
-    """Compare bytes with the hash `algorithm` of `hashes`; `where` names the file in errors.
+def _compare_hash(algorithm: str, expected: str, where: str, data: Any) -> None:
+    """Compare bytes with the value of a hash; `where` names the file in errors.
 
     Raises:
         ShardCorruptError: they have another one.
-        IndexCorruptError: there is none.
     """
-    if (expected := hashes.get(algorithm)) is None:
-        raise IndexCorruptError(
-            f"{where}: the index names the hash {algorithm} but has no value for it; write the dataset again, or pass "
-            "validate_hash=None"
-        )
-    if (found := hash_hex(algorithm, data)) != expected:
+    if (found := hash_hex(algorithm, data)) != expected.lower():  # other tools may write capitals
         raise ShardCorruptError(
             f"Checksum failure: {where}: {algorithm} is {found}, the index says {expected}; the file is damaged or "
-            "belongs to another index: copy it again from its origin"
+            "belongs to another index: copy it again from its origin. If a program rewrote the shards and left the "
+            "hashes of the index as they were, validate_hash=None reads them unchecked"
         )
+
+
+def _no_value(where: str, algorithm: str) -> IndexCorruptError:
+    return IndexCorruptError(
+        f"{where}: the index names the hash {algorithm} but has no value for it; write the dataset again, or pass "
+        "validate_hash=None"
+    )

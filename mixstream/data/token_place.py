@@ -71,6 +71,7 @@ def locate(
     options: Options = Options(),  # noqa: B008 - frozen
     retry: Retry = Retry(),  # noqa: B008 - frozen
     keep_compressed: bool = False,
+    durable: bool = False,
 ) -> DatasetFiles:
     """Return the files of a dataset, MDS or token files; no request is made. Arguments are those of a stream.
 
@@ -85,6 +86,7 @@ def locate(
         retry=retry,
         keep_compressed=keep_compressed,
         maker=place.maker,
+        durable=durable,
     )
 
 

@@ -40,7 +40,7 @@ from mixstream.formats.container import (
 )
 from mixstream.formats.cuts import CutRows, Cuts
 from mixstream.formats.entry import ShardInfo
-from mixstream.formats.hashing import hash_hex, hash_names, is_hash
+from mixstream.formats.hashing import ARRIVAL, hash_hex, hash_names, is_hash, quickest_hash
 from mixstream.formats.mds.encodings import (
     fixed_array,
     fixed_row_tokens,
@@ -92,6 +92,7 @@ from mixstream.formats.tokens import (
 )
 
 __all__ = [
+    "ARRIVAL",
     "DTYPES",
     "FORMATS",
     "INDEX_HASHES",
@@ -161,6 +162,7 @@ __all__ = [
     "open_container",
     "parse_index",
     "parse_token_index",
+    "quickest_hash",
     "read_offsets",
     "sequence_starts",
     "token_stem",

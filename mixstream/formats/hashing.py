@@ -5,6 +5,8 @@ hashlib's fixed-length digests and the xxhash family (`specs/mds.md` section 2).
 """
 
 import hashlib
+from collections.abc import Iterable
+from functools import lru_cache
 
 import xxhash
 
@@ -14,6 +16,10 @@ _XXHASH = frozenset(("xxh32", "xxh64", "xxh128", "xxh3_64", "xxh3_128"))
 # SHAKE has no fixed digest length, so an index cannot hold it. Names without a constructor in hashlib (`ripemd160`,
 # `sm3`) depend on how OpenSSL was built.
 _HASHLIB = frozenset(n for n in hashlib.algorithms_available if hasattr(hashlib, n) and not n.startswith("shake_"))
+_QUICKEST = ("xxh3_64", "xxh3_128", "xxh128", "xxh64", "xxh32", "sha1", "sha256", "sha224", "blake2b", "sha512", "md5")
+
+ARRIVAL = "arrival"
+"""`validate_hash`: the quickest hash that an index has, when bytes arrive; not a name of one."""
 
 
 def hash_names() -> list[str]:
@@ -24,6 +30,21 @@ def hash_names() -> list[str]:
 def is_hash(name: str) -> bool:
     """Return whether `name` is one of `hash_names()`."""
     return name in _XXHASH or name in _HASHLIB
+
+
+def quickest_hash(names: Iterable[str]) -> str | None:
+    """Return the hash of `names` that takes the least time; None if none of them is known.
+
+    >>> quickest_hash(["md5", "sha1", "xxh64"]), quickest_hash(["ripemd160"])
+    ('xxh64', None)
+    """
+    return _quickest(tuple(names))
+
+
+@lru_cache(maxsize=16)  # all shards of a dataset have the same
+def _quickest(names: tuple[str, ...]) -> str | None:
+    known = sorted(name for name in names if is_hash(name))
+    return min(known, key=lambda name: _QUICKEST.index(name) if name in _QUICKEST else len(_QUICKEST), default=None)
 
 
 def hash_hex(name: str, data: bytes | bytearray | memoryview) -> str:

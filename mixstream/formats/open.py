@@ -21,7 +21,8 @@ def open_container(index: bytes, *, where: str, validate_hash: str | None = None
     Args:
         index: the bytes of the dataset's index file.
         where: names the file in errors.
-        validate_hash: name of the hash that the index is checked against, where it has one; None for none.
+        validate_hash: name of the hash that the index is checked against, where it has one; `ARRIVAL` for the quickest
+            that it has; None for none.
 
     Raises:
         IndexCorruptError: the index is invalid, or does not match its hash.

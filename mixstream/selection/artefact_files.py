@@ -22,7 +22,18 @@ from mixstream.formats import hash_hex
 from mixstream.selection.manifest import FileRecord
 from mixstream.selection.npy import REMEDY, hash_file, map_npy, refuse
 from mixstream.selection.staging import MANIFEST, PARTS
-from mixstream.storage import DatasetFiles, ShardSpec, absolute, domain_directory, is_local, join, local_path, redact
+from mixstream.storage import (
+    DatasetFiles,
+    Retry,
+    ShardSpec,
+    absolute,
+    domain_directory,
+    is_local,
+    join,
+    local_path,
+    open_regular,
+    redact,
+)
 from mixstream.types import Buffer
 
 
@@ -73,7 +84,7 @@ class ArtefactFiles:
         if self.remote is None:
             assert self.directory is not None
             try:
-                return (self.directory / name).open("rb")
+                return open(self.directory / name, "rb", opener=open_regular)
             except OSError as error:
                 refuse(where, f"it cannot be read ({error.strerror})")
         check = partial(_check, record, where)
@@ -92,7 +103,12 @@ def check_files(records: Mapping[str, FileRecord], names: Iterable[str], *, wher
 
 
 def open_files(
-    path: str | PathLike[str], *, domain: str | None, kind: str, local: str | None = None
+    path: str | PathLike[str],
+    *,
+    domain: str | None,
+    kind: str,
+    local: str | None = None,
+    retry: Retry = Retry(),  # noqa: B008 - frozen
 ) -> tuple[ArtefactFiles, bytes | None]:
     """Return the files at a path and the bytes of their manifest; None where there are only parts of scores.
 
@@ -101,6 +117,7 @@ def open_files(
         domain: name of the sub-directory.
         kind: what is expected, for errors.
         local: cache directory for the files of a store; None for one below the temp dir.
+        retry: of requests to a store, also of those that are made when a file is first needed.
 
     Raises:
         SelectionError: there is no artefact.
@@ -108,15 +125,18 @@ def open_files(
     """
     text = fspath(path)
     if not is_local(text):
-        return _open_remote(text, domain=domain, kind=kind, local=local)
+        return _open_remote(text, domain=domain, kind=kind, local=local, retry=retry)
     top = local_path(absolute(text, "the path"))
     places = [top] if domain is None else [top, *(top / name for name in _directories(domain))]
     for place in places:
         try:
-            return ArtefactFiles(directory=place), (place / MANIFEST).read_bytes()
+            with open(place / MANIFEST, "rb", opener=open_regular) as manifest:
+                return ArtefactFiles(directory=place), manifest.read()
         except (FileNotFoundError, NotADirectoryError):
             if any((place / PARTS).glob(f"*/{MANIFEST}")):
                 return ArtefactFiles(directory=place), None
+        except OSError as error:
+            refuse(str(place / MANIFEST), f"it cannot be read ({error.strerror})")
     below = sorted(item.parent.name for item in top.glob(f"*/{MANIFEST}"))
     hint = f"; there are artefacts of the domains {below} below it: name one" if below else ""
     looked = " or ".join(str(place / MANIFEST) for place in places)
@@ -130,10 +150,12 @@ def _directories(domain: str) -> dict[str, None]:
     return dict.fromkeys((domain, domain_directory(domain)))
 
 
-def _open_remote(url: str, *, domain: str | None, kind: str, local: str | None) -> tuple[ArtefactFiles, bytes]:
+def _open_remote(
+    url: str, *, domain: str | None, kind: str, local: str | None, retry: Retry
+) -> tuple[ArtefactFiles, bytes]:
     places = [url] if domain is None else [url, *(join(url, name) for name in _directories(domain))]
     for place in places:
-        files = replace(DatasetFiles.locate(remote=place, local=local, split=None), index=MANIFEST)
+        files = replace(DatasetFiles.locate(remote=place, local=local, split=None, retry=retry), index=MANIFEST)
         try:
             data, _ = files.read_index()
         except IndexNotFoundError:

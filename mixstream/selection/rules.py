@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.arguments import MOST, choice, real, shown, whole
 from mixstream.errors import ConfigError
 from mixstream.plan.kernels import permute
 from mixstream.plan.rng import derive_key
@@ -158,6 +159,7 @@ def random_rows(
     Raises:
         ConfigError: not exactly one budget, one larger than what is allowed, or numbers that are no tokens.
     """
+    count, seed = whole("count", count, least=0, most=1 << 48), whole("seed", seed)  # an array has so many
     index_E = np.arange(count) if allowed_N is None else np.flatnonzero(allowed_N)
     if tokens_N is not None:
         check_tokens(tokens_N)
@@ -230,9 +232,9 @@ def ceil_share(share: float, total: int) -> int:
 
 
 def _check(score_N: NDArray[Any], side: Side, *, floor: float, **arrays: NDArray[Any] | None) -> None:
-    if side not in {"high", "low"}:
-        raise ConfigError(f'side {side!r}: give "high" or "low"; there is no default, since either can be right')
-    if not 0 <= floor <= 1:
+    if not isinstance(side, str) or side not in {"high", "low"}:
+        raise ConfigError(f'side {shown(side)}: give "high" or "low"; there is no default, since either can be right')
+    if not 0 <= real("floor", floor) <= 1:
         raise ConfigError(f"floor {floor:g}: give a share from 0 to 1")
     if score_N.ndim != 1:
         raise ConfigError(f"scores of shape {score_N.shape}: give one number for each row")
@@ -264,7 +266,7 @@ def _budget(
 ) -> tuple[Unit, int]:
     """Return what the budget counts, and how many of it."""
     given = [
-        f"{name} {value}"
+        f"{name} {shown(value)}"
         for name, value in (("rows", rows), ("fraction", fraction), ("tokens", tokens))
         if value is not None
     ]
@@ -272,10 +274,12 @@ def _budget(
         raise ConfigError(
             f"{len(given)} budgets are given ({', '.join(given) or 'none'}): give one of rows, tokens and fraction"
         )
-    if fraction is not None and not 0 < fraction <= 1:
+    if fraction is not None and not 0 < real("fraction", fraction) <= 1:
         raise ConfigError(f"fraction {fraction:g}: give a share above 0 and at most 1")
-    if min(rows or 0, tokens or 0) < 0:
-        raise ConfigError(f"a budget of {rows if rows is not None else tokens:,}: give 0 or more")
+    choice("by", by, ("rows", "tokens"))
+    for name, value in (("rows", rows), ("tokens", tokens)):
+        if value is not None and whole(name, value, most=MOST) < 0:
+            raise ConfigError(f"a budget of {shown(value)} {name}: give 0 or more")
     unit: Unit = "tokens" if tokens is not None or (fraction is not None and by == "tokens") else "rows"
     if unit == "tokens" and weight_E is None:
         raise ConfigError("a budget in tokens needs the tokens of each row: give `tokens_N`, or count rows")
@@ -286,8 +290,8 @@ def _budget(
 
 def _inside(key_E: NDArray[Any], cut: float) -> _Bool:
     """Return the rows whose score is not cut off as an outlier, bool [E]."""
-    if not 0 < cut < 1:
-        raise ConfigError(f"outlier cut {cut:g}: give the share of rows to stay below, such as 0.995")
+    if not 0 < real("outlier_cut", cut) < 1:
+        raise ConfigError(f"outlier cut {cut:g} (`outlier_cut`): give the share of rows to stay below, such as 0.995")
     return _best(~key_E, None, ceil_share(cut, len(key_E)))
 
 

@@ -26,6 +26,7 @@ from mixstream.selection.npy import refuse
 from mixstream.selection.parts import Piece, find_parts
 from mixstream.selection.shard_table import ShardIdentity, ShardTable
 from mixstream.selection.staging import MANIFEST
+from mixstream.storage import Retry
 
 _BLOCK = 65536
 
@@ -67,19 +68,27 @@ class Scores:
     _checked: set[str] = field(default_factory=set, repr=False)
 
     @classmethod
-    def open(cls, path: str | PathLike[str], *, domain: str | None = None, local: str | None = None) -> Scores:
+    def open(
+        cls,
+        path: str | PathLike[str],
+        *,
+        domain: str | None = None,
+        local: str | None = None,
+        retry: Retry = Retry(),  # noqa: B008 - frozen
+    ) -> Scores:
         """Open scores; no value is read.
 
         Args:
             path: of the artefact, or of a directory that has it as `domain`: a path, or the URL of a store.
             domain: name of the sub-directory, where `path` itself is no artefact.
             local: cache directory for the files of a store; None for one below the temp dir.
+            retry: of requests to a store.
 
         Raises:
             SelectionError: there are none, or the manifest is damaged, or parts are missing.
             StoreError: the store cannot be read.
         """
-        files, data = open_files(path, domain=domain, local=local, kind="scores")
+        files, data = open_files(path, domain=domain, local=local, kind="scores", retry=retry)
         if data is None:
             found = find_parts(Path(files.place))
             return cls(

@@ -112,7 +112,9 @@ class ScoresWriter:
 
         Raises:
             ConfigError: rows of another part, other columns, or a value that cannot be stored.
+            ForkedError: this is a forked child of the process that made the writer.
         """
+        self._staged.check()
         if values.keys() != self.columns.keys():
             raise ConfigError(f"values of the columns {sorted(values)}; {sorted(self.columns)} are to be written")
         arrays = {name: np.asarray(value) for name, value in values.items()}
@@ -145,8 +147,10 @@ class ScoresWriter:
 
         Raises:
             ConfigError: rows were never written.
+            ForkedError: as `write`.
         """
         try:
+            self._staged.check()
             self._check_all_written()
             self._publish()
         finally:

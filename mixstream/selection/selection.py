@@ -47,6 +47,7 @@ from mixstream.selection.selection_record import (
 )
 from mixstream.selection.shard_table import Match, ShardTable
 from mixstream.selection.staging import MANIFEST
+from mixstream.storage import Retry
 from mixstream.types import Int64
 
 
@@ -84,19 +85,27 @@ class Selection:
     _verified_SK: NDArray[np.bool_] = field(repr=False)
 
     @classmethod
-    def open(cls, path: str | PathLike[str], *, domain: str | None = None, local: str | None = None) -> Selection:
+    def open(
+        cls,
+        path: str | PathLike[str],
+        *,
+        domain: str | None = None,
+        local: str | None = None,
+        retry: Retry = Retry(),  # noqa: B008 - frozen
+    ) -> Selection:
         """Open a selection, and check all of it but its rows.
 
         Args:
             path: of the artefact, or of a directory that has it as `domain`: a path, or the URL of a store.
             domain: name of the sub-directory, where `path` itself is no artefact.
             local: cache directory for the files of a store; None for one below the temp dir.
+            retry: of requests to a store.
 
         Raises:
             SelectionError: there is none, or it is damaged.
             StoreError: the store cannot be read.
         """
-        files, data = open_files(path, domain=domain, local=local, kind="selection")
+        files, data = open_files(path, domain=domain, local=local, kind="selection", retry=retry)
         where = f"{files.place}/{MANIFEST}"
         if data is None:
             raise SelectionError(f"{files.place} holds parts of scores, not a selection; make one of them first")

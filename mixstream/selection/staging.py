@@ -4,8 +4,9 @@ Rules: a directory without `manifest.json` is no artefact. Files are written to 
 directory, which its writer locks (`flock`; forked children do not keep the lock); after `kill -9` at any instant the
 lock is free, and the next writer clears what it finds: files that were moved before their manifest are listed by the
 manifest that still lies aside. What replaces an artefact takes its manifest away first, so old and new files are never
-read together; it is kept as `.replaced.json`, which lists what is to be removed, until that is done. Processes that
-have the old files mapped keep reading them. Files that no artefact lists are never replaced or removed.
+read together; it is kept as `.replaced.json`, which lists what is to be removed, until that is done. All of that holds
+after a power cut too: each step reaches the disk before the next one. Processes that have the old files mapped keep
+reading them. Files that no artefact lists are never replaced or removed.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mixstream.errors import ConfigError, OutputExistsError
-from mixstream.storage import ProcessLocal, unforked
+from mixstream.errors import ConfigError, MixstreamError, OutputExistsError
+from mixstream.storage import FULL, ProcessLocal, disk_error, holder_of, move_whole, named_disk_errors, sync, unforked
+from mixstream.threads import Owner
 
 MANIFEST = "manifest.json"
 PARTS = "parts"
@@ -54,8 +56,10 @@ class StagedFiles:
 
     def __init__(self, target: Path, *, overwrite: bool = False) -> None:
         self.target, self.directory, self._overwrite = target, target / _PARTIAL, overwrite
-        self._check_free()
-        self._lock = self._locked()
+        self._owner = Owner(f"the writer of {target}", remedy="let each process write another part, or another place")
+        with named_disk_errors(target, "write"):
+            self._check_free()
+            self._lock = self._locked()
         try:
             self._check_free()  # by now another process may have finished it
             self._clear()
@@ -63,12 +67,18 @@ class StagedFiles:
             self.close()
             raise
 
+    def check(self) -> None:
+        """Raise ForkedError in a forked child of the process that writes the artefact."""
+        self._owner.check()
+
     def publish(self, names: Iterable[str], *, manifest: bytes) -> None:
         """Move the files `names` into place, then the manifest; with it the artefact is there.
 
         Raises:
+            ForkedError: as `check`.
             OutputExistsError: a file of this name is there that is not of an artefact, or an artefact of another kind.
         """
+        self.check()
         kept = set(names)
         found, new = _kind(self.target / MANIFEST), json.loads(manifest).get("format", "")
         if found and found != new.partition("/")[0].removesuffix(".part"):
@@ -84,6 +94,7 @@ class StagedFiles:
 
     def add(self, names: Iterable[str], *, manifest: bytes) -> None:
         """Move further files into place, then replace the manifest; until then the artefact is what it was."""
+        self.check()
         names = set(names)
         self._check_absent(names)
         (self.directory / MANIFEST).write_bytes(manifest)
@@ -104,6 +115,8 @@ class StagedFiles:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if isinstance(error, OSError) and not isinstance(error, MixstreamError) and error.errno in FULL:
+            raise disk_error(error, self.directory, "write") from error  # what was published before stays
 
     def _check_free(self) -> None:
         if not self._overwrite and (self.target / MANIFEST).exists():
@@ -125,9 +138,13 @@ class StagedFiles:
                 )
 
     def _move(self, names: set[str]) -> None:
+        for name in sorted({*names, MANIFEST}):
+            sync(self.directory / name)
         for name in sorted(names):
             (self.directory / name).replace(self.target / name)
-        (self.directory / MANIFEST).replace(self.target / MANIFEST)
+        sync(self.target)
+        move_whole(self.directory / MANIFEST, self.target / MANIFEST)
+        sync(self.target.parent)  # it may have been made for this
 
     def _clear(self) -> None:
         """Remove what a killed writer left, in the order that lets this be killed too."""
@@ -148,9 +165,10 @@ class StagedFiles:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 mine, found = os.fstat(lock), self.directory.lstat()
             except BlockingIOError as error:
+                holder = holder_of(os.fstat(lock)) or "another process or thread"
                 _release(lock)
                 raise ConfigError(
-                    f"{self.target} is being written by another process or thread; two writers of one part would mix "
+                    f"{self.target} is being written by {holder}; two writers of one part would mix "
                     "their rows; wait for it, or give another place"
                 ) from error
             except FileNotFoundError:
@@ -226,6 +244,7 @@ def discard_parts(path: Path) -> None:
 def _take_away(path: Path) -> None:
     with suppress(FileNotFoundError):
         (path / MANIFEST).replace(path / _REPLACED)
+        sync(path)
 
 
 def _remove_replaced(path: Path) -> None:

@@ -11,6 +11,8 @@ Importing this is cheap: obstore, boto3 and fsspec are imported when a URL needs
     store           one directory of objects, one attempt a call                   stores/, one kind a file
     spec            what the index says of a shard                                 mapping
     destination     where a dataset is written
+    disk_errors     what a local disk refuses, by name
+    whole_files     files that are there whole or not at all, also after a power cut
     built_once      files below the temporary directory that one process builds for all of a machine
     domain_directory  which directory a domain's name has
     fork_server     makes the requests of forked processes                         stores/fork_proxy, forks
@@ -18,15 +20,19 @@ Importing this is cheap: obstore, boto3 and fsspec are imported when a URL needs
 Other packages and tools import from here only.
 """
 
-from mixstream.storage.built_once import build_once, write_whole
+from mixstream.storage.built_once import build_once
+from mixstream.storage.cache.holders import holder_of
 from mixstream.storage.cache.limit import CacheLimit
+from mixstream.storage.cache.waits import waits
 from mixstream.storage.dataset_files import DatasetFiles
 from mixstream.storage.destination import LOCK, Destination, check_writable, find_destinations, prepare_destinations
+from mixstream.storage.disk_errors import FULL, check_directory, disk_error, named_disk_errors, open_regular
 from mixstream.storage.domain_directory import domain_directory, domain_name
 from mixstream.storage.forks import ProcessLocal, unforked
 from mixstream.storage.made_index import IndexMaker, OriginalFiles
 from mixstream.storage.mapping import map_file, map_files
 from mixstream.storage.open import open_store
+from mixstream.storage.redaction import place_of, redact
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX, CompressedSpec, ObjectPart, ShardSpec
 from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
@@ -42,9 +48,11 @@ from mixstream.storage.unfinished import (
     refuse_conversion,
     refuse_part,
 )
-from mixstream.storage.url import absolute, is_local, join, local_path, redact, split_name
+from mixstream.storage.url import absolute, check_utf8, is_local, join, local_path, split_name, split_url
+from mixstream.storage.whole_files import move_whole, sync, write_whole
 
 __all__ = [
+    "FULL",
     "INDEX",
     "LOCK",
     "RUN",
@@ -66,25 +74,36 @@ __all__ = [
     "StoredFile",
     "absolute",
     "build_once",
+    "check_directory",
+    "check_utf8",
     "check_writable",
     "describe_conversion",
+    "disk_error",
     "domain_directory",
     "domain_name",
     "find_conversion",
     "find_destinations",
+    "holder_of",
     "is_local",
     "is_part_name",
     "join",
     "local_path",
     "map_file",
     "map_files",
+    "move_whole",
+    "named_disk_errors",
+    "open_regular",
     "open_store",
+    "place_of",
     "prepare_destinations",
     "read_object",
     "redact",
     "refuse_conversion",
     "refuse_part",
     "split_name",
+    "split_url",
+    "sync",
     "unforked",
+    "waits",
     "write_whole",
 ]

@@ -7,15 +7,17 @@ before that was checked.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from mixstream.errors import CacheFullError, MixstreamError, StoreAccessError
-from mixstream.storage.cache.locks import FORBIDDEN, FULL, StallTimeout, parent_of, release, try_lock
+from mixstream.storage.cache.locks import holder, parent_of, release, try_lock
 from mixstream.storage.cache.owner import CacheOwner, private_directory
+from mixstream.storage.cache.waits import StallTimeout
+from mixstream.storage.disk_errors import FORBIDDEN, FULL
+from mixstream.storage.whole_files import PARTIAL
 
 T = TypeVar("T")
 
@@ -58,11 +60,17 @@ def build_once(
         if (found := find(path)) is not None:
             return found
         with parent_of(path.parent, "lock", create=True) as (parent, leaf):
-            stall = StallTimeout(_TIMEOUT, f"{path}: another process writes {what} and hangs; end it")
+            stall = StallTimeout(
+                _TIMEOUT,
+                f"{what} at {path}",
+                ": another process writes them and hangs; end it",
+                holder=lambda: holder(parent, leaf),
+            )
             while (lock := try_lock(parent, leaf)) is None:
                 stall.pause(None)
             try:
                 if (found := find(path)) is None:  # by now another process may have built it
+                    shutil.rmtree(path.with_name(f"{path.name}{PARTIAL}"), ignore_errors=True)  # of earlier versions
                     build(path)
                     found = find(path)
             finally:
@@ -84,24 +92,3 @@ def _refused(path: Path, what: str, need: str, remedy: str, error: OSError) -> M
     )
     made.errno = error.errno
     return made
-
-
-@contextmanager
-def write_whole(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file to write, which has the name `path` once the block is done; after an error there is none.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    unfinished = path.with_name(f"{path.name}.partial")
-    if unfinished.is_dir():
-        shutil.rmtree(unfinished)
-    try:
-        with unfinished.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:  # on a full disk, it would take what room there is
-        unfinished.unlink(missing_ok=True)
-        raise

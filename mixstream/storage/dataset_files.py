@@ -62,6 +62,7 @@ class DatasetFiles:
         identity: what identifies the originals besides their URL, without secrets (`identity.identity_of`).
         maker: makes the index from the files, where it is no file itself; None where it is.
         computes: whether shards are computed from originals (`ObjectPart.make`), as `within` sets it.
+        durable: whether what is put into the cache directory survives a power cut, or is not there then.
     """
 
     home: Path | None = None
@@ -75,6 +76,7 @@ class DatasetFiles:
     identity: str = ""
     maker: IndexMaker | None = None
     computes: bool = False
+    durable: bool = False
     _in_place: InPlace = field(init=False, default_factory=InPlace, repr=False)
     _companions: Companions = field(init=False, default_factory=Companions, repr=False)
     _index_bytes: int = field(init=False, default=0, repr=False)
@@ -97,6 +99,7 @@ class DatasetFiles:
         retry: Retry = Retry(),  # noqa: B008 - frozen
         keep_compressed: bool = False,
         maker: IndexMaker | None = None,
+        durable: bool = False,
     ) -> Self:
         """Return the files of a stream, from `remote` and `local` as the user gave them. No request is made.
 
@@ -115,6 +118,7 @@ class DatasetFiles:
             keep_compressed=keep_compressed,
             identity=places.identity,
             maker=maker,
+            durable=durable,
         )
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -189,14 +193,9 @@ class DatasetFiles:
             UnfinishedError: there is none yet, or the directory is a part of a dataset (also an IndexNotFoundError).
             StoreError: the store cannot be read, and no index was kept from an earlier run.
         """
+        places = self.store, self.origin, self.home
         data, where, self._version = read_index(
-            self.store,
-            self.origin,
-            self.home,
-            retry=self.retry,
-            name=self.index,
-            identity=self.identity,
-            maker=self.maker,
+            *places, retry=self.retry, name=self.index, identity=self.identity, maker=self.maker
         )
         self._companions, self._in_place = Companions(), InPlace()
         self._index_bytes = len(data) if self.store is not None else 0
@@ -336,6 +335,7 @@ class DatasetFiles:
             private="" if self.home is not None else f"read {self.describe()}",
             identity=self.identity,
             version=self._version,
+            durable=self.durable,
         )
         return Cache(owner=owner, limit=self.cache_limit, timeout=self.retry.longest + _SLACK)
 

@@ -1,15 +1,14 @@
-"""Where a dataset is written: directories, and stores.
+"""Where a dataset is written: directories (`directory_destination`), and stores.
 
 What lives here: checking that a destination is empty or clearing it, locking it, and writing one whole file there,
 tried again where that may help. What must not: which files there are, and when (`writer.py`). Rules: a file is there
-whole or not at all; a destination that holds anything is refused unchanged, or loses its index before it loses anything
-else; a directory has one writer at a time; a file that cannot be written is always an error. `file://` and paths are
-directories; every other URL is a store.
+whole or not at all, the index after all that it names, also after a power cut; a destination that holds anything is
+refused unchanged, or loses its index before it loses anything else; a directory has one writer at a time; a file that
+cannot be written is always an error. `file://` and paths are directories; every other URL is a store.
 """
 
 import os
 import platform
-import re
 import threading
 import time
 import warnings
@@ -17,119 +16,22 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from mixstream.argument_kinds import is_path
+from mixstream.arguments import shown
 from mixstream.errors import ConfigError, OutputExistsError, StoreAccessError, StoreError, StoreNotFoundError
-from mixstream.storage.cache.locks import parent_of, release, try_lock
+from mixstream.storage.directory_destination import LOCK, OWN_FILE, DirectoryDestination, not_empty
+from mixstream.storage.disk_errors import check_directory
 from mixstream.storage.open import open_store
 from mixstream.storage.retry import Retry
-from mixstream.storage.spec import INDEX, SHARD_FILE
-from mixstream.storage.store import Store
-from mixstream.storage.unfinished import refuse_conversion
+from mixstream.storage.spec import INDEX
+from mixstream.storage.store import Store, read_at_most
 from mixstream.storage.url import absolute, is_local, local_path, redact
 
-LOCK = ".mixstream-writer.lock"
-_OWN_FILE = re.compile(rf"index\.json(\.tmp)?|\.mixstream-origin|{SHARD_FILE.pattern}", re.ASCII)
+_MARK = 1 << 16  # bytes of a mark: more is none of ours
 _REMOVERS = 8  # removals at a time: each is a short request that mostly waits
-
-
-@dataclass(frozen=True, slots=True)
-class DirectoryDestination:
-    """A directory of local disk, created if it does not exist.
-
-    Args:
-        directory: that files are written to.
-        attempts: how often a write is tried before its OSError is raised.
-    """
-
-    directory: Path
-    attempts: int
-    _stopped: threading.Event = field(default_factory=threading.Event, init=False)
-    _locks: list[int] = field(default_factory=list, init=False)  # the descriptor, while the directory is locked
-
-    def check(self) -> None:
-        """Raise OutputExistsError if the directory holds anything but the lock of a writer that was killed."""
-        if self.directory.exists() and (found := sorted({path.name for path in self.directory.iterdir()} - {LOCK})):
-            raise _not_empty(f"Directory is not empty: {self.directory} holds {found[0]!r}", "directory")
-
-    def check_free(self) -> None:
-        """Raise OutputExistsError if another writer is at work there, or `mixstream convert` has made the directory."""
-        if (self.directory / LOCK).exists():
-            with parent_of(self.directory, LOCK) as (parent, leaf):
-                if (lock := self._try_lock(parent, leaf)) is None:
-                    raise self._busy()
-                release(lock)
-        refuse_conversion(str(self.directory.absolute()))
-
-    def lock(self) -> None:
-        """Create the directory, and lock it until `unlock`; a killed process leaves no lock behind.
-
-        Raises:
-            OutputExistsError: another writer, of any process or thread, has locked it.
-        """
-        with parent_of(self.directory, LOCK, create=True) as (parent, leaf):
-            if (number := self._try_lock(parent, leaf)) is None:
-                raise self._busy()
-            os.ftruncate(number, 0)
-            os.pwrite(number, f"process {os.getpid()} on {platform.node()}, since {time.ctime()}".encode(), 0)
-            self._locks.append(number)
-
-    def unlock(self) -> None:
-        """Release the lock, if there is one, and remove its file."""
-        while self._locks:
-            with suppress(OSError):
-                (self.directory / LOCK).unlink()
-            release(self._locks.pop())
-
-    def _try_lock(self, parent: int, leaf: str) -> int | None:
-        try:
-            return try_lock(parent, leaf)
-        except ConfigError as error:  # no `flock`
-            warnings.warn(
-                f"{self.directory} cannot be locked ({error.__cause__}), so nothing stops a second writer: start one",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return os.open(os.devnull, os.O_RDWR)
-
-    def _busy(self) -> OutputExistsError:
-        try:
-            holder = (self.directory / LOCK).read_text(errors="replace")[:200] or "another process"
-        except OSError:
-            holder = "another process"
-        return OutputExistsError(
-            f"{self.directory} is being written by {holder}; two writers would replace each other's shards: give each "
-            "a directory of its own below one, and join them with mixstream.merge_index"
-        )
-
-    def clear(self) -> None:
-        """Remove the dataset that it holds, its index first; other files stay."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        # "index.json" sorts before "shard.…": a half-cleared dataset has no index.
-        for name in sorted(path.name for path in self.directory.iterdir()):
-            if _OWN_FILE.fullmatch(name):
-                (self.directory / name).unlink()
-
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file aside, then rename it to its name; raises the error of the last attempt."""
-        path = self.directory / name
-        for attempt in range(1, self.attempts + 1):
-            try:
-                aside = path.with_name(f"{name}.tmp")
-                aside.write_bytes(data)
-                aside.replace(path)
-                return
-            except OSError as error:
-                error.add_note(f"attempt {attempt} of {self.attempts} to write {path}")
-                if attempt == self.attempts or self._stopped.is_set():
-                    raise
-                time.sleep(0.1 * 2**attempt)
-
-    def stop(self) -> None:
-        """Retry nothing from now on: a write in progress ends with its present attempt."""
-        self._stopped.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +66,7 @@ class StoreDestination:
             with suppress(StoreError):
                 if process != os.getpid():
                     continue
-                if self._unreadable.is_set() or bytes(memoryview(self.store.read(LOCK).data)) == mine:
+                if self._unreadable.is_set() or bytes(memoryview(read_at_most(self.store, LOCK, _MARK).data)) == mine:
                     self.store.remove(LOCK)
 
     def check(self) -> None:
@@ -176,11 +78,11 @@ class StoreDestination:
                     "and then exist_ok=True replaces what it wrote. To write in parallel, give each writer a directory "
                     "of its own below one, and join them with mixstream.merge_index"
                 )
-            raise _not_empty(f"Remote is not empty: {self.store.url} holds {found[0]!r}", "URL")
+            raise not_empty(f"Remote is not empty: {self.store.url} holds {found[0]!r}", "URL")
 
     def clear(self) -> None:
         """Remove the dataset that it holds, its index first; other files stay."""
-        own = [name for name in self._names() if _OWN_FILE.fullmatch(name)]
+        own = [name for name in self._names() if OWN_FILE.fullmatch(name)]
         if INDEX in own:
             self._remove(INDEX)
         with ThreadPoolExecutor(_REMOVERS, thread_name_prefix="mixstream-remove") as pool:
@@ -201,6 +103,11 @@ class StoreDestination:
             )
         self._call("writing", name, lambda: self.store.write(name, data))
 
+    def complete(self, data: bytes, *, below: Iterable[str] = ()) -> None:
+        """Write the index; what a store has accepted is durable. Arguments are those of `DirectoryDestination`."""
+        del below
+        self.write(INDEX, data)
+
     def stop(self) -> None:
         """Retry nothing from now on: a write in progress ends with its present attempt."""
         self._stopped.set()
@@ -210,7 +117,7 @@ class StoreDestination:
         if self._unreadable.is_set():
             return None
         try:
-            data = self._call("reading", LOCK, lambda: self.store.read(LOCK)).data
+            data = self._call("reading", LOCK, lambda: read_at_most(self.store, LOCK, _MARK)).data
         except StoreNotFoundError:
             return "another writer"
         except StoreAccessError as error:
@@ -252,15 +159,15 @@ def find_destinations(
     Raises:
         ConfigError: it is neither, or a URL that cannot be written to.
     """
-    if isinstance(out, str | os.PathLike):
+    if isinstance(out, str) or is_path(out):
         place, found = _find(out, retry)
         return (place, None, (found,)) if isinstance(found, DirectoryDestination) else (None, place, (found,))
     if not isinstance(out, tuple | list) or len(out) != 2:
         raise ConfigError(
-            f"out is {redact(repr(out))}; give a directory, a URL, or a tuple (local, remote) of directory and URL"
+            f"out is {redact(shown(out))}; give a directory, a URL, or a tuple (local, remote) of directory and URL"
         )
     if isinstance(out[0], str) and not is_local(out[0]):
-        raise ConfigError(f"out is {redact(repr(out))}; the first of (local, remote) has to be a directory")
+        raise ConfigError(f"out is {redact(shown(out))}; the first of (local, remote) has to be a directory")
     (local, first), (remote, second) = (_find(place, retry) for place in out)
     return local, remote, (first, second) if keep_local else (second,)
 
@@ -293,13 +200,15 @@ def prepare_destinations(destinations: Iterable[Destination], *, exist_ok: bool)
         raise
 
 
-def _find(place: object, retry: int) -> tuple[str, Destination]:
-    if not isinstance(place, str | os.PathLike) or isinstance(text := os.fspath(place), bytes) or not text.strip():
-        raise ConfigError(f"out is {place!r}; give a directory, a URL such as s3://bucket/prefix, or both as a tuple")
+def _find(place: Any, retry: int) -> tuple[str, Destination]:
+    if not (isinstance(place, str) or is_path(place)) or not (text := os.fspath(place)).strip():
+        raise ConfigError(
+            f"out is {redact(shown(place))}; give a directory, a URL such as s3://bucket/prefix, or both as a tuple"
+        )
     if is_local(text):
-        directory = local_path(absolute(text, "out"))
+        directory = check_directory(local_path(absolute(text, "out")), "out")
         return str(directory), DirectoryDestination(directory, retry + 1)
-    check_writable(text)
+    check_writable(absolute(text, "out"))
     return text, StoreDestination(open_store(text), Retry(attempts=retry + 1, knobs=("retry", "")))
 
 
@@ -310,7 +219,3 @@ def check_writable(url: str) -> None:
             f"{redact(url)!r} cannot be written to: plain http has no way to list or to write files; give the store "
             "behind it (s3://, gs://, az://; S3_ENDPOINT_URL is for a server of your own), or a directory"
         )
-
-
-def _not_empty(fact: str, kind: str) -> OutputExistsError:
-    return OutputExistsError(f"{fact}; give another {kind}, or exist_ok=True to replace the dataset in it")

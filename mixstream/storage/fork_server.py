@@ -12,7 +12,7 @@ from typing import NoReturn
 import msgspec
 
 from mixstream.storage.open import open_store
-from mixstream.storage.store import ObjectInfo
+from mixstream.storage.store import ObjectInfo, read_at_most
 from mixstream.storage.stores.frames import Answer, Request, read_frame, write_frame
 from mixstream.storage.url import redact
 from mixstream.types import Buffer
@@ -55,7 +55,10 @@ def carry_out(request: Request, data: bytearray) -> tuple[Answer, Buffer]:
     store = open_store(request.url, timeout=request.timeout)
     match request.method:
         case "read":
-            part = store.read(name, request.begin, request.end, version=request.version)
+            if request.most is not None:
+                part = read_at_most(store, name, request.most, version=request.version)
+            else:
+                part = store.read(name, request.begin, request.end, version=request.version)
             return _answer(number, part.info), part.data
         case "info":
             return _answer(number, store.info(name)), b""

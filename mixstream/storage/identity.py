@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from mixstream.errors import MixstreamError
 from mixstream.storage.forks import unforked
-from mixstream.storage.url import is_local, redact, scheme_of
+from mixstream.storage.redaction import place_of
+from mixstream.storage.url import is_local, scheme_of
 
 _AZURE = ("az", "azure", "azure-dl", "abfs", "abfss")
 _AZURE_SETTINGS = ("AZURE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
@@ -30,7 +31,7 @@ def identity_of(url: str) -> str:
     """
     if is_local(url):
         return ""
-    secret = _without_fragment(url) if redact(url).rstrip("/") != _without_fragment(url).rstrip("/") else ""
+    secret = _without_fragment(url) if place_of(url).rstrip("/") != _without_fragment(url).rstrip("/") else ""
     facts = _endpoint(url)
     if secret:
         return _slow_hash(secret, "\n".join(facts))
@@ -44,7 +45,7 @@ def _without_fragment(url: str) -> str:
 @lru_cache(maxsize=256)
 def _slow_hash(secret: str, facts: str) -> str:
     """Return a hash that takes some milliseconds, so that it is not worth trying passwords on it."""
-    salt = f"mixstream original\n{redact(secret)}\n{facts}".encode()
+    salt = f"mixstream original\n{place_of(secret)}\n{facts}".encode()
     return scrypt(secret.encode(), salt=salt, n=1 << 12, r=8, p=1, dklen=16).hex()
 
 

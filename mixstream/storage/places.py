@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Self
 
 from mixstream.errors import ConfigError
+from mixstream.storage.disk_errors import check_directory
 from mixstream.storage.identity import identity_of
 from mixstream.storage.open import open_store
 from mixstream.storage.store import Store
-from mixstream.storage.url import absolute, is_local, join, local_path
+from mixstream.storage.url import absolute, check_path, check_utf8, is_local, join, local_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +35,13 @@ class Places:
         Raises:
             ConfigError: neither of them is given, one is empty, or a URL is not valid.
         """
-        remote = absolute(remote, "remote") if remote is not None else None
+        remote = check_utf8(absolute(remote, "remote"), "remote") if remote is not None else None
+        check_path(split or "", "split")
         local = absolute(local, "local") if local is not None else None
         home = Path(os.path.realpath(local_path(local) / (split or ""))) if local is not None else None
-        if home is not None and home.is_file():
-            raise ConfigError(f"local={str(home)!r} is a file; pass a directory for the dataset's shards")
+        if home is not None:
+            check_directory(Path(check_path(str(home), "local")), "local")
+            check_utf8(str(home) if remote is None else "", "local")
         if remote is None and home is None:
             raise ConfigError("`remote` and/or `local` path must be provided")
         store, origin, identity = None, None, ""
@@ -47,7 +50,7 @@ class Places:
             identity = identity_of(join(remote, split or ""))
         elif remote is not None:
             # A link to the newest version may be set to another one while the run reads this one.
-            origin = Path(os.path.realpath(local_path(remote) / (split or "")))
+            origin = Path(check_path(os.path.realpath(local_path(remote) / (split or "")), "remote"))
             if home is not None and home == origin:
                 origin = None  # its shards are in the cache directory itself
             elif home is not None:  # another disk, such as a network mount: it is copied from, as from any store

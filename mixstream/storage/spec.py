@@ -37,6 +37,7 @@ class CompressedSpec:
         check: raises ShardCorruptError for wrong bytes; None if they are not to be checked.
         unpack: compressed bytes -> raw bytes; raises ShardCorruptError.
         proof: whether bytes have a hash that the index lists; None if it lists none.
+        check_arrived: as `check`, but only when bytes arrive, not for those on local disk.
     """
 
     name: str
@@ -44,6 +45,7 @@ class CompressedSpec:
     check: Callable[[Buffer], None] | None
     unpack: Callable[[bytes], bytes]
     proof: Callable[[Buffer], bool] | None = None
+    check_arrived: Callable[[Buffer], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,7 @@ class ShardSpec:
         compressed: the compressed file; None if the dataset has raw files only.
         proof: whether raw bytes have a hash that the index lists; None if it lists none.
         part: the file of which the shard is a part; None if it is a file of its own.
+        check_arrived: as `check`, but only when bytes arrive, downloaded or unpacked, not for those on local disk.
 
     Raises:
         IndexCorruptError: a name leads out of the directory, or is one that the cache uses itself.
@@ -87,6 +90,7 @@ class ShardSpec:
     compressed: CompressedSpec | None
     proof: Callable[[Buffer], bool] | None = None
     part: ObjectPart | None = None
+    check_arrived: Callable[[Buffer], None] | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -135,13 +139,15 @@ class ShardSpec:
     def unpack(self, data: bytes, directory: Path) -> bytes:
         """Return the raw bytes of compressed ones; both are verified. `directory` is named in the error."""
         assert self.compressed is not None
-        if self.compressed.check is not None:
-            self.compressed.check(data)
+        for check in (self.compressed.check, self.compressed.check_arrived):
+            if check is not None:
+                check(data)
         raw = self.compressed.unpack(data)
         if len(raw) != self.size:
             raise wrong_size(directory / self.name, len(raw), self.size)
-        if self.check is not None:
-            self.check(raw)
+        for check in (self.check, self.check_arrived):
+            if check is not None:
+                check(raw)
         return raw
 
 

@@ -7,7 +7,7 @@ is believed unchecked; texts for users contain no credentials. `open` turns a UR
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mixstream.errors import (
     NoRangesError,
@@ -18,6 +18,9 @@ from mixstream.errors import (
     StoreNotFoundError,
 )
 from mixstream.types import Buffer
+
+WHOLE = 1 << 30
+"""Bytes that a store sends at most of an object that is read to its end, where the caller does not say how many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +98,14 @@ class Store(Protocol):
         >>> bytes(part.data), part.info.size
         (b'234', 10)
 
+        Args:
+            name: of the object.
+            begin: the first byte.
+            end: behind the last byte; None for the end of the object.
+            version: that the object has to have; None for any.
+
         Raises:
+            StoreError: `end` is None, and more than `WHOLE` bytes would have to be read into memory.
             StoreChangedError: the object's version is not `version`.
             StoreFaultError: the object ends before `end`, or the answer is not what was requested.
             NoRangesError: the server has no ranges; `read(name)` returns the whole object.
@@ -122,6 +132,28 @@ class Store(Protocol):
 
     def renew(self) -> None:
         """Forget clients and credentials: the next request reads them again."""
+
+
+@runtime_checkable
+class ReadsAtMost(Protocol):
+    """A store whose server chooses how long an object is, and that stops it."""
+
+    def read_at_most(self, name: str, most: int, *, version: str | None = None) -> ObjectBytes:
+        """Return an object as `Store.read` does; StoreError, and nothing is read, if it has more than `most` bytes."""
+        ...
+
+
+def read_at_most(store: Store, name: str, most: int, *, version: str | None = None) -> ObjectBytes:
+    """Return all of an object of at most `most` bytes.
+
+    Raises:
+        StoreError: it has more, or as `Store.read`.
+    """
+    if isinstance(store, ReadsAtMost):
+        return store.read_at_most(name, most, version=version)
+    found = store.read(name, version=version)
+    check_whole(f"{store.url}/{name}", found.info.size, most)
+    return found
 
 
 def look_at(store: Store, name: str) -> ObjectInfo:
@@ -157,6 +189,15 @@ def needs_ranges(place: str, size: int) -> str:
         f"{place} has {size} bytes, of which only a range is needed: put it on a server with ranges (S3, nginx, "
         "Apache), or copy it to local disk"
     )
+
+
+def check_whole(place: str, size: int, most: int) -> None:
+    """Raise StoreError if what is to be read of an object, to its end, has more bytes than the caller takes."""
+    if size > most:
+        raise StoreError(
+            f"{place}: {size} bytes are there to be read, and {most} are the most that it can have, so none were read: "
+            "check that it is the file that it should be"
+        )
 
 
 def range_end(place: str, begin: int, end: int | None, size: int) -> int:

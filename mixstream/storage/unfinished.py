@@ -21,13 +21,14 @@ from mixstream.errors import (
 )
 from mixstream.storage.domain_directory import domain_directory
 from mixstream.storage.open import open_store
-from mixstream.storage.store import Store
+from mixstream.storage.store import Store, read_at_most
 from mixstream.storage.url import join, redact, scheme_of
 
 RUN, SUMMARY = ".convert/run.json", "domains.json"
 _PART = re.compile(r"part-(\d{5,}|tail)", re.ASCII)
 _RECORD = re.compile(r"\.convert/parts/[^/]+/\d+\.json", re.ASCII)
 _SHARDS_OF_PART = re.compile(r"([^/]+)/[^/]+/part-(\d{5,})/.*", re.ASCII)
+_LARGEST = 256 << 20  # bytes of either file
 _LEVELS = 3  # ROOT/DOMAIN/SPLIT/part-00000
 
 
@@ -86,7 +87,7 @@ def describe_conversion(store: Store, below: str = "") -> Conversion | None:
         StoreError: the store cannot be read.
     """
     try:
-        run = bytes(memoryview(store.read(RUN).data))
+        run = bytes(memoryview(read_at_most(store, RUN, _LARGEST).data))
         groups = json.loads(run)["groups"]
         counts = [group.get("parts") for group in groups.values()]
     except (StoreNotFoundError, NotADirectoryError):
@@ -94,7 +95,7 @@ def describe_conversion(store: Store, below: str = "") -> Conversion | None:
     except (ValueError, KeyError, TypeError, AttributeError):
         return None  # another program's
     try:
-        summary = json.loads(bytes(memoryview(store.read(SUMMARY).data)))
+        summary = json.loads(bytes(memoryview(read_at_most(store, SUMMARY, _LARGEST).data)))
         domains = {
             str(name): [str(split) for split, each in splits.items() if each["rows"]]
             for name, splits in summary["domains"].items()

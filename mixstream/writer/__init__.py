@@ -11,6 +11,8 @@ For the same input it writes the same bytes as the writers of mosaicml-streaming
 
 - Every file appears whole, the index last, so a dataset with an index is complete. After an exception, or `kill -9` at
   any instant, there is no index. The shards written until then stay.
+- When it returns from writing the index, the dataset survives a power cut; until then, a power cut leaves no index. The
+  bytes of each shard are on the disk before it has its name, and the names of all before there is an index.
 - A directory has one writer at a time; a second one is refused (those who write in parallel use `merge_index`). A
   store has no locks: there a writer leaves a mark, and fails before its next file once another has replaced it.
 - A shard is never empty and never larger than 2**32 - 1 bytes, the limit of its offsets.

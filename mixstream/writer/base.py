@@ -12,10 +12,12 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
+from mixstream.arguments import flag, shown
 from mixstream.errors import ConfigError, EncodingError
 from mixstream.formats import FileInfo, ShardInfo, compress, extension, hash_hex
 from mixstream.formats.entry import MAX_OFFSET
-from mixstream.storage import INDEX, Destination, find_destinations, prepare_destinations
+from mixstream.storage import Destination, find_destinations, prepare_destinations
+from mixstream.threads import Owner
 from mixstream.units import show_bytes
 from mixstream.writer.options import at_least, compression_name, dump, hash_list, limit_bytes
 
@@ -40,11 +42,11 @@ class Writer:
     ) -> None:
         if unknown := sorted(kwargs.keys() - _MORE):
             raise ConfigError(f"Invalid Writer argument(s): {unknown}; {type(self).__name__} has no such argument")
-        self.keep_local = keep_local
+        self.keep_local = flag("keep_local", keep_local)
         self.compression = compression_name(compression)
-        self.hashes = hash_list(hashes or ())
+        self.hashes = hash_list(hashes)
         self.size_limit = limit_bytes(size_limit)
-        self.metadata: dict[str, object] = dict(kwargs.get("metadata") or {})
+        self.metadata: dict[str, object] = dict(_metadata(kwargs.get("metadata")))
         dump(self.metadata, [])
         self._out, self._more = out, kwargs
 
@@ -63,13 +65,15 @@ class Writer:
         self.local, self.remote, self._destinations = find_destinations(
             self._out, keep_local=self.keep_local, retry=retry
         )
-        prepare_destinations(self._destinations, exist_ok=more.get("exist_ok", False))
+        prepare_destinations(self._destinations, exist_ok=flag("exist_ok", more.get("exist_ok", False)))
         weakref.finalize(self, _unlock, self._destinations)  # a writer that is neither finished nor closed
 
+        place = self.remote or self.local
+        self._owner = Owner(f"the writer of {place}", remedy="give each process a writer and a directory of its own")
         self._lock = threading.Lock()
         self._stored_shards = self._stored_bytes = 0
         self._bar = Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=Console(stderr=True))
-        if more.get("progress_bar", False):
+        if flag("progress_bar", more.get("progress_bar", False)):
             self._bar.start()
             self._bar.add_task("0 shards")
         self._pool: ThreadPoolExecutor | None = None
@@ -91,6 +95,8 @@ class Writer:
             OSError: an earlier shard could not be written.
         """
         self._require_open()
+        if not isinstance(sample, Mapping):
+            raise EncodingError(f"a sample is a dict of column → value, got {shown(sample)}")
         if self._failed is not None:
             self._collect(waiting=0)
         encoded = self.encode_sample(sample)
@@ -116,7 +122,7 @@ class Writer:
         self._collect(waiting=0)
         index = dump(self.metadata, self._shards)
         for destination in self._destinations:
-            destination.write(INDEX, index)
+            destination.complete(index)
         self._close("finished")
 
     def flush_shard(self) -> None:
@@ -135,8 +141,11 @@ class Writer:
         self._reset()
 
     def cancel_future_jobs(self) -> None:
-        """Stop: no further shard is stored and no index is written. An exception inside `with` does the same."""
-        if not self._closed:
+        """Stop: no further shard is stored and no index is written. An exception inside `with` does the same.
+
+        Does nothing in a forked child, since the output is its parent's.
+        """
+        if not self._closed and self._owner.here:
             self._close("cancelled")
 
     def exception_callback(self, future: Future[Any]) -> None:
@@ -171,6 +180,7 @@ class Writer:
         self._new_bytes = self._empty_shard_bytes
 
     def _require_open(self) -> None:
+        self._owner.check()
         if self._closed:
             raise ConfigError(f"this writer is {self._closed}; open a new one to write more")
 
@@ -226,3 +236,9 @@ class Writer:
 def _unlock(destinations: Sequence[Destination]) -> None:
     for destination in destinations:
         destination.unlock()
+
+
+def _metadata(metadata: Any) -> Mapping[str, object]:
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise ConfigError(f"`metadata` is a dict, got {shown(metadata)}")
+    return metadata or {}

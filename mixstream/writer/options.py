@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mixstream.arguments import MOST, has_items, shown, text, whole
 from mixstream.errors import ConfigError, EncodingError
 from mixstream.formats import (
     Index,
@@ -39,20 +40,21 @@ def split_columns(columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def _columns(columns: Mapping[str, str], is_known: Any, known: str, example: str) -> dict[str, str]:
-    if not columns or not all(isinstance(name, str) for name in columns):
-        raise ConfigError(f"columns is {columns!r}; name at least one, as in {example}")
+    if not isinstance(columns, Mapping) or not columns or not all(isinstance(name, str) for name in columns):
+        raise ConfigError(f"columns is {shown(columns)}; name at least one, as in {example}")
     for name, encoding in columns.items():
         if not isinstance(encoding, str) or not is_known(encoding):
             raise EncodingError(
-                f"column {name!r} with encoding {encoding!r} is unsupported. Supported encodings are {known}"
+                f"column {name!r} with encoding {shown(encoding)} is unsupported. Supported encodings are {known}"
             )
     return {name: columns[name] for name in sorted(columns)}
 
 
 def compression_name(compression: str | None) -> str | None:
     """Return the compression, whose package is installed; None for none."""
-    if not compression:
+    if compression is None or (isinstance(compression, str) and not compression):
         return None
+    compression = text("compression", compression)
     if not is_compression(compression):
         try:
             compress(compression, b"")
@@ -62,13 +64,18 @@ def compression_name(compression: str | None) -> str | None:
     return compression
 
 
-def hash_list(hashes: Sequence[str]) -> list[str]:
-    """Return the names of hashes."""
+def hash_list(hashes: Sequence[str] | None) -> list[str]:
+    """Return the names of hashes; None is none."""
+    hashes = () if hashes is None else hashes
+    if not has_items(hashes) or not all(isinstance(name, str) for name in hashes):
+        raise ConfigError(f"`hashes` is a list of names of hashes, got {shown(hashes)}")
     if list(hashes) != sorted(set(hashes)):
-        raise ConfigError(f"Hashes must be unique and in sorted order, got {list(hashes)}; give {sorted(set(hashes))}")
+        raise ConfigError(
+            f"Hashes must be unique and in sorted order, got {shown(list(hashes))}; give {shown(sorted(set(hashes)))}"
+        )
     for name in hashes:
         if not is_hash(name):
-            raise ConfigError(f"Invalid hash: {name!r}; choose among {', '.join(hash_names())}")
+            raise ConfigError(f"Invalid hash: {shown(name)} in `hashes`; choose among {', '.join(hash_names())}")
     return list(hashes)
 
 
@@ -77,16 +84,17 @@ def limit_bytes(size_limit: int | str | None) -> int | None:
     number = None if size_limit is None else parse_bytes(size_limit, name="size_limit")
     if number is not None and not 0 < number <= MAX_OFFSET:
         raise ConfigError(
-            f"`size_limit` must be less than 2**32 and more than 0, got {size_limit!r}, since offsets in a shard have "
-            f"32 bits; give 1 to {MAX_OFFSET} bytes, or None for the largest"
+            f"`size_limit` must be less than 2**32 and more than 0, got {shown(size_limit)}, since offsets in a shard "
+            f"have 32 bits; give 1 to {MAX_OFFSET} bytes, or None for the largest"
         )
     return number
 
 
 def at_least(name: str, value: int, least: int) -> int:
     """Return a number that is not below `least`."""
+    value = whole(name, value, most=MOST)
     if value < least:
-        raise ConfigError(f"{name} is {value}; give {least} or more")
+        raise ConfigError(f"{name} is {shown(value)}; give {least} or more")
     return value
 
 
@@ -101,11 +109,14 @@ def line_marks(name: str, newline: str, separator: str | None, columns: Sequence
     """
     if separator is None:
         if not isinstance(newline, str) or newline.strip(_JSON_SPACE):
-            raise ConfigError(f"newline is {newline!r}, which no JSON parser skips; give '\\n' or other white space")
+            raise ConfigError(
+                f"newline is {shown(newline)}, which no JSON parser skips; give '\\n' or other white space"
+            )
         return newline, ""
     for what, mark in (("newline", newline), ("separator", separator)):
         if not isinstance(mark, str) or not mark:
-            raise ConfigError(f"{what} is {mark!r}; give one character or more")
+            raise ConfigError(f"{what} is {shown(mark)}; give one character or more")
+        text(what, mark.replace("\0", " "))  # a NUL may part values
         if bad := [column for column in columns if mark in column]:
             raise ConfigError(
                 f"column {bad[0]!r} contains the {what} {mark!r}, and {name} has no quoting: rename the column, or "

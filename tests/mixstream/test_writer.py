@@ -21,7 +21,7 @@ import mixstream.formats.mds.shard
 import mixstream.writer.base
 from mixstream.errors import ConfigError, EncodingError
 from mixstream.formats import decode_sample, decompress, parse_index, read_offsets
-from mixstream.writer import MDSWriter
+from mixstream.writer import CSVWriter, JSONWriter, MDSWriter
 
 TESTS = Path(__file__).parents[1]
 DATA = TESTS / "data" / "mosaic"
@@ -168,6 +168,24 @@ def test_shards_fill_up_to_the_limit_and_no_further(sizes, limit, tmp_path_facto
         assert len(shard) == 1 or info.raw.bytes <= limit
         if n + 1 < len(shards):
             assert info.raw.bytes + 4 + 4 + len(shards[n + 1][0]["x"]) > limit
+
+
+@pytest.mark.parametrize("kind", ["mds", "json", "csv"])
+def test_a_shard_may_have_exactly_the_size_limit(kind, tmp_path):
+    def sizes(limit, rows):
+        out = tmp_path / f"{limit}-{rows}"
+        columns = {"x": "bytes" if kind == "mds" else "str"}
+        writer = {"mds": MDSWriter, "json": JSONWriter, "csv": CSVWriter}[kind]
+        with writer(columns=columns, out=out, size_limit=limit) as written:
+            for _ in range(rows):
+                written.write({"x": bytes(80) if kind == "mds" else "x" * 80})
+        return [info.raw.bytes for info in index_of(out).shards]
+
+    (two,) = sizes(999, 2)
+    assert 99 < two < 999  # numbers of three digits, which are a part of the file
+    limit = two - len("x\n") if kind == "csv" else two  # as in mosaicml-streaming, the names of columns do not count
+    assert sizes(limit, 4) == sizes(limit + 1, 4) == [two, two]
+    assert len(sizes(limit - 1, 4)) == 4
 
 
 def test_size_limit_is_read_as_people_write_it(tmp_path):

@@ -7,9 +7,11 @@ import sys
 import threading
 
 import pytest
+from children import Child, in_child
 
 from mixstream import MDSWriter
-from mixstream.errors import OutputExistsError
+from mixstream.errors import ForkedError, OutputExistsError
+from mixstream.writer.base import _unlock
 from mixstream_tools.cli import main
 
 COLUMNS = {"x": "int"}
@@ -98,3 +100,57 @@ def test_the_output_of_convert_is_its_own(tmp_path, capsys):
         writer.write({"x": 1})
     assert main(["verify", str(tmp_path / "out")]) == 0
     capsys.readouterr()
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.. may lead to deadlocks", "ignore:.*fork:DeprecationWarning")
+def test_a_writer_is_its_process_s_alone(tmp_path):
+    with MDSWriter(columns=COLUMNS, out=tmp_path / "out", size_limit=1) as writer:
+        writer.write({"x": 0})
+        writer.flush_shard()
+        writer._collect(waiting=0)
+
+        def use() -> list[str]:
+            said = []
+            for call in (
+                lambda: writer.write({"x": 7}),
+                writer.flush_shard,
+                writer.finish,
+                lambda: writer.__exit__(None),
+            ):
+                try:
+                    call()
+                except ForkedError as error:
+                    said.append(str(error))
+            writer.__exit__(ValueError)
+            writer.cancel_future_jobs()
+            _unlock(writer._destinations)  # as its finalizer does
+            return said
+
+        said = in_child(use)
+        assert [f"the writer of {tmp_path / 'out'} belongs to process {os.getpid()}" in text for text in said] == [
+            True
+        ] * 4
+        assert names(tmp_path / "out") == [".mixstream-writer.lock", "shard.00000.mds"]
+        with pytest.raises(OutputExistsError):
+            MDSWriter(columns=COLUMNS, out=tmp_path / "out", exist_ok=True)
+        writer.write({"x": 1})
+    assert names(tmp_path / "out") == ["index.json", "shard.00000.mds", "shard.00001.mds"]
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.. may lead to deadlocks", "ignore:.*fork:DeprecationWarning")
+def test_a_second_writer_is_told_that_the_first_is_stopped(tmp_path):
+    def write() -> None:
+        writer = MDSWriter(columns=COLUMNS, out=tmp_path / "out")
+        os.kill(os.getpid(), signal.SIGSTOP)
+        writer.cancel_future_jobs()
+
+    child = Child(write)
+    child.await_stop()
+    try:
+        with pytest.raises(
+            OutputExistsError, match=rf"{child.pid} .*which is stopped \(kill -CONT {child.pid} lets it"
+        ):
+            MDSWriter(columns=COLUMNS, out=tmp_path / "out")
+    finally:
+        os.kill(child.pid, signal.SIGCONT)
+        child.result()

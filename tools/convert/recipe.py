@@ -76,6 +76,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.seq_len < 1:
             raise ConfigError(f"--seq-len {self.seq_len}: a row holds at least 1 token.")
+        if self.seq_len > 1 << 30:
+            raise ConfigError(f"--seq-len {self.seq_len}: a shard holds rows of at most 2**30 tokens; give fewer.")
         if not (math.isfinite(self.val_fraction) and 0 <= self.val_fraction < 1):
             raise ConfigError(f"--val-fraction {self.val_fraction}: give a number from 0 up to, not including, 1.")
         if not 0 <= self.seed < 1 << 64:

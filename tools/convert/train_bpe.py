@@ -76,6 +76,8 @@ class BpeTraining:
                 f"--train-bpe {self.vocab_size}: the 256 bytes and {len(self.words)} special tokens come first; give "
                 f"more than {least}, such as 32000."
             )
+        if self.vocab_size > 1 << 31:
+            raise ConfigError(f"--train-bpe {self.vocab_size}: token ids have 31 bits; give a number such as 32000.")
         if numbers := [word for word in self.words if word.isdecimal()]:
             raise ConfigError(f"--eos and --bos with --train-bpe name new tokens; {numbers[0]} is a number.")
 

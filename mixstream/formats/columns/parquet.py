@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -31,6 +32,9 @@ _MAGIC, _ENCRYPTED = b"PAR1", b"PARE"
 _TAIL = 1 << 16
 _BUFFER = 1 << 22  # bytes of a column that are read at a time
 _VALUES = 1 << 20  # that are decoded at a time, about
+_COLUMN: Wanted = {3: {5: None, 7: None, 9: None, 11: None, 12: {3: None}}}
+_GROUP: Wanted = {1: Each(_COLUMN), 3: None}
+"""What is wanted of a row group: its rows, and of each column how many values and nulls it has, and where it lies."""
 
 
 class RowGroup(NamedTuple):
@@ -76,10 +80,15 @@ def read_footer(stream: BinaryIO, size: int, column: str | None, *, where: str) 
     found = find_column(schema, column, where=where)
     leaf = sum(_leaves(field.type) for field in list(schema)[: found.number])
     with _named(where):
-        facts, _ = read_struct(tail[-length - 8 : -8], {4: Each(_group_of(leaf)), 8: {}})
+        facts, _ = read_struct(tail[-length - 8 : -8], {4: Each(_GROUP), 8: {}})
     if 8 in facts:  # its footer alone is not encrypted
         raise _encrypted(where)
-    groups = tuple(_row_group(group, where) for group in facts.get(4, []))
+    groups = tuple(_row_group(group, leaf, where) for group in facts.get(4, []))
+    end = max((_end(column.get(3, {})) for group in facts.get(4, []) for column in group.get(1, [])), default=0)
+    if end > size - length - 8:
+        refuse(
+            where, f"its columns end at byte {end}, by its footer, which begins at {size - length - 8}: bytes are lost"
+        )
     return Footer(metadata, names, found, groups)
 
 
@@ -148,18 +157,18 @@ def lists_of(array: pa.Array) -> tuple[Lists, NDArray[np.generic]]:
     return lists, as_little(values.to_numpy(zero_copy_only=True))
 
 
-def _group_of(leaf: int) -> Wanted:
-    """Return what is wanted of a row group: its rows, and of one column the number of values, and of nulls."""
-    column = {3: {5: None, 12: {3: None}}}
-    return {1: Each(column, only=leaf), 3: None}
-
-
-def _row_group(group: Mapping[int, Any], where: str) -> RowGroup:
-    chunk = next(iter(group.get(1, [])), {}).get(3, {})
+def _row_group(group: Mapping[int, Any], leaf: int, where: str) -> RowGroup:
+    chunk = next(islice(group.get(1, []), leaf, None), {}).get(3, {})
     rows, values, nulls = group.get(3, -1), chunk.get(5, -1), chunk.get(12, {}).get(3)
     if rows < 0 or values < 0 or (nulls is not None and not 0 <= nulls <= values):
         refuse(where, f"a row group has {rows} rows, and {values} values of which {nulls} are null, by its footer")
     return RowGroup(rows, values - nulls if nulls is not None else 0 if not rows else None)
+
+
+def _end(chunk: Mapping[int, int]) -> int:
+    """Return the byte behind a column's pages in a row group; the dictionary is the first, if there is one."""
+    pages, dictionary = chunk.get(9, 0), chunk.get(11, 0)
+    return (dictionary if 0 < dictionary < pages else pages) + chunk.get(7, 0)
 
 
 def _leaves(kind: pa.DataType) -> int:

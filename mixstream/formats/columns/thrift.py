@@ -20,15 +20,10 @@ Wanted = Mapping[int, Any]
 
 
 class Each:
-    """The structs of a list, of which those that are not `only` are skipped.
+    """The structs of a list, and what is wanted of each."""
 
-    Args:
-        wanted: of each struct.
-        only: the place of the one that is wanted; None for all.
-    """
-
-    def __init__(self, wanted: Wanted, only: int | None = None) -> None:
-        self.wanted, self.only = wanted, only
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
 
 
 def read_struct(data: bytes, wanted: Wanted, at: int = 0, deep: int = 0) -> tuple[dict[int, Any], int]:
@@ -70,11 +65,9 @@ def _read(data: bytes, at: int, kind: int, wanted: Any, deep: int) -> tuple[Any,
         if element != _STRUCT and size:
             raise ValueError(f"a list of kind {element} where structs are expected")
         listed = []
-        for place in range(size):
-            skipped = wanted.only not in {None, place}
-            each, at = read_struct(data, {} if skipped else wanted.wanted, at, deep + 1)
-            if not skipped:
-                listed.append(each)
+        for _ in range(size):
+            each, at = read_struct(data, wanted.wanted, at, deep + 1)
+            listed.append(each)
         return listed, at
     if isinstance(wanted, Mapping) and kind == _STRUCT:
         return read_struct(data, wanted, at, deep + 1)

@@ -26,7 +26,7 @@ from mixstream.errors import IndexCorruptError
 from mixstream.formats.compression import is_compression
 from mixstream.formats.container import FileInfo
 from mixstream.formats.entry import MAX_OFFSET, VERSION, ShardInfo
-from mixstream.formats.hashing import hash_hex
+from mixstream.formats.hashing import ARRIVAL, hash_hex, quickest_hash
 from mixstream.formats.mds.encodings import get_mds_encoded_size, get_mds_encodings, is_mds_encoding
 from mixstream.formats.mds.paths import Paths
 from mixstream.formats.split.info import FORMATS, SplitInfo, check_entry
@@ -140,7 +140,7 @@ def check_index_hash(data: bytes, algorithm: str | None, *, where: str) -> None:
 
     Args:
         data: the index, as for `parse_index`.
-        algorithm: name of the hash, or None to check nothing.
+        algorithm: name of the hash, `ARRIVAL` for the quickest that it contains, or None to check nothing.
         where: names the index in errors.
 
     Raises:
@@ -150,14 +150,16 @@ def check_index_hash(data: bytes, algorithm: str | None, *, where: str) -> None:
     if algorithm is None:
         return
     with _decoding(where):
-        expected = _HASHES.decode(_TOP.decode(data).get(INDEX_HASHES, b"{}")).get(algorithm)
-        if expected is None:
+        hashes = _HASHES.decode(_TOP.decode(data).get(INDEX_HASHES, b"{}"))
+        algorithm = quickest_hash(hashes) if algorithm == ARRIVAL else algorithm
+        if algorithm is None or (expected := hashes.get(algorithm)) is None:
             return
         top = msgspec.json.decode(data)
         del top[INDEX_HASHES]
         found = hash_hex(algorithm, _canonical(top))
     if found != expected:
-        _refuse(where, f"Checksum failure: {algorithm} of the index is {found}, it says {expected[:128]!r}")
+        fact = f"Checksum failure: {algorithm} of the index is {found}, it says {expected[:128]!r}"
+        _refuse(where, f"{fact} (if it was edited on purpose, remove its key {INDEX_HASHES!r})")
 
 
 def _canonical(top: Mapping[str, object]) -> bytes:

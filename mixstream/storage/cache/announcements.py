@@ -15,7 +15,8 @@ from uuid import uuid4
 
 import msgspec
 
-from mixstream.storage.cache.locks import FORBIDDEN, FULL, parent_of, release, remove_if_dead, try_lock
+from mixstream.storage.cache.locks import parent_of, release, remove_if_dead, try_lock
+from mixstream.storage.disk_errors import FORBIDDEN, FULL
 from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.spec import PREFIX
 

@@ -13,8 +13,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mixstream.storage.cache.locks import FORBIDDEN, parent_of, remove_if_dead
+from mixstream.storage.cache.locks import parent_of, remove_if_dead
 from mixstream.storage.cache.records import record_name
+from mixstream.storage.disk_errors import FORBIDDEN
 from mixstream.storage.spec import INDEX, shard_of
 
 _NOT_THERE = (None, errno.ENOENT, errno.ENOTDIR, *FORBIDDEN)  # None: behind a symbolic link (`parent_of`)

@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 import time
+import warnings
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -25,9 +26,12 @@ from mixstream.storage.cache.confirm import is_current
 from mixstream.storage.cache.contents import partial_name
 from mixstream.storage.cache.fill import CacheFill, Partial, opened, opened_range
 from mixstream.storage.cache.limit import CacheLimit, disk_full
-from mixstream.storage.cache.locks import FORBIDDEN, FULL, StallTimeout, forbidden, parent_of, try_lock
+from mixstream.storage.cache.locks import forbidden, holder, parent_of, try_lock
 from mixstream.storage.cache.materialize import ShardSource
+from mixstream.storage.cache.own_files import LINKED, is_own, open_own
 from mixstream.storage.cache.owner import CacheOwner
+from mixstream.storage.cache.waits import StallTimeout
+from mixstream.storage.disk_errors import FORBIDDEN, FULL, disk_error, out_of_inodes
 from mixstream.storage.spec import ShardSpec
 
 _TRIES = 3  # when the disk turns out to be full, or the directory is cleared, while a file is written
@@ -66,6 +70,7 @@ class Cache:
         self._good: dict[str, _Identity] = {}
         self._bad: dict[str, _Identity] = {}
         self._returned: dict[str, _Identity] = {}
+        self._warned = False
         self._failed: dict[str, tuple[float, StoreError]] = {}  # when the store could not be read last, and why
 
     def open_or_fill(
@@ -83,11 +88,18 @@ class Cache:
 
     def has(self, spec: ShardSpec, source: ShardSource) -> bool:
         """Return whether a raw file of the right size is on local disk; its bytes are not looked at."""
-        for path, size in (self.directory / spec.name, spec.size), (source.original(spec), spec.original_size):
-            with suppress(OSError):
-                found = path.stat() if path is not None else None
-                if found and found.st_size == size and self._bad.get(spec.name) != _identity(found):
-                    return True
+        original = source.original(spec)
+        with suppress(OSError):
+            found = (self.directory / spec.name).stat(follow_symlinks=not self._is_filled)
+            if (
+                (is_own(found) or not self._is_filled)
+                and found.st_size == spec.size
+                and self._bad.get(spec.name) != _identity(found)
+            ):
+                return True
+        with suppress(OSError):
+            found = original.stat() if original is not None else None
+            return bool(found and found.st_size == spec.original_size and self._bad.get(spec.name) != _identity(found))
         return False
 
     def reject(self, name: str) -> None:
@@ -114,23 +126,35 @@ class Cache:
                 file = opened(path)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise disk_error(error, path, "read") from error
         return self._verified(spec, file, None)
 
+    @property
+    def _is_filled(self) -> bool:
+        """Whether the files of the directory are copies; else they are the user's, and may be links."""
+        return self.owner.origin is not None
+
     def _find(self, name: str) -> BinaryIO | None:
-        """Return the file of that name, open, and note that it is used; None if there is none."""
+        """Return the file of that name, open, and note that it is used; None if there is none that can be believed."""
         path = self.directory / name
         try:
-            file = opened(path)
+            file = opened(path, lambda *_: open_own(self.directory, name)) if self._is_filled else opened(path)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE):
-                return None
-            if error.errno in FORBIDDEN:
-                raise _unreadable(error, path) from error
             if error.errno == errno.EISDIR:
                 raise StoreError(
                     f"{path} is a directory where a shard belongs; remove it, or pass another `local` directory"
                 ) from error
-            raise
+            if error.errno in LINKED and self._is_filled:
+                self._warn_of_link(path, LINKED[error.errno])
+                return None
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENXIO):
+                return None
+            if isinstance(error, MixstreamError):
+                raise
+            if error.errno in FORBIDDEN:
+                raise _unreadable(error, path) from error
+            raise disk_error(error, path, "read") from error
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             file.close()
@@ -139,6 +163,17 @@ class Cache:
             with suppress(OSError):  # another user's file
                 os.utime(file.fileno(), ns=(time.time_ns(), found.st_mtime_ns))
         return file
+
+    def _warn_of_link(self, path: Path, what: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{path} is {what}: it may be changed from elsewhere, so it is not used, and the shard is fetched "
+                f"again, as are others like it; {self.directory} is a cache, whose files have one name each: copy "
+                "files into it (`cp -rL`), or read a directory of links as `remote`",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _verified(self, spec: ShardSpec, file: BinaryIO, source: ShardSource | None) -> BinaryIO | None:
         """Return a file if it is good; close it if not. `source` is None for an original, which is never replaced."""
@@ -182,8 +217,8 @@ class Cache:
         if not source.can_fill(spec):
             raise source.missing(spec)
         self.owner.bind()
-        kept, scarce = source.kept(spec), False
-        for _ in range(_TRIES):
+        kept, scarce, tries = source.kept(spec), False, _TRIES
+        while tries:
             fill = CacheFill(
                 spec=spec,
                 kept=kept,
@@ -198,19 +233,25 @@ class Cache:
             except OSError as error:
                 if isinstance(error, MixstreamError):
                     raise
-                if error.errno == errno.ENOENT:
-                    continue  # the file was removed, or the directory is being removed
-                if error.errno in FORBIDDEN:
-                    raise forbidden(error, self.directory, f"fetch {spec.name}") from error
-                if error.errno not in FULL:
-                    raise
-                if scarce:
-                    raise disk_full(fill) from error
-                scarce = True
+                if error.errno in FULL and (not fill.has_begun or out_of_inodes(self.directory)):
+                    if not self._limit.make_inode(fill):
+                        return None
+                    continue
+                self._explain(error, fill)
+                scarce, tries = scarce or error.errno in FULL, tries - 1
         raise StoreError(
-            f"{self.directory / spec.name} was removed {_TRIES} times while it was written; end the program that "
-            "deletes files in that directory, or pass another `local`"
+            f"{self.directory / spec.name} was removed or linked {_TRIES} times while it was written; end the program "
+            "that deletes or links files in that directory, or pass another `local`"
         )
+
+    def _explain(self, error: OSError, fill: CacheFill) -> None:
+        """Raise what the system refused while a shard was written as an error of ours, if trying again cannot help."""
+        if error.errno in FORBIDDEN:
+            raise forbidden(error, self.directory, f"fetch {fill.spec.name}") from error
+        if error.errno in FULL and fill.scarce:
+            raise disk_full(fill) from error
+        if error.errno not in (*FULL, errno.ENOENT):  # ENOENT: it was removed, or the directory is being removed
+            raise disk_error(error, self.directory / fill.spec.name, "write") from error
 
     def _fill_once(self, fill: CacheFill, source: ShardSource) -> BinaryIO | None:
         spec, kept = fill.spec, fill.kept
@@ -232,8 +273,8 @@ class Cache:
             self._failed.pop(spec.name, None)
             for partial in fill.partials[1:]:
                 if kept is not None and partial.filled:
-                    partial.publish(self.directory, kept.name).close()
-            file = fill.partials[0].publish(self.directory, spec.name)
+                    partial.publish(self.directory, kept.name, durable=self.owner.durable).close()
+            file = fill.partials[0].publish(self.directory, spec.name, durable=self.owner.durable)
             self._good[spec.name] = _identity(os.fstat(file.fileno()))  # its bytes were verified when they arrived
             return file
 
@@ -242,8 +283,9 @@ class Cache:
         parent, leaf = stack.enter_context(parent_of(self.directory, name, create=True))
         stall = StallTimeout(
             self._timeout,
-            f"{self.directory / name}, which another thread or process is fetching; that process is stuck: end it, "
-            "and this one continues",
+            str(self.directory / name),
+            ", which another thread or process is fetching; that process is stuck: end it, and this one continues",
+            holder=lambda: holder(parent, partial_name(leaf)),
         )
         asked = time.monotonic()
         while (lock := try_lock(parent, partial_name(leaf))) is None:

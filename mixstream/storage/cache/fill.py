@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mixstream.storage.cache.contents import partial_name
-from mixstream.storage.cache.locks import FULL, release, same_file
+from mixstream.storage.cache.locks import release, same_file
+from mixstream.storage.cache.own_files import is_own
 from mixstream.storage.cache.records import write_record
+from mixstream.storage.disk_errors import FULL
 from mixstream.storage.mapping import FileRange
 from mixstream.storage.original import may_be_rewritten_unseen
 from mixstream.storage.spec import CompressedSpec, ShardSpec
 from mixstream.storage.store import ObjectInfo
 from mixstream.storage.transfer import write_all
+from mixstream.storage.whole_files import rename_whole
 from mixstream.types import Buffer
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -71,11 +74,17 @@ class Partial:
             if not self._quiet:
                 os.utime(self.number)
 
-    def publish(self, directory: Path, final: str) -> BinaryIO:
+    def publish(self, directory: Path, final: str, *, durable: bool = False) -> BinaryIO:
         """Rename the file to its name, `final` below `directory`, write its record, and return it open.
 
+        Args:
+            directory: the cache directory.
+            final: its name.
+            durable: whether its bytes have to be on the disk before it has its name.
+
         Raises:
-            FileNotFoundError: it was removed while it was written.
+            FileNotFoundError: it was removed, or given another name, while it was written.
+            StoreFaultError: the disk could not write it.
         """
         path = directory / final
         with self._open:
@@ -86,9 +95,9 @@ class Partial:
         name = partial_name(self._leaf)
         file = opened(path, lambda *_: os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._parent))
         try:
-            if not same_file(os.fstat(self.number), self._parent, name):
+            if not same_file(now := os.fstat(self.number), self._parent, name) or not is_own(now):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-            os.rename(name, self._leaf, src_dir_fd=self._parent, dst_dir_fd=self._parent)
+            rename_whole(self.number, name, self._leaf, parent=self._parent, path=path, durable=durable)
         except BaseException:
             file.close()
             raise
@@ -131,13 +140,19 @@ class CacheFill:
     partials: list[Partial] = field(default_factory=list)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether its files were created; if a disk is full before, it lacks inodes and not bytes."""
+        return len(self.partials) == (1 if self.kept is None else 2)
+
+    @property
     def size(self) -> int:
         """Bytes of all files."""
         return self.spec.size + (self.kept.size if self.kept is not None else 0)
 
     def heartbeat(self) -> None:
         """Show threads and processes that wait for this shard that there is progress."""
-        self.partials[0].heartbeat()
+        if self.partials:
+            self.partials[0].heartbeat()
 
     def reserve(self) -> bool:
         """Give the files their full sizes; False if the disk has no room for them."""

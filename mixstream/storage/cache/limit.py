@@ -16,6 +16,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -23,7 +24,10 @@ from mixstream.errors import CacheFullError, ConfigError, WaitTimeoutError
 from mixstream.storage.cache.announcements import Announcement, announced
 from mixstream.storage.cache.contents import CacheContents, CachedShard, Scan
 from mixstream.storage.cache.fill import CacheFill
-from mixstream.storage.cache.locks import StallTimeout, parent_of, release, try_lock
+from mixstream.storage.cache.holders import holder_of
+from mixstream.storage.cache.locks import holder, parent_of, release, try_lock
+from mixstream.storage.cache.waits import StallTimeout
+from mixstream.storage.disk_errors import is_full, out_of_inodes, shortage
 from mixstream.storage.spec import PREFIX, shard_of
 
 _GUARD = f"{PREFIX}lock"
@@ -118,6 +122,25 @@ class CacheLimit:
         with self._locked(fill) as lock:
             return lock is not None and self._evict_and_reserve(fill, lock, limited=limited)
 
+    def make_inode(self, fill: CacheFill) -> bool:
+        """Evict a shard, so that a file can be created on a disk without inodes; arguments and errors as `make_room`.
+
+        Raises:
+            CacheFullError: nothing may be evicted there.
+        """
+        if not self._members:
+            raise disk_full(fill)
+        limited = self.limit is not None and fill.directory in self
+        wanted = replace(fill, scarce=True, partials=[])
+        try:
+            with self._locked(wanted) as lock:
+                return lock is not None and self._evict_and_reserve(wanted, lock, limited=limited)
+        except OSError as error:
+            if not is_full(error):
+                raise
+        # The lock cannot be created either, so no process holds it; and evicting takes no room.
+        return self._evict_and_reserve(wanted, None, limited=limited)
+
     @property
     def _first(self) -> Path:
         """The first member that may be written or created: the lock lies in it."""
@@ -160,11 +183,13 @@ class CacheLimit:
         self, purpose: str, *, timeout: float, wait: bool, heartbeat: Callable[[], None] = lambda: None
     ) -> Iterator[int | None]:
         what = (
-            f"{self._first / _GUARD}, to {purpose}: another thread or process holds it and hangs; "
-            f"end that process (`fuser` names it), or raise cache_limit={self.limit}"
+            f": another thread or process holds it and hangs; end that process (`fuser` names it), or raise "
+            f"cache_limit={self.limit}"
         )
-        stall = StallTimeout(timeout, what)
         with parent_of(self._first, _GUARD, create=True) as (parent, leaf):
+            stall = StallTimeout(
+                timeout, f"{self._first / _GUARD}, to {purpose}", what, holder=lambda: holder(parent, leaf)
+            )
             try:
                 while (lock := try_lock(parent, leaf)) is None:
                     heartbeat()
@@ -180,14 +205,17 @@ class CacheLimit:
             finally:
                 release(lock)
 
-    def _evict_and_reserve(self, fill: CacheFill, lock: int, *, limited: bool) -> bool:
+    def _evict_and_reserve(self, fill: CacheFill, lock: int | None, *, limited: bool) -> bool:
         """Evict, or wait until that is possible, and take the room."""
         stall = StallTimeout(
             fill.timeout,
-            f"room for {fill.spec.name} ({fill.size} bytes) in {fill.directory}: what other threads and processes "
-            f"write takes it up (cache_limit={self.limit}); end the process that hangs, or raise `cache_limit`",
+            f"room for {fill.spec.name} ({fill.size} bytes) in {fill.directory}",
+            ": what other threads and processes write takes it up "
+            f"(cache_limit={self.limit}); end the process that hangs, or raise `cache_limit`",
+            holder=lambda: holder_of(*_statuses(self._members.values(), writing)),
         )
         before: object = None
+        writing: list[tuple[int, int, int]] = []
         while True:
             scans = [member.scan() for member in self._members.values()]
             writing = sorted(partial for scan in scans for partial in scan.partials if partial[0])
@@ -203,7 +231,8 @@ class CacheLimit:
                 raise disk_full(fill)
             fill.heartbeat()
             if writing != before:
-                os.utime(lock)
+                if lock is not None:
+                    os.utime(lock)
                 before = writing
             stall.pause(writing)
 
@@ -240,15 +269,16 @@ class CacheLimit:
     def _reserve(self, fill: CacheFill, victims: list[CachedShard], *, limited: bool) -> bool:
         """Take the room below the limit; while the disk has none, evict more of the shards on that disk."""
         owed = fill.size if fill.scarce else 0
-        device = fill.directory.stat().st_dev
+        device = _device(fill.directory)
         while owed > 0 or not fill.reserve():
             on_disk = (at for at in reversed(range(len(victims))) if _device(victims[at].directory) == device)
             if (victim := next(on_disk, None)) is None:
                 return False
             if not limited and not self._warned:
                 self._warned = True
+                what = "has no inodes left" if out_of_inodes(fill.directory) else "is full"
                 warnings.warn(
-                    f"the disk of {fill.directory} is full: shards that are needed furthest in the future are evicted "
+                    f"the disk of {fill.directory} {what}: shards that are needed furthest in the future are evicted "
                     "to make room for others; set `cache_limit`, or pass a `local` directory on a larger disk",
                     RuntimeWarning,
                     stacklevel=2,
@@ -273,6 +303,17 @@ def _evict(victims: list[CachedShard], excess: int) -> bool:
     return excess <= 0
 
 
+def _statuses(members: Iterable[CacheContents], writing: Iterable[tuple[int, int, int]]) -> list[os.stat_result]:
+    """Return the statuses of partials, by their inodes."""
+    inodes, found = {inode for _, inode, _ in writing}, []
+    for member in members:
+        for path in member.directory.rglob(".*.partial"):
+            with suppress(FileNotFoundError):
+                status = path.lstat()
+                found += [status] if status.st_ino in inodes else []
+    return found
+
+
 def _device(directory: Path) -> int:
     try:
         return directory.stat().st_dev
@@ -282,11 +323,9 @@ def _device(directory: Path) -> int:
 
 def disk_full(fill: CacheFill) -> CacheFullError:
     """Return the error for a shard that a disk has no room for, whatever is evicted."""
-    free = os.statvfs(fill.directory)
     error = CacheFullError(
-        f"no room for {fill.spec.name} in {fill.directory}: it takes {fill.size} bytes, the disk has "
-        f"{free.f_bavail * free.f_frsize} free, and nothing of the cache is left to evict; free {fill.size} bytes "
-        "there, or pass a `local` directory on a larger disk"
+        f"no room for {fill.spec.name} in {fill.directory}, of which nothing is left to evict: it takes {fill.size} "
+        f"bytes, {shortage(fill.directory, fill.size)} (pass a `local` directory on it)"
     )
     error.errno = errno.ENOSPC
     return error

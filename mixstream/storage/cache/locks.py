@@ -3,25 +3,26 @@
 Rules: a lock is on an open file description, so threads exclude each other as processes do, and the system releases it
 when the process exits. A lock counts only while its name still leads to the locked inode. Nothing below a cache
 directory is reached or written through a symbolic link in it. A forked child does not keep its parent's locks, which
-would otherwise outlive the parent. No wait is unbounded.
+would otherwise outlive the parent. Nothing here waits.
 """
 
 import errno
 import fcntl
 import os
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mixstream.errors import ConfigError, StoreAccessError, StoreError, WaitTimeoutError
+from mixstream.errors import ConfigError, MixstreamError, StoreAccessError, StoreError
+from mixstream.storage.cache.holders import holder_of
+from mixstream.storage.disk_errors import CROWDED, FORBIDDEN, IMPOSSIBLE, disk_error
 from mixstream.storage.forks import ProcessLocal, unforked
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-FULL = (errno.ENOSPC, errno.EDQUOT)
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, *CROWDED)
+_TRIES = 3  # to create a directory, which others may be removing
 
 
 def _close_inherited(numbers: set[int]) -> None:
@@ -36,6 +37,8 @@ _held: ProcessLocal[set[int]] = ProcessLocal(set, _close_inherited)  # descripto
 def parent_of(directory: Path, name: str, *, create: bool = False) -> Iterator[tuple[int, str]]:
     """Yield a descriptor of the directory that holds `directory / name`, and the last part of the name.
 
+    What stands in the way of that file, there or in the block, is named: a directory in its place, a name too long.
+
     Args:
         directory: reached as the system does, symbolic links included.
         name: relative; no part of it is followed if it is a symbolic link.
@@ -44,29 +47,52 @@ def parent_of(directory: Path, name: str, *, create: bool = False) -> Iterator[t
     Raises:
         FileNotFoundError: a directory does not exist.
         StoreAccessError: a part of the name is a symbolic link, or not a directory.
+        StoreError: the directory, or the file, cannot be there, or no descriptor is left.
     """
     *parts, leaf = name.split("/")
-    if create:
-        directory.mkdir(parents=True, exist_ok=True)
-    number = os.open(directory, _DIRECTORY)
+    at = directory
     try:
-        for part in parts:
-            if create:
-                with suppress(FileExistsError):
-                    os.mkdir(part, dir_fd=number)
-            below = _open_part(number, part, directory, name)
+        if create:
+            _make(directory)
+        number = os.open(directory, _DIRECTORY)
+        at /= name
+        try:
+            for part in parts:
+                if create:
+                    with suppress(FileExistsError):
+                        os.mkdir(part, dir_fd=number)
+                below = _open_part(number, part, directory, name)
+                os.close(number)
+                number = below
+            yield number, leaf
+        finally:
             os.close(number)
-            number = below
-        yield number, leaf
-    finally:
-        os.close(number)
+    except OSError as error:
+        named = _IN_THE_WAY if at != directory else (*_IN_THE_WAY, *IMPOSSIBLE)
+        if isinstance(error, MixstreamError) or error.errno not in named:
+            raise
+        # What is in the way may have another name than the file, such as that of its partial, or that it is to get.
+        own = next((name for name in (error.filename2, error.filename) if isinstance(name, str)), at.name)
+        raise disk_error(error, at.parent / own, "create or open") from error
+
+
+def _make(directory: Path) -> None:
+    """Create a directory and those above it."""
+    for left in reversed(range(_TRIES)):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:
+            if not left:
+                raise disk_error(error, directory, "create") from error
+        else:
+            return
 
 
 def try_lock(parent: int, name: str) -> int | None:
     """Return a descriptor of the file `name` in the directory `parent`, locked; None if it is locked already.
 
-    The file is created if it does not exist. A link of either kind or a pipe under that name is removed, never written
-    through.
+    The file is created if it does not exist. A link of either kind, a pipe, socket or device under that name is
+    removed, never written through.
 
     Raises:
         ConfigError: the file system has no `flock`.
@@ -135,33 +161,12 @@ def same_file(mine: os.stat_result, parent: int, name: str) -> bool:
     return (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino)
 
 
-class StallTimeout:
-    """A wait that goes on while what it waits for makes progress, and gives up when that has stalled for too long.
-
-    Args:
-        seconds: without progress, after which it gives up.
-        what: what is waited for, what may hold it, and what to do: the text of the error.
-    """
-
-    def __init__(self, seconds: float, what: str) -> None:
-        self._seconds, self._what = seconds, what
-        self._mark: object = None
-        self._since = time.monotonic()
-        self._nap = 0.002
-
-    def pause(self, mark: object) -> None:
-        """Sleep a little; `mark` is anything that changes when there is progress.
-
-        Raises:
-            WaitTimeoutError: `mark` has not changed for `seconds`.
-        """
-        now = time.monotonic()
-        if mark != self._mark:
-            self._mark, self._since = mark, now
-        if now - self._since > self._seconds:
-            raise WaitTimeoutError(f"gave up after {self._seconds:.0f} s without progress, waiting for {self._what}")
-        time.sleep(self._nap)
-        self._nap = min(self._nap * 1.5, 0.03)
+def holder(parent: int, name: str) -> str:
+    """Return who holds the lock of the file `name` in the directory `parent`, in words; empty if not known."""
+    try:
+        return holder_of(os.stat(name, dir_fd=parent, follow_symlinks=False))
+    except OSError:
+        return ""
 
 
 def forbidden(error: OSError, directory: Path, what: str) -> StoreAccessError:
@@ -204,6 +209,6 @@ def _open_part(parent: int, part: str, directory: Path, name: str) -> int:
         if error.errno not in (errno.ELOOP, errno.ENOTDIR):
             raise
         raise StoreAccessError(
-            f"{directory / name}: {part!r} in it is a symbolic link or not a directory, and nothing is written through "
-            f"one; remove it, or pass another `local` than {directory}"
+            f"{directory / name}: {part!r} in it is a symbolic link or not a directory, and nothing is read or written "
+            f"through one; remove it, or pass another `local` than {directory}"
         ) from error

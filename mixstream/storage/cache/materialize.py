@@ -5,11 +5,12 @@ bytes are fetched again before they are an error. Compressed bytes pass through 
 hold a bounded number of them. Compressed files on local disk are used before the store is asked.
 """
 
+import errno
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -18,6 +19,7 @@ from mixstream.errors import ShardCorruptError, ShardNotFoundError, StoreError, 
 from mixstream.storage.cache.confirm import is_current
 from mixstream.storage.cache.contents import remove
 from mixstream.storage.cache.fill import Partial, opened
+from mixstream.storage.cache.own_files import LINKED, is_own, open_own
 from mixstream.storage.cache.read_original import compute, original_of, read_file
 from mixstream.storage.cache.records import read_record
 from mixstream.storage.forks import ProcessLocal
@@ -187,15 +189,16 @@ class ShardSource:
         """Return the bytes of a shard, compressed and raw, and their object; from local disk if they are right."""
         for path in self._compressed_files(spec):
             try:
-                with opened(path) as found:
+                with self._opened(path, compressed) as found:
                     if (size := os.fstat(found.fileno()).st_size) != compressed.size:
                         raise wrong_size(path, size, compressed.size)
                     if (info := self._current(spec, compressed, found)) is not None:
                         data = found.read(compressed.size + 1)
                         return data, spec.unpack(data, self.directory), info[0]
                 remove(self.directory, compressed.name)
-            except FileNotFoundError:
-                continue
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENXIO, *LINKED):
+                    raise
             except ShardCorruptError as error:
                 if self.store is None:
                     error.add_note(f"while unpacking {path}")
@@ -209,7 +212,7 @@ class ShardSource:
     def _current(self, spec: ShardSpec, part: CompressedSpec, file: BinaryIO) -> tuple[ObjectInfo | None] | None:
         """Return what is known of the object of a compressed file on local disk; None if it is to be fetched again."""
         found = os.fstat(file.fileno())
-        if Path(str(file.name)).parent.is_relative_to(self.directory) and (self.store or self.origin) is not None:
+        if self._is_copy(Path(str(file.name))):
             if not is_current(spec, part, file, self):
                 return None
             record = read_record(self.directory, part.name, found)
@@ -255,13 +258,16 @@ class ShardSource:
 
         def read() -> tuple[bytes, bytes] | None:
             data = read_file(self, store, part, file, into)
+            # What is of another version is no damage, which could be fetched again or set aside.
             if data is not None:
-                raw = spec.unpack(data, self.directory)
                 self._check_age_of(part, file, data)
-                return data, raw
+                return data, spec.unpack(data, self.directory)
             with os.fdopen(file.number, "rb", closefd=False) as written:
                 spec.verify(written)
-                self._check_age_of(part, file, map_file(written).data)
+                arrived = map_file(written).data
+            self._check_age_of(part, file, arrived)
+            if spec.check_arrived is not None:
+                spec.check_arrived(arrived)
             file.filled = True
             return None
 
@@ -299,4 +305,18 @@ class ShardSource:
         if spec.compressed is None:
             return []
         places = (self.directory, self.origin) if self.origin is not None else (self.directory,)
-        return [path for place in places if (path := place / spec.compressed.name).is_file()]
+        return [path for place in places if self._is_there(path := place / spec.compressed.name)]
+
+    def _is_copy(self, path: Path) -> bool:
+        """Whether a file of this path is one that the cache was filled with, and has no other name."""
+        return (self.store or self.origin) is not None and path.is_relative_to(self.directory)
+
+    def _is_there(self, path: Path) -> bool:
+        with suppress(OSError):
+            return is_own(path.lstat()) if self._is_copy(path) else path.is_file()
+        return False
+
+    def _opened(self, path: Path, part: CompressedSpec) -> BinaryIO:
+        if self._is_copy(path):
+            return opened(path, lambda *_: open_own(self.directory, part.name))
+        return opened(path)

@@ -18,13 +18,17 @@ from typing import Self
 
 import msgspec
 
-from mixstream.errors import ConfigError
+from mixstream.errors import ConfigError, MixstreamError
 from mixstream.storage.cache.contents import partial_name
 from mixstream.storage.cache.fill import Partial
-from mixstream.storage.cache.locks import FORBIDDEN, FULL, StallTimeout, forbidden, parent_of, release, try_lock
+from mixstream.storage.cache.locks import forbidden, holder, parent_of, release, try_lock
+from mixstream.storage.cache.own_files import read_any, read_own
+from mixstream.storage.cache.waits import StallTimeout
+from mixstream.storage.disk_errors import FORBIDDEN, FULL, disk_error
 from mixstream.storage.original import Original
 from mixstream.storage.spec import INDEX, PREFIX
 from mixstream.storage.store import ObjectInfo
+from mixstream.storage.whole_files import sync
 
 _NOTE = f"{PREFIX}origin"
 _ORIGINAL = f"{PREFIX}original"
@@ -44,6 +48,7 @@ class CacheOwner:
         private: what the directory is needed for ("read s3://bucket/web"), if it is a `private_directory`; else "".
         identity: what identifies the dataset besides `origin` (`identity.identity_of`).
         version: what the store said of the dataset when the run began; None if it is not known.
+        durable: whether what is in the directory survives a power cut, or is not there then.
     """
 
     directory: Path
@@ -53,6 +58,7 @@ class CacheOwner:
     private: str = ""
     identity: str = ""
     version: Original | None = field(default=None, repr=False)
+    durable: bool = False
     changed: bool = field(default=False, init=False)
     _bound: bool = field(default=False, init=False)
 
@@ -73,11 +79,13 @@ class CacheOwner:
         except OSError as error:
             if error.errno not in (*FORBIDDEN, *FULL):  # on a full disk, filling makes room, or raises
                 raise
-            self._compare(_read(self.directory / _NOTE) or b"")
-            self._compare_identity(read_original(self.directory))
+            self._compare(read_any(self.directory / _NOTE) or b"")
+            self._compare_identity(read_original(self.directory, linked=True))
+            if error.errno in FULL:
+                return  # asked again, once there is room for the note
         latest = self.directory.parent / _LATEST  # the version of the dataset that was read last
-        if self.private and index is not None and _read(latest) != self.digest.encode():
-            _put(latest.parent, _LATEST, self.digest.encode())
+        if self.private and index is not None and read_own(latest.parent, _LATEST) != self.digest.encode():
+            self._put(latest.parent, _LATEST, self.digest.encode())
         self._bound, self.index = True, None
 
     def make_private(self) -> None:
@@ -101,21 +109,25 @@ class CacheOwner:
                 )
             directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            if error.errno not in FORBIDDEN:
+            if isinstance(error, MixstreamError):
                 raise
+            if error.errno not in FORBIDDEN:
+                raise disk_error(error, directory, "create") from error
             raise forbidden(error, directory, self.private) from error
 
     def _bind(self, index: bytes | None) -> None:
+        linked = read_any(self.directory / _NOTE) or b""  # behind a link, it is replaced when it is locked
         with parent_of(self.directory, _NOTE, create=True) as (parent, leaf):
-            what = f"{self.directory / _NOTE}; end the process that holds it (`fuser` names it)"
-            stall = StallTimeout(_TIMEOUT, what)
+            what = "; end the process that holds it (`fuser` names it)"
+            stall = StallTimeout(_TIMEOUT, str(self.directory / _NOTE), what, holder=lambda: holder(parent, leaf))
             while (lock := try_lock(parent, leaf)) is None:
                 stall.pause(None)
             try:
+                self._compare(linked)
                 self._note(lock)
                 self._note_original()
-                if index is not None and _read(self.directory / INDEX) != index:
-                    _put(self.directory, INDEX, index)
+                if index is not None and read_own(self.directory, INDEX) != index:
+                    self._put(self.directory, INDEX, index)
             finally:
                 release(lock)
 
@@ -124,17 +136,19 @@ class CacheOwner:
         if text:
             self._compare(text)
             return
-        before = _read(self.directory / INDEX)
+        before = read_any(self.directory / INDEX)  # behind a link it is not believed, and yet shows whose this is
         if before is not None and digest_of(before) != self.digest:
             raise self._reused(f"another index ({self.directory / INDEX})")
         os.pwrite(note, f"{self.origin or self.directory} {self.digest}".encode(), 0)
+        if self.durable:
+            sync(note, self.directory / _NOTE)
 
     def _note_original(self) -> None:
         """Write down which original the directory is filled from, beyond its URL, and how its index is now."""
         if self.origin is None:
             return
+        self._compare_identity(read_original(self.directory, linked=True))
         before = read_original(self.directory)
-        self._compare_identity(before)
         index = self.version.index if self.version is not None and self.version.reached else None
         files = {} if self.version is None else {name: _Facts.of(info) for name, info in self.version.files.items()}
         if before is not None and (index is None or (before.index == _Facts.of(index) and before.files == files)):
@@ -142,7 +156,24 @@ class CacheOwner:
         self.changed = before is not None and before.index is not None
         began = self.version.began if self.version is not None else 0.0
         noted = OriginalNote(self.identity, _Facts.of(index) if index is not None else None, began, files)
-        _put(self.directory, _ORIGINAL, msgspec.json.encode(noted))
+        self._put(self.directory, _ORIGINAL, msgspec.json.encode(noted))
+
+    def _put(self, directory: Path, name: str, data: bytes) -> None:
+        """Write a small file whole. On a full or read-only disk it is left out: it only helps while a store is away."""
+        with parent_of(directory, name) as (parent, leaf):
+            lock = try_lock(parent, partial_name(leaf))
+            if lock is None:
+                return  # another thread or process writes the same
+            partial = Partial(parent, leaf, lock)
+            try:
+                partial.write(data)
+                with suppress(FileNotFoundError):
+                    partial.publish(directory, name, durable=self.durable).close()
+            except OSError as error:
+                if error.errno not in (*FORBIDDEN, *FULL):
+                    raise
+            finally:
+                partial.close()
 
     def _compare_identity(self, before: "OriginalNote | None") -> None:
         if before is None or self.origin is None or before.identity == self.identity:
@@ -203,10 +234,16 @@ class OriginalNote(msgspec.Struct, frozen=True, omit_defaults=True):
         return None if self.index is None else self.index.info
 
 
-def read_original(directory: Path) -> OriginalNote | None:
-    """Return from which original a directory is filled; None if an earlier version of mixstream filled it."""
+def read_original(directory: Path, *, linked: bool = False) -> OriginalNote | None:
+    """Return from which original a directory is filled; None if an earlier version of mixstream filled it.
+
+    Args:
+        directory: of the cache.
+        linked: read the note behind a link too: enough to refuse the directory, not to believe it.
+    """
     try:
-        return msgspec.json.decode(_read(directory / _ORIGINAL) or b"", type=OriginalNote)
+        data = read_any(directory / _ORIGINAL) if linked else read_own(directory, _ORIGINAL)
+        return msgspec.json.decode(data or b"", type=OriginalNote)
     except msgspec.MsgspecError:
         return None
 
@@ -246,7 +283,7 @@ def warn_of_earlier(owner: CacheOwner, place: str) -> None:
 
 
 def kept_index(home: Path | None, origin: str, identity: str = "") -> tuple[bytes, Path] | None:
-    """Return the index that was kept when a dataset could be read last, and its path; None if none was.
+    """Return the index that was kept when a dataset could be read last, and its path; None if none was, or not whole.
 
     Args:
         home: the directory that the user gave for shards; None if none was given.
@@ -254,38 +291,14 @@ def kept_index(home: Path | None, origin: str, identity: str = "") -> tuple[byte
         identity: as of `CacheOwner`.
     """
     if home is not None:
-        path, note = home / INDEX, _read(home / _NOTE)
-        data = _read(path)
-        bound = note is None or note.decode(errors="replace").rpartition(" ")[0] == origin
-        bound = bound and ((noted := read_original(home)) is None or noted.identity == identity)
-        return (data, path) if data is not None and bound else None
+        path, note = home / INDEX, read_any(home / _NOTE)
+        if (data := read_own(home, INDEX)) is None:
+            return None
+        bound = note is None or note.decode(errors="replace") == f"{origin} {digest_of(data)}"
+        bound = bound and ((noted := read_original(home, linked=True)) is None or noted.identity == identity)
+        return (data, path) if bound else None
     directory = private_directory(private_origin(origin, identity))
-    digest = (_read(directory / _LATEST) or b"").decode(errors="replace")
+    digest = (read_own(directory, _LATEST) or b"").decode(errors="replace")
     path = directory / digest / INDEX
-    data = _read(path) if digest.isalnum() else None
+    data = read_own(path.parent, INDEX) if digest.isalnum() else None
     return (data, path) if data is not None and digest_of(data) == digest else None
-
-
-def _put(directory: Path, name: str, data: bytes) -> None:
-    """Write a small file whole. On a full or read-only disk it is left out: it only helps while the store is away."""
-    with parent_of(directory, name) as (parent, leaf):
-        lock = try_lock(parent, partial_name(leaf))
-        if lock is None:
-            return  # another thread or process writes the same
-        partial = Partial(parent, leaf, lock)
-        try:
-            partial.write(data)
-            with suppress(FileNotFoundError):
-                partial.publish(directory, name).close()
-        except OSError as error:
-            if error.errno not in (*FORBIDDEN, *FULL):
-                raise
-        finally:
-            partial.close()
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes() if path.is_file() else None
-    except OSError:
-        return None

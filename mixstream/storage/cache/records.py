@@ -15,7 +15,9 @@ from pathlib import Path
 import msgspec
 import xxhash
 
-from mixstream.storage.cache.locks import FORBIDDEN, FULL, parent_of
+from mixstream.storage.cache.locks import parent_of
+from mixstream.storage.cache.own_files import open_own, open_to_write
+from mixstream.storage.disk_errors import FORBIDDEN, FULL
 from mixstream.storage.spec import PREFIX
 from mixstream.storage.store import ObjectInfo
 
@@ -62,7 +64,7 @@ def write_record(directory: Path, file: str, found: os.stat_result, *, name: str
     data = f"{xxhash.xxh3_64_hexdigest(text)} ".encode() + text
     try:
         with parent_of(directory, record_name(file), create=True) as (parent, leaf):
-            number = os.open(leaf, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=parent)
+            number = open_to_write(parent, leaf)
             try:
                 os.pwrite(number, data.ljust(_SIZE), 0)
                 os.utime(number, (time.time(), time.time()))  # the kernel's own time may be some milliseconds late
@@ -75,9 +77,8 @@ def write_record(directory: Path, file: str, found: os.stat_result, *, name: str
 
 def read_record(directory: Path, file: str, found: os.stat_result) -> Record | None:
     """Return the record of the file `file`, whose status is `found`; None if there is none of this very file."""
-    path = directory / record_name(file)
     try:
-        with path.open("rb") as opened:
+        with os.fdopen(open_own(directory, record_name(file)), "rb") as opened:
             since = os.fstat(opened.fileno()).st_mtime
             check, _, text = opened.read(_SIZE).rstrip().partition(b" ")
         if xxhash.xxh3_64_hexdigest(text).encode() != check:
@@ -93,8 +94,8 @@ def read_record(directory: Path, file: str, found: os.stat_result) -> Record | N
 
 def touch_record(directory: Path, file: str) -> None:
     """Note that the record was compared with the store just now, which spares other processes the request."""
-    with suppress(OSError):
-        os.utime(directory / record_name(file), (time.time(), time.time()))
+    with suppress(OSError), parent_of(directory, record_name(file)) as (parent, leaf):
+        os.utime(leaf, (time.time(), time.time()), dir_fd=parent, follow_symlinks=False)
 
 
 def record_name(file: str) -> str:

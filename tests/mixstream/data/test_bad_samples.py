@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 import mixstream as ms
 from mixstream.data.collate import collate_samples
+from mixstream.data.domains import Domains
 from mixstream.errors import ConfigError, ExhaustedError, ShardCorruptError, ShardNotFoundError, StateError
 
 ROWS = {"web": range(1000, 1120), "code": range(2000, 2060)}
@@ -100,6 +101,7 @@ def test_only_the_bad_rows_change_and_others_of_their_domain_stand_in(tmp_path, 
 
 def test_every_face_and_any_number_of_workers_sets_the_same_aside(spoiled):
     root, _ = spoiled
+    min((root / "code").glob("*.mds")).unlink()  # many rows, anywhere in batches
     expected = rows(ms.Loader(dataset(root, on_bad_sample="quarantine")))
     for workers in (0, 2):
         same = dataset(root, on_bad_sample="quarantine")
@@ -113,6 +115,16 @@ def _int64(loader: Any) -> Iterator[Any]:
     with quietly():
         for batch in loader:
             yield {"tokens": batch["tokens"].long()}
+
+
+def test_a_row_that_could_not_be_read_is_not_counted(spoiled):
+    root, _ = spoiled
+    data, handed = dataset(root, shuffle=False), []
+    with pytest.raises(ShardCorruptError):
+        handed.extend(data)
+    state = data.state_dict()
+    assert len(handed) > 0
+    assert state["sample_in_epoch"] + state.get("iterator", {"rows": 0})["rows"] == len(handed)
 
 
 def test_ranks_draw_what_one_process_draws(spoiled):
@@ -185,6 +197,29 @@ def test_a_damaged_copy_is_fetched_anew(tmp_path):
     with pytest.raises(ShardCorruptError):
         rows(ms.Loader(ms.StreamingDataset(streams=streams, batch_size=6)))
     assert rows(ms.Loader(ms.StreamingDataset(streams=streams, batch_size=6, on_bad_sample="refetch"))) == expected
+
+
+@pytest.mark.parametrize("policy", ["refetch", "quarantine"])
+def test_an_original_that_is_damaged_is_fetched_anew_once(tmp_path, policy, monkeypatch):
+    write(tmp_path / "origin")
+    bad = {spoil_sample(sorted((tmp_path / "origin" / "web").glob("*.mds"))[2], row) for row in (1, 3)}
+    renewed, renew = [], Domains.renew
+
+    def counted(domains: Domains, shard: int) -> bool:
+        renewed.append(shard)
+        assert len(renewed) < 9
+        return renew(domains, shard)
+
+    monkeypatch.setattr(Domains, "renew", counted)
+    streams = [ms.Stream(remote=str(tmp_path / "origin" / n), local=str(tmp_path / "copy" / n)) for n in ROWS]
+    loader = ms.Loader(ms.StreamingDataset(streams=streams, batch_size=120, on_bad_sample=policy, drop_last=True))
+    if policy == "refetch":
+        with pytest.raises(ShardCorruptError):
+            rows(loader)
+    else:
+        assert not bad & {number for batch in rows(loader) for number in batch}
+        assert len(loader.state_dict()["quarantined"]) == 2
+    assert len(renewed) == len(set(renewed)) == 1  # both rows are of one batch
 
 
 @pytest.mark.parametrize("policy", ["refetch", "quarantine"])
@@ -328,6 +363,28 @@ def test_a_state_that_is_refused_sets_nothing_aside(library, face):
             loader.load_state_dict(state)
         assert loader.state_dict()["quarantined"] == []
     assert rows(loader) == expected
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_what_is_set_aside_of_shards_that_were_written_anew_is_forgotten(tmp_path, face):
+    """Their numbers mean other samples now; those of the domains that are the same stay."""
+    write(tmp_path)
+    shards = {name: sorted((tmp_path / name).glob("*.mds")) for name in ROWS}
+    spoil_sample(shards["web"][1], 2)
+    spoil_sample(shards["code"][0], 1)
+    loader = ms.Loader(dataset(tmp_path, on_bad_sample="quarantine"))
+    rows(loader)
+    state = loader.state_dict()
+    assert [entry["domain"] for entry in state["quarantined"]] == ["code", "web"]
+    with ms.MDSWriter(columns={"tokens": "ndarray:uint16"}, out=str(tmp_path / "web"), exist_ok=True) as writer:
+        for number in ROWS["web"][:90]:
+            writer.write({"tokens": np.full(WIDTH, number, np.uint16)})
+    again = face_of(face, dataset(tmp_path, on_bad_sample="quarantine"))
+    with pytest.warns(UserWarning, match="domain 'web' has other shards"):
+        again.dataset.load_state_dict(state, strict=False)
+    assert again.state_dict()["quarantined"] == [{"domain": "code", "shard": 0, "row": 1}]
+    read = {number for batch in rows(again) for number in batch}
+    assert set(ROWS["web"][:90]) <= read
 
 
 def test_what_the_run_before_still_finds_is_not_in_a_state_that_was_loaded(spoiled):

@@ -17,7 +17,7 @@ from torch.utils.data import default_convert
 from torch.utils.data._utils.pin_memory import pin_memory
 
 import mixstream as ms
-from mixstream.errors import FeedbackError
+from mixstream.errors import ConfigError, FeedbackError
 
 
 def one(step: int = 7, rows: int = 4) -> ms.Batch:
@@ -78,6 +78,16 @@ def test_a_batch_that_is_moved_or_rebuilt_is_of_the_same_rows(way):
     assert known(WAYS[way](part)) == (7, 1, [0, 1, 0, 1], slice(4, 8))
 
 
+def test_parts_of_parts_know_which_rows_of_the_step_they_are():
+    batch = one(rows=12)
+    for half, begin in zip(batch.split(2), (0, 6)):
+        for third, at in zip(half.split(3), (0, 2, 4)):
+            assert known(third) == (7, 1, [0, 1], slice(begin + at, begin + at + 2))
+            assert third["x"].tolist() == [70 + begin + at, 71 + begin + at]
+            (again,) = third.split(1)
+            assert again.rows == third.rows
+
+
 def test_to_moves_tensors_and_nothing_else():
     batch = one()
     batch["deep"] = {"a": [torch.zeros(4)], "b": "text"}
@@ -85,7 +95,7 @@ def test_to_moves_tensors_and_nothing_else():
     assert (moved["x"].device.type, moved["deep"]["a"][0].device.type) == ("meta", "meta")
     assert (moved["texts"], moved["deep"]["b"], moved.domain.tolist()) == (["a"] * 4, "text", [0, 1, 0, 1])
     assert (batch["x"].device.type, batch["deep"]["a"][0].device.type) == ("cpu", "cpu")
-    with pytest.raises(TypeError):
+    with pytest.raises(ConfigError):
         batch.to(torch.float16)  # type: ignore[arg-type] - it would round token ids
 
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+import mixstream as ms
 from mixstream.data.collate import batch_columns, collate_samples, widened
 from mixstream.errors import ConfigError
 
@@ -36,6 +39,20 @@ def test_columns_that_can_be_gathered(encodings, dtype, varies):
     assert (columns["x"].dtype, columns["x"].varies) == (np.dtype(dtype), varies)
 
 
+@pytest.mark.parametrize("face", ["Loader", "StreamingDataLoader"])
+def test_a_column_of_integers_in_one_domain_and_floats_in_another_is_promoted_as_torch_does(tmp_path, face):
+    for name, encoding in (("counts", "int64"), ("scores", "float32")):
+        with ms.MDSWriter(columns={"x": f"ndarray:{encoding}:2"}, out=str(tmp_path / name)) as writer:
+            for value in range(8):
+                writer.write({"x": np.array([value, 1], encoding)})
+    streams = [ms.Stream(remote=str(tmp_path / name)) for name in ("counts", "scores")]
+    dataset = ms.StreamingDataset(streams=streams, batch_size=16, mixed_rows=True)
+    loader: Any = ms.Loader(dataset) if face == "Loader" else ms.StreamingDataLoader(dataset, batch_size=16)
+    (batch,) = loader
+    assert batch["x"].dtype == torch.promote_types(torch.int64, torch.float32) == torch.float32
+    assert batch["x"][:, 0].sort().values.tolist() == np.repeat(np.arange(8.0), 2).tolist()
+
+
 def test_columns_stay_as_stored_where_asked():
     columns = batch_columns([{"x": "ndarray:uint16:8"}, {"x": "ndarray:uint32:8"}], widen=False)
     assert columns is not None
@@ -53,6 +70,8 @@ def test_columns_stay_as_stored_where_asked():
         [{"x": "int"}, {"y": "int"}],
         [{"x": "int"}, {"x": "int", "y": "int"}],
         [{"x": "int"}, {"x": "str"}],
+        [{"x": "ndarray:int64:2"}, {"x": "ndarray:float32:2"}],
+        [{"x": "ndarray:uint8:2"}, {"x": "ndarray:float16:2"}],
     ],
 )
 def test_what_cannot_be_gathered_is_collated_sample_by_sample(records):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from harness import FIRST, SIZES, make_dataset, row_ids
 
 import mixstream as ms
 from mixstream.data.collate import Column
+from mixstream.data.domains import Domains
 from mixstream.errors import ConfigError
 from mixstream.types import Addresses
 
@@ -19,6 +21,15 @@ def test_addresses_are_cut_like_lists():
     at = Addresses(domain_B=np.array([0, 1, 2]), shard_B=np.array([3, 4, 5]), row_B=np.array([6, 7, 8]))
     assert len(at) == 3
     assert (at[1:].domain_B.tolist(), at[1:].shard_B.tolist(), at[:2].row_B.tolist()) == ([1, 2], [4, 5], [6, 7])
+
+
+def test_domains_are_in_the_order_of_their_characters():
+    """Capitals come first; in another order, saved runs would go on with other rows."""
+    listed: list[Any] = [SimpleNamespace(name=name) for name in ("b", "_", "Ä", "a10", "B", "a9", "A")]
+    domains = Domains.of(listed, as_listed=False)
+    assert [domain.name for domain in domains] == ["A", "B", "_", "a10", "a9", "b", "Ä"]
+    assert domains.listed == listed
+    assert list(Domains.of(listed, as_listed=True)) == listed
 
 
 def test_gathering_is_reading_sample_by_sample(library):

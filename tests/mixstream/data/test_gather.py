@@ -131,6 +131,34 @@ def test_a_shard_that_is_not_there_is_refused():
     assert out.tolist() == [[0]]
 
 
+@pytest.mark.parametrize("read", [gather, gather_reference])
+def test_nothing_behind_a_shard_is_believed(read):
+    """What lies behind its last byte would make good rows: the end of a sample, or the sample itself."""
+    field = Field(rows=OffsetTable(begins=0), column=0, sizes_C=np.array([2]), dtype=np.dtype("<u2"), elements=1)
+    behind = np.array([4, 6, 7], dtype="<u4").view(np.uint8)
+    for begin, end, size in ((4, 6, 6), (4, 6, 7), (8, 10, 8), (8, 10, 9)):
+        data = behind.copy()
+        data[:8] = np.array([begin, end], dtype="<u4").view(np.uint8)
+        for there, refused in ((size, 0), (10, -1)):
+            table, out = ShardTable(1), np.zeros((1, 1), dtype=np.int64)
+            table.put(0, data[:there])
+            assert read(table, np.array([0]), np.array([0]), field, out, np.array([0])) == refused
+
+
+@pytest.mark.parametrize("read", [gather, gather_reference])
+@pytest.mark.parametrize("sizes", [[2, 2], [2, -1], [-1, 2]])
+def test_a_sample_that_is_longer_or_shorter_than_its_columns_is_refused(read, sizes):
+    whole = record_of([(b"ab", sizes[0] < 0), (b"cd", sizes[1] < 0)])
+    for column in (0, 1):
+        field = Field(
+            rows=OffsetTable(begins=4), column=column, sizes_C=np.array(sizes), dtype=np.dtype("<u2"), elements=1
+        )
+        for record, refused in ((whole, -1), (whole + b"e", 0), (whole[:-1], 0), (whole[:-2], 0)):
+            table, out = ShardTable(1), np.zeros((1, 1), dtype=np.int64)
+            table.put(0, shard_of([record, b"fghij"]))
+            assert read(table, np.array([0]), np.array([0]), field, out, np.array([0])) == refused
+
+
 def test_a_header_that_differs_is_refused():
     """As where a row of an `ndarray:uint16` column has another shape than the first."""
     table = ShardTable(1)
@@ -154,17 +182,17 @@ def test_sizes_that_cannot_be_have_no_span(record):
     assert field_span(np.frombuffer(record, dtype=np.uint8), field) is None
 
 
-@pytest.mark.parametrize("overlap", [0, 1])
+@pytest.mark.parametrize(("overlap", "begins"), [(0, 0), (1, 0), (1, 3)])
 @pytest.mark.parametrize(("stored", "made"), [("<u2", "i8"), ("<u4", "i8"), ("<i4", "i4"), ("<u1", "u1")])
-def test_rows_at_equal_distances_are_gathered_and_none_beyond_their_shard(stored, made, overlap):
+def test_rows_at_equal_distances_are_gathered_and_none_beyond_their_shard(stored, made, overlap, begins):
     dtype, length = np.dtype(stored), 6
     table, draw = ShardTable(3), np.random.default_rng(0)
     shards = [draw.integers(0, 200, 5 * length + overlap).astype(dtype) for _ in range(2)]
     for number, tokens in enumerate(shards):  # shifted by a byte: parts of files need not be aligned
-        table.put(number, np.frombuffer(b"x" + tokens.tobytes(), np.uint8)[1:])
+        table.put(number, np.frombuffer(bytes(1 + begins) + tokens.tobytes(), np.uint8)[1:])
     size = (length + overlap) * dtype.itemsize
     field = Field(
-        rows=FixedStride(begins=0, stride=length * dtype.itemsize, size=size),
+        rows=FixedStride(begins=begins, stride=length * dtype.itemsize, size=size),
         column=0,
         sizes_C=np.array([size]),
         dtype=dtype,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -112,6 +113,23 @@ def test_compiled_equals_reference_on_damaged_bytes_and_spans(gather, length):
     assert got == expected
     done_B = to_B[: got if got >= 0 else None]
     assert np.array_equal(out[done_B], out_expected[done_B])
+
+
+@pytest.mark.parametrize("read", [gather_spans, gather_spans_reference])
+def test_a_value_has_as_many_elements_as_it_says(read):
+    value = mds_encode("ndarray:uint16", np.arange(4, dtype=U2))
+    field = SpanField(dtype=U2, rows=OffsetTable(begins=4), sizes_C=np.array([-1]), shaped=True)
+    one_N, none_N = np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
+    spans = Spans(
+        begin_B1=np.array([0, 1]), shard_N=none_N, sample_N=none_N, start_N=none_N, tokens_N=3 * one_N,
+        joined_N=np.zeros(1, dtype=bool),
+    )  # fmt: skip
+    for count, refused in ((4, -1), (3, 0), (5, 0), (0, 0)):
+        data = value[:1] + bytes([count]) + value[2:]
+        table, out = ShardTable(1), np.zeros((1, 4), dtype=I8)
+        table.put(0, shard_of([np.array([len(data)], "<u4").tobytes() + data]))
+        assert read(table, spans, field, out, none_N, 9) == refused
+        assert out.tolist() == ([[0, 1, 2, 9]] if refused else [[0, 0, 0, 0]])
 
 
 @st.composite

@@ -246,10 +246,11 @@ def test_a_link_planted_in_the_cache_leads_nowhere(tmp_path, target):
         for planted in (raw, f".{raw}.partial"):
             if raw != "index.json":
                 (tmp_path / "local" / planted).symlink_to(tmp_path / target)
-    with suppress(OSError, ms.errors.MixstreamError):  # it may give up, or read what it unpacks elsewhere
-        samples, rows = read_all(tmp_path)
-        assert {sample["id"] for sample in samples if sample is not None} <= set(range(ROWS))
-        assert {row["id"] for row in rows} <= set(range(ROWS))
+    samples, rows = [], []
+    with suppress(OSError, ms.errors.MixstreamError), pytest.warns(RuntimeWarning, match="is a symbolic link"):
+        samples, rows = read_all(tmp_path)  # it may give up, or read what it unpacks elsewhere
+    assert {sample["id"] for sample in samples if sample is not None} <= set(range(ROWS))
+    assert {row["id"] for row in rows} <= set(range(ROWS))
     assert (
         hashlib.sha1((tmp_path / "outside" / "stolen.mds").read_bytes()).digest() == hashlib.sha1(b"not yours").digest()
     )

@@ -45,17 +45,6 @@ def shards_in(local: Path) -> list[int]:
     return sorted(int(path.name.split(".")[1]) for path in local.glob("shard.*.mds"))
 
 
-def settle(look: Any) -> Any:
-    """Return what `look` sees once it does not change any more."""
-    seen, until = look(), time.monotonic() + 20
-    while time.monotonic() < until:
-        time.sleep(0.3)
-        if (now := look()) == seen:
-            return now
-        seen = now
-    raise AssertionError("it never settles")
-
-
 def eventually(holds: Any) -> bool:
     """Tell whether something comes to hold once garbage is collected and threads have got on."""
     until = time.monotonic() + 20
@@ -75,9 +64,10 @@ def test_shards_are_there_as_deep_as_predownload(packed, tmp_path, ahead):
     forecast = Forecast(data.run.run_plan)
     with ms.Loader(data, prefetch=0) as loader:
         next(iter(loader))
-        found = settle(lambda: shards_in(tmp_path / "cache"))
-    coming, _ = forecast.upcoming(data.run.start(), None, max(ahead, 4))
-    assert found == sorted(coming.tolist())
+        coming = sorted(forecast.upcoming(data.run.start(), None, max(ahead, 4))[0].tolist())
+        assert eventually(lambda: shards_in(tmp_path / "cache") == coming)
+        time.sleep(0.3)  # in which a mistake would show
+        assert shards_in(tmp_path / "cache") == coming
 
 
 def test_they_come_in_the_order_in_which_the_plan_needs_them(packed, tmp_path, monkeypatch):
@@ -86,8 +76,8 @@ def test_they_come_in_the_order_in_which_the_plan_needs_them(packed, tmp_path, m
     data = dataset(packed, tmp_path / "cache", predownload=200, shuffle=True, shuffle_block_size=24)
     with ms.Loader(data, prefetch=0) as loader:
         next(iter(loader))
-        settle(lambda: shards_in(tmp_path / "cache"))
-    coming = Forecast(data.run.run_plan).upcoming(data.run.start(), None, 200)[0].tolist()
+        coming = Forecast(data.run.run_plan).upcoming(data.run.start(), None, 200)[0].tolist()
+        assert eventually(lambda: set(shards_in(tmp_path / "cache")) == set(coming))
     first = list(dict.fromkeys(asked))
     assert sorted(first) == sorted(coming)
     off = [abs(first.index(number) - coming.index(number)) for number in coming]

@@ -82,6 +82,27 @@ def test_a_store_that_stays_busy_is_asked_until_the_timeout_has_passed():
     assert "download_timeout" in caught.value.__notes__[0]
 
 
+def test_after_a_fault_a_store_may_ask_for_a_full_wait_again(monkeypatch):
+    """It was down in between: what it asked for before has no bearing on how long it needs now."""
+    now, script = 90.0, [(100.0, StoreBusyError), (109.0, StoreFaultError), (112.0, StoreBusyError), (121.0, None)]
+
+    def act() -> str:
+        nonlocal now
+        now, kind = script.pop(0)
+        if kind is not None:
+            raise kind("no")
+        return "done"
+
+    monkeypatch.setattr("mixstream.storage.retry.time.monotonic", lambda: now)
+    retry = Retry(attempts=5, timeout=10.0, unit=1e-6)
+    assert retry.call("reading x", act) == "done"
+    now, before = 90.0, [(100.0, StoreBusyError), (109.0, StoreFaultError)]
+    script[:] = [*before, (112.0, StoreBusyError), (122.5, StoreBusyError)]
+    with pytest.raises(StoreBusyError):
+        retry.call("reading x", act)
+    assert script == []
+
+
 @pytest.mark.parametrize("kind", [StoreError, StoreNotFoundError, StoreChangedError])
 def test_other_errors_are_final_at_once(kind):
     act = Script(kind("no"))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from mixstream.errors import ConfigError
 from mixstream.selection.embedders import find_function, hash_of_function
 
 
@@ -31,6 +32,8 @@ class UserFunction:
     @classmethod
     def find(cls, option: str, name: str) -> UserFunction:
         """Look a function up; ConfigError if there is none."""
+        if not name.strip().partition(":")[0]:
+            raise ConfigError(f"{option} {name!r} names no module: give MODULE:FUNCTION")
         find_function(name, option)
         return cls(option, name, hash_of_function(name))
 

@@ -1,49 +1,40 @@
-"""Files that outlive a kill, and locks that do not: what the records of a conversion rest on."""
+"""Files that outlive a kill and a power cut, and locks that do not: what the records of a conversion rest on."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from mixstream.storage import holder_of, write_whole
+
+_log = logging.getLogger("mixstream")
+_TELL_AFTER_S = 5.0  # of waiting for a lock, after which the log says for whom; then at intervals that grow
+_ASIDE = ".tmp"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})  # some network file systems have no locks
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write a file atomically: under another name, synced, then renamed."""
+    """Write a file that is there whole or not at all."""
     with replaced_durably(path) as file:
         file.write(content)
 
 
-@contextmanager
-def replaced_durably(path: Path) -> Iterator[BinaryIO]:
+def replaced_durably(path: Path) -> AbstractContextManager[BinaryIO]:
     """Open a file for writing that takes its name when the block ends without an error."""
-    aside = aside_of(path)
-    with aside.open("wb") as file:
-        yield file
-    sync(aside)
-    aside.replace(path)
-    sync(path.parent)
+    return write_whole(path, suffix=_ASIDE)
 
 
 def aside_of(path: Path) -> Path:
     """Return the name under which a file is written; a kill may leave it."""
-    return path.with_name(f"{path.name}.tmp")
-
-
-def sync(path: Path) -> None:
-    """Write a file, or the names in a directory, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return path.with_name(f"{path.name}{_ASIDE}")
 
 
 def describe_process() -> str:
@@ -54,7 +45,8 @@ def describe_process() -> str:
 @contextmanager
 def hold(path: Path, kind: int, *, wait_s: float, else_raise: Exception) -> Iterator[None]:
     """Hold a lock on a file; the system releases it when the process ends, even by SIGKILL."""
-    until = time.monotonic() + wait_s
+    began = time.monotonic()
+    until, tell_at = began + wait_s, began + _TELL_AFTER_S
     with path.open("a+b") as file:  # NFS gives a shared lock only on what may be read
         while True:
             try:
@@ -65,7 +57,11 @@ def hold(path: Path, kind: int, *, wait_s: float, else_raise: Exception) -> Iter
                     break
                 if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
                     raise
-                if time.monotonic() >= until:
+                if (now := time.monotonic()) >= until:
                     raise else_raise from None
+                if now >= tell_at:
+                    tell_at = now + 2 * (now - began)
+                    holder = holder_of(os.fstat(file.fileno())) or "another process"
+                    _log.warning("waiting for %s, held by %s: %.0f s so far", path, holder, now - began)
                 time.sleep(0.05)
         yield

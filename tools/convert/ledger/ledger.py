@@ -13,9 +13,9 @@
     tasks/                    locks of the tasks of a job array (array/locks.py)
 
 Rules. A record is written last and synced, after every file that it names; parts without a valid record are removed
-and rebuilt. A record names its recipe and sources by a hash and its shards by size; a shard may also be at the store
-that this directory is uploaded to. Only files that convert writes are removed, and only below a directory with
-`.convert`.
+and rebuilt. A record names its recipe and sources by a hash, its shards by size, and by size and hash what rows and
+cards are made of later: its tail and statistics. A shard may also be at the store that this directory is uploaded to.
+Only files that convert writes are removed, and only below a directory with `.convert`.
 """
 
 from __future__ import annotations
@@ -25,19 +25,21 @@ import multiprocessing
 import shutil
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from mixstream.documents import DIRECTORY
 from mixstream.errors import ConfigError, StateError, WaitTimeoutError
-from mixstream.storage import INDEX, RUN, domain_directory, is_part_name
+from mixstream.formats import hash_hex
+from mixstream.storage import INDEX, RUN, domain_directory, is_part_name, sync
 
 from ...shared.cards import CARD
 from ..parts import Part
 from ..recipe import Recipe
 from ..sources.sources import BY_KEY
-from .durable import aside_of, describe_process, hold, sync, write_durably
+from .durable import aside_of, describe_process, hold, write_durably
 from .finished import PUBLISHED, Groups, dump_published
 from .identity import identify
 from .output_directory import OURS, busy, create_output
@@ -52,7 +54,9 @@ PARTS = f"{OURS}/parts"
 SPLITS = ("train", "val")
 _WAIT_S = 30.0
 _REJECTS = ".rejects"
-_LATER = {"seen", "reasons", "rejects_bytes", "left_out"}
+_TAIL, _STATS = ".tail", ".stats"
+_HASH = "xxh3_64"
+_LATER = {"seen", "reasons", "rejects_bytes", "left_out", "hashes"}
 """Entries of a record that are left out where they are empty: earlier versions did not have them."""
 
 
@@ -151,24 +155,34 @@ class Ledger:
                 raise StateError(f"{self.out}: the run of this worker has ended.")
             yield
 
-    def record(self, part: Part, record: PartRecord, tails: Iterable[bytes], statistics: bytes = b"") -> None:
-        """Record a finished part. Its shards, tails and statistics are synced to disk before the record is."""
-        for output in record.outputs:
-            for path, _ in _shard_files(output, self.out, part.name):
-                sync(path)
+    def record(self, part: Part, record: PartRecord, tails: Iterable[bytes], statistics: bytes = b"") -> PartRecord:
+        """Record a finished part, whose shards, tails and statistics are synced to disk before the record is.
+
+        Returns:
+            The record, with the hashes of these files.
+        """
+        shards = [path for output in record.outputs for path, _ in _shard_files(output, self.out, part.name)]
+        for path in shards:
+            sync(path)
+        # Their names too; and the writers' indexes beside them are gone for good.
+        for directory in sorted({above for path in shards for above in path.parents if above.is_relative_to(self.out)}):
+            sync(directory)
         path = self._record_path(part)
         path.parent.mkdir(parents=True, exist_ok=True)
+        sync(path.parent.parent)
         if record.sidecar is not None:
             sync(self.documents_path(part))
-        write_durably(path.with_suffix(".tail"), b"".join(tails))
+        files = {_TAIL: b"".join(tails)} | ({_STATS: statistics} if statistics else {})
+        for suffix, data in files.items():
+            write_durably(path.with_suffix(suffix), data)
         if record.rejects_bytes:
             sync(path.with_suffix(_REJECTS))
-        if statistics:
-            write_durably(path.with_suffix(".stats"), statistics)
+        record = replace(record, hashes={suffix: hash_hex(_HASH, data) for suffix, data in files.items()})
         fields = msgspec.to_builtins(record)
         write_durably(
             path, msgspec.json.encode({key: value for key, value in fields.items() if value or key not in _LATER})
         )
+        return record
 
     def load(self, part: Part, recipe: Recipe) -> PartRecord | None:
         """The record of a part, if its recipe and sources are these and every file that it names exists; else None."""
@@ -177,10 +191,11 @@ class Ledger:
             record = _RECORD.decode(path.read_bytes())
             sound = (
                 record.identity == identify(recipe, part.slices)
-                and path.with_suffix(".tail").stat().st_size == sum(output.tail_bytes for output in record.outputs)
+                and path.with_suffix(_TAIL).stat().st_size == sum(output.tail_bytes for output in record.outputs)
                 and record.rejects_bytes in {0, _size(path.with_suffix(_REJECTS))}
                 and (record.sidecar is None or self.documents_path(part).stat().st_size == record.sidecar.bytes)
-                and (not record.statistics or path.with_suffix(".stats").stat().st_size == record.statistics)
+                and (not record.statistics or path.with_suffix(_STATS).stat().st_size == record.statistics)
+                and all(_has_hash(path.with_suffix(suffix), record.hashes.get(suffix)) for suffix in (_TAIL, _STATS))
                 and all(
                     self.is_there(file.relative_to(self.out).as_posix(), size, record.identity)
                     for output in record.outputs
@@ -200,7 +215,7 @@ class Ledger:
 
     def tail(self, part: Part, record: PartRecord, at: int) -> bytes:
         """The tail of a part's output number `at`."""
-        with self._record_path(part).with_suffix(".tail").open("rb") as file:
+        with self._record_path(part).with_suffix(_TAIL).open("rb") as file:
             file.seek(sum(output.tail_bytes for output in record.outputs[:at]))
             return file.read(record.outputs[at].tail_bytes)
 
@@ -214,7 +229,7 @@ class Ledger:
 
     def statistics(self, part: Part) -> bytes:
         """The statistics of a part's documents, if its record has any."""
-        return self._record_path(part).with_suffix(".stats").read_bytes()
+        return self._record_path(part).with_suffix(_STATS).read_bytes()
 
     def records_of(self, group: str) -> dict[str, PartRecord]:
         """Part to record, of all finished parts of a group, whatever their recipe and sources."""
@@ -258,6 +273,7 @@ class Ledger:
             if not keep_index:
                 _unlink(directory / INDEX)
                 _unlink(directory / CARD)
+                sync(directory)  # else a power cut may bring it back beside other parts
             _drop_sidecar(directory / DIRECTORY, drop)  # before the parts: while one is there, the removal goes on
             for part in parts:
                 shutil.rmtree(part)
@@ -298,6 +314,11 @@ def rejects_file(group: str) -> str:
     return (
         f"rejects{group.removeprefix(BY_KEY)}.jsonl" if is_by_key(group) else f"{domain_directory(group)}/rejects.jsonl"
     )
+
+
+def _has_hash(path: Path, digest: str | None) -> bool:
+    """Whether the bytes of a file have this hash; None is that of earlier versions, which told none."""
+    return digest is None or hash_hex(_HASH, path.read_bytes()) == digest
 
 
 def _size(path: Path) -> int | None:

@@ -64,3 +64,5 @@ class PartRecord:
     """What its file of documents holds; None in records of earlier versions, which wrote none."""
     statistics: int = 0
     """Bytes of the file with the statistics; 0 if an earlier version wrote none."""
+    hashes: dict[str, str] = field(default_factory=dict)
+    """Suffix of a file in the ledger to the xxh3_64 of its bytes; none in records of earlier versions."""

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from mixstream.errors import ConfigError
-from mixstream.storage import redact
+from mixstream.storage import place_of
+
+from .durable import write_durably
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +55,7 @@ class Uploads:
         self._lock = threading.Lock()
         self._held: dict[str, Upload] = {}
         lines = list(_lines(path)) if path.exists() else []
-        if lines and (bound := lines[0].get("url")) != redact(url):
+        if lines and (bound := lines[0].get("url")) != place_of(url):
             raise ConfigError(
                 f"--work {path.parents[1]}: it belongs to --out {bound}. Give another directory, or leave --work out."
             )
@@ -62,11 +64,8 @@ class Uploads:
                 self._held[line["name"]] = Upload(**line)
             else:
                 self._held.pop(line["name"], None)
-        aside = path.with_name(f"{path.name}.tmp")
-        with aside.open("w") as file:
-            file.write(json.dumps({"url": redact(url)}) + "\n")
-            file.writelines(json.dumps(asdict(upload)) + "\n" for upload in self._held.values())
-        aside.replace(path)
+        records = [{"url": place_of(url)}, *map(asdict, self._held.values())]
+        write_durably(path, "".join(f"{json.dumps(record)}\n" for record in records).encode())
         self._file = path.open("a")
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from mixstream.documents import DIRECTORY, FILES, ROW_KIND, dump_files
 from mixstream.formats import dump_index, parse_index
-from mixstream.storage import INDEX, domain_directory
+from mixstream.storage import INDEX, domain_directory, sync
 
 from ...shared.cards import CARD, dump_card
 from ..card import describe_dataset, merge, sources_of
@@ -161,6 +161,8 @@ def _publish_one(
     directory = ledger.out / dataset_directory(domain, split)
     (directory / INDEX).unlink(missing_ok=True)  # it may be of another group, and name the tails that are replaced
     (directory / CARD).unlink(missing_ok=True)
+    if directory.is_dir():
+        sync(directory)
     for old in (TAIL, DIRECTORY):
         if (directory / old).exists():
             shutil.rmtree(directory / old)

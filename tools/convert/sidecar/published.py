@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.documents import COLUMNS, DIRECTORY, DocumentsFile
+from mixstream.storage import sync
 
 from ...shared.sidecar_files import SidecarFile
-from ..ledger.durable import sync
 from ..ledger.ledger import TAIL, Ledger
 from ..ledger.records import PartRecord
 from ..parts import Part

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from mixstream.errors import (
     ConfigError,
@@ -21,7 +21,7 @@ from mixstream.errors import (
     StoreFaultError,
     StoreNotFoundError,
 )
-from mixstream.storage import Store, join, open_store, redact
+from mixstream.storage import Store, join, open_store, place_of, redact, split_url
 
 from ..files.source_files import SourceFile, StoredObject, split_name
 from ..files.stored_bytes import RETRY, look_at
@@ -78,7 +78,7 @@ class FolderPlace:
     @property
     def shown(self) -> str:
         """The URL without credentials."""
-        return redact(self.url).rstrip("/")
+        return place_of(self.url).rstrip("/")
 
     @property
     def name(self) -> str:
@@ -222,7 +222,7 @@ def _object_at(url: str) -> ObjectPlace | None:
     """The object that a URL may name; None if it can only be a directory."""
     scheme = _scheme(url)
     if scheme in _WEB:
-        split = urlsplit(url)
+        split = split_url(url)
         head, _, last = split.path.rpartition("/")
         directory, name = split._replace(path=head).geturl(), unquote(last)
     else:
@@ -267,7 +267,7 @@ def _shown(directory: str, name: str) -> str:
 
 def _last(url: str) -> str:
     if _scheme(url) in _WEB:
-        split = urlsplit(url)
+        split = split_url(url)
         return unquote(split.path.rstrip("/").rpartition("/")[2]) or split.hostname or "web"
     return url.partition("://")[2].rstrip("/").rpartition("/")[2]
 

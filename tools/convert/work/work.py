@@ -101,8 +101,7 @@ def convert_part(task: PartTask, on_bytes: OnBytes) -> PartRecord:
                 ),
                 statistics=len(statistics),
             )
-            ledger.record(task.part, record, tails, statistics)
-            return record
+            return ledger.record(task.part, record, tails, statistics)
     except BaseException as error:
         bad.close()
         packers.cancel()

@@ -265,6 +265,18 @@ def test_files_that_were_cut_short_are_refused(tmp_path: Path, kind: str, left: 
         facts_of(path)
 
 
+@pytest.mark.parametrize("other", ["a", "z"])  # a column before the lists, and one behind them
+def test_parquet_that_has_lost_bytes_in_its_middle_is_refused(tmp_path: Path, other: str) -> None:
+    columns = {"input_ids": pa.array(token_lists(50, 20), pa.list_(pa.int32())), other: list(range(50))}
+    path = write_table(tmp_path / "a", pa.table(dict(sorted(columns.items()))), "parquet", rows=10)
+    data = path.read_bytes()
+    pages = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    for at in range(4, pages - 3, 97):
+        path.write_bytes(data[:at] + data[at + 3 :])
+        with pytest.raises(ShardCorruptError, match=f"end at byte {pages}, .* begins at {pages - 3}: bytes are lost"):
+            facts_of(path)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_bytes_raise_errors_of_ours_or_give_other_tokens(tmp_path: Path, kind: str) -> None:
     path = write_table(tmp_path / "a", table_of(token_lists(30, 20), LISTS["int32"]), kind, rows=10)

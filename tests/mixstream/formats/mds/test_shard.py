@@ -124,6 +124,7 @@ def test_a_missing_column_is_named_and_further_keys_are_ignored():
         (np.zeros(4, np.int16), "uint16"),
         (np.zeros(5, np.uint16), r"\(5,\)"),
         (b"123", "3 bytes"),
+        (b"123456789", "9 bytes where it takes 8"),
     ],
 )
 def test_a_value_that_does_not_fit_names_its_column(value, word):

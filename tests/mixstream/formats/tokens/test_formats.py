@@ -90,6 +90,12 @@ def test_documents_of_several_sequences_are_whole():
     assert (cuts.count, cuts.begins(0, 4).tolist()) == (3, [0, 5, 5, 9])
 
 
+def test_as_many_documents_as_sequences_need_not_be_one_each():
+    """The first has no sequence, and the last has three."""
+    cuts = cuts_of({"web.idx": megatron_idx([3, 2, 0, 4], documents=[0, 0, 1, 1, 4]), "web.bin": bytes(18)})
+    assert [cuts.begin(document) for document in range(cuts.count + 1)] == [0, 0, 3, 3, 9]
+
+
 def test_a_pair_without_documents_and_without_tokens_is_one():
     assert described({"web.idx": megatron_idx([]), "web.bin": b""})[1].tokens == 0
     assert described({"web.idx": megatron_idx([0]), "web.bin": b""})[1].tokens == 0
@@ -137,6 +143,7 @@ def test_a_wrong_pair_is_refused_by_name(idx, bin_, error, text):
     [
         pytest.param(megatron_idx(LENGTHS, documents=[0, 1, 2, 3]), "end at 3 instead of 4", id="as many as sequences"),
         pytest.param(megatron_idx(LENGTHS, documents=[0, 1, 2, 0, 4]), "do not go up", id="not merged"),
+        pytest.param(megatron_idx(LENGTHS, documents=[0, 2, 1, 3, 4]), "do not go up", id="one back"),
         pytest.param(megatron_idx(LENGTHS, documents=[0, 2]), "end at 2 instead of 4", id="of the first file"),
         pytest.param(megatron_idx(LENGTHS, documents=[1, 2, 3, 4]), "do not go up from 0", id="without the first"),
         pytest.param(megatron_idx(LENGTHS, documents=[]), "there are none", id="none"),
@@ -421,6 +428,21 @@ def test_an_index_is_read_as_it_was_made_and_others_are_refused():
     for broken in (data[:-2], data.replace(b'"seq_len":4', b'"seq_len":"4"'), data.replace(b'"dtype"', b'"type"')):
         with pytest.raises(IndexCorruptError, match="not the index of token files"):
             open_container(broken, where="x")
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_shards_of_rows_are_exactly_their_rows_and_lie_within_the_file(overlap):
+    for tokens in range(4 + overlap, 30):
+        file = TokenFile(
+            name="a", bytes=6 + 2 * tokens, version="1", dtype="uint16", begin=6, tokens=tokens, borders=None
+        )
+        index = TokenIndex(kind="raw", seq_len=4, overlap=overlap, shard_bytes=16, files=(file,))
+        shards, rows = open_container(dump_token_index(index), where="x").shards, (tokens - overlap) // 4
+        assert [shard.samples for shard in shards] == [2] * (rows // 2) + [1] * (rows % 2)
+        assert [shard.raw.bytes for shard in shards] == [2 * (4 * shard.samples + overlap) for shard in shards]
+        begins = [shard.part.begin for shard in shards if shard.part is not None]
+        assert begins == [6 + 16 * i for i in range(len(shards))]
+        assert begins[-1] + shards[-1].raw.bytes <= file.bytes
 
 
 def test_parts_of_files_with_long_names_have_short_ones():

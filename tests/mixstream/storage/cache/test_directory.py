@@ -183,14 +183,23 @@ def test_a_shard_that_nobody_has_names_the_places(world):
 
 
 def test_without_waiting_nothing_is_waited_for(tmp_path):
-    world = World(tmp_path, pause=0.3).build()
-    files = world.files()
+    world, answer = World(tmp_path).build(), threading.Event()
+
+    class Held(Slow):
+        """A store that answers for shards when it is let."""
+
+        def read(self, name: str, *part: Any, **options: Any) -> ObjectBytes:
+            assert name == "index.json" or answer.wait(20)
+            return super().read(name, *part, **options)
+
+    files = world.files(store=Held(world.store.directory, world.store.log))
     first = threading.Thread(target=world.read, args=(files, 0))
     first.start()
     partial = world.local / f".{world.name(0)}.partial"
     while not (partial.exists() and partial.stat().st_size):  # it is created before it is locked
-        pass
+        time.sleep(0.001)
     assert not world.read(files, 0, wait=False)
+    answer.set()
     first.join()
     assert world.read(files, 0, wait=False)
 
@@ -207,8 +216,8 @@ def test_links_that_lead_out_are_not_written_through(tmp_path):
     (inside / ".shard.00001.mds.partial").symlink_to(victim)
     (inside / ".shard.00002.mds.partial").hardlink_to(victim)
     files = world.files(limit=200_000)
-    for number in range(3):
-        assert world.read(files, number)
+    with pytest.warns(RuntimeWarning, match=r"00/shard.00000.mds is a symbolic link: .* fetched again"):
+        assert all(world.read(files, number) for number in range(3))
     assert victim.read_bytes() == b"keep me"
     assert all((inside / f"shard.0000{number}.mds").stat().st_nlink == 1 for number in range(3))
 
@@ -258,7 +267,24 @@ def test_a_directory_is_filled_from_one_dataset(tmp_path):
         other.read(other.files(home=one.local), 0)
 
 
-def test_who_hangs_is_waited_for_only_so_long_and_who_works_longer(tmp_path):
+class Clock:
+    """The module `time`, of which `monotonic` says what a test has set, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.seconds, self.asked = 0.0, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def monotonic(self) -> float:
+        self.asked += 1
+        return self.seconds
+
+
+def test_who_hangs_is_waited_for_only_so_long_and_who_works_longer(tmp_path, monkeypatch):
+    """By a clock that goes on a third of the timeout when the waiting thread has looked, however busy the machine."""
+    clock = Clock()
+    monkeypatch.setattr("mixstream.storage.cache.waits.time", clock)
     owner = CacheOwner(directory=tmp_path, origin="s3://bucket", digest="0")
     cache = Cache(owner=owner, limit=CacheLimit(), timeout=0.3)
     spec = ShardSpec(name="shard", size=3, check=None, compressed=None)
@@ -279,12 +305,16 @@ def test_who_hangs_is_waited_for_only_so_long_and_who_works_longer(tmp_path):
 
         def fill(self, spec: ShardSpec, file: Partial, kept: Partial | None = None) -> None:
             holding.set()
-            while not let_go.wait(0.05):
-                if working:
-                    file.heartbeat()
+            while not let_go.wait(0.005):
+                if clock.asked >= looked[-1] + 3:
+                    looked.append(clock.asked)
+                    clock.seconds += 0.1
+                    if working:
+                        file.heartbeat()
             file.write(b"abc")
 
     for working in (True, False):
+        looked = [clock.asked]
         holding.clear()
         let_go.clear()
         (tmp_path / "shard").unlink(missing_ok=True)
@@ -294,7 +324,10 @@ def test_who_hangs_is_waited_for_only_so_long_and_who_works_longer(tmp_path):
             second = pool.submit(cache.open_or_fill, spec, Slowly())
             try:
                 if working:
-                    time.sleep(1.0)
+                    until = time.monotonic() + 20
+                    while len(looked) < 8 and not second.done() and time.monotonic() < until:
+                        time.sleep(0.01)
+                    assert len(looked) >= 8
                     assert not second.done()
                 else:
                     with pytest.raises(WaitTimeoutError, match=r"shard, which another thread or process is fetching"):

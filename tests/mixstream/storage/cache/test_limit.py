@@ -63,6 +63,25 @@ def test_a_fetch_ahead_of_time_evicts_only_what_is_needed_later(tmp_path):
     assert shards_on_disk(world) == {0, 2}
 
 
+def test_a_fetch_ahead_of_time_leaves_the_lock_free_for_the_next(tmp_path):
+    world = World(tmp_path).build()
+    files = world.files(limit=3 * SIZE + INDEX)
+    planned(files, world, s0=1, s1=2)
+    for number in (0, 1):
+        assert world.read(files, number, need=number + 1.0, wait=False)
+
+
+def test_nothing_is_evicted_where_all_that_may_go_is_not_enough(tmp_path):
+    world = World(tmp_path).build()
+    wide = world.files(limit=4 * SIZE + INDEX)
+    for number in range(4):
+        assert world.read(wide, number)
+    tight = world.files(limit=2 * SIZE + INDEX)  # three shards are too many for it, and two of them are needed sooner
+    planned(tight, world, s0=9, s1=9, s2=1, s3=1, s4=4)
+    assert not world.read(tight, 4, need=4.0, wait=False)
+    assert shards_on_disk(world) == {0, 1, 2, 3}
+
+
 def test_what_another_process_announced_is_spared_while_it_lives(tmp_path):
     world = World(tmp_path).build()
     files, others = (world.files(limit=2 * SIZE + INDEX) for _ in range(2))
@@ -125,6 +144,16 @@ def test_packed_files_count_and_go_with_their_shards(tmp_path):
         assert world.read(files, number)
     assert world.on_disk() == {world.name(n) + end for n in (1, 2) for end in ("", ".z")}
     assert files.cache_limit.usage() <= files.cache_limit.limit
+
+
+def test_a_compressed_file_that_is_kept_needs_room_too(tmp_path):
+    world = World(tmp_path, packed=True).build()
+    limit = 2 * (SIZE + world.packed_size) + INDEX - 1
+    files = world.files(limit=limit, keep_compressed=True)
+    for number in (0, 1):
+        assert world.read(files, number)
+        assert files.cache_limit.usage() <= limit
+    assert shards_on_disk(world) == {1}
 
 
 def test_only_files_that_the_index_names_are_evicted(tmp_path):

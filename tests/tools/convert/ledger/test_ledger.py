@@ -134,6 +134,38 @@ def test_a_shard_of_another_size_is_made_again(source, tmp_path, snapshot):
     assert snapshot(tmp_path / "out") == whole
 
 
+@pytest.mark.parametrize("suffix", ["tail", "stats"])
+@pytest.mark.parametrize("damage", ["same size", "shorter", "missing"])
+def test_what_is_joined_later_is_not_believed_if_it_is_damaged(source, tmp_path, snapshot, suffix, damage):
+    """The joined tails become rows, and the statistics the card: neither is read again afterwards."""
+    convert(source, tmp_path / "out")
+    whole = snapshot(tmp_path / "out")
+    path = next(path for path in sorted((tmp_path / "out").rglob(f"*.{suffix}")) if path.stat().st_size > 2)
+    data = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(data[:-2] if damage == "shorter" else data[:-1] + bytes([data[-1] ^ 1]))
+    (tmp_path / "out" / path.parent.name / "train/index.json").unlink()  # else nothing is joined again
+    assert convert(source, tmp_path / "out")["converted_bytes"] > 0
+    assert snapshot(tmp_path / "out") == whole
+    assert path.read_bytes() == data
+
+
+def test_records_of_versions_without_hashes_are_gone_on_from(source, tmp_path, snapshot):
+    def published():
+        return {name: data for name, data in snapshot(tmp_path / "out").items() if ".convert/parts" not in name}
+
+    convert(source, tmp_path / "out")
+    whole = published()
+    for path in (tmp_path / "out/.convert/parts").rglob("*.json"):
+        record = json.loads(path.read_bytes())
+        assert record.pop("hashes").keys() == {".tail", ".stats"}
+        path.write_text(json.dumps(record))
+    (tmp_path / "out/web/train/index.json").unlink()
+    assert convert(source, tmp_path / "out")["converted_bytes"] == 0
+    assert published() == whole
+
+
 def test_nothing_to_do(source, tmp_path, snapshot):
     first = convert(source, tmp_path / "out")
     before = snapshot(tmp_path / "out")

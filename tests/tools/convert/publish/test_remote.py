@@ -391,6 +391,44 @@ def test_an_old_upload_does_not_stand_in_for_a_new_shard_that_is_gone(source, tm
     assert store.objects == expected(tmp_path / "whole")
 
 
+def change_all(source, letter):
+    """Give the domain three files of new text, in the same sizes: their parts leave tails that make rows together."""
+    for path in (source / "web").iterdir():
+        path.unlink()
+    for at in range(3):
+        (source / f"web/{at}.txt").write_text(letter * 3005)
+
+
+def test_joined_tails_of_other_sources_are_uploaded_again_though_name_and_size_are_those_of_the_old_ones(
+    source, tmp_path
+):
+    store = Shelf(versions=False)
+    change_all(source, "a")
+    convert(source, tmp_path / "work", store)
+    old = store.objects["web/train/part-tail/shard.00000.mds"]
+    change_all(source, "b")
+    convert(source, tmp_path / "work", store, overwrite=True)
+    convert(source, tmp_path / "whole")
+    new = store.objects["web/train/part-tail/shard.00000.mds"]
+    assert len(new) == len(old)
+    assert new != old
+    assert store.objects == expected(tmp_path / "whole")
+
+
+def test_an_old_upload_does_not_stand_in_for_joined_tails_that_are_gone(source, tmp_path):
+    store = Shelf(versions=False)
+    change_all(source, "a")
+    convert(source, tmp_path / "work", store)
+    change_all(source, "b")
+    store.before["remove domains.json"] = raising(*[StoreAccessError("403")] * 2)
+    with pytest.raises(StoreAccessError):
+        convert(source, tmp_path / "work", store, overwrite=True)
+    (tmp_path / "work/web/train/part-tail/shard.00000.mds").unlink()
+    assert convert(source, tmp_path / "work", store)["converted_bytes"] == 0, "the tails are joined again"
+    convert(source, tmp_path / "whole")
+    assert store.objects == expected(tmp_path / "whole")
+
+
 def test_overwrite_takes_the_old_datasets_down_first_and_keeps_what_has_not_changed(source, tmp_path):
     store = Shelf()
     convert(source, tmp_path / "work", store)

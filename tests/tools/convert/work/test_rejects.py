@@ -12,7 +12,7 @@ from mixstream_tools.convert.files.source_files import SourceError
 from mixstream_tools.convert.job import run_conversion
 from mixstream_tools.convert.recipe import Recipe
 from mixstream_tools.convert.tokens.tokenizer import describe_tokenizer
-from mixstream_tools.convert.work.rejects import MaxRejects, TooManyRejectsError
+from mixstream_tools.convert.work.rejects import MaxRejects, Rejects, TooManyRejectsError
 
 GOOD = json.dumps({"text": "a good document of some length"}).encode()
 LINES = [GOOD, b"{not json", b'{"text": 7}', b'{"body": "x"}', b'{"text": "\xff"}', b"[1]", GOOD]
@@ -90,6 +90,15 @@ def test_more_rejects_than_allowed_stop_the_run_and_are_kept(web, tmp_path):
     assert sorted((tmp_path / "out/.convert/parts/web").glob("*.rejects"))
     assert not (tmp_path / "out/web/train/index.json").exists()
     assert convert(web, tmp_path / "out", most="7")["skipped"]["documents"] == 7
+
+
+def test_rejects_of_one_reason_are_all_counted(tmp_path):
+    rejects = Rejects(tmp_path / "part.rejects", skip=True, most=MaxRejects.parse("2"))
+    for record in range(2):
+        rejects("no JSON", record=record, reason="not-json")
+    assert (rejects.count, rejects.reasons) == (2, {"not-json": 2})
+    with pytest.raises(TooManyRejectsError, match=r"3 of 3 documents"):
+        rejects("no JSON", record=2, reason="not-json")
 
 
 def test_a_share_is_of_all_documents(web, tmp_path):
