@@ -29,6 +29,7 @@ parent that a user would catch.
     ├── RanksDisagreeError(RuntimeError)       ranks of one run have different settings, states or reports
     ├── ExhaustedError(RuntimeError)           no domain is left to draw from
     ├── ClosedError(RuntimeError)              a loader or iterator was closed while it was in use
+    ├── ForkedError(RuntimeError)              an object of the parent was used in a forked child
     └── WaitTimeoutError(TimeoutError)         a wait timed out; the message names what it waited for
 """
 
@@ -140,6 +141,10 @@ class ExhaustedError(MixstreamError, RuntimeError):
 
 class ClosedError(MixstreamError, RuntimeError):
     """A loader, or one of its iterators, was closed by another thread or loop while it was in use."""
+
+
+class ForkedError(MixstreamError, RuntimeError):
+    """An object with threads, open files or connections of the parent process was used in a forked child."""
 
 
 class WaitTimeoutError(MixstreamError, TimeoutError):

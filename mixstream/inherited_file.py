@@ -1,17 +1,23 @@
 """An unlinked file that worker processes inherit: memory that a process shares with its DataLoader workers.
 
-A process that dies leaves nothing behind: the file has no name, and the kernel releases file locks.
+A process that dies leaves nothing behind: the file has no name, and the kernel releases file locks. One that was
+stopped while it held the lock is waited for, within bounds.
 """
 
 import fcntl
 import os
 import tempfile
 import threading
+import time
 import weakref
 from multiprocessing import reduction
 from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 from typing import Any
+
+from mixstream.errors import WaitTimeoutError
+
+_TIMEOUT = 60.0  # seconds that a lock is waited for; it is held for less than a millisecond
 
 
 class InheritedFile:
@@ -51,8 +57,27 @@ class InheritedFile:
         os.pwrite(self._descriptor, data, at)
 
     def __enter__(self) -> None:
-        self._thread_locks.setdefault(os.getpid(), threading.Lock()).acquire()
-        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)  # held by a process, so inherited descriptors exclude each other
+        until, nap = time.monotonic() + _TIMEOUT, 0.0005
+        lock = self._thread_locks.setdefault(os.getpid(), threading.Lock())
+        if not lock.acquire(timeout=_TIMEOUT):
+            raise _held()
+        try:
+            while not self._try_lock():
+                if time.monotonic() > until:
+                    raise _held()
+                time.sleep(nap)
+                nap = min(1.5 * nap, 0.02)
+        except BaseException:
+            lock.release()
+            raise
+
+    def _try_lock(self) -> bool:
+        """Lock the file against other processes: also those that inherited the descriptor, as a process holds it."""
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
 
     def __exit__(self, *exception: object) -> None:
         fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
@@ -70,3 +95,10 @@ class InheritedFile:
         else:
             InheritedFile.__init__(self, state["size"])
             self.write(state["content"])
+
+
+def _held() -> WaitTimeoutError:
+    return WaitTimeoutError(
+        f"gave up after {_TIMEOUT:.0f} s, waiting for a file that this process shares with its DataLoader workers: one "
+        "of them holds its lock and was stopped; let it go on (kill -CONT), or start the job again from a checkpoint"
+    )

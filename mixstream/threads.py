@@ -1,8 +1,10 @@
-"""Background threads that end with their owner or, at the latest, with the interpreter.
+"""Background threads that end with their owner or, at the latest, with the interpreter; and which process owns what.
 
 A daemon thread that runs torch or a client while the interpreter shuts down aborts the process. The threads are
 therefore given a bounded time to end at exit. A forked child has none of its parent's threads and may have inherited
-locks that they held, so nothing here touches the threads of another process.
+locks that they held, so nothing here touches the threads of another process. An object that needs its threads, or
+that writes what only one process may write, has an `Owner` (or an `OwnedLock`), which refuses a child at once; what
+such an object does when it is closed or deleted, it leaves out in a child.
 """
 
 import atexit
@@ -11,7 +13,66 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
+
+from mixstream.errors import ForkedError
+
+
+class Owner:
+    """The process that an object belongs to: the one that made it. A pickled or copied object belongs to its reader.
+
+    >>> owner = Owner("this loader", remedy="make one in the child")
+    >>> owner.here
+    True
+    >>> owner.check()
+
+    Args:
+        what: the object, for errors.
+        remedy: what to do in a forked child.
+    """
+
+    def __init__(self, what: str, *, remedy: str) -> None:
+        self._what, self._remedy, self._process = what, remedy, os.getpid()
+
+    @property
+    def here(self) -> bool:
+        """Whether this process is the owner; False in a forked child."""
+        return os.getpid() == self._process
+
+    def check(self) -> None:
+        """Check that this process is the owner.
+
+        Raises:
+            ForkedError: it is a forked child of the owner.
+        """
+        if not self.here:
+            raise ForkedError(
+                f"{self._what} belongs to process {self._process}, and this is process {os.getpid()}, a forked child "
+                f"of it, without its threads: it would wait for ever, or change what its parent works on; "
+                f"{self._remedy}"
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _owner, (self._what, self._remedy)
+
+
+def _owner(what: str, remedy: str) -> Owner:
+    return Owner(what, remedy=remedy)
+
+
+class OwnedLock:
+    """A re-entrant lock that raises in a forked child, where another thread's hold would never end."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner, self._lock = owner, threading.RLock()
+
+    def __enter__(self) -> Self:
+        self._owner.check()
+        self._lock.acquire()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
 
 
 class BackgroundThreads:

@@ -1,5 +1,6 @@
-"""Sums and comparisons over the ranks of a job: collective calls, in a process group of their own."""
+"""Sums and comparisons over the ranks of a job: collective calls, in a process group of their own, each in time."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mixstream.cached import cached_property
-from mixstream.distributed.group import default_group
+from mixstream.distributed.bounded import Attendance, group_timeout
+from mixstream.distributed.group import check_not_inherited, default_group
 from mixstream.errors import ConfigError, RanksDisagreeError
 from mixstream.types import Float64, Int64
 from mixstream.world import World
@@ -27,9 +29,11 @@ class Exchange:
 
     Args:
         world: this rank among those of the run, which see different rows.
-        timeout: seconds that a collective waits for the slowest rank.
+        timeout: seconds that a collective waits for the slowest rank, at most; never longer than the default group's.
 
     Raises:
+        ForkedError: this process was forked from one of the ranks.
+        WaitTimeoutError: here and in each method, a rank did not come in time; the message names it.
         ConfigError: torch.distributed is not initialised, or its ranks are no multiple of the run's.
     """
 
@@ -41,6 +45,7 @@ class Exchange:
                 f"losses of {world.size} ranks have to be summed and torch.distributed is not initialised: call "
                 "init_process_group first, or pass the global sums to report_sums()"
             )
+        check_not_inherited()
         self.world, self.ranks = world, group[1]
         if self.ranks % (world.size * world.parts):
             parts = f" with {world.parts} parts of the losses each" if world.parts > 1 else ""
@@ -48,7 +53,11 @@ class Exchange:
                 f"{self.ranks} ranks of torch.distributed cannot be replicas of the {world.size} ranks of the "
                 f"run{parts}; give the dataset a world_size and replication that fit"
             )
-        self._group: Any = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+        self._attendance = _attendance(*group, timeout=min(timeout, group_timeout()))
+        limit = timedelta(seconds=self._attendance.limit)
+        self._group: Any = self._attendance.gather(
+            lambda: dist.new_group(backend="gloo", timeout=limit), what="the start of the exchange of losses"
+        )
 
     def agree(self, facts: Mapping[str, Any], *, what: str) -> None:
         """Compare `facts` over all ranks.
@@ -56,11 +65,7 @@ class Exchange:
         Raises:
             RanksDisagreeError: they differ; the message names what, and the ranks.
         """
-        import torch.distributed as dist
-
-        gathered: list[Any] = [None] * self.ranks
-        dist.all_gather_object(gathered, dict(facts), group=self._group)
-        if found := differences(gathered):
+        if found := differences(self._gathered(dict(facts), what=f"the comparison {what}")):
             raise RanksDisagreeError(
                 f"the ranks disagree {what}:{found}\nStart every rank with the same arguments, code and checkpoint, "
                 "and report on every rank"
@@ -68,27 +73,45 @@ class Exchange:
 
     def told(self, words: str) -> str:
         """Return a line for each rank that has `words`; collective."""
+        gathered = self._gathered(words, what="the comparison of reports")
+        return "".join(f"\n  - {theirs} on rank {rank}" for rank, theirs in enumerate(gathered) if theirs)
+
+    def _gathered(self, value: Any, *, what: str) -> list[Any]:
+        """Return what each rank gives, by rank."""
         import torch.distributed as dist
 
         gathered: list[Any] = [None] * self.ranks
-        dist.all_gather_object(gathered, words, group=self._group)
-        return "".join(f"\n  - {theirs} on rank {rank}" for rank, theirs in enumerate(gathered) if theirs)
+        self._attendance.gather(lambda: dist.all_gather_object(gathered, value, group=self._group), what=what)
+        return gathered
 
-    def all_reduce(self, values: Float64) -> Float64:
+    def all_reduce(self, values: Float64, *, what: str = "a sum over ranks") -> Float64:
         """Return `values`, float64, summed over the ranks of the job; the same bits on each."""
         import torch.distributed
 
         tensor = torch.from_numpy(np.array(values, dtype=np.float64))
-        torch.distributed.all_reduce(tensor, group=self._group)
+        work = torch.distributed.all_reduce(tensor, group=self._group, async_op=True)
+        self._attendance.wait(work, what=what)
         return np.asarray(tensor.numpy(), dtype=np.float64)
 
-    def broadcast(self, values: Int64) -> Int64:
+    def broadcast(self, values: Int64, *, what: str = "the weights of rank 0") -> Int64:
         """Return rank 0's `values`, int64."""
         import torch.distributed
 
         tensor = torch.from_numpy(np.array(values, dtype=np.int64))
-        torch.distributed.broadcast(tensor, src=0, group=self._group)
+        work = torch.distributed.broadcast(tensor, src=0, group=self._group, async_op=True)
+        self._attendance.wait(work, what=what)
         return np.asarray(tensor.numpy(), dtype=np.int64)
+
+
+_exchanges = itertools.count()
+
+
+def _attendance(rank: int, ranks: int, *, timeout: float) -> Attendance:
+    """Return who takes part in the next exchange; all ranks begin their exchanges in the same order."""
+    from torch.distributed import distributed_c10d as c10d
+
+    store = c10d.PrefixStore(f"mixstream/exchange/{next(_exchanges)}", c10d._get_default_store())
+    return Attendance(store, rank=rank, ranks=ranks, timeout=timeout)
 
 
 def differences(gathered: Sequence[Mapping[str, Any]], ranks: Sequence[int] | None = None) -> str:

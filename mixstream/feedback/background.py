@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from mixstream.errors import WaitTimeoutError
-from mixstream.threads import BackgroundThreads
+from mixstream.threads import BackgroundThreads, Owner
 
 Job = Callable[[], None]
 
@@ -30,6 +30,7 @@ class Background:
         self._name, self._timeout = name, timeout
         self._jobs: deque[Job] = deque()
         self._change = threading.Condition()
+        self._owner = Owner(f"the thread {name}", remedy="report in the process that made the loader")
         self._thread: BackgroundThreads | None = None
         self._failure: tuple[BaseException, TracebackType | None] | None = None
         self._busy = self._closing = self._raised = False
@@ -38,8 +39,10 @@ class Background:
         """Add a job to the queue.
 
         Raises:
+            ForkedError: this is a forked child of the process that has the thread.
             BaseException: the error of an earlier job.
         """
+        self._owner.check()
         with self._change:
             self.check()
             self._jobs.append(job)
@@ -52,8 +55,10 @@ class Background:
 
         Raises:
             WaitTimeoutError: it took too long; the message names `what` was waited for.
+            ForkedError: as `submit`.
             BaseException: the error of a job.
         """
+        self._owner.check()
         with self._change:
             came = self._change.wait_for(
                 lambda: self._failure or not (self._jobs or self._busy) or until(), timeout=self._timeout
@@ -75,9 +80,13 @@ class Background:
     def close(self, *, timeout: float = 10.0) -> None:
         """Finish the submitted jobs, within `timeout` seconds, and end the thread. A later job starts another.
 
+        Does nothing in a forked child, which has no such thread.
+
         Raises:
             BaseException: the error of a job, if no call has raised it yet.
         """
+        if not self._owner.here:
+            return
         with self._change:
             thread, self._closing = self._thread, self._thread is not None
             self._change.notify_all()

@@ -9,7 +9,6 @@ plan's), V validation groups.
 """
 
 import contextlib
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from mixstream.feedback.labelled import labelled
 from mixstream.feedback.loop import FeedbackLoop
 from mixstream.feedback.losses import domain_sums, fetch
 from mixstream.feedback.numbers import as_numbers
+from mixstream.threads import OwnedLock, Owner
 from mixstream.types import Float64, Int64, Rows
 
 _STEPS_WITHOUT_MATRIX = 100
@@ -67,7 +67,9 @@ class LossCollector:
         self._consensus, self._loop, self._rows, self._listed_K = consensus, consensus.loop, rows, listed_K
         self._open: dict[int, _OpenStep] = {}
         self._background = Background(name="mixstream-feedback")
-        self._lock = threading.RLock()  # the feedback thread does not need it
+        remedy = "report to it, and save its state, in the process that made it"
+        self._owner = Owner("the feedback of this loader", remedy=remedy)
+        self._lock = OwnedLock(self._owner)  # the feedback thread does not need it
         self._warned = self._sums_come = False  # the latter: whether the caller sums losses over ranks
         needs_matrix = getattr(self._loop and self._loop.mixer, "needs_matrix", False)
         self._without_matrix = _STEPS_WITHOUT_MATRIX if needs_matrix else 0
@@ -279,6 +281,8 @@ class LossCollector:
         Raises:
             BaseException: the error of the feedback thread, if no call has raised it yet.
         """
+        if not self._owner.here:
+            return  # the thread and the log are those of the parent
         try:
             self._background.close()
         finally:

@@ -27,6 +27,14 @@ from mixstream.types import Float64, Int64, Weights
 _TOLERANCE = WEIGHT_UNIT >> 20  # what rounding may differ by between kinds of processors
 
 
+def _square(step: int) -> tuple[int, int]:
+    """Return the square of a step in two parts, whose sums over ranks are exact where that of the square is rounded.
+
+    Steps whose sum and sum of squares are those of equal steps are equal.
+    """
+    return divmod(step**2, 1 << 24)
+
+
 @dataclass(kw_only=True)
 class RankConsensus:
     """Concludes from steps and evaluations, one after the other.
@@ -73,7 +81,7 @@ class RankConsensus:
         if exchange is not None:
             sums_2K = self._summed(exchange, step, sums_2K, matrix=matrix_VK is not None, skipped=skipped)
             if matrix_VK is not None:
-                matrix_VK = exchange.all_reduce(matrix_VK) / exchange.ranks
+                matrix_VK = exchange.all_reduce(matrix_VK, what=f"the matrix of step {step}") / exchange.ranks
         given_K = self.weights(step)
         if self.loop is not None:
             found = self.loop.conclude(step, *sums_2K, matrix_VK=matrix_VK, agree=self._agree(exchange))
@@ -143,20 +151,21 @@ class RankConsensus:
         replicated = exchange.ranks > exchange.world.size
         marks = shares.marks(values) if replicated else np.zeros(0)
         kinds = {kind: kinds.get(kind, False) for kind in ("evaluation", "means", "matrix", "skipped")}
-        head = [step, step**2, float(bool(self._odd)), *map(float, kinds.values())]
+        head = [step, *_square(step), float(bool(self._odd)), *map(float, kinds.values())]
         parts = np.concatenate([head, marks, shares.weight * values.ravel()])
-        total, ranks = exchange.all_reduce(parts), exchange.ranks
-        same = total[0] == step * ranks and total[1] == step**2 * ranks and set(total[3:7].tolist()) <= {0, ranks}
-        if total[2] or not same:
+        what = f"the {'evaluation before' if kinds['evaluation'] else 'losses of'} step {step}"
+        total, ranks = exchange.all_reduce(parts, what=what), exchange.ranks
+        same = total[:3].tolist() == [part * ranks for part in head[:3]] and set(total[4:8].tolist()) <= {0, ranks}
+        if total[3] or not same:
             ours = {"step": step, **kinds, **self._odd}
             exchange.agree(ours, what=f"at step {step}")
             raise RanksDisagreeError(f"the ranks disagree at step {step}: {ours}")
-        marks, total = total[7 : 7 + marks.size], total[7 + marks.size :]
+        marks, total = total[8 : 8 + marks.size], total[8 + marks.size :]
         if replicated:
             ours = "a loss of {:.8g} over {:g} terms".format(*np.nan_to_num(values).sum(axis=1))
             shares.check(step, marks, lambda slot: exchange.told(ours if slot == shares.slot else ""))
             if shares.take(marks):
-                total = exchange.all_reduce(shares.weight * values.ravel())
+                total = exchange.all_reduce(shares.weight * values.ravel(), what=what)
         return total.reshape(values.shape) / shares.divisor
 
     def _agree(self, exchange: Exchange | None) -> Agree | None:
@@ -165,7 +174,7 @@ class RankConsensus:
             return None
 
         def agree(step: int, weights_K: Int64) -> Int64:
-            theirs_K = exchange.broadcast(weights_K)
+            theirs_K = exchange.broadcast(weights_K, what=f"the weights of step {step}")
             if np.abs(theirs_K - weights_K).max() > _TOLERANCE:
                 self._odd = {f"weights of step {step}": (weights_K / WEIGHT_UNIT).round(6).tolist()}
             return theirs_K

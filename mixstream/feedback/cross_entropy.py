@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 
+from mixstream.arguments import MOST, choice, shown, whole
 from mixstream.errors import ConfigError
 
 _CHUNK_LOGITS = 1 << 24
@@ -40,11 +41,13 @@ def linear_cross_entropy(
     Raises:
         ConfigError: shapes or dtypes do not fit, or (on the CPU) a target is out of range.
     """
+    ignore_index = whole("ignore_index", ignore_index, least=-MOST, most=MOST)
     _check(hidden_ND, weight_VD, targets_N, bias, ignore_index)
-    if reduction not in {"mean", "sum"}:
-        raise ConfigError(f'reduction={reduction!r} has to be "mean" or "sum"')
-    if chunk is not None and chunk < 1:
-        raise ConfigError(f"chunk must be at least 1 token, got {chunk}")
+    choice("reduction", reduction, ("mean", "sum"))
+    if chunk is not None:
+        chunk = whole("chunk", chunk, most=MOST, of="tokens")
+        if chunk < 1:
+            raise ConfigError(f"chunk must be at least 1 token, got {shown(chunk)}")
     logits = _CHUNK_LOGITS if hidden_ND.device.type == "cpu" else _CHUNK_LOGITS_GPU
     chunk = chunk or max(logits // len(weight_VD), 1)
     chunks = max(-(-len(hidden_ND) // chunk), 1)

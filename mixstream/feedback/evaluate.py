@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
+from mixstream.arguments import has_items, shown
 from mixstream.data.batch import Batch
 from mixstream.errors import ConfigError
 from mixstream.feedback.labelled import labelled
@@ -39,6 +40,12 @@ def evaluate(
     Raises:
         ConfigError: `model_loss` returned something else.
     """
+    if not callable(model_loss):
+        raise ConfigError(f"`model_loss` is a function from a batch to its losses, got {shown(model_loss)}")
+    if model is not None and not isinstance(model, torch.nn.Module):
+        raise ConfigError(f"`model` is a torch.nn.Module, got {shown(model)}")
+    if not has_items(getattr(validation, "names", None)):
+        raise ConfigError(f"`validation` is a mixstream.ValidationSet, got {shown(validation)}; see Loader.validation")
     domains = len(validation.names)
     total: torch.Tensor | None = None
     with _evaluating(model), torch.no_grad():

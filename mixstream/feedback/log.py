@@ -26,6 +26,7 @@ Shape suffixes: K domains, V validation groups.
 
 import contextlib
 import os
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,7 +39,8 @@ from mixstream.errors import ConfigError
 from mixstream.feedback.logged_plan import LoggedPlan
 from mixstream.feedback.tensorboard import TensorBoardWriter
 from mixstream.plan.weights import WEIGHT_UNIT
-from mixstream.storage import absolute
+from mixstream.storage import absolute, local_path, named_disk_errors, sync
+from mixstream.threads import Owner
 from mixstream.types import Float64, Int64
 
 VERSION = 1
@@ -111,33 +113,37 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", t
 
 def log_file(path: str | os.PathLike[str]) -> Path:
     """Return the file of a log: `path` if it is a file or its name ends in .jsonl, else `mixture.jsonl` in it."""
-    path = Path(absolute(path, "the path of the log"))
+    path = local_path(absolute(path, "the path of the log"))
     return path if path.suffix == ".jsonl" or path.is_file() else path / FILE
 
 
 class _Lines:
     """A file that grows by whole lines; it is open from `open` or the first line to `close`."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, file: Path, *, durable: bool) -> None:
+        self._file, self._durable = file, durable
         self._opened: tuple[int, int] | None = None  # its descriptor, and its size up to the last whole line
 
     def open(self) -> tuple[int, int]:
         """Open the file, remove what follows its last newline, and return (descriptor, size)."""
         if self._opened is not None:
             return self._opened
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        with named_disk_errors(self._file, "write"):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
         try:
             self._opened = fd, self._cut(fd)
+            if self._durable:
+                sync(self._file.parent)
         except BaseException:
             os.close(fd)
             raise
         return self._opened
 
     def _cut(self, fd: int) -> int:
-        size = os.fstat(fd).st_size
-        if not os.pread(fd, len(_OPENING), 0).startswith(_OPENING[:size]):
+        found = os.fstat(fd)
+        size = found.st_size
+        if not stat.S_ISREG(found.st_mode) or not os.pread(fd, len(_OPENING), 0).startswith(_OPENING[:size]):
             raise ConfigError(f"{self._file} exists and is not a mixing log: choose another path for the log")
         end = size
         while end > 0:
@@ -154,8 +160,11 @@ class _Lines:
         fd, size = self.open()
         data = rest = msgspec.json.encode(line) + b"\n"
         try:
-            while rest:
-                rest = rest[os.write(fd, rest) :]
+            with named_disk_errors(self._file, "write"):
+                while rest:
+                    rest = rest[os.write(fd, rest) :]
+            if self._durable:
+                sync(fd, self._file)
         except BaseException as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, size)  # so that the next line does not follow a part of this one
@@ -178,6 +187,7 @@ class MixingLog:
     Args:
         path: directory for `mixture.jsonl`, or a file whose name ends in .jsonl. An existing log is continued.
         names: the domains, in the order of all arrays.
+        durable: whether each line is on the disk before the next one, so that a power cut takes none.
 
     A step that drew 1 row of code and 3 of web by the weights 0.25 and 0.75:
 
@@ -193,14 +203,15 @@ class MixingLog:
         {"event":"step","step":0,"weights":{"code":0.25,"web":0.75},"rows":{"code":1,"web":3},"loss":{"code":2.0,"web":1.0},"count":{"code":4.0,"web":12.0}}
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, names: Sequence[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, names: Sequence[str], durable: bool = False) -> None:
         self.file = log_file(path)
         self._names = list(names)
-        self._lines = _Lines(self.file)
+        self._lines = _Lines(self.file, durable=durable)
         self._begun = False
         self._header: Begin | None = None  # until it is written
         self._explained: dict[str, bytes] = {}  # as last written
         self._tensorboard = TensorBoardWriter.installed(self.file.parent)
+        self._owner = Owner(f"the mixing log {self.file}", remedy="write it there, or another log in the child")
 
     def begin(self, *, samples_K: Int64, **facts: Any) -> None:
         """Start with the steps from `step` on.
@@ -214,7 +225,9 @@ class MixingLog:
 
         Raises:
             ConfigError: the file exists and is not a mixing log.
+            ForkedError: another process, of which this is a forked child, made this object.
         """
+        self._owner.check()
         self._lines.open()
         samples = dict(zip(self._names, np.asarray(samples_K).tolist()))
         now = round(time.time(), 3)
@@ -275,12 +288,15 @@ class MixingLog:
             self._tensorboard.add(step, {"validation": loss})
 
     def close(self) -> None:
-        """Close the files, which are complete at any time. The next line opens them again."""
+        """Close the files, which are complete at any time. The next line opens them again. Not in a forked child."""
+        if not self._owner.here:
+            return  # the event file would be flushed twice
         self._lines.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
 
     def _append(self, line: Step | Skip | Validation) -> None:
+        self._owner.check()
         if not self._begun:
             raise ConfigError(f"{self.file}: the log was not begun: call begin(...) before write(...)")
         if self._header is not None:

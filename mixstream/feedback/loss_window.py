@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from mixstream.argument_kinds import checked
+
 
 class LossWindow:
     """Sums of losses by domain, of this rank and then of all ranks, since the last entry of a log.
@@ -26,6 +28,7 @@ class LossWindow:
     {'loss/web': 2.0, 'loss/law': 2.5, 'weight/web': 0.5, 'weight/code': 0.2, 'weight/law': 0.3}
     """
 
+    @checked
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self.clear()

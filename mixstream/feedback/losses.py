@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from numpy.typing import NDArray
 
+from mixstream.arguments import shown, whole
 from mixstream.errors import ConfigError
 from mixstream.feedback.cross_entropy import linear_cross_entropy
 from mixstream.feedback.numbers import as_numbers
@@ -112,6 +113,7 @@ def domain_cross_entropy(
     Raises:
         ConfigError: shapes or dtypes do not fit, or (checked on the CPU only) an id is out of range.
     """
+    check_tensors(hidden=hidden, weight=weight, targets=targets, bias=bias)
     index = _domain_ids(domain, domains, hidden.device)
     if hidden.ndim < 2 or targets.shape != hidden.shape[:-1]:
         raise ConfigError(
@@ -130,6 +132,13 @@ def domain_cross_entropy(
     )
     sums, counts = domain_sums(loss_N.reshape(targets.shape), index, domains, mask=targets != ignore_index)
     return loss, sums, counts
+
+
+def check_tensors(**given: Any) -> None:
+    """Raise ConfigError if one of some arguments is neither a tensor nor None."""
+    for name, value in given.items():
+        if not (isinstance(value, torch.Tensor) or (value is None and name == "bias")):
+            raise ConfigError(f"`{name}` is a tensor, got {shown(value)}")
 
 
 def indexed_sums(values: torch.Tensor, index_N: torch.Tensor, domains: int) -> torch.Tensor:
@@ -154,7 +163,13 @@ def masked_sums(values: torch.Tensor, index_N: torch.Tensor, domains: int) -> to
 
 def _domain_ids(domain: Any, domains: int, device: torch.device) -> torch.Tensor:
     """Return `domain` as int64 on `device`, with a range check if it is on the CPU."""
-    index = torch.as_tensor(domain)
+    whole("domains", domains, least=1, most=1 << 32)  # rows of sums that a device may hold
+    try:
+        index = torch.as_tensor(domain)
+    except Exception:  # torch raises TypeError, ValueError and RuntimeError
+        raise ConfigError(
+            f'`domain` is the rows\' domain numbers, as in batch["domain"], got {shown(domain)}'
+        ) from None
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise ConfigError(f'domain has dtype {index.dtype}: give the rows\' domain numbers, as in batch["domain"]')
     if index.device.type == "cpu" and index.numel():

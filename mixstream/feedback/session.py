@@ -40,11 +40,13 @@ class FeedbackSession:
         header: Mapping[str, Any],
         previous: Self | None,
         skips: Skips,
+        durable: bool = False,
     ) -> Self | None:
         """End the `previous` session and begin one; return None if nothing learns and nothing is logged.
 
         `facts` is called at once, and only if there are several ranks. Rank 0 writes the `log`, a directory, with
-        `header` for `MixingLog.begin`. The other arguments are those of `RankConsensus` and `LossCollector`.
+        `header` for `MixingLog.begin`; `durable` is that of `MixingLog`. The other arguments are those of
+        `RankConsensus` and `LossCollector`.
         """
         if previous is not None:
             previous.end()
@@ -55,7 +57,7 @@ class FeedbackSession:
         if previous is not None and previous.consensus.channel == channel:
             channel = previous.consensus.channel  # it may be open, which is collective
         if log is not None and rank == 0:
-            mixing_log = MixingLog(log, names=run_plan.plan.names)
+            mixing_log = MixingLog(log, names=run_plan.plan.names, durable=durable)
             mixing_log.begin(**header)
         consensus = RankConsensus(
             loop=loop,

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from mixstream.storage import named_disk_errors
+
 Numbers = Mapping[str, float]
 _STEPS = 10
 
@@ -45,10 +47,11 @@ class TensorBoardWriter:
 
     def begin(self, step: int) -> None:
         """Make TensorBoard drop what an earlier run wrote for `step` and later."""
-        self._window, writer = _Window(), self._opened()
         event, log = self._event.Event, self._event.SessionLog
-        writer.add_event(event(file_version="brain.Event:2"), step)
-        writer.add_event(event(session_log=log(status=log.START)), step)
+        with named_disk_errors(self._directory, "write"):
+            self._window, writer = _Window(), self._opened()
+            writer.add_event(event(file_version="brain.Event:2"), step)
+            writer.add_event(event(session_log=log(status=log.START)), step)
 
     def add_step(
         self, step: int, *, weights: Numbers, loss: Numbers, count: Numbers, explained: Mapping[str, Any]
@@ -67,7 +70,8 @@ class TensorBoardWriter:
     def add(self, step: int, tables: Mapping[str, Any]) -> None:
         """Write one event."""
         values = [self._summary.Value(tag=tag, simple_value=number) for tag, number in _scalars(tables)]
-        self._opened().add_summary(self._summary(value=values), step)
+        with named_disk_errors(self._directory, "write"):
+            self._opened().add_summary(self._summary(value=values), step)
 
     def _opened(self) -> Any:
         if self._writer is None:
@@ -77,8 +81,9 @@ class TensorBoardWriter:
     def close(self) -> None:
         """Flush and close the event file; the next event opens another."""
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+            writer, self._writer = self._writer, None
+            with named_disk_errors(self._directory, "write"):
+                writer.close()
 
 
 def _scalars(tables: Mapping[str, Any], prefix: str = "mixture") -> Iterator[tuple[str, float]]:

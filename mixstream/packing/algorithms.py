@@ -24,6 +24,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from mixstream.arguments import choice, shown, whole
 from mixstream.errors import ConfigError
 from mixstream.packing.fit import best_fit, first_fit
 from mixstream.types import Int64
@@ -92,14 +93,16 @@ def pack_documents(
     Raises:
         ConfigError: an argument is none of those.
     """
-    if algorithm not in get_args(Algorithm):
-        raise ConfigError(f"algorithm={algorithm!r} is not known; choose one of {', '.join(get_args(Algorithm))}")
-    if long_documents not in get_args(LongDocuments):
-        raise ConfigError(
-            f"long_documents={long_documents!r} is not known; choose one of {', '.join(get_args(LongDocuments))}"
-        )
+    choice("algorithm", algorithm, get_args(Algorithm))
+    choice("long_documents", long_documents, get_args(LongDocuments))
+    seq_len = whole("seq_len", seq_len)
     if not 1 <= seq_len < 1 << 31:
-        raise ConfigError(f"seq_len={seq_len}: a row has 1 to {(1 << 31) - 1} tokens")
+        raise ConfigError(f"seq_len={shown(seq_len)}: a row has 1 to {(1 << 31) - 1} tokens")
+    for name, array in (("tokens_D", tokens_D), ("order_D", order_D)):
+        if array is not None and not (isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "iu"):
+            raise ConfigError(f"`{name}` is an array of whole numbers [D], got {shown(array)}")
+    if order_D is not None and len(order_D) and not 0 <= order_D.min() <= order_D.max() < len(tokens_D):
+        raise ConfigError(f"`order_D` names documents 0 to {len(tokens_D) - 1}, got {order_D.min()} to {order_D.max()}")
     order_D = np.arange(len(tokens_D)) if order_D is None else order_D
     order_D = order_D[tokens_D[order_D] > 0]
     if algorithm != "concat":

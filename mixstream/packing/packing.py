@@ -48,6 +48,7 @@ from mixstream.selection.manifest import decode_manifest
 from mixstream.selection.npy import refuse
 from mixstream.selection.shard_table import Match, ShardTable
 from mixstream.selection.staging import MANIFEST
+from mixstream.storage import Retry
 from mixstream.types import Int64
 
 _AGAIN = "pack it again with `mixstream pack`"
@@ -82,19 +83,27 @@ class Packing:
     _verified_S: NDArray[np.bool_] = field(repr=False)
 
     @classmethod
-    def open(cls, path: str | PathLike[str], *, domain: str | None = None, local: str | None = None) -> Packing:
+    def open(
+        cls,
+        path: str | PathLike[str],
+        *,
+        domain: str | None = None,
+        local: str | None = None,
+        retry: Retry = Retry(),  # noqa: B008 - frozen
+    ) -> Packing:
         """Open a packing, and check all of it but its rows.
 
         Args:
             path: of the artefact, or of a directory that has it as `domain`: a path, or the URL of a store.
             domain: name of the sub-directory, where `path` itself is no artefact.
             local: cache directory for the files of a store; None for one below the temp dir.
+            retry: of requests to a store.
 
         Raises:
             SelectionError: there is none, or it is damaged.
             StoreError: the store cannot be read.
         """
-        files, data = open_files(path, domain=domain, kind="packing", local=local)
+        files, data = open_files(path, domain=domain, kind="packing", local=local, retry=retry)
         where = f"{files.place}/{MANIFEST}"
         if data is None:
             raise SelectionError(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
+from mixstream.arguments import MOST, choice, shown, text, whole
 from mixstream.errors import ConfigError
 from mixstream.packing.algorithms import Algorithm, LongDocuments
 
@@ -46,8 +47,18 @@ class PackingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     selection: str | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.seq_len < 1 << 31:
-            raise ConfigError(f"seq_len={self.seq_len}: a row has 1 to {(1 << 31) - 1} tokens")
+        if not 1 <= whole("seq_len", self.seq_len) < 1 << 31:
+            raise ConfigError(f"seq_len={shown(self.seq_len)}: a row has 1 to {(1 << 31) - 1} tokens")
+        choice("algorithm", self.algorithm, get_args(Algorithm))
+        choice("long_documents", self.long_documents, get_args(LongDocuments))
+        choice("documents", self.documents, get_args(DocumentsBy))
+        for name, value in (("seed", self.seed), ("pad_id", self.pad_id), ("eos_id", self.eos_id)):
+            if value is not None:
+                whole(name, value, least=None if name == "seed" else 0, most=MOST)
+        if not isinstance(self.columns, tuple) or not all(isinstance(name, str) for name in self.columns):
+            raise ConfigError(f"`columns` is a tuple of names, got {shown(self.columns)}")
+        if self.selection is not None:
+            text("selection", self.selection)
         if self.algorithm == "concat" and self.long_documents != "cut":
             raise ConfigError(
                 f"long_documents={self.long_documents!r} with concat, which joins all documents and cuts them: leave "

@@ -101,6 +101,7 @@ class PackingWriter:
             documents: of the shard.
             fingerprint: of its header (`mixstream.selection.fingerprint`); None if it was not read.
         """
+        self._staged.check()
         shard = self.first_shard + len(self._counts)
         pieces = pack_shard(documents, self.settings, name=self.table.shards[shard].name)
         begin_N = documents.begin_D[pieces.document_N] + pieces.begin_N
@@ -130,6 +131,7 @@ class PackingWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
+                self._staged.check()
                 self._publish()
         finally:
             for writer in self._writers.values():

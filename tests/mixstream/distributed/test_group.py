@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,11 @@ with loader_of(Tilt(), streams=each) as loader:
     told["selections"] = refused(lambda: train(loader, 9))
 with loader_of(Odd()) as loader:
     told["weights"] = refused(lambda: train(loader, 19))
+with loader_of(Tilt()) as loader:  # another count in the mixer's state, which changes no weights
+    state = loader.state_dict()
+    state["mixing"]["state"]["seen"] = rank
+    loader.load_state_dict(state)
+    told["states"] = refused(lambda: train(loader, 9))
 with loader_of(Tilt()) as loader:
     def measure_on_one():
         for batch in loader:
@@ -139,6 +145,9 @@ def test_real_processes_learn_what_one_does_and_name_who_disagrees(library, tmp_
         assert "'web'" not in of_rank["selections"]
         assert "disagree at step 4:\n  - weights of step 8: None on ranks [0" in of_rank["weights"]
         assert "on ranks [1]" in of_rank["weights"]
+        assert re.search(
+            r"disagree about the run:\n  - state of the mixer: '\w+' on ranks \[0\]; '\w+' on", str(of_rank["states"])
+        )
         assert f"matrix: False on ranks [0]; True on ranks {list(range(1, world))}" in of_rank["matrix"]
 
 

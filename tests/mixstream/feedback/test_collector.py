@@ -158,3 +158,22 @@ def test_numbers_count_in_any_form_and_a_masked_one_is_missing(library):
     with loaders_of(library, mixer=Asking(), lag=0, prefetch=0) as (loader,):
         loader.report_validation([number, number, number])
         assert not loader.wants_validation
+
+
+def test_a_matrix_is_kept_whichever_micro_batch_brings_it(library):
+    class Measured(Tilt):
+        """A mixer that keeps the matrix that it was given last."""
+
+        def update(self, state, feedback):
+            state, weights = super().update(state, feedback)
+            found = feedback.matrix_VK
+            return state | {"matrix": None if found is None else found.tolist()}, weights
+
+    matrix = np.arange(9.0).reshape(3, 3)
+    with loaders_of(library, mixer=Measured(), lag=4) as (loader,):
+        for batch, at in zip(loader, range(3), strict=False):
+            for number, part in enumerate(batch.split(4)):
+                loader.report(part, torch.ones(2), matrix=matrix if number == at else None)
+            state = loader.state_dict()["mixing"]["state"]
+            order = [loader.dataset.domain_names.index(name) for name in loader.run.plan.names]
+            assert state["matrix"] == matrix[np.ix_(order, order)].tolist()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixing_logs import NAMES, SAMPLES_K, begin, open_log, weights_at, write
 
-from mixstream.errors import ConfigError, StateError
+from mixstream.errors import ConfigError, StateError, StoreError
 from mixstream.feedback.log import MixingLog
 from mixstream.feedback.replay import read_log
 
@@ -175,7 +175,7 @@ def test_a_full_disk_leaves_whole_lines(log, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", fails)
-    with pytest.raises(OSError, match="No space") as caught:
+    with pytest.raises(StoreError, match=r"mixture.jsonl: could not write it: No space.*inodes free") as caught:
         write(log, [1])
     assert str(log.file) in caught.value.__notes__[0]
     assert log.file.read_bytes() == before
@@ -196,6 +196,19 @@ def test_a_file_that_is_no_log_is_left_as_it_is(tmp_path):
     notes.write_text("my notes\n")
     with pytest.raises(ConfigError, match="not a mixing log"):
         read_log(notes)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "directory", "below a file"])
+def test_what_cannot_be_a_log_is_named_and_nothing_hangs(tmp_path, kind):
+    file = tmp_path / "log.jsonl"
+    if kind == "below a file":
+        file.write_bytes(b"")
+        file = file / "log.jsonl"
+    else:
+        os.mkfifo(file) if kind == "pipe" else file.mkdir()
+    told = {"pipe": "not a mixing log", "directory": "EISDIR", "below a file": "log.jsonl is no directory; remove it"}
+    with pytest.raises((ConfigError, StoreError), match=rf"{file}.*{told[kind]}"):
+        begin(MixingLog(file, names=NAMES))
 
 
 def test_writing_before_the_header_is_refused(log):

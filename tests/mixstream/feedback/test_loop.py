@@ -82,6 +82,36 @@ def test_the_mixer_is_told_which_step_and_what_it_will_shape():
     assert seen == [(0, 8, [0, 2, 0], [4, 0, 2]), (1, 9, [1, 2, 1], [4, 0, 2])]
 
 
+class Noting(Asking):
+    """Notes what it is told in its state, which it changes in place."""
+
+    def update(self, state: Any, feedback: Any) -> Any:
+        state["seen"] += 1
+        matrix_VK = feedback.matrix_VK
+        state.setdefault("matrices", []).append(None if matrix_VK is None else matrix_VK.tolist())
+        return state, PRIOR
+
+
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_a_matrix_reaches_the_mixer_also_over_an_evaluation(evaluated):
+    mixer = Noting(every=2 if evaluated else 10**6)
+    feedback = FeedbackLoop(mixer=mixer, prior_K=PRIOR, lag=1, origin=1)
+    for step in range(1, 4):
+        feedback.drew(step, ROWS)
+        feedback.conclude(step, *losses_of(step), matrix_VK=None if step == 2 else np.full((1, 3), step))
+        if not feedback.concluded.evaluated:
+            feedback.evaluated(step + 1, np.ones(3))
+    assert feedback.document(4)["state"]["matrices"] == [[[1, 1, 1]], None, [[3, 3, 3]]]
+
+
+def test_what_a_copy_learns_is_its_own():
+    """Also of a mixer that changes its state in place."""
+    feedback = FeedbackLoop(mixer=Noting(every=10**6), prior_K=PRIOR, lag=2, origin=1)
+    before = feedback.document(1)
+    report(feedback.copy(), range(1, 3))
+    assert feedback.document(1) == before
+
+
 def test_reports_must_be_in_order_and_once():
     feedback = loop()
     for step in range(6):

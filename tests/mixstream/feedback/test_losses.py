@@ -41,6 +41,12 @@ def test_sums_are_exact_and_keep_no_graph():
     assert not sums.requires_grad
 
 
+@pytest.mark.parametrize("mask", [None, torch.ones(2, 4)])
+def test_the_terms_of_a_row_are_summed_in_float64(mask):
+    loss = torch.tensor([[2.0**26, 1.0, 1.0, 1.0]] * 2)
+    assert ms.domain_sums(loss, [0, 1], 2, mask=mask)[0].tolist() == [2**26 + 3] * 2  # no float32 is that
+
+
 @pytest.mark.parametrize("loss", [torch.tensor(1.0), torch.ones(3), torch.ones(2, 4)])
 def test_a_loss_must_have_a_row_per_row(loss):
     with pytest.raises(ConfigError, match=r'per row \[B\] or per token \[B, T\], that is with reduction="none"'):
