@@ -8,19 +8,40 @@ of 7 and 8 did 7.5 mean?), and NaN is nothing at all.
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from mixstream.errors import ConfigError
 
+LONGEST = 8192
+"""Characters of a text: more than a path or URL may have."""
 MOST = 1 << 62
 """The most that a count may be: a plan adds counts up in 64 bits."""
 _HUGE = 1 << 1023
 """Integers from here on are infinite as floats, or nearly so."""
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+_short.maxlong = 40
+
+
+def shown(value: Any) -> str:
+    """Return what an error shows of a value that was given: a short text, whatever the value is.
+
+    >>> shown("web"), shown([1] * 1000), shown(1 << 100_000)
+    ("'web'", '[1, 1, 1, 1, 1, 1, ...]', 'an int of 100001 bits')
+    """
+    try:
+        return _short.repr(value).replace("\n", " ")
+    except Exception:  # a __repr__ that fails, or an integer of too many digits
+        bits = value.bit_length() if isinstance(value, int) else 0
+        return f"an int of {bits} bits" if bits else f"an object of {type(value).__name__}"
 
 
 def whole(
@@ -48,13 +69,13 @@ def whole(
     number = _index(value)
     if number is None:
         exact = f"; write {int(value)}" if isinstance(value, float) and value.is_integer() else advice and f"; {advice}"
-        raise ConfigError(f"`{name}` is a whole number{of and f' of {of}'}, got {value!r}{exact}")
+        raise ConfigError(f"`{name}` is a whole number{of and f' of {of}'}, got {shown(value)}{exact}")
     if least is not None and number < least:
         raise ConfigError(
-            f"`{name}` must be at least {least}{_unit(of, least)}, got {number}{advice and f'; {advice}'}"
+            f"`{name}` must be at least {least}{_unit(of, least)}, got {shown(number)}{advice and f'; {advice}'}"
         )
     if most is not None and number > most:
-        raise ConfigError(f"`{name}` must be at most {most}{_unit(of, most)}, got {number}")
+        raise ConfigError(f"`{name}` must be at most {most}{_unit(of, most)}, got {shown(number)}")
     return number
 
 
@@ -87,14 +108,14 @@ def real(
     """
     number = _index(value)
     if number is None and (number := _float(value)) is None:
-        raise ConfigError(f"`{name}` is a number{of and f' of {of}'}, got {value!r}; {advice}")
+        raise ConfigError(f"`{name}` is a number{of and f' of {of}'}, got {shown(value)}; {advice}")
     if isinstance(number, int) and abs(number) >= _HUGE:
         number = math.inf if number > 0 else -math.inf
     beyond = math.isnan(number) or (math.isinf(number) and not infinite)
     if beyond or (least is not None and number < least) or (above is not None and number <= above):
         limit = "finite" if least is None else f"at least {least}{_unit(of, least)}"
         limit = limit if above is None else f"above {above}{_unit(of, above)}"
-        raise ConfigError(f"`{name}` must be {limit}, got {number}; {advice}")
+        raise ConfigError(f"`{name}` must be {limit}, got {shown(number)}; {advice}")
     return number
 
 
@@ -106,14 +127,33 @@ def flag(name: str, value: Any) -> bool:
     """Return `value` as a bool; raise ConfigError if it is neither True nor False, as the text "false" is not."""
     if isinstance(value, bool) or (_is_bool(value) and getattr(value, "ndim", 1) == 0):
         return bool(value)
-    raise ConfigError(f"`{name}` is True or False, got {value!r}")
+    raise ConfigError(f"`{name}` is True or False, got {shown(value)}")
 
 
 def text(name: str, value: Any) -> str:
-    """Return `value` as a str; raise ConfigError if it is no text."""
+    """Return `value` as a str; raise ConfigError if it is no text, or one that no file, hash or store can hold."""
     if not isinstance(value, str):
-        raise ConfigError(f"`{name}` is a text, got {value!r}")
+        raise ConfigError(f"`{name}` is a text, got {shown(value)}")
+    if len(value) > LONGEST:
+        raise ConfigError(f"`{name}` has {len(value)} characters: give at most {LONGEST}, got {shown(value)}")
+    if "\0" in value or not _is_unicode(value):
+        raise ConfigError(f"`{name}` is a text of Unicode without NUL, got {shown(value)}; write it otherwise")
     return str(value) if type(value) is not str else value
+
+
+def _is_unicode(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def choice(name: str, value: Any, choices: Iterable[str]) -> str:
+    """Return `value`, which is one of some texts; raise ConfigError if it is none of them."""
+    if not isinstance(value, str) or value not in (known := tuple(choices)):
+        raise ConfigError(f"{name}={shown(value)} is not known; choose one of {', '.join(choices)}")
+    return known[known.index(value)]
 
 
 def plain(name: str, value: Any) -> Any:
@@ -128,7 +168,7 @@ def plain(name: str, value: Any) -> Any:
         ConfigError: there is a bool in it.
     """
     if isinstance(value, bool | np.bool_):
-        raise ConfigError(f"`{name}` has {value!r} in it, where a number belongs")
+        raise ConfigError(f"`{name}` has {shown(value)} in it, where a number belongs")
     if isinstance(value, Mapping):
         found = {plain(name, key): plain(name, item) for key, item in value.items()}
         return value if all(a is b for a, b in zip(_flat(value), _flat(found), strict=True)) else found
@@ -158,14 +198,16 @@ def normalise_fields(record: Any) -> None:
             continue
         name = f"{type(record).__name__} {field.name}"
         origins = {get_origin(kind) for kind in kinds}
-        if Mapping in origins and not (isinstance(value, Mapping) or (Sequence in origins and _has_items(value))):
-            raise ConfigError(f"`{name}` is a dict{' or a list' if Sequence in origins else ''}, got {value!r}")
+        if Mapping in origins and not (isinstance(value, Mapping) or (Sequence in origins and has_items(value))):
+            raise ConfigError(f"`{name}` is a dict{' or a list' if Sequence in origins else ''}, got {shown(value)}")
         object.__setattr__(record, field.name, _of_kinds(name, value, kinds))
 
 
 def _of_kinds(name: str, value: Any, kinds: Sequence[Any]) -> Any:
     """Return `value`, of a field of one of these types, with its numbers as Python's own."""
     for kind in kinds:
+        if get_origin(kind) is Literal:
+            return choice(name, value, get_args(kind))
         if kind in _OF_TYPE:
             return _OF_TYPE[kind](name, value)
         if get_origin(kind) is Mapping and isinstance(value, Mapping):
@@ -183,8 +225,13 @@ def _step(name: str, value: Any) -> float:
     return whole(f"{name} (its steps)", value, most=MOST)
 
 
-def _has_items(value: Any) -> bool:
-    return hasattr(value, "__len__") and getattr(value, "ndim", 1) > 0 and not isinstance(value, str | bytes)
+def has_items(value: Any) -> bool:
+    """Return whether `value` is a list, dict, array or the like, and no text."""
+    try:
+        len(value)
+    except Exception:  # of whatever kind an object's own method raises
+        return False
+    return getattr(value, "ndim", 1) > 0 and not isinstance(value, str | bytes)
 
 
 def _number(name: str, value: Any) -> float:
@@ -210,7 +257,7 @@ def _index(value: Any) -> int | None:
         return None
     try:
         return operator.index(value)
-    except TypeError:
+    except Exception:  # of whatever kind an object's own method raises
         return None
 
 
@@ -220,5 +267,5 @@ def _float(value: Any) -> float | None:
         return None
     try:
         return float(value.detach() if hasattr(value, "detach") else value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
+    except Exception:  # of whatever kind an object's own method raises
         return None

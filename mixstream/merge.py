@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mixstream.argument_kinds import is_path
+from mixstream.arguments import real, shown
 from mixstream.errors import ConfigError, IndexCorruptError, OutputExistsError, ShardNotFoundError, UnfinishedError
 from mixstream.formats import FileInfo, Index, ShardInfo, dump_index, parse_index
 from mixstream.storage import (
@@ -80,26 +82,29 @@ def merge_index(*args: Any, **kwargs: Any) -> None:
     urls, keep_local = given.get("index_file_urls"), given.get("keep_local", True)
     if not isinstance(keep_local, bool):
         raise ConfigError(
-            f"merge_index: keep_local is {redact(repr(keep_local))}, not True or False; with index_file_urls before "
+            f"merge_index: keep_local is {redact(shown(keep_local))}, not True or False; with index_file_urls before "
             "`out`, these are a list"
         )
     if urls is not None and not isinstance(urls, list | tuple):
-        raise ConfigError(f"index_file_urls is {redact(repr(urls))}: give a list of paths or URLs")
+        raise ConfigError(f"index_file_urls is {redact(shown(urls))}: give a list of paths or URLs")
     if urls is not None and not urls:
         raise ConfigError("index_file_urls is empty: name the index.json of at least one dataset")
     _merge(
         urls,
         given["out"],
         keep_local=keep_local,
-        timeout=given.get("download_timeout", 60),
-        metadata=given.get("metadata") or {},
+        timeout=real("download_timeout", given.get("download_timeout", 60), above=0, of="seconds"),
+        metadata={} if given.get("metadata") is None else given["metadata"],
     )
 
 
 def _merge(
     urls: Sequence[Any] | None, out: _Out, *, keep_local: bool, timeout: float, metadata: Mapping[str, Any]
 ) -> None:
-    places = [absolute(place, "out") for place in (out if isinstance(out, tuple | list) else (out,))]
+    pair = isinstance(out, tuple | list)
+    if pair and len(out) != 2:
+        raise ConfigError(f"out is {redact(shown(out))}; give a directory, a URL, or a tuple (local, remote)")
+    places = [absolute(place, "out") for place in (out if pair else (out,))]
     retry = Retry(attempts=3, timeout=timeout, knobs=("", "download_timeout"))
     source = places[-1]  # of a pair, the remote one has all of it
     if not is_local(source):
@@ -131,7 +136,8 @@ def _merge(
         destination.lock()
     try:
         for destination in destinations:
-            destination.write(INDEX, data)
+            stored = ((packed or raw).basename for shard in shards for raw, packed in shard.files)
+            destination.complete(data, below=stored)
     finally:
         for destination in destinations:
             destination.unlock()
@@ -166,7 +172,9 @@ def _natural(name: str) -> tuple[tuple[int, str], ...]:
 def _below(url: Any, places: Sequence[str]) -> str:
     """Return the directory of an index, relative to `out`; of a pair, either place may be below one of `out`."""
     for each in url if isinstance(url, tuple | list) else (url,):
-        text = os.fspath(each) if each else ""
+        if not (isinstance(each, str) or is_path(each)):
+            raise ConfigError(f"index_file_urls names {redact(shown(each))}, which is neither a path nor a URL")
+        text = os.fspath(each)
         directory = text.rpartition("/")[0] if text.endswith(f"/{INDEX}") else text.rstrip("/")
         for place in places:
             above, here = (

@@ -5,7 +5,7 @@ Rule: bytes are counted in units of 1024, parsed and shown; what is shown can be
 
 import re
 
-from mixstream.arguments import MOST, whole
+from mixstream.arguments import MOST, shown, whole
 from mixstream.errors import ConfigError
 
 _BYTES = {"": 1} | {unit: 1024**at for at, unit in enumerate(("b", "kb", "mb", "gb", "tb", "pb", "eb", "zb", "yb"))}
@@ -54,7 +54,10 @@ def parse_count(count: int | str, *, name: str = "count") -> int:
 def _parse(name: str, value: float | str, units: dict[str, int], what: str, examples: str) -> int:
     if not isinstance(value, str):
         return whole(name, value, least=0, most=MOST, of=what)
-    found = re.fullmatch(r"\s*([0-9][0-9,_]*(?:\.[0-9]+)?)\s*([a-z]*)\s*", value.lower())
+    found = re.fullmatch(r"\s*([0-9][0-9,_]*(?:\.[0-9]+)?)\s*([a-z]*)\s*", value.lower()) if len(value) < 100 else None
     if found is None or found[2] not in units:
-        raise ConfigError(f"Unsupported value/suffix {value!r} for a number of {what}; write an int, or {examples}")
-    return int(float(found[1].replace(",", "").replace("_", "")) * units[found[2]])
+        raise ConfigError(
+            f"Unsupported value/suffix {shown(value)} of `{name}`, a number of {what}; write an int, or {examples}"
+        )
+    number = float(found[1].replace(",", "").replace("_", "")) * units[found[2]]
+    return whole(name, int(min(number, 2.0 * MOST)), most=MOST, of=what)

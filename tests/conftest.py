@@ -25,6 +25,8 @@ from warm import warm  # pyright: ignore[reportMissingImports]
 # A gate is no lottery: the same examples each time. HYPOTHESIS_PROFILE=explore looks for new ones.
 hypothesis.settings.register_profile("gate", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("explore", deadline=None)
+_FIND = (hypothesis.Phase.explicit, hypothesis.Phase.generate)  # whether a test fails, without looking for a small case
+hypothesis.settings.register_profile("mutants", derandomize=True, deadline=None, phases=_FIND)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "gate"))
 
 
@@ -43,6 +45,14 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.enable()
         gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _disk_of_memory() -> Iterator[None]:
+    """Let files count as written to the disk at once: tests cut no power, and a kill leaves what was written."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda file: os.fstat(file) and None)  # which refuses what is no open file
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -6,24 +6,27 @@ line to `COMMANDS`; a name of two words is a command of a group, which has a lin
 whose name is the first word.
 
 Exit status: 0 done · 1 found a fault or failed · 2 wrong use · 130 interrupted · 143 ended by SIGTERM; the last two say
-what is kept. A failure is reported in plain lines on stderr, without a traceback; with `--json` also as one JSON
-document on stdout. A traceback is a bug in mixstream.
+what is kept · 141 done, but the result was not read to its end (`standard_streams.py`). A failure is reported in plain
+lines on stderr, without a traceback; with `--json` also as one JSON document on stdout. A traceback is a bug.
+
+What takes time to import is imported inside `main`, where Ctrl-C is handled.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import select
 import signal
 import sys
 import threading
 from collections.abc import Sequence
-from importlib import metadata
 from itertools import dropwhile, takewhile
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn
 
-from cyclopts import App, CycloptsError
+from .standard_streams import Outputs
+
+if TYPE_CHECKING:
+    from cyclopts import App
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("mixstream_tools.demo.command:demo", "Train, kill -9, resume on two processes, prove the batches equal."),
@@ -124,7 +127,7 @@ Start here:  mixstream demo
 
 Every command has --help with an example, and --json. Exit status: 0 done, 1 found a fault or failed, 2 wrong use.
 """
-_WRONG_USE, _FAILED, _INTERRUPTED, _TERMINATED, _UNREAD = 2, 1, 130, 143, 141
+_WRONG_USE, _FAILED, _INTERRUPTED, _TERMINATED = 2, 1, 130, 143
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -142,40 +145,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         status = _TERMINATED if isinstance(error, TerminatedError) else _INTERRUPTED
         return _fail(error, as_json=as_json, status=status)
-    except CycloptsError as error:
-        error.add_note(f"See `{' '.join(['mixstream', *_called(arguments)])} --help`.")
-        return _fail(error, as_json=as_json, status=_WRONG_USE)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _is_unread(sys.stdout):  # `| head` has seen enough
-            return _UNREAD
         status = _status(error)
         if status is None:
             raise
+        if _is_of_words(error):
+            error.add_note(f"See `{' '.join(['mixstream', *_called(arguments)])} --help`.")
         return _fail(error, as_json=as_json, status=status)
-
-
-def _is_unread(stream: TextIO) -> bool:
-    """Whether a stream is a pipe that its reader has closed; then what is left in it goes nowhere."""
-    try:
-        poll = select.poll()
-        poll.register(stream.fileno(), 0)
-        if not any(state & select.POLLERR for _, state in poll.poll(0)):
-            return False
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-    except (OSError, ValueError):  # no file
-        return False
-    return True
 
 
 def run() -> NoReturn:
     """The program `mixstream`: run the command line and exit."""
     signal.signal(signal.SIGTERM, _terminate)
     sys.unraisablehook = _tell_or_interrupt_again
+    outputs = Outputs()
     status = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a Ctrl-C from here on ends the program without a traceback
+    status = outputs.status(status)
     if status in (_INTERRUPTED, _TERMINATED):
         os._exit(status)  # threads with running requests, and locks that they hold, do not delay the exit
     sys.exit(status)
@@ -206,12 +193,23 @@ def _status(error: Exception) -> int | None:
     """The exit status of a foreseen failure; None for a bug."""
     from mixstream.errors import ConfigError, MixstreamError  # here, so that --help does not load the library
 
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError) or _is_of_words(error):
         return _WRONG_USE
     return _FAILED if isinstance(error, MixstreamError | OSError) else None
 
 
+def _is_of_words(error: Exception) -> bool:
+    """Whether the words of the command line are no call of a command."""
+    from cyclopts import CycloptsError
+
+    return isinstance(error, CycloptsError)
+
+
 def _app(arguments: Sequence[str]) -> App:
+    from importlib import metadata
+
+    from cyclopts import App
+
     app = App(
         name="mixstream",
         help=_HELP,

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from mixstream.compat.constants import DEFAULT_TIMEOUT
 from mixstream.compat.storage_scheme import boto3_client, bucket_and_key, scheme_of
 from mixstream.errors import ConfigError
-from mixstream.storage import Retry, open_store, read_object
+from mixstream.storage import Retry, move_whole, open_store, read_object
 
 
 class CloudDownloader:
@@ -64,7 +64,7 @@ class CloudDownloader:
         aside = Path(f"{local}.{os.getpid()}.tmp")
         try:
             self._fetch(remote, aside, timeout)
-            aside.replace(local)
+            move_whole(aside, Path(local))
         finally:
             aside.unlink(missing_ok=True)
 

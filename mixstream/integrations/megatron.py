@@ -93,9 +93,10 @@ class ExternalBatches:
         """
         found = sorted(Path(directory).rglob("train_dataloader_dprank*.pt"))
         states = [torch.load(path, weights_only=True)["dataloader_state_dict"] for path in found]
+        steps = sorted({str(state.get("step")) for state in states})
         if not states or any(state != states[0] for state in states):
             raise StateError(
-                f"the states of the data in {directory} are of the steps {sorted({each['step'] for each in states})}, "
+                f"the states of the data in {directory} are of the steps [{', '.join(steps)}], "
                 "and rows would be read again: give the directory of the one iteration that Megatron goes on from"
             )
         self._parts.load_state_dict(states[0])

@@ -147,7 +147,8 @@ class MixDataLoader(BaseDataLoader):
                 f"the checkpoint has no position of mixstream, but {sorted(state_dict)}: leave the data out with "
                 'checkpoint.exclude_from_loading=["dataloader"], which begins it anew'
             )
-        self._parts.load_state_dict(json.loads(state_dict[_KEY]))
+        saved = state_dict[_KEY]
+        self._parts.load_state_dict({"state": saved.encode() if isinstance(saved, str) else saved})
 
     def close(self) -> None:
         """End the loader's threads."""

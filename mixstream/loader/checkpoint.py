@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from mixstream.arguments import shown
 from mixstream.cached import cached_property
 from mixstream.errors import ConfigError
 from mixstream.feedback.loop import FeedbackLoop
@@ -90,6 +91,16 @@ class Position:
                 stacklevel=4,
             )
         return saved | self._planned.since(step)
+
+    def at_epoch(self, cursor: Cursor, epoch: int) -> Cursor:
+        """Return where `epoch` begins, for a loader of this run that is at `cursor`.
+
+        Where a state of another run is kept in part, the epochs before the cursor began at this place, not at step 0.
+        """
+        begun, loop, whole = self.found
+        if not whole and loop is None and begun.epoch <= epoch <= cursor.epoch:
+            cursor = begun
+        return self.run.walk_to_epoch(cursor, epoch)
 
     def begin_loop(self) -> FeedbackLoop | None:
         """Return a copy of the feedback loop there, for the caller alone; None where nothing learns."""
@@ -205,10 +216,16 @@ def counted(
         )
     steps, within = divmod(each + (place.rows if place is not None else 0), rows)
     walk = run.walk(cursor, run.weights(None))
-    for _ in range(steps):
-        while walk.cursor.step in skips and walk.advance() is not None:
-            pass
-        walk.advance()
+    for step in range(steps):
+        if walk.cursor.epoch == cursor.epoch:
+            while walk.cursor.step in skips and walk.advance() is not None:
+                pass
+            if walk.advance() is not None:
+                continue
+        raise ConfigError(
+            f"num_samples={shown(num_samples)} is more than epoch {cursor.epoch} has, which ends {step} steps of "
+            f"{rows * ranks} samples later: count the samples of this epoch alone"
+        )
     while within and walk.cursor.step in skips and walk.advance() is not None:
         pass
     document = run.document(walk.cursor, None, skips)

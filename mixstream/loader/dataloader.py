@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
-from mixstream.arguments import MOST, flag, whole
+from mixstream.argument_kinds import checked
+from mixstream.arguments import MOST, flag, shown, whole
 from mixstream.data.assemble import Transform, checked_transforms, finish
 from mixstream.data.collate import collate_samples
 from mixstream.distributed import detect_world
@@ -23,7 +24,8 @@ from mixstream.loader.reports import LossReports
 from mixstream.loader.run import Run
 from mixstream.loader.sharing import LoaderLock, SharedIterator
 from mixstream.loader.skipping import SkipsSteps
-from mixstream.loader.workers import WeightRing
+from mixstream.loader.torch_options import torch_options
+from mixstream.loader.workers import WeightRing, unended_by_children
 from mixstream.plan.walk import Walk
 from mixstream.storage import absolute
 from mixstream.types import Rows
@@ -51,6 +53,7 @@ class StreamingDataLoader(SkipsSteps, LossReports, DataLoader[Any]):
         kwargs: as for torch's DataLoader. `collate_fn` defaults to torch's, with uint16 and uint32 widened to int64.
     """
 
+    @checked
     def __init__(
         self,
         dataset: StreamingDataset,
@@ -63,11 +66,11 @@ class StreamingDataLoader(SkipsSteps, LossReports, DataLoader[Any]):
     ) -> None:
         self.documents, self.labels = flag("documents", documents), labels
         checked_labels(labels, documents=self.documents)
-        for key, least in (("batch_size", 1), ("num_workers", 0), ("prefetch_factor", 1)):
-            if kwargs.get(key) is not None:
-                kwargs[key] = whole(key, kwargs[key], least=least)
+        if not (isinstance(dataset, IterableDataset) or hasattr(type(dataset), "__getitem__")):
+            raise ConfigError(f"`dataset` is a StreamingDataset or another dataset of torch, got {shown(dataset)}")
+        kwargs |= torch_options(kwargs)
         if args and args[0] is not None:
-            args = (whole("batch_size", args[0], least=1), *args[1:])
+            args = (whole("batch_size", args[0], least=1, most=MOST), *args[1:])
         if isinstance(dataset, StreamingDataset) and kwargs.get("collate_fn") is None and len(args) < 6:
             kwargs["collate_fn"] = collate_samples
         if self.documents:
@@ -178,8 +181,8 @@ class StreamingDataLoader(SkipsSteps, LossReports, DataLoader[Any]):
                 walk = following
             place.await_weights(walk)
             try:
-                if batches is None:
-                    batches = super().__iter__()  # not before, since its workers would wait for these weights
+                if batches is None:  # not before, since its workers would wait for these weights
+                    batches = unended_by_children(super().__iter__())
                 batch = next(batches)
             except StopIteration:
                 break
@@ -296,7 +299,7 @@ class StreamingDataLoader(SkipsSteps, LossReports, DataLoader[Any]):
             if (place := self._current()) is None:
                 return
             if epoch != self._following(place)[1]:
-                place.move(place.run.walk_to_epoch(place.run.plan.settle(place.cursor), epoch))
+                place.begin_epoch(epoch)
                 self._handed, self._crossed, self._iterator = False, None, None
 
     def state_dict(self) -> dict[str, Any] | None:

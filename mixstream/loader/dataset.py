@@ -6,15 +6,19 @@ trainers call, `mosaic_api` what programs of mosaicml-streaming read and call.
 
 from collections.abc import Mapping, Sequence
 from multiprocessing.context import get_spawning_popen
+from os import PathLike
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import IterableDataset
 
+from mixstream.argument_kinds import checked
+from mixstream.arguments import shown
 from mixstream.data.domains import Domains
 from mixstream.data.mixable import refuse_unlike
 from mixstream.data.predownload import limited
 from mixstream.errors import ConfigError
+from mixstream.formats import ARRIVAL
 from mixstream.loader.callers import check_not_divided, check_place_in_lightning, drops_last
 from mixstream.loader.megatron_order.mixing import in_megatron_order
 from mixstream.loader.megatron_order.options import MegatronOrder, megatron_order
@@ -65,7 +69,8 @@ class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDa
         split: sub-directory of both.
         download_retry: attempts per request, at every kind of store; a request to slow down is not counted.
         download_timeout: seconds per request, and seconds to wait for a store that asks to slow down.
-        validate_hash: hash that shards are checked against, both downloaded ones and those on disk; None for none.
+        validate_hash: "arrival": shards are checked against the quickest hash that the index has, where it has one,
+            when they are downloaded or unpacked. The name of a hash: so are those on disk. None: neither.
         keep_zip: whether compressed shards are kept in the cache beside the raw ones.
         epoch_size: rows of an epoch, for relative weights, also as "100k" or "64m"; all samples if not given.
         predownload: rows per rank (or worker) whose shards are fetched ahead of the row that is read; 8 batches if not
@@ -109,21 +114,24 @@ class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDa
             "megatron", or a `MegatronOrder`, for `.bin/.idx` pairs in the order of Megatron-LM (docs/tokens.md).
         loss_parts: those of the ranks that get the same rows that each have the losses of a part of every row, as in
             context parallelism: mesh["cp"]; given like `replication`. Without it, they report copies, or None.
+        durable: whether shards in the cache and lines of the mixing log survive a power cut: each is on the disk before
+            it counts. Without it, shards that the disk has lost are found by `validate_hash="xxh3_64"`.
     """
 
     addressed = False
     """Whether samples are `StoredRow`s, for `DocumentCollate`."""
 
+    @checked
     def __init__(
         self,
         *,
         streams: Sequence[Stream] | None = None,
-        remote: str | None = None,
-        local: str | None = None,
+        remote: str | PathLike[str] | None = None,
+        local: str | PathLike[str] | None = None,
         split: str | None = None,
         download_retry: int = 2,
         download_timeout: float = 60.0,
-        validate_hash: str | None = None,
+        validate_hash: str | None = ARRIVAL,
         keep_zip: bool = False,
         epoch_size: int | str | None = None,
         predownload: int | None = None,
@@ -152,6 +160,7 @@ class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDa
         mixed_rows: bool = False,
         order: str | MegatronOrder = "mixstream",
         loss_parts: "int | DeviceMesh | ProcessGroup | None" = None,
+        durable: bool = False,
     ) -> None:
         megatron = megatron_order(order)
         self._sharing = RowSharing.of(replication, loss_parts, given_world=(rank, world_size, nodes))
@@ -172,6 +181,7 @@ class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDa
                 allow_unsafe_types=allow_unsafe_types,
                 replication=self._sharing.replicas,
                 keep_zip=keep_zip,
+                durable=durable,
                 lag=lag,
                 on_bad_sample=on_bad_sample,
                 drop_last=drop_last,
@@ -179,11 +189,13 @@ class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDa
                 order=order if megatron is None else "megatron",
             )
         )
+        streams = None if streams is None else list(streams)  # of an array, too
         if bool(streams) == (remote is not None or local is not None):
             raise ConfigError("You must provide either `streams` or `remote`/`local`, but not both.")
         defaults = {"download_retry": download_retry, "download_timeout": download_timeout}
         defaults |= {"validate_hash": validate_hash, "keep_zip": given.keep_zip}
         single = {"remote": remote, "local": local, "split": split, **defaults, **(stream_config or {})}
+        defaults["durable"] = given.durable  # what a kind of stream of the user's need not know
         self.streams = prepared(streams or [streams_registry.get(stream_name)(**single)], defaults)
         self.batch_size, self.shuffle, self.drop_last = given.batch_size, given.shuffle, given.drop_last
         self.shuffle_algo, self.shuffle_seed = given.shuffle_algo, given.shuffle_seed
@@ -193,7 +205,7 @@ class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDa
         self.predownload, self.replication, self.lag = given.predownload, given.replication, given.lag
         self.cache_limit = None if cache_limit is None else parse_bytes(cache_limit, name="cache_limit")
         self.on_bad_sample, self.stream_name, self.mixer = given.on_bad_sample, stream_name, mixer
-        self.order = given.order
+        self.order, self.durable = given.order, given.durable
         self.download_retry, self.download_timeout = download_retry, download_timeout
         self.validate_hash, self.keep_zip, self.allow_unsafe_types = (
             validate_hash,
@@ -266,6 +278,12 @@ def overrides(dataset: StreamingDataset) -> list[str]:
     """Return the names of the methods by which a subclass of `StreamingDataset` changes what a sample is."""
     names = ("__getitem__", "get_item")
     return [name for name in names if getattr(type(dataset), name) is not getattr(StreamingDataset, name)]
+
+
+def check_is_dataset(dataset: Any) -> None:
+    """Raise ConfigError if `dataset` is no `StreamingDataset`."""
+    if not isinstance(dataset, StreamingDataset):
+        raise ConfigError(f"`dataset` is a mixstream.StreamingDataset, got {shown(dataset)}")
 
 
 def check_iterates_as_planned(dataset: StreamingDataset, loader: str) -> None:

@@ -11,6 +11,7 @@ from mixstream.loader.run import Run
 from mixstream.plan.megatron import MegatronRunPlan
 from mixstream.plan.skips import Skips
 from mixstream.plan.state_record import PACKING
+from mixstream.storage import waits
 from mixstream.types import Cursor
 from mixstream.units import show_bytes
 
@@ -139,12 +140,13 @@ def _aside(run: Run) -> list[str]:
 
 
 def _storage(run: Run) -> list[str]:
+    waiting = [f"waiting  for {line}" for line in waits()]
     fetched = [source.files for source in run.domains.sources if source.files.fetches]
     if not fetched:
-        return []
+        return waiting
     cache = fetched[0].cache_limit
     limit = "no limit" if cache.limit is None else f"limit {show_bytes(cache.limit)}"
-    return [f"cache    {show_bytes(cache.usage())} of {len(fetched)} domain(s) on local disk, {limit}"]
+    return [f"cache    {show_bytes(cache.usage())} of {len(fetched)} domain(s) on local disk, {limit}", *waiting]
 
 
 def _work(cursor: Cursor, counters: Counters) -> list[str]:

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from mixstream.argument_kinds import checked
 from mixstream.data.batch import Batch
 from mixstream.data.collate import collate_samples
 from mixstream.data.document_masks import DocumentMasks, mark
 from mixstream.errors import ConfigError
 from mixstream.loader.callers import check_not_dealt
 from mixstream.loader.composer_calls import check_not_cut
-from mixstream.loader.dataset import StoredRow, StreamingDataset, overrides
+from mixstream.loader.dataset import StoredRow, StreamingDataset, check_is_dataset, overrides
 from mixstream.loader.document_setup import document_masks
 from mixstream.types import Addresses
 
@@ -47,6 +48,7 @@ class DocumentCollate:
         ConfigError: nothing is known of the documents of a domain, or a subclass makes samples of its own.
     """
 
+    @checked
     def __init__(
         self,
         dataset: StreamingDataset,
@@ -54,6 +56,7 @@ class DocumentCollate:
         labels: str | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
     ) -> None:
+        check_is_dataset(dataset)
         check_stored_rows(dataset)
         self.masks: DocumentMasks = document_masks(dataset.domains, labels=labels)
         self.collate_fn = collate_samples if collate_fn is None else collate_fn

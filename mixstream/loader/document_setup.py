@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mixstream.arguments import shown
 from mixstream.data.document_masks import DocumentMasks
 from mixstream.data.domain import Domain
 from mixstream.data.domains import Domains
@@ -166,5 +167,5 @@ def checked_labels(labels: str | None, *, documents: bool) -> None:
     """
     if labels is not None and not documents:
         raise ConfigError(
-            f"labels={labels!r} says what the labels of documents are: give documents=True, or leave it out"
+            f"labels={shown(labels)} says what the labels of documents are: give documents=True, or leave it out"
         )

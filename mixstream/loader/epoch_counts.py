@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mixstream.arguments import MOST
+from mixstream.arguments import MOST, shown
 from mixstream.errors import ConfigError
 from mixstream.loader.stream import Stream
 from mixstream.mixers import Mixer, OpenLoop, Static
@@ -39,8 +39,8 @@ def weighted(streams: Sequence[Stream], mixer: Any, epoch_size: int | None) -> b
     given = any(value is not None for s in streams for value in (s.proportion, s.repeat, s.choose))
     if mixer is not None and not isinstance(mixer, Mixer | OpenLoop | Static):
         raise ConfigError(
-            f"mixer={mixer!r} is no mixer: give an object such as mixstream.mixers.Static({{...}}) or Schedule({{...}})"
-            ", or one with init() and update()"
+            f"mixer={shown(mixer)} is no mixer: give an object such as mixstream.mixers.Static({{...}}) or "
+            "Schedule({...}), or one with init() and update()"
         )
     if given and isinstance(mixer, Static | OpenLoop):
         raise ConfigError("weights are given twice: leave them off the streams, or leave out the mixer")

@@ -16,14 +16,16 @@ from typing import Any, Self
 
 import torch
 
+from mixstream.argument_kinds import checked
 from mixstream.arguments import MOST, flag, whole
 from mixstream.data.assemble import Assembler, Transform, checked_transforms
+from mixstream.data.batch import as_device
 from mixstream.data.collate import collate_samples
 from mixstream.errors import ConfigError, FeedbackError
 from mixstream.loader import composer_calls
 from mixstream.loader.batch_maker import BatchMaker
 from mixstream.loader.callers import check_place_in_lightning
-from mixstream.loader.dataset import StreamingDataset, check_iterates_as_planned, overrides
+from mixstream.loader.dataset import StreamingDataset, check_is_dataset, check_iterates_as_planned, overrides
 from mixstream.loader.describe import Counters, describe
 from mixstream.loader.device import BufferPool, DeviceCopy, deliver
 from mixstream.loader.document_collate import check_stored_rows
@@ -81,6 +83,7 @@ class Loader(SkipsSteps, LossReports):
     sampler = None
     batch_sampler = None
 
+    @checked
     def __init__(
         self,
         dataset: StreamingDataset,
@@ -94,15 +97,15 @@ class Loader(SkipsSteps, LossReports):
         documents: bool = False,
         labels: str | None = None,
     ) -> None:
+        check_is_dataset(dataset)
         check_iterates_as_planned(dataset, "mixstream.Loader")
         prefetch, widen = whole("prefetch", prefetch, least=0, of="batches"), flag("widen", widen)
         self.dataset, self.prefetch, self.collate_fn, self.widen = dataset, prefetch, collate_fn, widen
-        self.device = torch.device(device or "cpu")
-        self.counters = Counters()
-        self.transforms = checked_transforms(transforms)
+        self.device = self._device = as_device("device", "cpu" if device is None else device)
+        self.counters, self.transforms = Counters(), checked_transforms(transforms)
         self.documents, self.labels = flag("documents", documents), labels
         checked_labels(labels, documents=self.documents)
-        self._source, self._device = dataset, self.device
+        self._source = dataset
         self._log = Path(absolute(log, "log")) if log is not None else None
         self._running: _Running | None = None
         self._lock, self._moves = LoaderLock(), 0  # how often the position was set
@@ -270,7 +273,7 @@ class Loader(SkipsSteps, LossReports):
             if epoch != self.epoch:
                 self._stop()
                 self._moves += 1
-                self._place.move(self.run.walk_to_epoch(self.run.plan.settle(self._place.cursor), epoch))
+                self._place.begin_epoch(epoch)
 
     def state_dict(self, num_samples: int | None = None, from_beginning: bool = True) -> dict[str, Any]:
         """Return the run's state after the batches handed out: a small JSON-able dict, the same on every rank.
@@ -295,8 +298,7 @@ class Loader(SkipsSteps, LossReports):
             self.dataset.load_state_dict(state, strict=strict)
             self._place = self._begin(self._place)
 
-    save_state = state_dict
-    restore_state = load_state_dict
+    save_state, restore_state = state_dict, load_state_dict
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -310,6 +312,8 @@ class Loader(SkipsSteps, LossReports):
         The loader can be iterated again. Close it before `torch.distributed.destroy_process_group()`. Raises the error
         of a report, if it was not raised yet. Another thread that waits for a batch receives a `ClosedError`.
         """
+        if not self._lock.here:
+            return  # in a forked child: the threads and the log are its parent's
         self._stop()  # a thread that waits for a batch releases the lock
         with self._lock.within(_CLOSE_TIMEOUT) as held:
             self._stop()

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from mixstream.arguments import flag
+from mixstream.argument_kinds import checked
+from mixstream.arguments import flag, shown, whole
 from mixstream.cached import cached_property
 from mixstream.data.domain import Domain
 from mixstream.data.domains import Domains
 from mixstream.data.predownload import limited
 from mixstream.errors import ConfigError
-from mixstream.formats import ShardEntry
+from mixstream.formats import ARRIVAL, ShardEntry
 from mixstream.storage import DatasetFiles
 from mixstream.types import Int64
 
@@ -50,6 +51,7 @@ class LocalDataset(Dataset):
         UnsafeEncodingError: a column is pickled, and `allow_unsafe_types` is False.
     """
 
+    @checked
     def __init__(
         self, local: str | os.PathLike[str], split: str | None = None, *, allow_unsafe_types: bool = False
     ) -> None:
@@ -58,6 +60,7 @@ class LocalDataset(Dataset):
         domain = Domain.open(
             name=self.split or "local",
             files=files,
+            validate_hash=ARRIVAL,
             allow_unsafe_types=flag("allow_unsafe_types", allow_unsafe_types),
         )
         self._domains = limited(Domains.of([domain], as_listed=True), None)
@@ -92,10 +95,12 @@ class LocalDataset(Dataset):
             IndexError: there is no such sample.
             ConfigError: `at` is none of these.
         """
+        if isinstance(at, np.ndarray) and at.ndim == 0:
+            at = at[()]
         if isinstance(at, int | np.integer):
             number, total = int(at), self.num_samples
             if not -total <= number < total:
-                raise IndexError(f"sample {number} of a dataset that has {total}")
+                raise IndexError(f"sample {shown(number)} of a dataset that has {total}")
             return self.get_item(number % total)
         if isinstance(at, slice):
             return [self[i] for i in range(*at.indices(self.num_samples))]
@@ -110,7 +115,8 @@ class LocalDataset(Dataset):
             IndexError: there is no such sample.
             ShardNotFoundError, ShardCorruptError: its shard is not there, or not what the index says.
         """
+        sample_id = whole("sample_id", sample_id)
         if not 0 <= sample_id < self.num_samples:
-            raise IndexError(f"sample {sample_id} of a dataset that has {self.num_samples}")
+            raise IndexError(f"sample {shown(sample_id)} of a dataset that has {self.num_samples}")
         shard = int(np.searchsorted(self._end_S, sample_id, side="right"))
         return self._domains.sample(shard, sample_id - int(self._end_S[shard]) + self.shards[shard].samples)

@@ -23,7 +23,7 @@ import numpy as np
 from mixstream.data.domain import Domain
 from mixstream.errors import ConfigError, SelectionError
 from mixstream.loader.packed_streams import packed_domain
-from mixstream.loader.stream import CONCAT, Stream
+from mixstream.loader.stream import CONCAT, Stream, retry_of
 from mixstream.packing import Packing
 from mixstream.selection import Scores, Selection, find_artefacts, split
 from mixstream.selection.artefact_files import open_files
@@ -75,8 +75,9 @@ def _opened(stream: Stream, allow_unsafe_types: bool) -> list[tuple[Stream, Doma
 
 
 def _packed(stream: Stream, whole: Domain) -> Domain:
-    packing = None if stream.packing == CONCAT else Packing.open(fspath(stream.packing or ""), domain=stream.name)
-    if packing is not None:
+    packing = None
+    if stream.packing != CONCAT:
+        packing = Packing.open(fspath(stream.packing or ""), domain=stream.name, retry=retry_of(stream))
         _check_domain(stream, whole, packing)
     return packed_domain(stream, whole, packing)
 
@@ -106,7 +107,7 @@ def _warn_of_changes(stream: Stream, whole: Domain, made: Selection) -> None:
 
 def _selection_of(stream: Stream) -> Selection:
     assert stream.selection is not None
-    return Selection.open(stream.selection, domain=stream.name)
+    return Selection.open(stream.selection, domain=stream.name, retry=retry_of(stream))
 
 
 def _check_domain(stream: Stream, whole: Domain, made: Selection | Packing) -> None:
@@ -193,7 +194,7 @@ def _split(stream: Stream) -> Selection:
             "scores: write 'DIRECTORY/COLUMN:COUNT' (scores), 'DIRECTORY/COLUMN' (integers), or the directory of "
             "buckets"
         )
-    scores = Scores.open(above, domain=stream.name)
+    scores = Scores.open(above, domain=stream.name, retry=retry_of(stream))
     within = _selection_of(stream) if stream.selection is not None else None
     made = _kept_buckets(stream, scores, column, count, within)
     if left := (scores.rows if within is None else within.kept) - made.kept:
@@ -218,7 +219,7 @@ def _domains_of(place: str) -> list[str]:
 def _written(place: str, stream: Stream) -> Selection | None:
     """Return the selection at `place`; None if there is no artefact."""
     try:
-        open_files(place, domain=stream.name, kind="selection")
+        open_files(place, domain=stream.name, kind="selection", retry=retry_of(stream))
     except SelectionError:
         return None
     if stream.selection is not None:
@@ -226,7 +227,7 @@ def _written(place: str, stream: Stream) -> Selection | None:
             f"stream {stream.name!r}: split_by={place!r} names buckets that were written, which keep what they keep: "
             "leave out selection, or give split_by='DIRECTORY/COLUMN:COUNT'"
         )
-    return Selection.open(place, domain=stream.name)
+    return Selection.open(place, domain=stream.name, retry=retry_of(stream))
 
 
 def _kept_buckets(

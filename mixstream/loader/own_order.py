@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from mixstream.arguments import whole
+from mixstream.arguments import MOST, flag, whole
 from mixstream.data.bad_samples import Quarantine
 from mixstream.data.predownload import Predownloader
 from mixstream.errors import ConfigError
@@ -168,7 +168,7 @@ class OwnOrder:
         if epoch == self.next_epoch(dataset):
             return
         epochs = self._current(dataset)
-        start = epochs.position.run.walk_to_epoch(epochs.start, epoch)
+        start = epochs.position.at_epoch(epochs.start, epoch)
         self._epochs, self._iteration = Epochs(epochs.world, epochs.position, start=start), None
         self._end_claims()
 
@@ -200,7 +200,10 @@ class OwnOrder:
         if num_samples is None:
             check_counted_here(self._iteration, self._claims.count)
             return self._iteration.document() if self._iteration is not None else epochs.document()
-        claim, rows = max(self._claims.count - 1, 0), whole("num_samples", num_samples, least=0, of="samples")
+        claim, rows = (
+            max(self._claims.count - 1, 0),
+            whole("num_samples", num_samples, least=0, most=MOST, of="samples"),
+        )
         if not rows and from_beginning and self._claims.count:
             claim += composer_calls.between_epochs()
         run, cursor, place = epochs.position.run, epochs.begin(claim), epochs.place(claim)
@@ -212,6 +215,7 @@ class OwnOrder:
         Raises:
             StateError: the state does not fit; the message says why.
         """
+        strict = flag("strict", strict)
         if is_mosaic_state(state):
             self._begin_run_at(dataset, epoch_after(dataset, state))
             return

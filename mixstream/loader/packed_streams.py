@@ -16,6 +16,7 @@ from mixstream.data.domain import Domain
 from mixstream.data.packed import CutEvenly, Packed
 from mixstream.errors import ConfigError, SelectionError
 from mixstream.formats import TokenStore, fixed_array
+from mixstream.loader.stream import retry_of
 from mixstream.packing import Packing, packable_columns
 from mixstream.selection import Selection
 
@@ -65,7 +66,7 @@ def _check_selection(stream: Any, packing: Packing, where: str) -> None:
     """Refuse a selection other than the one that was packed."""
     if stream.selection is None:
         return
-    given = Selection.open(stream.selection, domain=stream.name)
+    given = Selection.open(stream.selection, domain=stream.name, retry=retry_of(stream))
     if given.id != packing.settings.selection:
         packed = packing.settings.selection
         raise SelectionError(

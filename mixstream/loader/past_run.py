@@ -20,6 +20,7 @@ from mixstream.cached import cached_property
 from mixstream.data.bad_samples import Quarantine, RowReader
 from mixstream.data.domains import Domains
 from mixstream.errors import ConfigError, StateError
+from mixstream.formats import ARRIVAL
 from mixstream.loader.opening import opened
 from mixstream.loader.stream import Stream, prepared
 from mixstream.plan.run_plan import RunPlan
@@ -28,7 +29,7 @@ from mixstream.plan.walk import Walk
 from mixstream.types import Addresses, Cursor, Int64, Rows
 
 _STEPS_AT_ONCE = 64
-_DEFAULTS = {"download_retry": 2, "download_timeout": 60.0, "validate_hash": None, "keep_zip": False}
+_DEFAULTS = {"download_retry": 2, "download_timeout": 60.0, "validate_hash": ARRIVAL, "keep_zip": False}
 
 
 @dataclass(frozen=True, kw_only=True)

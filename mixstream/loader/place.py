@@ -18,6 +18,7 @@ from mixstream.loader.skipping import SkipNotes, asked_range, check_can_skip
 from mixstream.plan.skips import Skips
 from mixstream.plan.state import packed
 from mixstream.plan.walk import ExhaustionWarnings, Walk
+from mixstream.threads import Owner
 from mixstream.types import Cursor, Int64, Rows
 
 
@@ -49,7 +50,7 @@ class Place:
         log: Path | None,
         previous: Place | None,
     ) -> None:
-        position = dataset.position
+        position = self._position = dataset.position
         check_between_steps(position.place, loader)
         dataset.loader = loader
         run, cursor, loop = position.run, position.cursor, position.begin_loop()
@@ -59,6 +60,7 @@ class Place:
         self.exhaustion = ExhaustionWarnings(run.plan, cursor)
         self._loads, self._origin, self._ended = dataset.loads, cursor, False
         self._begin_check, self._handed = dataset.begin_check, 0
+        self._owner = Owner("this loader", remedy="make one in the child")
         self._check: RankCheck | None = None
         self.session = FeedbackSession.begin(
             run.run_plan,
@@ -71,6 +73,7 @@ class Place:
             header={"step": cursor.step, **run.log_header(carried=not position.found[2])},
             previous=previous.session if previous is not None else None,
             skips=self.skips,
+            durable=dataset.durable,
         )
         dataset.places_begun += 1
         origin = {"load": dataset.loads, "place": dataset.places_begun}
@@ -160,8 +163,9 @@ class Place:
         if self.session is not None and not walk.ready():
             self.session.collector.await_weights(walk.cursor.step)
 
-    def move(self, cursor: Cursor) -> None:
-        """Go on at `cursor`, the beginning of another epoch."""
+    def begin_epoch(self, epoch: int) -> None:
+        """Go on at the beginning of `epoch`."""
+        cursor = self._position.at_epoch(self.run.plan.settle(self.cursor), epoch)
         if self._skip_notes is not None and cursor.step < self.cursor.step:
             self._skip_notes.turn_back()
         self.cursor = cursor
@@ -169,9 +173,9 @@ class Place:
     # --- batches --------------------------------------------------------------------------------------------------
 
     def is_outdated(self, dataset: StreamingDataset) -> bool:
-        """Return whether a state was loaded into the dataset, or its ranks changed before the first batch."""
+        """Return whether a state was loaded into the dataset; before the first batch, also if the ranks changed."""
         unmoved = self.cursor is self._origin  # once batches were handed out, the position does not change with ranks
-        return dataset.loads != self._loads or (unmoved and dataset.run is not self.run)
+        return dataset.loads != self._loads or (unmoved and (dataset.run is not self.run or not self._owner.here))
 
     def hand_out(self, rows: Rows, cursor: Cursor) -> None:
         """Note that the batch of `rows` is handed out; `cursor` is the position after it.
@@ -199,6 +203,7 @@ class Place:
         """
         with self.session.collector.drained() if self.session is not None else nullcontext():
             if self._skip_notes is not None:
+                self._owner.check()  # a state has what other ranks found, and a forked child cannot ask them
                 self._skip_notes.check()
             document = self.run.document(self.cursor, self.loop, self.skips)
         return packed(document) if under_checkpoint() else document

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from mixstream.errors import ClosedError, WaitTimeoutError
-from mixstream.threads import BackgroundThreads
+from mixstream.storage import waits
+from mixstream.threads import BackgroundThreads, Owner
 
 T = TypeVar("T")
 _CLOSE_TIMEOUT = 10.0  # seconds that `close` waits for the item that is being made: a stalled download takes minutes
@@ -40,6 +41,7 @@ class Prefetcher(Generic[T]):
         self._produce, self._depth, self._timeout = produce, depth, timeout
         self._ready: deque[T | BaseException] = deque()
         self._change = threading.Condition()
+        self._owner = Owner("a loader's background thread", remedy="make a loader in the child")
         self._blocked = self._closed = self._ended = False
         self._wakes = 0
         self._thread = BackgroundThreads(self._run, name="mixstream-prefetch", at_exit=self.close) if depth else None
@@ -52,12 +54,14 @@ class Prefetcher(Generic[T]):
             WaitTimeoutError: no item was ready in time.
             StopIteration: there are no more items.
             ClosedError: `close` was called.
+            ForkedError: this is a forked child of the process that has the thread.
             BaseException: what the producer raised.
         """
         if self._thread is None:
             if self._closed:
                 raise _closed()
             return self._produce()
+        self._owner.check()
         with self._change:
             came = self._change.wait_for(
                 lambda: self._ready or self._blocked or self._ended or self._closed, timeout=self._timeout
@@ -72,9 +76,10 @@ class Prefetcher(Generic[T]):
             elif came:
                 raise StopIteration
             else:
+                held = "".join(f"; it waits for {line}" for line in waits())
                 raise WaitTimeoutError(
                     f"no batch in {self._timeout:g} s: the background thread is still reading shards; "
-                    "check the storage (a stalled network file system?)"
+                    f"check the storage (a stalled network file system?){held}"
                 )
         if isinstance(item, BaseException):
             raise item
@@ -82,13 +87,19 @@ class Prefetcher(Generic[T]):
 
     def wake(self) -> None:
         """Let a blocked producer try again."""
+        self._owner.check()
         with self._change:
             self._blocked = False
             self._wakes += 1
             self._change.notify_all()
 
     def close(self) -> None:
-        """End the thread after the item that it is making, and wait for it briefly. Drops the items that are ready."""
+        """End the thread after the item that it is making, and wait for it briefly. Drops the items that are ready.
+
+        Does nothing in a forked child, which has no such thread.
+        """
+        if not self._owner.here:
+            return
         with self._change:
             self._closed = True
             self._ready.clear()

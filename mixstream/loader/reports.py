@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from mixstream.argument_kinds import checked
+from mixstream.arguments import whole
 from mixstream.cached import cached_property
 from mixstream.data.assemble import Transform
 from mixstream.data.batch import Batch
@@ -63,7 +65,7 @@ class LossReports:
     def report_sums(self, step: int, loss_sum_K: Float64, count_K: Float64) -> None:
         """Report losses that the caller summed over all ranks: float64 [K] each, in the order of `streams`."""
         if (session := self._session) is not None:
-            session.collector.collect_sums(step, loss_sum_K, count_K)
+            session.collector.collect_sums(whole("step", step), loss_sum_K, count_K)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -94,6 +96,7 @@ class LossReports:
         """Whether the mixer wants the model evaluated now, before it trains on the next unreported batch."""
         return (session := self._session) is not None and session.collector.wants_validation
 
+    @checked
     def validation(self, *, split: str = "val", rows: int = 64, **options: Any) -> ValidationSet:
         """Return this rank's share of a small set of rows per domain, the same during the whole run.
 
@@ -113,6 +116,7 @@ class LossReports:
         }
         return ValidationSet.open(source, split=split, rows=rows, **{**own, **options})
 
+    @checked
     def evaluate(
         self,
         model_loss: Callable[[Batch], Any],

@@ -33,7 +33,7 @@ class RowSharing:
             ConfigError: they are not the ranks of one job, or do not belong together.
         """
         groups = None if replication is None else groups_of(replication)
-        groups = groups if groups is None or isinstance(groups, tuple) else _count("replication", groups)
+        groups = groups if groups is None or (isinstance(groups, tuple) and groups) else _count("replication", groups)
         parts = 1 if loss_parts is None else part_of(loss_parts, groups)
         parts = parts if isinstance(parts, tuple) else _count("loss_parts", parts)
         if groups is None and parts != 1 and given_world[1] is None:

@@ -8,7 +8,7 @@ Shape suffixes: K domains.
 
 import json
 import warnings
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -31,7 +31,7 @@ from mixstream.plan.skips import Skips
 from mixstream.plan.state import RunState, load_state, save_state, settings_of
 from mixstream.plan.walk import Walk
 from mixstream.plan.weights import quantise
-from mixstream.types import Cursor, Int64, Weights
+from mixstream.types import Cursor, Int64, Origin, Weights
 
 _NO_SKIPS = Skips()
 
@@ -145,7 +145,7 @@ class Run:
         exact = self.plan.part_LK is not None and self.plan.max_epochs_K is None
         if exact or isinstance(self.mixer, Mixer):
             return self.plan.at_epoch(cursor, epoch)
-        if epoch < cursor.epoch:
+        if (epoch, 0) < (cursor.epoch, cursor.step_in_epoch):
             cursor = self.start()
         walk = self.walk(cursor, self.weights(None))
         while walk.cursor.epoch < epoch and walk.advance() is not None:
@@ -171,16 +171,23 @@ class Run:
             if hint := former_settings(self.mixer, state.settings.mixer):
                 raise StateError(f"{error}{hint}") from None
             raise
+        theirs, mixing, why = [domain.name for domain in state.domains], state.mixing, "is of another run"
         if loop is not None and exact:
-            loop.restore(state.mixing or {}, cursor.step)
-        elif loop is not None:
-            theirs = [domain.name for domain in state.domains]
-            if not loop.carry_over(state.mixing, names=theirs, into=names, step=cursor.step):
-                warnings.warn(
-                    "the state is of another run (strict=False): what its mixer has learned is dropped, and "
-                    "weights start at the prior again",
-                    stacklevel=4,
-                )
+            try:
+                loop.restore(mixing or {}, cursor.step, rows=self.plan.global_batch_size)
+            except StateError as error:
+                if strict:
+                    raise
+                loop, mixing, why = self.loop(), None, f"has a mixer that cannot go on ({error})"
+                assert loop is not None
+                origin = Origin(step=cursor.step, epoch=cursor.epoch, drawn_LK=cursor.drawn_LK)
+                cursor, exact = replace(cursor, base_LK=cursor.drawn_LK, origin=origin), False
+        if loop is not None and not exact and not loop.carry_over(mixing, names=theirs, into=names, step=cursor.step):
+            warnings.warn(
+                f"the state {why} (strict=False): what its mixer has learned is dropped, and weights start at the "
+                "prior again",
+                stacklevel=4,
+            )
         return cursor, loop, exact
 
 

@@ -2,7 +2,8 @@
 
 Rules: only the thread that holds a loader's lock takes batches or moves its position. Saving the state, reporting and
 closing do not wait for the lock, since taking a batch may take as long as a download does. Threads may share an
-iterator; it goes from thread to thread between batches.
+iterator; it goes from thread to thread between batches. A forked child may use a loader that was never iterated; the
+position of any other, and the threads that make its batches, are its parent's.
 """
 
 import threading
@@ -11,6 +12,9 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from mixstream.errors import ClosedError
+from mixstream.threads import Owner
+
+_REMEDY = "make a dataset and a loader in the child, or iterate over the dataset (a DataLoader's workers do)"
 
 
 class LoaderLock:
@@ -22,10 +26,17 @@ class LoaderLock:
     """
 
     def __init__(self) -> None:
+        self._owner = Owner("this loader", remedy=_REMEDY)
         self._lock = threading.RLock()
         self.iterators = 0  # how many have begun
 
+    @property
+    def here(self) -> bool:
+        """Whether the loader is this process's; False in a forked child that has not begun to use it."""
+        return self._owner.here
+
     def __enter__(self) -> None:
+        self._check()
         self._lock.acquire()
 
     def __exit__(self, *exception: object) -> None:
@@ -34,12 +45,18 @@ class LoaderLock:
     @contextmanager
     def within(self, seconds: float) -> Iterator[bool]:
         """Hold the lock within the block, if it is free within `seconds`; the value says whether it is held."""
+        self._check()
         held = self._lock.acquire(timeout=seconds)
         try:
             yield held
         finally:
             if held:
                 self._lock.release()
+
+    def _check(self) -> None:
+        if not self.here and not self.iterators:
+            self.__init__()  # in a child that is the first to use the loader; its parent may hold the lock
+        self._owner.check()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LoaderLock, ()

@@ -6,11 +6,12 @@ from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 
-from mixstream.arguments import MOST, flag, real, text, whole
+from mixstream.argument_kinds import checked
+from mixstream.arguments import MOST, flag, real, shown, text, whole
 from mixstream.data.domain import Domain
 from mixstream.data.token_place import LONGEST_ROW, locate, names_token_files, open_domain
 from mixstream.errors import ConfigError
@@ -19,7 +20,7 @@ from mixstream.formats import DTYPES, Options, token_stem
 from mixstream.loader.mosaic_api.stream import StreamApi, default_local
 from mixstream.mixers import LMO, Binding
 from mixstream.selection.fit import OnMismatch, Unlisted
-from mixstream.storage import DatasetFiles, Retry, absolute, domain_name, join, redact
+from mixstream.storage import DatasetFiles, Retry, absolute, check_utf8, domain_name, join, place_of, redact
 
 CONCAT = "concat"
 """The packing without a file."""
@@ -50,7 +51,7 @@ class Stream(StreamApi):
         choose: samples per epoch, instead of all.
         download_retry: attempts per request, at every kind of store; a request to slow down is not counted.
         download_timeout: seconds per request, and seconds to wait for a store that asks to slow down.
-        validate_hash: hash that shards are checked against, both downloaded ones and those on disk.
+        validate_hash: hash that shards are checked against, both downloaded ones and those on disk; or "arrival".
         keep_zip: whether compressed files are kept beside the raw ones.
         name: the domain's name in weights, metrics and errors; the last part of its path if not given.
         max_epochs: passes over the samples after which the domain leaves the mix; None for no limit.
@@ -75,13 +76,15 @@ class Stream(StreamApi):
             directory that has it under the stream's name; or "concat", for the tokens one after the other, cut every
             `seq_len`, which needs no file (docs/documents.md). Sizes, epochs and weights are those of the packed rows.
         column: of Parquet and Arrow files, the column of token ids; "input_ids", else "tokens", if not given.
+        durable: whether shards in the cache survive a power cut.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        remote: str | None = None,
-        local: str | None = None,
+        remote: str | PathLike[str] | None = None,
+        local: str | PathLike[str] | None = None,
         split: str | None = None,
         proportion: float | None = None,
         repeat: float | None = None,
@@ -98,11 +101,12 @@ class Stream(StreamApi):
         unlisted_shards: Unlisted = "error",
         seq_len: int | None = None,
         overlap: int | None = None,
-        dtype: str | None = None,
+        dtype: str | np.dtype[Any] | type[np.generic] | None = None,
         eos_id: int | None = None,
         bos_id: int | None = None,
         packing: str | PathLike[str] | None = None,
         column: str | None = None,
+        durable: bool | None = None,
     ) -> None:
         given = {"proportion": proportion, "repeat": repeat, "choose": choose}
         if len(set_ := [key for key, value in given.items() if value is not None]) > 1:
@@ -114,17 +118,19 @@ class Stream(StreamApi):
             if value not in choices:
                 raise ConfigError(f"{key}={value!r} is not known; choose one of {', '.join(choices)}")
         self._given = next((str(place) for place in (remote, local) if place is not None), None)
-        self.remote, self.local, self.split = remote, local, split or ""
+        self.remote, self.local = cast("str | None", remote), cast("str | None", local)  # once they are normalised
+        self.split = split or ""
         self.proportion, self.repeat, self.choose = proportion, repeat, choose
         self.download_retry, self.download_timeout = download_retry, download_timeout
-        self.validate_hash, self.keep_zip = validate_hash, keep_zip
+        self.validate_hash, self.keep_zip, self.durable = validate_hash, keep_zip, durable
         self.name, self.max_epochs = name, max_epochs
         self.selection, self.split_by = selection, split_by
         if split_by is not None and ("/" in fspath(split_by) or Path(split_by).exists()):  # else it names no directory
             self.split_by = absolute(split_by, "split_by")
         self.on_selection_mismatch: OnMismatch = on_selection_mismatch
         self.unlisted_shards: Unlisted = unlisted_shards
-        self.seq_len, self.overlap, self.dtype, self.column = seq_len, overlap, dtype, column
+        self.seq_len, self.overlap, self.column = seq_len, overlap, column
+        self.dtype = cast("str | None", dtype)  # as these are
         self.eos_id, self.bos_id, self.packing = eos_id, bos_id, packing
         _normalise(self)
         if remote is not None and local is None:
@@ -134,8 +140,8 @@ class Stream(StreamApi):
         plain = {"on_selection_mismatch": "error", "unlisted_shards": "error"}
         public = {k: self.given(k) if k == "local" else v for k, v in vars(self).items() if k[0] != "_"}
         given = {k: v for k, v in public.items() if v not in (None, "", plain.get(k))}
-        shown = {k: redact(v) if isinstance(v, str) else v for k, v in given.items()}
-        return f"Stream({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+        shown = {k: repr(redact(v)) if isinstance(v, str) else redact(repr(v)) for k, v in given.items()}
+        return f"Stream({', '.join(f'{k}={v}' for k, v in shown.items())})"
 
     @property
     def location(self) -> str:
@@ -153,7 +159,7 @@ class Stream(StreamApi):
     @property
     def _label(self) -> str:
         """Where the domain is, as the user wrote it; names are made of it, and the rows' order depends on names."""
-        return self.location if self._given is None else redact(join(self._given, self.split))
+        return self.location if self._given is None else place_of(join(self._given, self.split))
 
     def open(self, *, allow_unsafe_types: bool) -> Domain:
         """Read the domain's index, without regard to a selection."""
@@ -182,9 +188,15 @@ class Stream(StreamApi):
             local=self.given("local"),
             split=self.split,
             options=self._options(joined=is_of_tokens or (where is not None and names_token_files(where))),
-            retry=Retry(attempts=max(self.download_retry or 1, 1), timeout=self.download_timeout or 60.0),
+            retry=retry_of(self),
             keep_compressed=bool(self.keep_zip),
+            durable=bool(self.durable),
         )
+
+
+def retry_of(stream: Stream) -> Retry:
+    """Return how requests are retried for a stream, its selection, scores and packing included."""
+    return Retry(attempts=max(stream.download_retry or 1, 1), timeout=stream.download_timeout or 60.0)
 
 
 def _as_given(name: str, value: Any) -> Any:
@@ -197,9 +209,10 @@ def _place(name: str, value: Any) -> str:
 
 
 def _dtype(name: str, value: Any) -> str:
-    found = str(getattr(value, "__name__", value))  # numpy's types are called as their dtypes
+    known = isinstance(value, str | np.dtype | type)
+    found = str(getattr(value, "__name__", value)) if known else ""  # numpy's types have it
     if found not in DTYPES:
-        raise ConfigError(f"{name}={value!r} is no dtype of tokens; choose one of {', '.join(DTYPES)}")
+        raise ConfigError(f"{name}={shown(value)} is no dtype of tokens; choose one of {', '.join(DTYPES)}")
     return found
 
 
@@ -210,9 +223,9 @@ _CONVERT: dict[str, Callable[[str, Any], Any]] = {
     "max_epochs": partial(real, above=0, advice="leave the stream out to not read it, or give None for no limit"),
     "download_retry": partial(whole, least=0, most=MOST, of="attempts"),
     "download_timeout": partial(real, above=0, of="seconds"),
-    "keep_zip": flag,
-    "name": text,
-    "remote": _place,
+    **dict.fromkeys(("keep_zip", "durable"), flag),
+    "name": lambda name, value: check_utf8(text(name, value), name),
+    "remote": lambda name, value: check_utf8(absolute(value, name), name),
     "local": _place,
     "selection": _place,
     "packing": lambda name, value: value if value == CONCAT else absolute(value, name),
@@ -243,7 +256,7 @@ def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream
     several streams have the same last part. A directory that `mixstream convert` named `C~23` is of the domain `C#`.
     """
     if isinstance(streams, str) or not all(isinstance(stream, Stream) for stream in streams):
-        raise ConfigError(f"`streams` is a list of mixstream.Stream, got {streams!r}; write [Stream(...), ...]")
+        raise ConfigError(f"`streams` is a list of mixstream.Stream, got {shown(streams)}; write [Stream(...), ...]")
     defaults = {
         key: value if value is None else _CONVERT.get(key, _as_given)(key, value) for key, value in defaults.items()
     }

@@ -4,6 +4,7 @@ import os
 import warnings
 from typing import Any
 
+from mixstream.argument_kinds import checked
 from mixstream.arguments import real, whole
 from mixstream.errors import ConfigError, IndexNotFoundError, StoreError, StoreNotFoundError, UnfinishedError
 from mixstream.loader.stream import Stream
@@ -20,6 +21,7 @@ from mixstream.storage import (
 )
 
 
+@checked
 def streams(
     remote: str | os.PathLike[str],
     *,

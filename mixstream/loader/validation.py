@@ -20,10 +20,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from mixstream.arguments import whole
+from mixstream.argument_kinds import checked
+from mixstream.arguments import flag, whole
 from mixstream.cached import cached_property
 from mixstream.data.assemble import Assembler, Transform, checked_transforms
-from mixstream.data.batch import Batch
+from mixstream.data.batch import Batch, as_device
 from mixstream.data.collate import collate_samples
 from mixstream.data.document_masks import DocumentMasks
 from mixstream.data.domain import Domain
@@ -78,6 +79,8 @@ class ValidationSet:
     documents: DocumentMasks | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "widen", flag("widen", self.widen))
+        as_device("device", "cpu" if self.device is None else self.device)
         for what, least in (("rows", 1), ("batch_size", 1), ("seed", None)):
             object.__setattr__(self, what, whole(f"ValidationSet {what}", getattr(self, what), least=least))
         if empty := [domain.name for domain in self.domains if not domain.samples]:
@@ -91,6 +94,7 @@ class ValidationSet:
             )
 
     @classmethod
+    @checked
     def open(
         cls,
         dataset: StreamingDataset,
@@ -136,6 +140,7 @@ class ValidationSet:
                 "collate_fn=..., from a list of decoded samples to a batch"
             )
         beside = [_sibling(stream, split) for stream in dataset.streams] if streams is None else None
+        documents = flag("documents", documents)
         checked_labels(labels, documents=documents)
         listed = _opened(beside, dataset) if beside is not None else _named(streams or (), dataset)
         domains = Domains.of(listed, as_listed=True)
@@ -275,7 +280,7 @@ def _sibling(stream: Stream, split: str) -> Stream:
 
 def _named(streams: Sequence[Stream], dataset: StreamingDataset) -> list[Domain]:
     """Return the domains of `streams` in the order of the dataset's, by their names."""
-    inherited = ("download_retry", "download_timeout", "validate_hash", "keep_zip")
+    inherited = ("download_retry", "download_timeout", "validate_hash", "keep_zip", "durable")
     found = _opened(prepared(streams, {key: getattr(dataset, key) for key in inherited}), dataset)
     by_name = {domain.name: domain for domain in found}
     if set(by_name) != set(dataset.domain_names):

@@ -12,14 +12,18 @@ of them. Which workers belong together does not depend on timing or seeds:
   asks the worker to resume, and waits until all have resumed. So the worker counts them.
 
 `WeightRing`: the weights of later steps, from the process that runs the mixer.
+
+`unended_by_children`: a forked child that drops its copy of an iterator does not end the workers of its parent.
 """
 
 import json
 import multiprocessing
 import os
 import time
+from collections.abc import Iterator
 from inspect import signature
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from torch.utils.data import get_worker_info
@@ -163,3 +167,23 @@ class WeightRing:
                     "every batch, and keep lag at least num_workers x prefetch_factor"
                 )
             time.sleep(0.001)
+
+
+_iterators: WeakSet[Any] = WeakSet()
+
+
+def unended_by_children(iterator: Iterator[Any]) -> Iterator[Any]:
+    """Return an iterator of a torch DataLoader, which forked children of this process do not shut down.
+
+    torch asks the workers to end when the iterator is deleted, also where that is a copy in another process.
+    """
+    _iterators.add(iterator)
+    return iterator
+
+
+def _after_fork() -> None:
+    for iterator in _iterators:
+        iterator._shutdown = True
+
+
+os.register_at_fork(after_in_child=_after_fork)

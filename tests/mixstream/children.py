@@ -45,6 +45,23 @@ class Child:
             assert self._child.exitcode == 0
             return result
         finally:
+            self.end()
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._child.pid
+
+    def await_stop(self) -> None:
+        """Wait until it is stopped (SIGSTOP)."""
+        until = time.monotonic() + PATIENCE
+        while not any(pid == self.pid and state == "T" for pid, state, _ in _processes()):
+            assert time.monotonic() < until, "the child does not stop"
+            time.sleep(0.01)
+
+    def end(self) -> None:
+        """Kill the child, unless it has ended; nothing, the second time."""
+        if not self._ours.closed:
             self._child.kill()
             self._child.join()
             self._child.close()

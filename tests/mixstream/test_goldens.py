@@ -1,18 +1,20 @@
 """Frozen order and plan: what a seed means may not change by accident.
 
-    python tests/mixstream/test_goldens.py    # writes tests/goldens/plan.json anew
+    python tests/mixstream/test_goldens.py    # writes tests/goldens/plan.json and stand_ins.json anew
 
-A change of this file is a breaking change: saved runs would go on with other rows. It needs a line in CHANGELOG.md.
+A change of these files is a breaking change: saved runs would go on with other rows. It needs a line in CHANGELOG.md.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from harness import drive, loaders_of, write_library
 
 from mixstream.plan.plan import Plan
 from mixstream.plan.rng import derive_key
@@ -20,6 +22,9 @@ from mixstream.plan.shuffle import Order
 from mixstream.plan.weights import deal, quantise
 
 GOLDEN = Path(__file__).parent.parent / "goldens" / "plan.json"
+STAND_INS = GOLDEN.with_name("stand_ins.json")
+SET_ASIDE = {"code": [(0, None), (2, 3)], "law": [(0, 0), (0, 4), (1, 1)], "web": [(1, 5), (3, None), (7, 2)]}
+"""Shards, and rows of shards, that cannot be read, in the library of the harness."""
 SAMPLES = {"code": 50, "law": 19, "web": 150}
 SHARDS = {"code": [20, 20, 10], "law": [19], "web": [40, 40, 0, 40, 30]}
 SWITCH = 25
@@ -77,6 +82,40 @@ def test_a_seed_means_what_it_always_meant(case):
     )
 
 
+def stand_ins(library: Path, lanes: int) -> dict[str, object]:
+    """Return which samples take the place of those that are set aside, in 60 steps of two ranks."""
+    with loaders_of(library, lanes=lanes) as (loader,):
+        state = loader.state_dict()
+        whole = drive([loader], 60)
+    state["quarantined"] = [
+        {"domain": name, "shard": shard, "row": row} for name, rows in SET_ASIDE.items() for shard, row in rows
+    ]
+    with loaders_of(library, lanes=lanes, world=2, on_bad_sample="quarantine") as loaders:
+        for loader in loaders:
+            loader.load_state_dict(state)
+        read = drive(loaders, 60)
+    taken = [
+        [step, row, was, now]
+        for step, (before, after) in enumerate(zip(whole, read, strict=True))
+        for row, (was, now) in enumerate(zip(before, after, strict=True))
+        if was != now
+    ]
+    digest = hashlib.sha256(json.dumps(taken).encode()).hexdigest()
+    return {"first: step, row, sample, stand-in": taken[:8], "count": len(taken), "sha256 of 60 steps": digest}
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_the_same_samples_take_the_place_of_those_that_cannot_be_read(library, lanes):
+    assert stand_ins(library, lanes) == json.loads(STAND_INS.read_text())[f"{lanes} lane(s)"], (
+        "other samples take the place of those that a state sets aside: a replay would read others, "
+        "which is a breaking change and a line in CHANGELOG.md"
+    )
+
+
 if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as place:
+        library = write_library(Path(place))
+        found = {f"{lanes} lane(s)": stand_ins(library, lanes) for lanes in (1, 4)}
+    STAND_INS.write_text(json.dumps(found, indent=1) + "\n")
     frozen = {"key": derive_key(9176, "order", "web", 0, 0)} | {name: summary(*case) for name, case in CASES.items()}
     GOLDEN.write_text(json.dumps(frozen, indent=1) + "\n")

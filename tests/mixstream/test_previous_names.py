@@ -131,9 +131,14 @@ ADDED = {
     "bos_id",
     "documents",
     "labels",
+    "durable",
 }
 """Arguments that came later; each is optional and has to be named, or is a field of a record."""
-CHANGED = {("ADO", "subsample"): "= 10", ("Aioli", "ema"): "= None"}
+CHANGED = {
+    ("ADO", "subsample"): "= 10",
+    ("Aioli", "ema"): "= None",
+    ("StreamingDataset", "validate_hash"): "= None",
+}
 """Defaults of before that have changed."""
 
 
@@ -314,7 +319,7 @@ def test_convert_writes_the_same_files(tmp_path):
     expected = {name: content for name, content in expected.items() if not re.search(r"/part-\w+/index\.json$", name)}
     expected["domains.json"] = expected["domains.json"].replace(" skipped", " groups skipped")
     for name in [name for name in expected if name.startswith(".convert/parts/") and name.endswith(".json")]:
-        expected[name] += " sidecar statistics"
+        expected[name] += " sidecar statistics hashes"
     assert found.pop(".convert/published.json") == "code web"
     found = {name: content for name, content in found.items() if not NEW_FILES.search(name)}
     assert {**found, ".convert/lock": expected[".convert/lock"]} == expected  # it says which process has it

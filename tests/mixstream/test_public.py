@@ -15,7 +15,6 @@ MOSAIC_DATASET = {  # specs/streaming_api.md section 1.2
     "split": None,
     "download_retry": 2,
     "download_timeout": 60.0,
-    "validate_hash": None,
     "keep_zip": False,
     "epoch_size": None,
     "predownload": None,
@@ -46,6 +45,8 @@ OUR_DATASET = {
     "mixed_rows": False,
     "order": "mixstream",
     "loss_parts": None,
+    "validate_hash": "arrival",  # its namesake's default is None: nothing is checked
+    "durable": False,
 }
 MOSAIC_STREAM = ["remote", "local", "split", "proportion", "repeat", "choose", "download_retry", "download_timeout"]
 MOSAIC_STREAM += ["validate_hash", "keep_zip"]
@@ -98,7 +99,7 @@ def test_the_dataset_takes_what_its_namesake_takes_and_ours_on_top():
 
 def test_the_stream_takes_what_its_namesake_takes_and_ours_on_top():
     ours = ["name", "max_epochs", "selection", "split_by", "on_selection_mismatch", "unlisted_shards"]
-    of_tokens = ["seq_len", "overlap", "dtype", "eos_id", "bos_id", "packing", "column"]
+    of_tokens = ["seq_len", "overlap", "dtype", "eos_id", "bos_id", "packing", "column", "durable"]
     found = arguments(ms.Stream)
     assert list(found) == [*MOSAIC_STREAM, *ours, *of_tokens]
     assert {name for name, default in found.items() if default is not None} == {*ours[-2:]}

@@ -58,10 +58,13 @@ server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
 environment = dict(os.environ, PYTHON_EXEC={starter!r})  # what torchrun starts its ranks with
 call = marshal.dumps(({program!r} + sys.argv[1:], files, os.getcwdb(), environment))
+told = (signal.SIGTERM, signal.SIGINT)
+signal.pthread_sigmask(signal.SIG_BLOCK, told)  # the program may run before the handlers are there
 socket.send_fds(server, [len(call).to_bytes(4, "big")], files)
 server.sendall(call)
-for number in (signal.SIGTERM, signal.SIGINT):
+for number in told:
     signal.signal(number, lambda number, frame: server.send(bytes([number])))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, told)
 status = int.from_bytes(server.recv(4) or bytes([0, 0, 0, 70]), "big", signed=True)  # 70: the server is gone
 if status < 0:
     if -status != signal.SIGKILL:
@@ -142,13 +145,17 @@ class _Server:
             if isinstance(key.fileobj, int) and key.fileobj > 2:
                 os.close(key.fileobj)
         self._select.close()
-        above = max(*files, *files.values()) + 1
+        above = max((2, *files, *files.values())) + 1
         aside = {number: fcntl.fcntl(file, fcntl.F_DUPFD, above) for number, file in files.items()}
         for file in files.values():
             os.close(file)
         for number, file in aside.items():
             os.dup2(file, number)
             os.close(file)
+        for number, name in enumerate(("stdin", "stdout", "stderr")):
+            if number not in files:  # the caller has closed it
+                os.close(number)
+                setattr(sys, name, None)
         os.chdir(place)
         os.environ.clear()
         os.environ.update(environment)
@@ -185,7 +192,7 @@ def _program(words: list[str]) -> tuple[Any, dict[str, Any]]:
             options.append(word[2:] or words.pop(0))
     sys.warnoptions[:] = options
     warnings._processoptions(options)  # type: ignore[attr-defined] - as the interpreter does
-    if os.environ.get("PYTHONUNBUFFERED"):
+    if os.environ.get("PYTHONUNBUFFERED") and sys.stdout is not None:
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     main = sys.modules["__main__"] = ModuleType("__main__")
@@ -247,8 +254,8 @@ class _Ending:
         if self._status is not None:
             with suppress(OSError, ValueError):  # a stream that cannot be written: the interpreter says so
                 sys.modules["__main__"].__dict__.clear()  # files that the program left open are closed, and so written
-                sys.stdout.flush()
-                sys.stderr.flush()
+                for stream in filter(None, (sys.stdout, sys.stderr)):
+                    stream.flush()
                 os._exit(self._status)
 
 

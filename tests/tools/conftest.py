@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,6 @@ from mixstream.formats import decode_sample, parse_index, read_offsets
 from mixstream_tools.cli import main
 
 EOS = 256
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _disk_of_memory() -> Iterator[None]:
-    """Let files count as written to the disk at once: tests cut no power, and a kill leaves what was written."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(os, "fsync", lambda file: os.fstat(file) and None)  # which refuses what is no open file
-        yield
 
 
 @pytest.fixture

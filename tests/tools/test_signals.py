@@ -34,6 +34,7 @@ def test_convert_says_what_is_kept(tmp_path, capsys, warm_programs, workers, num
     assert run.returncode == status, err
     assert b"Finished parts are kept (1 of 2)" in err
     assert b"the same command goes on from there" in err
+    assert b"Traceback" not in err
     told = json.loads(out)
     assert told["status"] == "interrupted"
     assert main([*arguments, "--workers", "1"]) == 0

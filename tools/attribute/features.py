@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mixstream.selection import FAILED, SCORED, TOO_SHORT, DomainRows, ScoresWriter, provenance
 from mixstream.selection.datamodels import Features, Proxy
-from mixstream.storage import redact
+from mixstream.storage import place_of
 
 from ..shared.options import Reading
 from .settings import Settings
@@ -65,7 +65,7 @@ class FeatureTask:
             device=self.settings.device,
             memory=self.settings.memory,
             tokenizer=dict(self.tokenizer),
-            dataset=redact(self.url),
+            dataset=place_of(self.url),
         )
 
 

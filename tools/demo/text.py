@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixstream.errors import ConfigError
+from mixstream.storage import write_whole
 from mixstream.units import show_bytes
 
 _MB = 1 << 20
@@ -117,9 +118,8 @@ def _limited(documents: Iterable[str], limit: int) -> Iterator[str]:
 def _write_if_changed(file: Path, content: bytes) -> None:
     if file.is_file() and file.read_bytes() == content:
         return
-    partial = file.with_suffix(".tmp")
-    partial.write_bytes(content)
-    partial.replace(file)
+    with write_whole(file) as whole:
+        whole.write(content)
 
 
 # --- sources of text ----------------------------------------------------------------------------------------------

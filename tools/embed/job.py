@@ -11,7 +11,7 @@ from mixstream.errors import ConfigError
 from mixstream.formats import fixed_row_tokens
 from mixstream.selection import Scores, Selection, ShardTable, TextColumn, choose_column, merge_scores, provenance
 from mixstream.selection.embedders import EmbedderSpec, hash_model_file
-from mixstream.storage import is_local, local_path, redact
+from mixstream.storage import is_local, local_path, place_of
 
 from ..shared.console import Console
 from ..shared.domains import NamedDataset
@@ -116,7 +116,7 @@ def _plan_domain(
     reading = _reading(dataset, settings, embeds=vectors is None)
     inputs = _inputs(dataset, settings, table, reading)
     made = provenance(
-        inputs, model=settings.spec.model, dataset=redact(dataset.url), device=settings.spec.device, **_versions()
+        inputs, model=settings.spec.model, dataset=place_of(dataset.url), device=settings.spec.device, **_versions()
     )
     given = options.parts is not None or options.part is not None
     parts = options.count(table.rows, per_part=_ROWS_PER_PART, least=_LEAST)

@@ -115,8 +115,7 @@ def inspect(
     """
     if samples < 0:
         raise ConfigError(f"--samples {samples}: give 0 or more")
-    if html == "-" and as_json:
-        raise ConfigError("--html - and --json both write to stdout: give --html a file")
+    _check_html(html, as_json=as_json)
     retry, console = Retry(attempts=download_retry, timeout=download_timeout), Console(as_json=as_json)
     texts = Texts(tokenizer)
     options = token_options(seq_len, overlap, dtype, token_column)
@@ -313,3 +312,10 @@ def _tokens_in(raw: bytes, info: ShardInfo) -> int:
         where = f"{info.raw.basename}, sample {row}"
         total += np.size(decode_sample(view[offsets[row] : offsets[row + 1]], only, where=where)[_TOKENS])
     return total
+
+
+def _check_html(html: str | None, *, as_json: bool) -> None:
+    if html is not None and not html.strip():
+        raise ConfigError("--html is empty: give the name of a file, or - for stdout")
+    if html == "-" and as_json:
+        raise ConfigError("--html - and --json both write to stdout: give --html a file")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
-from mixstream.storage import Retry, redact
+from mixstream.storage import Retry, redact, write_whole
 
 from ..shared.cards import DatasetCard
 from ..shared.datasets import Dataset
@@ -95,14 +95,10 @@ def write_page(page: str, file: str) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.flush()
         return
-    path = Path(file)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        aside.write_bytes(data)
-        aside.replace(path)
+        with write_whole(Path(file), suffix=f".{os.getpid()}.tmp") as page_file:
+            page_file.write(data)
     except OSError as error:
-        with suppress(OSError):
-            aside.unlink()
         raise ConfigError(f"--html {file}: it cannot be written: {error.strerror}; give another file") from error
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mixstream.errors import ConfigError
-from mixstream.storage import Retry, redact
+from mixstream.storage import Retry, place_of, redact
 
 from ..shared.datasets import Dataset, find_datasets, refuse_unfinished
 from .agreed import check_agreement
@@ -78,8 +78,8 @@ def _found(urls: Sequence[str], retry: Retry) -> tuple[dict[str, list[Dataset]],
         if trouble := next((each.trouble for each in datasets if each.trouble is not None), None):
             raise trouble
         notes += more
-        alone = len(datasets) == 1 and datasets[0].name == redact(url)
-        kinds.setdefault(alone, redact(url))
+        alone = len(datasets) == 1 and datasets[0].name == place_of(url)
+        kinds.setdefault(alone, place_of(url))
         for dataset in datasets:
             found.setdefault("" if alone else dataset.name, []).append(dataset)
     if len(kinds) > 1:

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from mixstream.errors import ConfigError
 from mixstream.packing import Algorithm, LongDocuments, Packing, PackingSettings, check_pad, merge_packing, part_is_done
 from mixstream.selection import Selection, ShardTable, discard, provenance
-from mixstream.storage import is_local, local_path, redact
+from mixstream.storage import is_local, local_path, place_of
 
 from ..shared.console import Console, table
 from ..shared.domains import NamedDataset
@@ -180,7 +180,7 @@ class _Job:
     ) -> _Job:
         shards = ShardTable.of(dataset.index.shards)
         inputs = {"command": "pack", "domain": domain.name, "shards": shards.digest}
-        made = provenance({**inputs, "settings": msgspec.to_builtins(settings)}, dataset=redact(dataset.url))
+        made = provenance({**inputs, "settings": msgspec.to_builtins(settings)}, dataset=place_of(dataset.url))
         count = parts.count(shards.rows, per_part=_PER_PART, least=_LEAST)
         if parts.parts is None and parts.single is None:
             count = min(count, max(len(shards.shards), 1))

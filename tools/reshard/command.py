@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from mixstream.errors import ConfigError, OutputExistsError
-from mixstream.storage import Retry, check_writable, is_local, local_path, redact, refuse_conversion
+from mixstream.storage import Retry, check_writable, is_local, local_path, place_of, redact, refuse_conversion
 
 from ..shared.console import Console, show_bytes, show_seconds, table
 from ..shared.datasets import find_datasets, refuse_unfinished
@@ -123,7 +123,7 @@ def reshard(
             raise dataset.trouble
     for note in notes:
         console.note(note)
-    alone = len(found) == 1 and found[0].name == redact(url)
+    alone = len(found) == 1 and found[0].name == place_of(url)
     job = ReshardJob(
         datasets=[Reshard(name="" if alone else each.name, dataset=each, target=target, retry=retry) for each in found],
         out=out,

@@ -20,6 +20,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from mixstream.storage import move_whole, sync
+
 _ROWS = 1 << 20  # whose keys and sizes are in memory at once
 
 Keys = NDArray[np.uint64]
@@ -54,8 +56,10 @@ def scatter(directory: Path, rows_N: NDArray[np.int64], samples: Sequence[bytes]
     np.save(aside / "end.npy", ends)
     with (aside / "data.bin").open("wb") as file:
         file.writelines(samples[at] for at in order)
+    for path in (*aside.iterdir(), aside):
+        sync(path)
     shutil.rmtree(directory, ignore_errors=True)
-    aside.rename(directory)
+    move_whole(aside, directory)
 
 
 @dataclass(frozen=True, kw_only=True)

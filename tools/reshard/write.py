@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mixstream.formats import FileInfo, ShardInfo, compress, encode_shard, extension, hash_hex
-from mixstream.storage import Retry, open_store
+from mixstream.storage import Retry, open_store, write_whole
 
 from ..shared.console import Advance
 from .records import Records
@@ -177,7 +177,5 @@ def _describe(entry: ShardInfo, basename: str, data: bytes) -> FileInfo:
 
 def _save(path: Path, numbers: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{time.monotonic_ns()}.partial")
-    with aside.open("wb") as file:
+    with write_whole(path, suffix=f".{time.monotonic_ns()}.partial") as file:
         np.save(file, numbers)
-    aside.replace(path)

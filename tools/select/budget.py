@@ -164,6 +164,8 @@ def tokens_of(scores: Scores, *, column: str, row_tokens: int | None) -> NDArray
     if row_tokens is None:
         known = scores.made.get("row_tokens")
         row_tokens = known if isinstance(known, int) and known >= 0 else None
+    elif not 0 <= row_tokens < 1 << 32:
+        raise ConfigError(f"--row-tokens {row_tokens}: give 0 or more, less than 2**32")
     if row_tokens is not None:
         return np.broadcast_to(np.uint32(row_tokens), (scores.rows,))
     return scores.column(column) if column in scores.columns else None

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 
 from mixstream.errors import ConfigError, OutputExistsError
 from mixstream.selection import Scores, Selection, kept_mask, same_shards
+from mixstream.storage import move_whole
 
 from ..shared.artefacts import open_either, within_of
 from ..shared.console import Console
@@ -204,7 +205,7 @@ class _Writer:
         if self._lines is None and self._parquet is None:
             raise ConfigError("there is no row to write; nothing was written; --unscored writes rows without a score")
         self._close()
-        self._partial.replace(self._path)
+        move_whole(self._partial, self._path)
 
     def _close(self) -> None:
         for file in (self._lines, self._parquet):

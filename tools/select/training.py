@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from mixstream.errors import ConfigError, MixstreamError
 from mixstream.selection import discard
+from mixstream.storage import write_whole
 
 from ..shared.safe_text import printable
 from .kept import Kept
@@ -126,9 +127,8 @@ class Command:
         words = [_PLACE.sub(lambda found: values[found[1]], word) for word in self.words]
         self._run(words, place / "log.txt", run.name)
         loss = self._loss(out, run.name)
-        partial = place / ".run.json.partial"
-        partial.write_text(json.dumps({"of": facts, "loss": loss, "predicted": predicted}, indent=1) + "\n")
-        partial.replace(done)
+        with write_whole(done) as file:
+            file.write(json.dumps({"of": facts, "loss": loss, "predicted": predicted}, indent=1).encode() + b"\n")
         return Outcome(rows=rows, predicted=predicted, loss=loss)
 
     def stop(self) -> None:

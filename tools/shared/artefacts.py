@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError, SelectionError, StoreError
 from mixstream.selection import Scores, Selection, find_artefacts, kept_mask, same_shards
-from mixstream.storage import is_local, local_path, redact
+from mixstream.storage import is_local, local_path, place_of
 
 from .remote_artefacts import find_remote
 
@@ -100,7 +100,7 @@ def is_alone(path: str, artefacts: Mapping[str, Any]) -> bool:
 
 def _place(path: str) -> str:
     """Return a path or a URL in the form in which two can be compared."""
-    return str(local_path(path).resolve()) if is_local(path) else redact(path).rstrip("/")
+    return str(local_path(path).resolve()) if is_local(path) else place_of(path).rstrip("/")
 
 
 def dataset_of(artefact: Scores | Selection) -> str | None:

@@ -46,6 +46,7 @@ from mixstream.storage import (
     is_part_name,
     join,
     open_store,
+    place_of,
     redact,
     refuse_part,
     split_name,
@@ -155,7 +156,7 @@ class _Search:
     def datasets(self) -> list[Dataset]:
         if _names_tokens(split_name(self._url)[1]):
             return [self._tokens()]
-        here = self._open(self._store, name=redact(self._url))
+        here = self._open(self._store, name=place_of(self._url))
         if not isinstance(here.trouble, StoreNotFoundError):
             return [self._listed(here)]
         expected, listing = self._expected(), self._names()
@@ -184,7 +185,7 @@ class _Search:
 
     def _tokens(self) -> Dataset:
         """Return the token files at the URL as a dataset."""
-        name = redact(self._url)
+        name = place_of(self._url)
         if self._options is None:
             raise ConfigError(f"{name} has token files, which this command does not read; give an MDS dataset")
         try:
@@ -212,7 +213,7 @@ class _Search:
 
     def _at(self, below: str, files: Sequence[str]) -> Dataset:
         url = join(self._url, below)
-        name = below if self._alone else redact(url)
+        name = below if self._alone else place_of(url)
         dataset = self._open(open_store(url, timeout=self._retry.timeout), name=name)
         if not files or not self._list_files:
             return dataset

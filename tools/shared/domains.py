@@ -14,7 +14,7 @@ from typing import Any
 from mixstream.errors import ConfigError, StoreError
 from mixstream.formats import Index, Options, TokenFiles, token_stem
 from mixstream.formats.columns import Columns
-from mixstream.storage import Retry, is_local, join, local_path, open_store, redact
+from mixstream.storage import Retry, is_local, join, local_path, open_store, place_of, redact
 
 from .datasets import find_datasets, refuse_unfinished
 
@@ -104,7 +104,7 @@ def _own_name(dataset: Any, url: str, split: str) -> str:
     said = dataset.about.get("domain")
     if isinstance(said, str) and _NAME.fullmatch(said):
         return said
-    parts = [part for part in re.split(r"[/\\]", redact(url).partition("?")[0]) if part not in ("", ".")]
+    parts = [part for part in re.split(r"[/\\]", place_of(url).partition("?")[0]) if part not in ("", ".")]
     if len(parts) > 1 and parts[-1] == split:
         parts.pop()
     return token_stem(parts[-1]) if parts else "domain"

@@ -24,6 +24,7 @@ from .console import Console
 from .executors import Executor, Function, Result, Task, choose_executor, default_workers
 
 _MOST_PARTS = 4096
+_MOST_WORKERS = 4096  # each is a process
 _PARTS = 16  # of a domain that has rows enough
 
 
@@ -53,7 +54,7 @@ class PartOptions:
 
     def __post_init__(self) -> None:
         """Check the values, and that they go together."""
-        for name, value, most in (("parts", self.parts, _MOST_PARTS), ("workers", self.workers, None)):
+        for name, value, most in (("parts", self.parts, _MOST_PARTS), ("workers", self.workers, _MOST_WORKERS)):
             if value is not None and not 1 <= value <= (most or value):
                 raise ConfigError(f"--{name} {value}: give 1 or more{f', at most {most:,}' if most else ''}.")
         if self.ray_address is not None and self.engine != "ray":

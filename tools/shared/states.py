@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mixstream.errors import ConfigError
-from mixstream.plan import RunState, parse_state
+from mixstream.errors import ConfigError, StateError
+from mixstream.plan import RunState, decoded, parse_state
 
 _DEPTH = 3
+_FAULTS = (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError)
+"""What torch raises of a damaged checkpoint, or one that holds other things than tensors and plain values."""
 
 
 def read_state(path: Path) -> tuple[RunState, str]:
@@ -33,8 +34,8 @@ def read_state(path: Path) -> tuple[RunState, str]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
+        return decoded(path.read_bytes())
+    except StateError as error:
         raise ConfigError(
             f"{path} begins like JSON but cannot be parsed ({error}): give a log, a state or a checkpoint"
         ) from error
@@ -47,9 +48,9 @@ def _checkpoint(path: Path) -> Any:
         raise ConfigError(f"{path} is neither a mixing log, nor a state, nor a checkpoint of torch: give one of these")
     try:
         return torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
+    except _FAULTS as error:
         raise ConfigError(
-            f"{path} cannot be loaded by torch without running code from it ({str(error).splitlines()[0]}): save the "
+            f"{path} cannot be loaded by torch without running code from it ({_first_line(error)}): save the "
             "state alone as JSON, and give that file"
         ) from error
 
@@ -75,3 +76,7 @@ def _states(value: Any, place: str, depth: int) -> Iterator[tuple[str, Mapping[s
         return
     for key, item in value.items():
         yield from _states(item, f"{place}[{key!r}]", depth - 1)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mixstream.arguments import flag, text, whole
+from mixstream.arguments import choice, flag, text, whole
 from mixstream.errors import ConfigError
 from mixstream.plan.megatron import PARTS, split_sequences
 
@@ -42,8 +42,7 @@ class MegatronOrder:
     extra_token: bool = True
 
     def __post_init__(self) -> None:
-        if self.part not in PARTS:
-            raise ConfigError(f"part={self.part!r} is not known; choose one of {', '.join(PARTS)}")
+        choice("part", self.part, PARTS)
         if self.split is not None:
             split_sequences(
                 text("split", self.split), self.part, 1 << 40

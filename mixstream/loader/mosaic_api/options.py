@@ -30,7 +30,7 @@ _COUNTS: dict[str, tuple[int, str]] = {
 _MOST_OF = {"shuffle_seed": None, "lag": 1 << 16}  # the weights of `lag` steps are in memory and in the state
 _LARGEST_EPOCH = 1 << 48
 """Shares of an epoch are computed in float64, and come out within a row."""
-_SWITCHES = ("shuffle", "drop_last", "keep_zip", "allow_unsafe_types", "mixed_rows")
+_SWITCHES = ("shuffle", "drop_last", "keep_zip", "durable", "allow_unsafe_types", "mixed_rows")
 
 
 def check_options(**options: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mixstream.arguments import shown, whole
 from mixstream.cached import cached_property
 from mixstream.data.domains import Domains
 from mixstream.errors import ConfigError
@@ -106,7 +107,7 @@ class ShardTables:
         total = self.num_samples
         at = number + total if number < 0 else number
         if not 0 <= at < total:
-            raise IndexError(f"sample {number} of a dataset that has {total}")
+            raise IndexError(f"sample {shown(number)} of a dataset that has {total}")
         shard = int(np.searchsorted(self.sample_offset_per_shard, at, side="right")) - 1
         shift = int(self._shard_shift[self.stream_per_shard[shard]])
         return shard + shift, at - int(self.sample_offset_per_shard[shard])
@@ -118,6 +119,8 @@ class ShardTables:
 
     def __getitem__(self, at: int | slice | Sequence[int] | np.ndarray) -> Any:
         """Return sample number `at`, numbered over all domains; a list of samples for a slice, list or array."""
+        if isinstance(at, np.ndarray) and at.ndim == 0:
+            at = at[()]
         if isinstance(at, int | np.integer):
             return self.get_item(int(at))
         if isinstance(at, slice):
@@ -129,4 +132,4 @@ class ShardTables:
     def get_item(self, sample_id: int, retry: int = 7) -> Any:
         """Return the decoded sample number `sample_id`: column -> value. Subclasses may override this."""
         del retry  # part of mosaicml-streaming's signature; `download_retry` is used instead
-        return self.domains.sample(*self.find(sample_id))
+        return self.domains.sample(*self.find(whole("sample_id", sample_id)))

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from mixstream.arguments import whole
+from mixstream.arguments import MOST, whole
 from mixstream.data.bad_samples import Quarantine
 from mixstream.data.predownload import Predownloader
 from mixstream.errors import ConfigError
@@ -97,27 +97,26 @@ class MosaicOrder:
         """Return where the run goes on, for these ranks."""
         world = self.world(dataset)
         if self._position is None:
-            run, origin = self._run(dataset, world), self._origin
-            self._position = MosaicPosition(run, lambda: run.plan.at(*origin.find(run.run_plan)))
+            self._position = self._position_of(dataset, world, self._origin, self._state)
+            epochs = self._position.run.run_plan.epochs
+            dataset.num_canonical_nodes, dataset.shuffle_seed = epochs.num_canonical_nodes, epochs.shuffle_seed
         return self._position
 
     def forget_run(self) -> None:
         """Let the run be assembled again, because an option that it depends on has changed."""
         self._position = None
 
-    def _run(self, dataset: Any, world: World) -> MosaicRun:
+    def _position_of(self, dataset: Any, world: World, origin: Origin, state: MosaicState | None) -> MosaicPosition:
         nodes, seed = self._canonical_nodes, self._seed
-        run_plan = run_plan_of(
-            dataset, self._shares, world, num_canonical_nodes=nodes, shuffle_seed=seed, state=self._state
-        )
-        epochs = run_plan.epochs
-        dataset.num_canonical_nodes, dataset.shuffle_seed = epochs.num_canonical_nodes, epochs.shuffle_seed
-        return MosaicRun(
-            run_plan=run_plan,
+        run = MosaicRun(
+            run_plan=run_plan_of(
+                dataset, self._shares, world, num_canonical_nodes=nodes, shuffle_seed=seed, state=state
+            ),
             domains=dataset.domains,
             on_bad_sample=dataset.on_bad_sample,
             quarantine=self._quarantine,
         )
+        return MosaicPosition(run, lambda: run.plan.at(*origin.find(run.run_plan)))
 
     # --- iteration ------------------------------------------------------------------------------------------------
 
@@ -221,7 +220,7 @@ class MosaicOrder:
                 "num_samples=, the samples of this epoch over all ranks; or save state_dict() of mixstream.Loader or "
                 "mixstream.StreamingDataLoader (torchdata's StatefulDataLoader cannot save this order)"
             )
-        read = whole("num_samples", num_samples, least=0, of="samples")
+        read = whole("num_samples", num_samples, least=0, most=MOST, of="samples")
         run, claims = self.position(dataset).run, self._claims.count
         if self._untouched and not claims and (state := self._state) is not None:
             nodes = state.initial_physical_nodes or run.run_plan.topology.num_nodes
@@ -236,10 +235,12 @@ class MosaicOrder:
         return run.state(epoch, read).document()
 
     def load_state_dict(self, dataset: Any, state: Mapping[str, Any], *, strict: bool) -> None:
-        """Go on from a state, saved here or by mosaicml-streaming; the next `iter()` checks it.
+        """Go on from a state, saved here or by mosaicml-streaming.
+
+        Under a loader, it is checked here; else by the next `iter()`, since only then the ranks are known.
 
         Raises:
-            StateError: it has another form.
+            StateError: it has another form, or does not fit.
             ConfigError: this is a DataLoader worker.
         """
         parsed = MosaicState.parse(state)
@@ -248,9 +249,14 @@ class MosaicOrder:
                 'order="mosaic" has no state of a single DataLoader worker: load the state in the main process, into '
                 "the dataset or a mixstream loader"
             )
+        origin = Origin(state=parsed, strict=strict)
+        position = None
+        if dataset.loader:
+            position = self._position_of(dataset, self.world(dataset), origin, parsed)
+            _ = position.cursor  # refuses the state before anything has changed
         self._claims.end()
-        self._move(Origin(state=parsed, strict=strict))
-        self._state, self._untouched, self._position = parsed, True, None
+        self._move(origin)
+        self._state, self._untouched, self._position = parsed, True, position
         dataset.note_load()
 
     def check_between_steps(self, state: Mapping[str, Any], loader: str) -> None:

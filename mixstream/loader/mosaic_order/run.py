@@ -180,5 +180,9 @@ class MosaicPosition:
         """The place, no feedback loop, and True."""
         return self.cursor, None, True
 
+    def at_epoch(self, cursor: MosaicCursor, epoch: int) -> MosaicCursor:
+        """Return where `epoch` begins."""
+        return self.run.walk_to_epoch(cursor, epoch)
+
     def begin_loop(self) -> None:
         """Return None: nothing learns."""

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mixstream.errors import ConfigError
+from mixstream.arguments import shown
+from mixstream.errors import ConfigError, StateError
 from mixstream.plan.mosaic.epoch_plan import EpochPlan
 from mixstream.plan.mosaic.run_plan import MosaicRunPlan
 from mixstream.plan.mosaic.state import MosaicState
@@ -16,6 +17,8 @@ from mixstream.world import World
 
 _BY_SHARD = {"py1s", "py2s"}
 """Algorithms that move no sample beyond its shard's part of a canonical node, so there are many of these by default."""
+_PARTS, _PARTS_OF_NODE = 1 << 16, 256
+"""Canonical nodes that there may be, at least, and for each node: an epoch takes time and memory for each of them."""
 
 
 def run_plan_of(
@@ -38,7 +41,8 @@ def run_plan_of(
         state: that the run goes on from.
 
     Raises:
-        ConfigError: the dataset has no batch size, or the nodes do not divide the ranks.
+        ConfigError: the dataset has no batch size or too many canonical nodes, or the nodes do not divide the ranks.
+        StateError: the state has too many canonical nodes.
     """
     if not isinstance(dataset.batch_size, int):
         raise ConfigError(
@@ -48,9 +52,12 @@ def run_plan_of(
     reading = dataset.reading(world)
     topology = Topology.of(world, reading)
     canonical = num_canonical_nodes or topology.num_nodes * (64 if dataset.shuffle_algo in _BY_SHARD else 1)
-    seed, initial = shuffle_seed, None
+    seed, initial, most = shuffle_seed, None, max(_PARTS, _PARTS_OF_NODE * topology.num_nodes)
     if state is not None and state.epoch >= 0:
         canonical, seed, initial = state.num_canonical_nodes, state.shuffle_seed, state.initial_physical_nodes
+        if dataset.shuffle and dataset.shuffle_algo == "py1e":  # which needs a sample in each
+            most = min(most, shares.epoch_size)
+    _check_parts(canonical, most, saved=state is not None)
     views = [domain.view for domain in dataset.domains.listed]
     epochs = EpochPlan(
         samples_per_shard=np.concatenate([view.samples_S for view in views]).astype(np.int64),
@@ -77,6 +84,17 @@ def run_plan_of(
         drop_last=dataset.drop_last,
         source_K=tuple(source_K[k] for k in dataset.domains.plan_K.tolist()),
     )
+
+
+def _check_parts(canonical: int, most: int, *, saved: bool) -> None:
+    if canonical <= most:
+        return
+    if saved:
+        raise StateError(
+            f"the state is damaged: it has {shown(canonical)} for num_canonical_nodes, which are at most {most} here; "
+            "load an older checkpoint"
+        )
+    raise ConfigError(f'`num_canonical_nodes` must be at most {most} with order="mosaic", got {shown(canonical)}')
 
 
 def unread(dataset: Any, shares: StreamShares, state: MosaicState) -> int:

@@ -47,6 +47,7 @@ def changed_index(source: Path, out: Path, **about: Any) -> Path:
     shutil.copytree(source, out)
     index = json.loads((out / "index.json").read_bytes())
     index["mixstream"] = {k: v for k, v in (index["mixstream"] | about).items() if v is not None}
+    index.pop("mixstream_hashes", None)  # as for one that was edited on purpose
     (out / "index.json").write_text(json.dumps(index))
     return out
 

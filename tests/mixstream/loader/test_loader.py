@@ -325,6 +325,58 @@ def test_set_epoch_under_a_schedule_is_where_its_steps_lead(library):
         assert drive([loader], 5 * 28)[-28:] == there
 
 
+SCHEDULE = ms.mixers.Schedule({0: {"web": 6, "code": 3, "law": 1}, 60: {"web": 1, "code": 2, "law": 3}}, kind="linear")
+
+
+@pytest.mark.filterwarnings("ignore:domain .* has been read")
+@pytest.mark.parametrize("config", ["natural", "weights", "schedule", "max_epochs"])
+def test_set_epoch_begins_an_epoch_where_it_began_from_anywhere(library, config):
+    """In the middle of an epoch, forwards and backwards, and back to the beginning of the running one."""
+
+    def made() -> ms.StreamingDataset:
+        each = {"law": {"max_epochs": 2}} if config == "max_epochs" else {}
+        if config == "weights":
+            each = {name: {"proportion": share} for name, share in (("web", 0.5), ("code", 0.3), ("law", 0.2))}
+        mixer = SCHEDULE if config == "schedule" else None
+        return make_dataset(library, streams=streams(library, **each), mixer=mixer)
+
+    expected = drive([ms.Loader(made())], 4 * 28)
+    for steps, epoch in ((5, 0), (5, 2), (33, 0), (33, 1), (28, 0), (60, 1), (60, 3)):
+        loader: Any = ms.Loader(made())
+        drive([loader], steps)
+        state = loader.state_dict()
+        loader.set_epoch(epoch)
+        begun = steps if epoch == steps // 28 else 28 * epoch  # nothing happens if the next batch belongs to it
+        assert loader.step == begun
+        assert drive([loader], 2) == expected[begun : begun + 2]
+        dataloader = ms.StreamingDataLoader(made(), batch_size=8)
+        drive([dataloader], steps)  # its next `iter()` would begin the next epoch
+        dataloader.set_epoch(epoch)
+        assert drive([dataloader], 2) == expected[28 * epoch : 28 * epoch + 2]
+        plain = made()
+        plain.load_state_dict(state)
+        assert len(list(plain)) == 8 * (28 - steps % 28)
+        plain.next_epoch = epoch
+        assert row_ids({"tokens": np.stack([row["tokens"] for row in plain])})[:16] == joined(
+            expected[28 * epoch : 28 * epoch + 2]
+        )
+
+
+@pytest.mark.parametrize("mixer", [None, SCHEDULE])
+def test_set_epoch_back_in_a_run_that_keeps_positions_of_another(library, mixer):
+    """Its epochs begin where the state left off (`strict=False`), not at the first draw of each domain."""
+    with loaders_of(library) as (loader,):
+        drive([loader], 20)
+        state = loader.state_dict()
+    with loaders_of(library, batch=4, mixer=mixer) as (loader,):
+        loader.load_state_dict(state, strict=False)
+        expected = drive([loader], 2 * 55 + 5)
+        for epoch in (1, 0):
+            loader.set_epoch(epoch)
+            assert loader.step == 20 + 55 * epoch
+            assert drive([loader], 5) == expected[55 * epoch : 55 * epoch + 5]
+
+
 def test_max_epochs_warns_leaves_and_ends(library):
     each = {"law": {"max_epochs": 1}, "code": {"max_epochs": 2}, "web": {"max_epochs": 1}}
     with loaders_of(library, streams=streams(library, **each)) as (loader,):

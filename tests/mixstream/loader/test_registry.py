@@ -40,6 +40,22 @@ def test_stream_name_names_the_kind_of_the_single_stream(corpus):
     assert [sample["x"] for sample in dataset] == [1]
 
 
+class Former(ms.Stream):
+    """Takes what streams of mosaicml-streaming take, one by one."""
+
+    def __init__(self, *, remote, local, split, download_retry, download_timeout, validate_hash, keep_zip):
+        super().__init__(remote=remote, local=local, split=split, keep_zip=keep_zip, validate_hash=validate_hash)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_kind_of_stream_need_not_know_our_arguments(corpus, durable):
+    ms.streams_registry.register("former", func=Former)
+    dataset = ms.StreamingDataset(local=corpus, batch_size=1, stream_name="former", durable=durable)
+    assert dataset.streams[0].durable is dataset.durable is durable
+    assert dataset.streams[0].validate_hash == "arrival"
+    assert [sample["x"] for sample in dataset] == [1]
+
+
 def test_an_unknown_kind_is_refused(corpus):
     with pytest.raises(ConfigError, match=r"no entry 'other' in the registry mixstream\.streams_registry.*'stream'"):
         ms.StreamingDataset(local=corpus, batch_size=1, stream_name="other")

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faults import reset
 from harness import joined, row_ids, write_tokens
-from selections import keep, score, table_of
+from packings import pack
+from selections import buckets, keep, score, table_of
 
 import mixstream as ms
 from mixstream.errors import SelectionError
@@ -74,6 +76,30 @@ def test_a_cache_limit_that_holds_the_shards_of_kept_rows_is_high_enough(s3, pla
     selected = of(stream(s3, selection=place / "sel"), cache_limit=limit)
     assert not selected.domains.unmap_after_read
     assert of(stream(s3), cache_limit=limit).domains.unmap_after_read
+
+
+@pytest.mark.parametrize("kind", ["selection", "buckets", "scores", "packing"])
+def test_a_view_in_a_store_is_read_with_the_attempts_of_its_stream(s3, proxy, place, monkeypatch, kind):
+    monkeypatch.setattr("mixstream.storage.retry.Retry.pause", lambda self, number: 0.001)
+    half, place_of = np.arange(ROWS) % 2, f"{s3.url}/view"
+    options: dict[str, Any] = {"selection": place_of}
+    if kind == "selection":
+        keep(place / "view", place / "web", half == 0)
+    elif kind == "buckets":
+        buckets(place / "view", place / "web", half, ["even", "odd"])
+        options = {"split_by": place_of}
+    elif kind == "scores":
+        score(place / "view", place / "web", side=half)
+        options = {"split_by": f"{place_of}/side"}
+    else:
+        pack(place / "view", place / "web", algorithm="concat", eos_id=1000, columns=["tokens"])
+        options = {"packing": place_of}
+    for path in (place / "view").iterdir():
+        s3.put(f"view/{path.name}", path.read_bytes())
+        proxy.when(reset(), path=f"*/view/{path.name}", times=3)
+    opening = stream(s3, local=str(place / "cache"), download_retry=6, **options)
+    with ms.Loader(of(opening)) as loader:
+        assert list(loader)
 
 
 def test_a_selection_beside_its_dataset_in_a_store(s3, place, warm_spawn):

@@ -114,7 +114,7 @@ def test_a_part_that_is_missing_is_named(library):
         loader.report(batch.split(4)[1], torch.ones(2))
         with pytest.raises(FeedbackError, match="some of rows 0 to 3 of step 1 were reported before"):
             loader.report(batch.split(2)[0], torch.ones(4))
-    with pytest.raises(ConfigError, match="8 rows cannot be split into 9 parts"):
+    with pytest.raises(ConfigError, match="8 rows cannot be split into parts=9"):
         batch.split(9)
 
 
@@ -303,6 +303,19 @@ def test_steps_that_were_never_reported_are_in_the_log_of_a_resumed_run(library,
         whole += drive([loader], 8)
     with ms.Loader(make_dataset(library, mixer=ms.replay(tmp_path))) as loader:
         assert drive([loader], 20) == whole
+
+
+def test_an_evaluation_is_logged_with_the_step_after_which_it_was_made(library, tmp_path):
+    with ms.Loader(make_dataset(library, mixer=Asking(every=4), lag=2), prefetch=0, log=tmp_path) as loader:
+        batches = iter(loader)
+        for step in range(10):
+            if loader.wants_validation:
+                loader.report_validation([step, step + 0.25, step + 0.5])  # of web, code, law
+            batch = next(batches)
+            loader.report(batch, torch.from_numpy(losses(row_ids(batch))))
+        loader.state_dict()
+    found = read_log(tmp_path).validation
+    assert found == {at - 1: {"code": at + 0.25, "law": at + 0.5, "web": at} for at in (0, 4, 8)}
 
 
 def test_an_evaluation_before_the_first_step_needs_no_lag(library):

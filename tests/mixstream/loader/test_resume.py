@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 import mixstream as ms
+from mixstream.errors import ConfigError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # more workers than cores: so be it
@@ -234,6 +235,15 @@ def test_a_trainer_that_counts_samples_itself_over_a_plain_dataloader(library, w
     dataset.load_state_dict(travel(again))
     loader = DataLoader(dataset, batch_size=8, num_workers=workers, multiprocessing_context=context)
     assert [row_ids(batch) for batch in loader] + [row_ids(batch) for batch in loader][:14] == expected[40:]
+
+
+def test_a_trainer_counts_the_samples_of_all_ranks(library):
+    dataset = make_dataset(library, batch_size=4, rank=1, world_size=2)
+    list(zip(dataset, range(12)))  # 3 steps of 4 rows on each rank
+    assert dataset.state_dict(24, True)["sample_in_epoch"] == 24
+    assert dataset.state_dict(28, True)["iterator"]["rows"] == 2
+    with pytest.raises(ConfigError, match="25 samples over 2 ranks are not the same number on each"):
+        dataset.state_dict(25, True)
 
 
 def test_a_state_after_the_last_sample_of_an_epoch_begins_the_next(library):

@@ -20,6 +20,7 @@ from faults import corrupt, refuse_with, stall  # pyright: ignore[reportMissingI
 import mixstream as ms
 from mixstream.formats import decompress, dump_index, hash_hex, parse_index
 from mixstream_tools.cli import main
+from mixstream_tools.verify.shard import Depth
 
 GOLDEN = Path(__file__).parents[2] / "data" / "mosaic"
 OPTIONS = {
@@ -100,6 +101,7 @@ def test_what_mosaicml_wrote_is_well(verify):
         (lambda path: path.write_bytes(path.read_bytes() + b"?"), {}, "size", "the index says"),
         (lambda path: flip(path, -1), {"hashes": ["sha1"]}, "hash", "sha1 is"),
         (lambda path: flip(path, -1), {"hashes": ["sha1"], "compression": "gz"}, "hash", "sha1 is"),
+        (lambda path: flip(path, -1), {"hashes": ["md5", "xxh3_64"]}, "hash", "md5 is"),
         (lambda path: flip(path, -1), {"compression": "gz"}, "damaged", "not a whole gz stream"),
         (lambda path: flip(path, 0), {}, "damaged", "samples, its index says"),
         (lambda path: flip(path, 8), {}, "damaged", "spans"),
@@ -202,6 +204,20 @@ def test_shards_can_be_chosen(verify, tmp_path):
     assert "--shard 99" in document["error"]["message"]
 
 
+def test_what_a_shard_decompresses_to_is_compared_with_its_own_hash(verify, tmp_path):
+    directory = write(tmp_path / "web", compression="zstd", hashes=["sha1", "xxh3_64"])
+    index = parse_index((directory / "index.json").read_bytes(), where="test")
+    assert len(index.shards) > 2
+    info = index.shards[1]
+    raw = replace(info.raw, hashes={**info.raw.hashes, "xxh3_64": "0" * 16})
+    shards = (index.shards[0], replace(info, raw=raw), *index.shards[2:])
+    (directory / "index.json").write_bytes(dump_index(replace(index, shards=shards)))
+    status, document, _ = verify(directory)
+    assert (status, told(document)) == (1, {(info.zip.basename, "hash")})
+    (fault,) = document["faults"]
+    assert re.match(r"decompressed: xxh3_64 is .*, the index says 0{16}", fault["what"])
+
+
 def test_a_raw_file_beside_its_packed_one_is_checked_too(verify, tmp_path):
     """As in a cache directory that keeps both."""
     directory = write(tmp_path / "data", compression="zstd", hashes=["md5"])
@@ -211,6 +227,10 @@ def test_a_raw_file_beside_its_packed_one_is_checked_too(verify, tmp_path):
     raw = decompress("zstd", packed.read_bytes(), raw_bytes=info.raw.bytes, where="test")
     (directory / info.raw.basename).write_bytes(raw)
     assert verify(directory)[0] == 0
+    flip(directory / info.raw.basename, -1)
+    status, document, _ = verify(directory)
+    assert (status, told(document)) == (1, {(info.raw.basename, "hash")})
+    flip(directory / info.raw.basename, -1)
     packed.unlink()
     assert verify(directory)[0] == 0
     flip(directory / info.raw.basename, -1)
@@ -386,3 +406,11 @@ def test_an_interrupt_ends_it_at_once(tmp_path, s3, proxy):
     assert time.monotonic() - began < 10
     assert "shards were checked, with 0 faults" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("row", [0, 25, 50, 75])
+def test_samples_that_are_checked_are_spread_over_the_shard(row):
+    """Four of a hundred: not the first four."""
+    depth = Depth(samples=4)
+    assert row in list(depth.rows(100))
+    assert list(Depth(samples=200).rows(3)) == [0, 1, 2]

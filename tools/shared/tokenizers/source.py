@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from mixstream.errors import ConfigError
+from mixstream.storage import write_whole
 
 from . import byte_pairs, byte_values, json_file, sentence_pieces
 from .kind import SpecialTokens, Tokenizer, Vocabulary
@@ -179,9 +179,5 @@ def _replace(path: Path, content: bytes) -> None:
     """Write a file that is there whole or not at all."""
     if path.is_file() and path.read_bytes() == content:
         return
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
+    with write_whole(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
