@@ -164,9 +164,10 @@ class Bench:
         (domain,) = self.dataset(directory).domains
 
         def fetch(number: int) -> None:
-            file = domain.files.open(domain.spec(number))
-            assert file is not None
-            file.close()
+            for spec in domain.specs(number):
+                file = domain.files.open(spec)
+                assert file is not None
+                file.close()
 
         with ThreadPoolExecutor(self.threads) as pool:
             list(pool.map(fetch, range(len(domain.shards))))
