@@ -63,7 +63,7 @@ def check_kind(name: str, value: Any, kinds: Sequence[Any]) -> None:
             choices += get_args(kind)
             continue
         known = PathLike if isinstance(origin, type) and hasattr(origin, "__fspath__") else origin
-        if known not in _KINDS:
+        if known not in _KINDS or (known is Sequence and not _are_plain(get_args(kind))):
             return
         called, holds = _KINDS[known]
         if holds(value):
@@ -100,6 +100,11 @@ def is_path(value: Any) -> bool:
         return isinstance(value, PathLike) and isinstance(fspath(value), str)
     except Exception:  # of whatever kind an object's own method raises
         return False
+
+
+def _are_plain(items: tuple[Any, ...]) -> bool:
+    """Return whether the items of a list are texts, numbers and the like; the function itself says what others are."""
+    return not items or all(item in (str, int, float, bool) or item in _KINDS for item in items)
 
 
 def _is_list(value: Any) -> bool:

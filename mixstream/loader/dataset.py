@@ -35,7 +35,7 @@ from mixstream.loader.registry import streams_registry
 from mixstream.loader.resumable import ResumableIteration
 from mixstream.loader.row_sharing import RowSharing
 from mixstream.loader.run_setup import Mixing
-from mixstream.loader.stream import Stream, prepared
+from mixstream.loader.stream import Stream, listed, prepared
 from mixstream.mixers import Binding, Mixer, OpenLoop, Static
 from mixstream.types import Addresses
 from mixstream.units import parse_bytes
@@ -189,7 +189,7 @@ class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDa
                 order=order if megatron is None else "megatron",
             )
         )
-        streams = None if streams is None else list(streams)  # of an array, too
+        streams = None if streams is None else listed(streams)  # of an array, too
         if bool(streams) == (remote is not None or local is not None):
             raise ConfigError("You must provide either `streams` or `remote`/`local`, but not both.")
         defaults = {"download_retry": download_retry, "download_timeout": download_timeout}

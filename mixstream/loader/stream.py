@@ -11,7 +11,7 @@ from typing import Any, cast, get_args
 import numpy as np
 
 from mixstream.argument_kinds import checked
-from mixstream.arguments import MOST, flag, real, shown, text, whole
+from mixstream.arguments import MOST, flag, has_items, real, shown, text, whole
 from mixstream.data.domain import Domain
 from mixstream.data.token_place import LONGEST_ROW, locate, names_token_files, open_domain
 from mixstream.errors import ConfigError
@@ -249,18 +249,23 @@ def _normalise(stream: Stream) -> None:
             setattr(stream, name, convert(name, value))
 
 
+def listed(streams: Any) -> list[Stream]:
+    """Return streams as a list; raise ConfigError if they are anything else."""
+    if not has_items(streams) or not all(isinstance(stream, Stream) for stream in streams):
+        raise ConfigError(f"`streams` is a list of mixstream.Stream, got {shown(streams)}; write [Stream(...), ...]")
+    return list(streams)
+
+
 def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream]:
     """Return copies of `streams` that have names, and values of `defaults` in place of None.
 
     A stream without a name is named after the last part of its path before the split, or after its whole path if
     several streams have the same last part. A directory that `mixstream convert` named `C~23` is of the domain `C#`.
     """
-    if isinstance(streams, str) or not all(isinstance(stream, Stream) for stream in streams):
-        raise ConfigError(f"`streams` is a list of mixstream.Stream, got {shown(streams)}; write [Stream(...), ...]")
     defaults = {
         key: value if value is None else _CONVERT.get(key, _as_given)(key, value) for key, value in defaults.items()
     }
-    copies = [copy.copy(stream) for stream in streams]
+    copies = [copy.copy(stream) for stream in listed(streams)]
     for stream in copies:
         stream.restore_given()
         _normalise(stream)

@@ -164,7 +164,7 @@ def test_start_up_and_memory_do_not_grow_with_samples(tmp_path):
         ({"predownload": -1}, "`predownload` must be at least 0 rows, got -1"),
         ({"sampling_granularity": 0}, "`sampling_granularity` must be at least 1, got 0"),
         ({"shuffle_seed": -1}, "`shuffle_seed` must be at least 0, got -1"),
-        ({"streams": "s3://x"}, "`streams` is a list"),
+        ({"streams": "s3://x"}, r"list of mixstream\.Stream"),
         ({"streams": ["s3://x"]}, r"list of mixstream\.Stream"),
         ({"mixer": "ADO"}, "mixer='ADO' is no mixer"),
         ({"mixer": ms.mixers.LMO()}, r"give mixer=MatrixMixer\(lmo=LMO\(\.\.\.\)\)"),
