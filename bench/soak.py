@@ -8,7 +8,7 @@ resets, truncates, corrupts, stalls, throttles and refuses. Its processes share 
 They are killed with SIGKILL in whatever they are doing, and go on from their last state, some of them with another
 number of ranks and workers. Every batch that was handed out is compared with the batch that an undisturbed reader of
 the local files gets. It fails if one row differs, is missing or comes twice, if a process is stuck, or if the cache
-exceeds its limit by more than one shard; the directory of such a scenario is kept.
+exceeds its limit; the directory of such a scenario is kept.
 """
 
 from __future__ import annotations

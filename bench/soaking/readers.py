@@ -183,12 +183,7 @@ def worker_options(task: Task) -> dict[str, Any]:
 
 
 def start_method(task: Task) -> str:
-    """Return how its workers are started; the last two ways take seconds.
-
-    Workers of a fork server outlive a killed trainer for ever, over any torch dataset: torch's workers look whether
-    their parent lives, which is the server; the server ends once nobody holds its pipe, which the workers do. So such a
-    trainer is killed with its process group, as a container or a job's scheduler does it.
-    """
+    """Return how its workers are started; the last two ways take seconds."""
     return ("fork", "fork", "fork", "spawn", "forkserver")[task.seed % 5]
 
 

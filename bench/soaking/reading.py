@@ -195,7 +195,7 @@ def compare(lives: list[Life], undisturbed: Undisturbed, scenario: Scenario, *, 
 def bounds(watch: Watch, limit: int, largest: int, scenario: Scenario) -> list[str]:
     """Return which bounds were exceeded."""
     found = []
-    if watch.peak > limit + largest:
+    if watch.peak > limit:
         over = np.round((watch.peak - limit) / largest, 2)
         found.append(f"the cache had {watch.peak} bytes, {over} of the largest shard above its limit of {limit}")
     if watch.memory > scenario.memory << 20:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soaking.readers import Task, run, start_method
+from soaking.readers import Task, run
 from soaking.scenario import Scenario
 from soaking.watch import processes_of
 from soaking.zygote import Reader, Zygote
@@ -77,7 +77,6 @@ class Ranks:
         self._lives, self._world, self._workers, self._changing = 0, 0, 0, False
         self._progress: dict[int, tuple[int, float]] = {}
         self._logs: dict[int, Path] = {}
-        self._grouped: set[int] = set()  # ranks that are killed with their process group
         (place / "logs").mkdir(parents=True)
         (place / "states").mkdir()
         (place / "own").mkdir()
@@ -136,7 +135,6 @@ class Ranks:
             **self.common,
         )
         self._logs[rank] = Path(task.log)
-        (self._grouped.add if task.workers and start_method(task) == "forkserver" else self._grouped.discard)(rank)
         process = self._zygote.start(run, task)
         self.counts.restarts += 1
         self._processes[rank] = process
@@ -151,7 +149,7 @@ class Ranks:
         """Kill a rank, perhaps with its workers and helpers."""
         process = self._processes[rank]
         self.counts.resumed += self._batches_of(rank) > 0 and self._begin_of(rank) > 0
-        if group or rank in self._grouped:
+        if group:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         process.kill()
@@ -274,6 +272,9 @@ class Ranks:
         until = time.monotonic() + LINGER
         while (left := processes_of(self.sessions)) and time.monotonic() < until:
             time.sleep(0.2)
-        for pid, _ in left:
-            os.kill(pid, signal.SIGKILL)
+        for way in (signal.SIGUSR1, signal.SIGKILL) if left else ():  # the first writes its stacks
+            for pid, _ in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, way)
+            time.sleep(2)
         return [f"process {pid} outlived its killed parent by {LINGER:g} s: {command}" for pid, command in left]

@@ -1,4 +1,9 @@
-"""Measures a scenario while it runs: bytes in the cache, shards that were evicted, memory of the processes."""
+"""Measures a scenario while it runs: bytes in the cache, shards that were evicted, memory of the processes.
+
+A limit of the cache holds at every instant, and a walk over its files takes longer: half a second, where other threads
+are busy. Meanwhile shards are evicted that it has seen, and it comes to those that took their place. So what counts is
+what two walks in a row have seen: all of that was there when the first had ended and the second had not begun.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,11 @@ import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from mixstream.storage.spec import PREFIX
+
 EVERY, MEMORY_EVERY = 0.02, 25  # seconds; samples of the cache between two of the memory
+Walk = dict[tuple[str, str, int], int]
+"""Bytes of files by directory, name and inode; a file that is being written has the name that it is to get."""
 
 
 class Watch:
@@ -25,20 +34,12 @@ class Watch:
         self._thread.start()
 
     def _run(self) -> None:
-        before: set[str] = set()
+        before = Walk()
         while not self._stop.wait(EVERY):
-            total, now = 0, set[str]()
-            for folder, _, names in os.walk(self._cache):
-                for name in names:
-                    try:
-                        total += os.stat(os.path.join(folder, name)).st_size  # noqa: PTH116, PTH118 - many and often
-                    except FileNotFoundError:
-                        continue
-                    if not name.startswith("."):
-                        now.add(f"{folder}/{name}")
-            self.gone += len(before - now)
-            before = now
-            self.peak, self.samples = max(self.peak, total), self.samples + 1
+            first, second = walk(self._cache), walk(self._cache)
+            self.gone += len(before.keys() - second.keys())
+            before = second
+            self.peak, self.samples = max(self.peak, held_between(first, second)), self.samples + 1
             if self.samples % MEMORY_EVERY == 1:
                 self.memory = max([self.memory, *(anonymous(pid) for pid in self._pids())])
 
@@ -46,6 +47,28 @@ class Watch:
         """End."""
         self._stop.set()
         self._thread.join()
+
+
+def walk(cache: Path) -> Walk:
+    """Return the files that a limit counts: shards, indexes, what is being written; not the notes of the cache."""
+    found = Walk()
+    for folder, folders, names in os.walk(cache):
+        folders[:] = [name for name in folders if not name.startswith(PREFIX)]
+        for name in names:
+            final = name[1:-8] if name.startswith(".") and name.endswith(".partial") else name
+            if final.startswith(PREFIX):
+                continue
+            try:
+                status = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 - many and often
+            except FileNotFoundError:
+                continue
+            found[folder, final, status.st_ino] = status.st_size
+    return found
+
+
+def held_between(first: Walk, second: Walk) -> int:
+    """Return the bytes that were there between two walks; less, where files were written or evicted meanwhile."""
+    return sum(min(size, first[file]) for file, size in second.items() if file in first)
 
 
 def anonymous(pid: int) -> int:

@@ -93,6 +93,7 @@ def run_writing(write: Callable[[str, int], int], name: str, seed: int, seconds:
 
     begun, dice = time.monotonic(), random.Random(seed)
     os.environ["TMPDIR"] = tempfile.tempdir = str(place / "tmp")
+    os.environ["XDG_CACHE_HOME"] = str(place / "home")  # work directories of soaks that were ended early lie elsewhere
     write_text(place / "tmp/text", seed)
     s3, problems, kills, starts, sessions = server.below(f"{name}-{seed}"), list[str](), 0, 0, list[int]()
     proxy = FaultProxy(server.endpoint)

@@ -1,12 +1,17 @@
-"""bench/soak.py: what compares batches finds rows that were skipped, repeated, swapped, changed or left out."""
+"""bench/soak.py: what compares batches finds rows that were skipped, repeated, swapped, changed or left out.
+
+What measures the cache counts what was there at one instant.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +20,9 @@ import torch
 sys.path.append(str(Path(__file__).parents[2] / "bench"))
 
 from soaking.compare import Life, Line, judge, read_life  # pyright: ignore[reportMissingImports] - the path is set above
+from soaking.reading import bounds  # pyright: ignore[reportMissingImports]
 from soaking.rows import problem_of, rows_of  # pyright: ignore[reportMissingImports]
+from soaking.watch import held_between, walk  # pyright: ignore[reportMissingImports]
 
 EXPECTED = {step: [(i % 2, f"{step}-{i}") for i in range(4)] for step in range(8)}
 
@@ -109,3 +116,47 @@ def test_rows_are_told_apart_by_every_column() -> None:
     marks = {"position_ids": torch.tensor([[0, 1, 0], [0, 1, 2]]), "cu_seqlens": torch.tensor([0, 2, 3, 6])}
     assert problem_of(marks) is None
     assert "cu_seqlens [0, 3, 6]" in str(problem_of({**marks, "cu_seqlens": torch.tensor([0, 3, 6])}))
+
+
+def put_shards(cache: Path, *names: str, size: int = 100) -> None:
+    for name in names:
+        (cache / name).parent.mkdir(parents=True, exist_ok=True)
+        (cache / name).write_bytes(bytes(size))
+
+
+def test_what_takes_the_place_of_a_shard_in_mid_walk_is_not_counted_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_shards(tmp_path, "a/shard.00000.mds", "a/shard.00001.mds")
+    (tmp_path / "b").mkdir()
+
+    def walk_and_evict(_: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Evict what was seen, and let others take its room, before these are seen."""
+        yield str(tmp_path / "a"), [], sorted(path.name for path in (tmp_path / "a").iterdir())
+        for path in (tmp_path / "a").iterdir():
+            path.unlink()
+            put_shards(tmp_path, f"b/.{path.name}.partial")
+        yield str(tmp_path / "b"), [], sorted(path.name for path in (tmp_path / "b").iterdir())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "walk", walk_and_evict)
+        first = walk(tmp_path)
+    second = walk(tmp_path)
+    assert (sum(first.values()), sum(second.values())) == (400, 200)  # there were two at every instant
+    assert held_between(first, second) == held_between(second, walk(tmp_path)) == 200
+
+
+def test_what_a_limit_counts_is_measured(tmp_path: Path) -> None:
+    put_shards(tmp_path, "a/shard.00000.mds", "a/index.json", "b/.shard.00001.mds.partial")
+    put_shards(tmp_path, "a/.mixstream-lock", "a/.mixstream-objects/0f", "a/..mixstream-original.partial")
+    first = walk(tmp_path)
+    (tmp_path / "b/.shard.00001.mds.partial").rename(tmp_path / "b/shard.00001.mds")
+    put_shards(tmp_path, "b/.shard.00002.mds.partial")
+    assert held_between(first, walk(tmp_path)) == 300
+    assert held_between(walk(tmp_path), walk(tmp_path)) == 400
+
+
+def test_a_byte_above_the_limit_is_a_difference() -> None:
+    scenario = SimpleNamespace(memory=700)
+    assert bounds(SimpleNamespace(peak=1000, memory=0), 1000, 100, scenario) == []
+    assert "above its limit of 1000" in bounds(SimpleNamespace(peak=1001, memory=0), 1000, 100, scenario)[0]
