@@ -8,7 +8,8 @@ Shape suffixes: K domains.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,6 +18,29 @@ from mixstream.types import Int64
 
 if TYPE_CHECKING:  # so that reading a log does not compile the kernels
     from mixstream.plan.run_plan import RunPlan
+
+
+def other_samples(was: Mapping[str, int], now: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """Yield a line and a remedy if domains of both runs have other numbers of samples; one line for all of them.
+
+    >>> list(other_samples({"code": 1059, "web": 9}, {"code": 68, "law": 3}))
+    [("domain 'code' had 1059 samples, now 68", 'the data of that run')]
+    """
+    if other := [name for name, size in sorted(was.items()) if now.get(name, size) != size]:
+        more = f"; so with {len(other) - 1} more" if len(other) > 1 else ""
+        yield f"domain {other[0]!r} had {was[other[0]]} samples, now {now[other[0]]}{more}", "the data of that run"
+
+
+def warn_of_others(found: Sequence[tuple[str, str]]) -> None:
+    """Warn of what makes a replay draw other rows: pairs of a line and what to write instead."""
+    if found:
+        warnings.warn(
+            "the log that is replayed was written by a run with other settings or data: the weights of each step are "
+            "the same, its rows are not:\n  - "
+            + "\n  - ".join(line for line, _ in found)
+            + f"\nFor the batches of that run, give {', '.join(remedy for _, remedy in found)}",
+            stacklevel=5,
+        )
 
 
 class LoggedPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

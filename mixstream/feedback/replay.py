@@ -21,7 +21,7 @@ from mixstream.cached import cached_property
 from mixstream.errors import ConfigError, StateError
 from mixstream.feedback.log import Begin, Skip, Step, Validation, log_file
 from mixstream.feedback.log_lines import check_line
-from mixstream.feedback.logged_plan import LoggedPlan
+from mixstream.feedback.logged_plan import LoggedPlan, other_samples, warn_of_others
 from mixstream.mixers.static import by_name
 from mixstream.plan.skips import Skips
 from mixstream.plan.weights import WEIGHT_UNIT, normalise
@@ -43,6 +43,7 @@ class Replay:
         global_batch_size: rows of its steps; None if not known.
         mixer: the name of its mixer.
         skips: the steps that it left out, which a replay leaves out too.
+        samples: samples that each of its domains had; empty if not known.
 
         >>> quarter = WEIGHT_UNIT // 4
         >>> mixer = Replay(("code", "web"), np.array([0, 8]), quarter * np.array([[2, 2], [1, 3]]))
@@ -59,6 +60,7 @@ class Replay:
     global_batch_size: int | None = field(repr=False, compare=False, kw_only=True, default=None)
     mixer: str = field(repr=False, compare=False, kw_only=True, default="")
     skips: Skips = field(repr=False, compare=False, kw_only=True, default=Skips())  # frozen
+    samples: Mapping[str, int] = field(repr=False, compare=False, kw_only=True, default_factory=dict)
 
     def __post_init__(self) -> None:
         skipped = str(self.skips).encode()  # nothing where no step is left out
@@ -103,22 +105,17 @@ class Replay:
             stacklevel=4,
         )
 
-    def warn_of_another_plan(self, now: LoggedPlan, global_batch_size: int) -> None:
-        """Warn if a run whose plan is `now`, of steps of so many rows, draws other rows than the logged one did."""
+    def warn_of_another_plan(self, now: LoggedPlan, global_batch_size: int, *, samples: Mapping[str, int]) -> None:
+        """Warn if a run draws other rows whose plan is `now`, with so many rows a step and `samples` by domain."""
         found = list(self.plan.others(now)) if self.plan is not None else []
         if self.plan is not None and self.global_batch_size not in (None, global_batch_size):
             was = self.global_batch_size
             found.append(
                 (f"global_batch_size was {was}, now {global_batch_size}", f"batch_size x ranks that make {was}")
             )
-        if found:
-            warnings.warn(
-                "the log that is replayed was written by a run with other settings: the weights of each step are the "
-                "same, its rows are not:\n  - "
-                + "\n  - ".join(line for line, _ in found)
-                + f"\nFor the batches of that run, give {', '.join(remedy for _, remedy in found)}",
-                stacklevel=4,
-            )
+        views = self.plan.views if self.plan is not None else self.selections
+        same = {name: size for name, size in self.samples.items() if views.get(name) == now.views.get(name)}
+        warn_of_others([*found, *other_samples(same, samples)])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -173,10 +170,10 @@ class LoggedRun:
         if not len(self.step_T):
             raise StateError(f"{self.path}: the log has no steps yet, so there is nothing to replay")
         if (missing := np.flatnonzero(self.step_T != np.arange(len(self.step_T)))).size:
-            first = int(missing[0])
+            lost = Skips.of([(int(missing[0]), int(self.step_T[missing[0]]))])
             raise StateError(
-                f"{self.path}: the log lacks the steps {first} to {int(self.step_T[first]) - 1}, so the run cannot be "
-                "replayed from it: give the log that has them"
+                f"{self.path}: the log lacks the steps {lost}, so the run cannot be replayed from it: give the log "
+                "that has them"
             )
         if other := [header.step for header in self.headers if set(header.domains) != set(self.names)]:
             raise StateError(
@@ -210,6 +207,7 @@ class LoggedRun:
             global_batch_size=self.header.global_batch_size,
             mixer=self.header.mixer,
             skips=self.skips,
+            samples=self.header.samples,
         )
 
 

@@ -62,6 +62,8 @@ def logged_counts(
 
 
 def warn_of_other_settings(mixer: Any, run_plan: RunPlan) -> None:
-    """Warn if `mixer` replays a run of other settings than those of `run_plan`, whose rows were others."""
+    """Warn if `mixer` replays a run of other settings or data than those of `run_plan`, whose rows were others."""
     if isinstance(mixer, Replay):
-        mixer.warn_of_another_plan(LoggedPlan.of(run_plan), run_plan.plan.global_batch_size)
+        plan = run_plan.plan
+        samples = dict(zip(plan.names, plan.samples_K.tolist()))
+        mixer.warn_of_another_plan(LoggedPlan.of(run_plan), plan.global_batch_size, samples=samples)

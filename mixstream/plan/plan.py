@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.arguments import counted
 from mixstream.cached import cached_property
 from mixstream.errors import ConfigError
 from mixstream.plan.lanes import Lane
@@ -93,7 +94,7 @@ class Plan:
         B, L = self.global_batch_size, self.lanes
         if L < 1 or B < 1 or B % L:
             raise ConfigError(
-                f"{L} lanes (num_canonical_nodes) cannot share a global batch of {B} rows evenly: "
+                f"{counted(L, 'lanes')} (num_canonical_nodes) cannot share a global batch of {B} rows evenly: "
                 "choose a number of lanes that divides batch_size x world size"
             )
         if B > _LARGEST_BATCH:
@@ -104,7 +105,7 @@ class Plan:
         if self.quotas is not None and (self.epoch_size < L or self.quotas.first_LK.sum(axis=1).min() < 1):
             raise ConfigError(
                 f"an epoch of {self.epoch_size} rows leaves some of {L} lanes (num_canonical_nodes) without any: "
-                f"choose at most {self.epoch_size} lanes, or raise epoch_size"
+                f"choose at most {counted(self.epoch_size, 'lanes')}, or raise epoch_size"
             )
         if self.steps_per_epoch < 1:
             drops = "drop_last=True drops the rest" if self.stretch is None else "one of one domain is not filled up"
@@ -185,9 +186,7 @@ class Plan:
             total_L[lane] = self.part_LK[lane].sum()
         cursor = replace(cursor, credit_LK=credit_LK, total_L=total_L)
         return (
-            cursor
-            if self.quotas is None
-            else replace(cursor, quota_LK=self.quotas.of_epoch(self._first_credit(cursor)))
+            cursor if self.quotas is None else replace(cursor, quota_LK=self.quotas.of_epoch(self.first_credit(cursor)))
         )
 
     def advance(self, cursor: Cursor, weight_K: Int64 | None = None) -> tuple[Cursor, Rows] | None:
@@ -284,11 +283,11 @@ class Plan:
         skipped = (epoch - cursor.epoch) * self.steps_per_epoch - cursor.step_in_epoch
         after = replace(cursor, epoch=epoch, step_in_epoch=0, step=cursor.step + skipped)
         if self.quotas is not None:
-            moved_LK, credit_LK = self.quotas.pass_epochs(self._first_credit(cursor), epoch - cursor.epoch)
+            moved_LK, credit_LK = self.quotas.pass_epochs(self.first_credit(cursor), epoch - cursor.epoch)
             base_LK, quota_LK = cursor.base_LK + moved_LK, self.quotas.of_epoch(credit_LK)
             return replace(after, base_LK=base_LK, drawn_LK=base_LK, credit_LK=credit_LK, quota_LK=quota_LK)
         if epoch == cursor.epoch:
-            return replace(after, drawn_LK=cursor.base_LK, credit_LK=self._first_credit(cursor))
+            return replace(after, drawn_LK=cursor.base_LK, credit_LK=self.first_credit(cursor))
         drawn_LK, credit_LK = cursor.drawn_LK.copy(), cursor.credit_LK.copy()
         for lane, part_K in enumerate(self.part_LK):
             rows = skipped * (self.global_batch_size // self.lanes)
@@ -306,7 +305,7 @@ class Plan:
         assert self.part_LK is not None
         return np.asarray(~(self.left_LK(cursor) & (self.part_LK > 0)).any(axis=1))
 
-    def _first_credit(self, cursor: Cursor) -> Int64:
+    def first_credit(self, cursor: Cursor) -> Int64:
         """Return the credits at the start of the epoch of `cursor`; of no meaning where a domain has left the lane."""
         assert self.part_LK is not None
         rows, unit = cursor.step_in_epoch * (self.global_batch_size // self.lanes), self._unit
@@ -325,7 +324,7 @@ class Plan:
         # An epoch begins where the quota of the last one ends, whether its last batch was dropped or filled with
         # repeats. Once a domain has left a lane, epochs are no longer exact there, and draws continue.
         exact_L = self._complete_L(cursor)[:, None]
-        moved_LK = self.quotas.before_drops(self._first_credit(cursor))
+        moved_LK = self.quotas.before_drops(self.first_credit(cursor))
         base_LK = np.where(exact_L, cursor.base_LK + moved_LK, cursor.drawn_LK)
         credit_LK = cursor.credit_LK
         if self.in_order:  # credits decide nothing

@@ -3,8 +3,8 @@
 Rule 1: an epoch takes exactly `choose_K` over all lanes; of a domain that it takes whole, each lane takes what it owns.
 Rule 2: nothing is rounded the same way in every epoch. Lanes take turns in getting rows that do not divide by their
 number, and domains in losing rows with `drop_last`. Both follow from the credits at the start of the epoch, which are
-part of the cursor, so a run that resumes takes the same. While lanes take turns, one of them may be up to 4 rows of a
-domain off its part; over all lanes, every epoch is exact.
+part of the cursor, so a run that resumes takes the same. While lanes take turns, each may be a row of a domain off
+its part in an epoch, and over many epochs more; over all lanes, every epoch is exact.
 
 Shape suffixes: K domains, L lanes.
 """

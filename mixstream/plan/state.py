@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET
 
-from mixstream.arguments import shown
+from mixstream.arguments import counted, shown
 from mixstream.errors import StateError
 from mixstream.plan.skips import Skips
 from mixstream.plan.state_carry import carry_over, refusal
@@ -173,10 +173,16 @@ def unpacked(document: Any) -> Any:
 
 def _what_else(document: Any) -> str:
     """Return what a document is that is no state, and what to do with it."""
+    if not isinstance(document, Mapping) or not document:
+        way_out = "; `json.loads` makes one of a text" if isinstance(document, (str, bytes)) else ""
+        return (
+            f"this is not a state of mixstream's version {VERSION}: a state is the dict that `state_dict()` returned, "
+            f"got {shown(document)}{way_out}"
+        )
     found = dict(_inner(document, depth=4))
     if ours := [path for path, inner in found.items() if inner.get("mixstream") == VERSION]:
         return f"this is a checkpoint, and the state is in it: load checkpoint{ours[0]}"
-    version = document.get("mixstream") if isinstance(document, Mapping) else None
+    version = document.get("mixstream")
     way_out = "a state of another version cannot be resumed exactly; start without it"
     theirs = [path for path, inner in found.items() if inner.keys() >= _MOSAIC]
     if version is None and theirs:
@@ -258,7 +264,7 @@ def _cursor(state: RunState, run_plan: RunPlan, *, strict: bool) -> Cursor:
     )
     step = state.sample_in_epoch // plan.global_batch_size
     if not wrong and step > plan.steps_per_epoch:
-        wrong = f"it is {step} steps into an epoch of {plan.steps_per_epoch}"
+        wrong = f"it is {counted(step, 'steps')} into an epoch of {plan.steps_per_epoch}"
     if not wrong:
         began = state.began
         cursor, wrong = resumed(

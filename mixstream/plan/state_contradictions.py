@@ -26,6 +26,8 @@ def _of_domains(state: RunState) -> Iterator[str]:
     lanes, names = state.num_canonical_nodes, [domain.name for domain in state.domains]
     if len(set(names)) < len(names):
         yield f"it has domains twice: {names}"
+    if state.settings.shuffle and names != sorted(names):  # samples are dealt to lanes in the order of domains
+        yield f"its domains are listed as {names}, which are sorted in every run that is not read in order"
     for domain in state.domains:
         if {*map(len, (domain.drawn, domain.base, domain.credit, domain.began or domain.drawn))} != {lanes}:
             yield f"domain {domain.name!r} does not have one cursor for each of {lanes} lanes"

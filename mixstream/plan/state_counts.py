@@ -18,19 +18,27 @@ Shape suffixes: K domains, L lanes.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.arguments import counted
 from mixstream.cached import cached_property
 from mixstream.plan.megatron.run_plan import MegatronPlan
 from mixstream.plan.plan import Plan
+from mixstream.plan.state_epochs import (
+    APART,
+    complete,
+    first,
+    most_owed,
+    sums,
+    wrong_beginning,
+    wrong_epochs,
+    wrong_quotas,
+)
 from mixstream.plan.weights import WEIGHT_UNIT
 from mixstream.types import Cursor, Int64, Origin
 
-_APART = 4
-"""Rows by which lanes may differ in a domain of which they take turns (`quotas`), or under weights by step."""
 _EXACT_ROWS = 1 << 22
 """Samples of a blend that are counted one by one; of more, only the sum is checked."""
 
@@ -82,7 +90,7 @@ def _has_other_parts(plan: Plan, cursor: Cursor) -> bool:
     """Return whether the rounding carry is in parts of an epoch's rows, as earlier versions counted it."""
     if plan.part_LK is None:
         return False
-    other_L = (cursor.total_L != plan.part_LK.sum(axis=1)) & _complete(plan, cursor)
+    other_L = (cursor.total_L != plan.part_LK.sum(axis=1)) & complete(plan, cursor)
     rows = plan.epoch_size // plan.lanes
     return bool(other_L.any() and set(cursor.total_L[other_L].tolist()) <= {rows, rows + 1})
 
@@ -91,13 +99,8 @@ def _here(plan: Plan, cursor: Cursor) -> Origin:
     """Return a beginning of the run at the draws from which the cursor counts: those of its epoch, or of all steps."""
     steps = cursor.step_in_epoch
     if plan.part_LK is None:
-        steps = _sums(cursor.drawn_LK - cursor.base_LK)[0] * plan.lanes // plan.global_batch_size
+        steps = sums(cursor.drawn_LK - cursor.base_LK)[0] * plan.lanes // plan.global_batch_size
     return Origin(step=max(cursor.step - steps, 0), epoch=cursor.epoch, drawn_LK=cursor.base_LK)
-
-
-def _complete(plan: Plan, cursor: Cursor) -> NDArray[np.bool_]:
-    """Return in which lanes no domain has left, bool [L]."""
-    return np.asarray(~(plan.left_LK(cursor) & (plan.last_LK < 1 << 62)).any(axis=1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +124,8 @@ class _Counts:
             return found
         if isinstance(self.plan, MegatronPlan):
             return self._wrong_blend(self.plan)
+        if found := self._wrong_epoch() or self._wrong_repeats():
+            return found
         return self._wrong_by_step() if self.plan.part_LK is None else self._wrong_fixed()
 
     def wrong_rows(self) -> str:
@@ -148,20 +153,20 @@ class _Counts:
     @cached_property
     def _complete_L(self) -> NDArray[np.bool_]:
         """In which lanes no domain has left, bool [L]."""
-        return _complete(self.plan, self.cursor)
+        return complete(self.plan, self.cursor)
 
     # --- all runs -------------------------------------------------------------------------------------------------
 
     def _wrong_order(self) -> str:
         base_LK, drawn_LK = self.cursor.base_LK, self.cursor.drawn_LK
-        if (found := self._first(base_LK > drawn_LK)) is not None:
+        if (found := first(self.plan, base_LK > drawn_LK)) is not None:
             return f"{found} was at draw {base_LK[found.at]} when the epoch began, and is at draw {drawn_LK[found.at]}"
-        if (found := self._first(self._first_LK > base_LK)) is not None:
+        if (found := first(self.plan, self._first_LK > base_LK)) is not None:
             return (
                 f"{found} was at draw {self._first_LK[found.at]} when the run began, and at draw {base_LK[found.at]} "
                 "in a later epoch"
             )
-        if self._plain and (found := self._first(drawn_LK > self.plan.last_LK)) is not None:
+        if self._plain and (found := first(self.plan, drawn_LK > self.plan.last_LK)) is not None:
             return f"{found} is at draw {drawn_LK[found.at]}, and leaves the mix after {self.plan.last_LK[found.at]}"
         return ""
 
@@ -175,10 +180,10 @@ class _Counts:
             steps = (cursor.epoch - first[1]) * plan.steps_per_epoch + cursor.step_in_epoch
             if cursor.step - first[0] != steps and (origin is not None or self.strict):
                 return (
-                    f"it is at step {cursor.step}, and {cursor.step_in_epoch} steps into epoch {cursor.epoch}, whose "
-                    f"epochs have {plan.steps_per_epoch} steps"
+                    f"it is at step {cursor.step}, and {counted(cursor.step_in_epoch, 'steps')} into epoch "
+                    f"{cursor.epoch}, whose epochs have {counted(plan.steps_per_epoch, 'steps')}"
                 )
-            rows_L = _sums(cursor.drawn_LK - cursor.base_LK)
+            rows_L = sums(cursor.drawn_LK - cursor.base_LK)
             if not isinstance(plan, MegatronPlan) and set(rows_L) != {cursor.step_in_epoch * self._share}:
                 return (
                     f"{cursor.step_in_epoch} steps draw {cursor.step_in_epoch * self._share} rows in each lane, and "
@@ -189,7 +194,7 @@ class _Counts:
     def _wrong_by_step(self) -> str:
         """Check a cursor under weights that are given step by step."""
         cursor, origin = self.cursor, self.cursor.origin
-        rows_L = _sums(cursor.drawn_LK - cursor.base_LK)
+        rows_L = sums(cursor.drawn_LK - cursor.base_LK)
         steps, odd = divmod(rows_L[0], self._share)
         if odd or len(set(rows_L)) > 1:
             return f"every step draws {self._share} rows in each lane, and its lanes have drawn {rows_L}"
@@ -199,16 +204,15 @@ class _Counts:
         if begun is None and self.strict and not cursor.base_LK.any():
             begun = 0
         if steps > cursor.step or (begun is not None and steps != cursor.step - begun):
-            return (
-                f"it is at step {cursor.step}, and its lanes have drawn {rows_L} rows, which are those of {steps} steps"
-            )
-        if self._plain and (found := self._first(cursor.base_LK > 0)) is not None:
+            of = counted(steps, "steps")
+            return f"it is at step {cursor.step}, and its lanes have drawn {rows_L} rows, which are those of {of}"
+        if self._plain and (found := first(self.plan, cursor.base_LK > 0)) is not None:
             return f"{found} was at draw {cursor.base_LK[found.at]} when the run began"
         drawn_LK = (cursor.drawn_LK - cursor.base_LK)[self._complete_L]
         if (
             self.plan.stretch is None
             and len(drawn_LK)
-            and (found := self._first((np.ptp(drawn_LK, axis=0) > _APART)[None]))
+            and (found := first(self.plan, (np.ptp(drawn_LK, axis=0) > APART)[None]))
         ):
             return f"domain {found.name!r} has been drawn {drawn_LK[:, found.at[1]].tolist()} times in the lanes"
         return ""
@@ -218,12 +222,37 @@ class _Counts:
         plan, cursor = self.plan, self.cursor
         if plan.quotas is None:
             return self._wrong_carry(cursor.drawn_LK, cursor.credit_LK, cursor.step) if self._counted else ""
-        return self._wrong_quotas() or (self._wrong_epochs() if self._counted else "")
+        epochs = wrong_epochs(plan, cursor) if self._counted else ""
+        return wrong_quotas(plan, cursor) or epochs or wrong_beginning(plan, cursor, plain=self._plain)
 
     @property
     def _counted(self) -> bool:
         """Whether it is known from where the run is counted."""
         return self._plain or self.cursor.origin is not None
+
+    def _wrong_epoch(self) -> str:
+        """Check that the epoch is no further than the run; under weights by step, nothing else follows from the step.
+
+        Fewer steps of the epoch are possible: `set_epoch` begins it anew and keeps the draws. So are more in the epoch
+        in which a run took over draws, if it went on in it.
+        """
+        cursor, origin = self.cursor, self.cursor.origin
+        begun = origin.step if origin is not None and cursor.epoch > origin.epoch else 0
+        if self.plan.part_LK is None and cursor.step_in_epoch > cursor.step - begun:
+            since = f", of a run that began at step {begun}" if begun else ""
+            into = f"{counted(cursor.step_in_epoch, 'steps')} into epoch {cursor.epoch}"
+            return f"it is at step {cursor.step}{since}, and {into}"
+        return ""
+
+    def _wrong_repeats(self) -> str:
+        """Check that nothing is repeated under weights: their last batch is filled with the next draws.
+
+        A run that took over draws goes on with the count of the other, and versions before rounded shares.
+        """
+        weights = self.plan.quotas is None and (self.plan.part_LK is None or self.shares)
+        if self._plain and weights and self.cursor.repeats:
+            return f"under weights no rows are repeated, and it counts {self.cursor.repeats}"
+        return ""
 
     # --- credits --------------------------------------------------------------------------------------------------
 
@@ -235,10 +264,10 @@ class _Counts:
         if odd_L.any() or (cursor.total_L > np.maximum(whole_L, self._largest)).any():
             parts = f"{cursor.total_L.tolist()}, and the weights sum to {whole_L.tolist()}"
             return f"its rounding carry is in parts of {parts}"
-        rows = _APART if plan.quotas is None else 2 * self._share + 8
+        rows = APART if plan.quotas is None else 2 * self._share + 4 + most_owed(plan, cursor)
         rows += cursor.step_in_epoch * self._share if plan.in_order else 0  # it decides nothing there
         most_L = cursor.total_L.astype(object) * rows
-        if (found := self._first(np.abs(cursor.credit_LK.astype(object)) > most_L[:, None])) is not None:
+        if (found := first(self.plan, np.abs(cursor.credit_LK.astype(object)) > most_L[:, None])) is not None:
             return f"the rounding carry of {found} is {cursor.credit_LK[found.at]}, which is several rows"
         return ""
 
@@ -261,60 +290,14 @@ class _Counts:
         first_LK = credit_LK.astype(object) - parts + (drawn_LK // unit).astype(object) * whole_L1
         start_LK = plan.start().credit_LK
         wrong_LK = np.abs(first_LK) > 2 * whole_L1 if origin is not None else first_LK != start_LK
-        if (found := self._first(np.asarray(wrong_LK & self._complete_L[:, None], dtype=bool))) is not None:
+        if (found := first(self.plan, np.asarray(wrong_LK & self._complete_L[:, None], dtype=bool))) is not None:
             return (
-                f"{found} is at draw {self.cursor.drawn_LK[found.at]} after {step} steps, which is not what its weight "
-                "and the rounding carry make"
+                f"{found} is at draw {self.cursor.drawn_LK[found.at]} after {counted(step, 'steps')}, which is not "
+                "what its weight and the rounding carry make"
             )
         return ""
 
-    # --- fixed rows of an epoch -----------------------------------------------------------------------------------
-
-    def _wrong_quotas(self) -> str:
-        """Check that no lane has drawn more of a domain than its epoch takes."""
-        plan, cursor = self.plan, self.cursor
-        assert cursor.quota_LK is not None
-        drawn_LK = cursor.drawn_LK - cursor.base_LK
-        # A lane with fewer rows than others has dealt its quota before the last step, and fills up with repeats.
-        within_L = cursor.step_in_epoch * self._share <= cursor.quota_LK.sum(axis=1)
-        full_L1 = (self._complete_L & within_L)[:, None]
-        if (found := self._first((drawn_LK > cursor.quota_LK) & full_L1)) is not None:
-            return (
-                f"{found} has been drawn {drawn_LK[found.at]} times in this epoch, which takes "
-                f"{cursor.quota_LK[found.at]} of it"
-            )
-        if plan.in_order and self._complete_L.all() and cursor.step_in_epoch < plan.steps_per_epoch:
-            before_LK = np.cumsum(cursor.quota_LK, axis=1) - cursor.quota_LK
-            there_LK = np.clip(cursor.step_in_epoch * self._share - before_LK, 0, cursor.quota_LK)
-            if (found := self._first(there_LK != drawn_LK)) is not None:
-                return (
-                    f"domains are read in order, and {found} has been drawn {drawn_LK[found.at]} times in this epoch, "
-                    f"not {there_LK[found.at]}"
-                )
-        return ""
-
-    def _wrong_epochs(self) -> str:
-        """Check what the epochs before have taken."""
-        plan, cursor, origin = self.plan, self.cursor, self.cursor.origin
-        assert plan.quotas is not None
-        assert plan.choose_K is not None
-        epochs = cursor.epoch - (0 if origin is None else origin.epoch)
-        moved_LK = cursor.base_LK - self._first_LK
-        if self._complete_L.all() and (moved_LK.sum(axis=0) != epochs * plan.choose_K.astype(object)).any():
-            whole = [epochs * rows for rows in plan.choose_K.tolist()]
-            return f"{epochs} epochs take {whole} samples of the domains, and {_sums(moved_LK.T)} are taken"
-        apart = _APART if plan.quotas.take_turns else 0
-        even_LK = plan.quotas.first_LK.astype(object) * epochs
-        if plan.quotas.take_turns:
-            even_LK = plan.quotas.part_LK.astype(object) * epochs // plan.lanes
-        wrong_LK = np.asarray(np.abs(moved_LK.astype(object) - even_LK) > apart, dtype=bool)
-        if (found := self._first(wrong_LK & self._complete_L[:, None])) is not None:
-            return f"{found} was at draw {cursor.base_LK[found.at]} when the epoch began, not {even_LK[found.at]}"
-        if origin is None and self._complete_L.all():
-            spare = plan.steps_per_epoch * plan.global_batch_size - int(plan.choose_K.sum())
-            if cursor.repeats > (most := 0 if plan.drop_last else epochs * max(spare, 0)):
-                return f"{epochs} epochs repeat {most} rows, and it counts {cursor.repeats}"
-        return ""
+    # --- others ---------------------------------------------------------------------------------------------------
 
     def _wrong_blend(self, plan: MegatronPlan) -> str:
         """Check what is taken of a blend, which follows from the step."""
@@ -323,29 +306,3 @@ class _Counts:
         if int(taken_K.sum()) != rows or (rows <= _EXACT_ROWS and (plan.blend.taken(rows) != taken_K).any()):
             return f"{step} steps take other samples of the blend than {taken_K.tolist()}"
         return ""
-
-    # --- names ----------------------------------------------------------------------------------------------------
-
-    def _first(self, wrong_LK: Any) -> _Where | None:
-        """Return the first domain and lane that is marked."""
-        lanes, domains = np.nonzero(wrong_LK)
-        if not len(lanes):
-            return None
-        return _Where((int(lanes[0]), int(domains[0])), self.plan.names[int(domains[0])], len(wrong_LK))
-
-
-@dataclass(frozen=True)
-class _Where:
-    """A domain in a lane."""
-
-    at: tuple[int, int]
-    name: str
-    lanes: int
-
-    def __str__(self) -> str:
-        return f"domain {self.name!r}" + (f" in lane {self.at[0]}" if self.lanes > 1 else "")
-
-
-def _sums(rows_LK: Int64) -> list[int]:
-    """Return the sums of the rows of a table as Python's integers, which do not overflow."""
-    return [sum(row) for row in rows_LK.tolist()]

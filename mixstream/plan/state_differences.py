@@ -102,7 +102,10 @@ def other_samples(domain: Any, theirs: DomainState, selection: str | None) -> tu
         give = "give its stream the former one" if was else "leave `packing` out of its stream"
         return "packing", f" was read {before}, and is now read {after}, which has other rows: {give}"
     if theirs.fingerprint != domain.fingerprint:
-        return "shards", f" has other shards (fingerprint {theirs.fingerprint[:8]}, now {domain.fingerprint[:8]})"
+        pairs = enumerate(zip(theirs.fingerprint, domain.fingerprint), 1)
+        digits = max(8, next((at for at, (was, now) in pairs if was != now), 0))
+        was, now = theirs.fingerprint[:digits], domain.fingerprint[:digits]
+        return "shards", f" has other shards (fingerprint {was}, now {now})"
     if theirs.selection != (selection or UNSET):
         return "selection", _other_selection(theirs.selection or None, selection)
     return "", ""

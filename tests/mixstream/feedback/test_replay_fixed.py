@@ -95,6 +95,17 @@ def test_a_replay_with_other_settings_says_which(library, tmp_path, mixer, other
         ms.Loader(make_dataset(library, mixer=ms.replay(tmp_path), **other)).close()
 
 
+@pytest.mark.parametrize("mixer", [IRRATIONAL, ms.mixers.Schedule({0: {"web": 1, "code": 1, "law": 1}})])
+def test_a_replay_over_other_data_says_so(library, tmp_path, mixer):
+    rows(make_dataset(library, mixer=mixer), 4, log=tmp_path)
+    file = tmp_path / "mixture.jsonl"
+    had = SIZES["code"]
+    file.write_text(file.read_text().replace(f'"code":{had}', f'"code":{had + 991}', 1))
+    told = rf"(?s)other settings or data.*domain 'code' had {had + 991} samples, now {had}\n.*give the data of that run"
+    with pytest.warns(UserWarning, match=told):
+        ms.Loader(make_dataset(library, mixer=ms.replay(tmp_path))).close()
+
+
 def test_an_epoch_of_another_size_is_refused(library, tmp_path):
     rows(make_dataset(library, epoch_size=50), 4, log=tmp_path)
     with pytest.raises(ConfigError, match=r"epoch_size=51, .* epochs of 50 rows: leave out"):

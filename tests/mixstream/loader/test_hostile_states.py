@@ -82,13 +82,23 @@ def replaced(state: Any, path: tuple[Any, ...], by: Any) -> Any:
     return state
 
 
+def moved(domains: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the domains, of which one has been drawn once less, and its neighbour once more."""
+    by = (1, -1, 0)
+    return [each | {"drawn": [each["drawn"][0] + rows]} for each, rows in zip(domains, by)]
+
+
 BY_NAME = {
     "a draw count that no run reaches": ("natural", ("domains", 0, "drawn", 0), 1 << 50, "draw"),
     "one draw more": ("natural", ("domains", 1, "drawn", 0), lambda n: n + 1, "drawn"),
     "one draw more in a lane": ("lanes", ("domains", 1, "drawn", 2), lambda n: n + 1, "drawn"),
+    "a draw of one domain in another": ("natural", ("domains",), moved, "rounding carry"),
+    "domains in another order": ("lanes", ("domains",), lambda domains: domains[::-1], "sorted"),
     "drawn before the epoch": ("natural", ("domains", 0, "base", 0), lambda n: n + 40, "when the epoch began"),
     "another step": ("natural", ("step",), lambda n: n + 28, "step 61"),
     "another step under a schedule": ("schedule", ("step",), lambda n: n + 1, "step 34"),
+    "repeats under a schedule": ("schedule", ("repeats",), 1, "no rows are repeated, and it counts 1"),
+    "repeats under weights that are learned": ("odm", ("repeats",), 3, "no rows are repeated, and it counts 3"),
     "other parts of the carry": ("natural", ("total", 0), 7, "rounding carry"),
     "a number of more than 64 bits": ("natural", ("repeats",), 1 << 64, "64 bits"),
     "infinite": ("natural", ("domains", 0, "max_epochs"), float("inf"), "no number"),
@@ -120,6 +130,18 @@ def test_what_cannot_be_is_refused_by_name(runs, what):
     assert "damaged" in str(refused.value)
     assert loader.state_dict() == state
     assert drive([loader], 3) == rows
+
+
+@pytest.mark.parametrize("name", ["schedule", "ado", "odm"])
+def test_no_epoch_is_further_than_the_steps_of_the_run(library, name):
+    """It would end early: here after 8 steps more, not after 25."""
+    with loaders_of(library, **RUNS[name]) as (loader,):
+        drive([loader], 3)
+        state = json.loads(json.dumps(loader.state_dict()))
+        for strict in (True, False):
+            with pytest.raises(StateError, match="damaged: it is at step 3, and 20 steps into epoch 0"):
+                loader.load_state_dict(state | {"sample_in_epoch": 160}, strict=strict)
+        assert loader.state_dict() == state
 
 
 @pytest.mark.parametrize(

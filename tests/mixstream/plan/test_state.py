@@ -6,16 +6,20 @@ import copy
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from harness import FIRST, SIZES, Tilt, drive, joined, loaders_of, make_dataset, row_ids, streams, write_tokens
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 from torch.utils.data import DataLoader
 
 import mixstream as ms
 from mixstream.errors import ConfigError, StateError
+from mixstream.plan.state import parse_state
+from mixstream.plan.state_differences import other_samples
 
 STATIC = ms.mixers.Static({"web": 1, "code": 1, "law": 1})
 SCHEDULE = ms.mixers.Schedule({0: {"web": 1, "code": 1, "law": 1}})
@@ -116,6 +120,14 @@ def test_a_new_domain_and_other_shards_are_named(library, tmp_path):
     for listed, said in ((more, "domain 'new' is not in the state"), (other, "domain 'code' has other shards")):
         with loaders_of(library, streams=listed) as (loader,), pytest.raises(StateError, match=said):
             loader.load_state_dict(state)
+
+
+def test_fingerprints_are_shown_as_far_as_they_differ():
+    domain, theirs = (
+        SimpleNamespace(fingerprint="63d1928741"),
+        SimpleNamespace(fingerprint="63d1928751", selection=UNSET),
+    )
+    assert other_samples(domain, theirs, None)[1] == " has other shards (fingerprint 63d192875, now 63d192874)"
 
 
 def test_where_a_dataset_lies_and_how_it_is_listed_does_not_matter(library, tmp_path):
@@ -337,3 +349,10 @@ def test_a_learning_run_does_not_go_on_without_what_it_learned(library, path, by
 def test_a_dataset_alone_cannot_save_what_a_mixer_learned(library):
     with pytest.raises(ConfigError, match=r"Tilt learns from losses.*loader\.state_dict\(\)"):
         make_dataset(library, mixer=Tilt()).state_dict(0)
+
+
+@pytest.mark.parametrize("state", [None, [], {}, "step", b"7"])
+def test_what_is_no_dict_is_not_taken_for_a_state_of_another_version(state):
+    with pytest.raises(StateError, match="not a state of mixstream's version 2: a state is the dict") as refused:
+        parse_state(state)
+    assert ("json.loads" in str(refused.value)) == isinstance(state, (str, bytes))

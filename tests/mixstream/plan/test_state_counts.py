@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from planning import plans
 
 from mixstream.plan.plan import Plan
+from mixstream.plan.quotas import Quotas
 from mixstream.plan.state_counts import resumed
 from mixstream.plan.stretches import Stretch
 from mixstream.plan.weights import quantise, whole_shares
@@ -70,6 +71,111 @@ def test_every_position_of_a_run_is_taken(plan, steps, data):
     if plan.max_epochs_K is None and data.draw(st.booleans(), label="another epoch"):
         cursor = walked(plan, 3, plan.at_epoch(plan.settle(cursor), data.draw(st.integers(0, 7), label="epoch")))
     assert not wrong(plan, cursor)
+
+
+@settings(max_examples=30)
+@given(plan=plans(), steps=st.integers(0, 60), data=st.data())
+def test_draws_of_an_epoch_that_are_those_of_another_domain_are_refused(plan, steps, data):
+    """Their sum is right, and no quota is exceeded: each row would be lost in one domain and repeated in another."""
+    cursor = plan.settle(walked(plan, steps))
+    assert plan.part_LK is not None
+    step_L = (cursor.drawn_LK - cursor.base_LK).sum(axis=1)
+    lane = data.draw(st.integers(0, plan.lanes - 1), label="lane")
+    drawn_K, base_K = cursor.drawn_LK[lane], cursor.base_LK[lane]
+    giving, taking = np.flatnonzero(drawn_K > base_K), np.flatnonzero(plan.part_LK[lane] > 0)
+    pairs = [(k, j) for k in giving.tolist() for j in taking.tolist() if k != j]
+    if not pairs or not step_L.any():
+        return
+    giver, taker = data.draw(st.sampled_from(pairs), label="domains")
+    moved_LK = cursor.drawn_LK.copy()
+    moved_LK[lane, [giver, taker]] += [-1, 1]
+    assert wrong(plan, replace(cursor, drawn_LK=moved_LK))
+    credit_LK = cursor.credit_LK.copy()
+    credit_LK[lane, [giver, taker]] += [-1, 1]
+    assert wrong(plan, replace(cursor, credit_LK=credit_LK))
+
+
+def test_an_epoch_that_takes_long_to_count_begins_with_a_carry_of_few_rows():
+    sizes_K = np.array([30, 61])
+    plan = Plan(names=("a", "b"), samples_K=sizes_K, choose_K=sizes_K, epoch_size=91, global_batch_size=8)
+    far = replace(plan.at_epoch(plan.start(), 1 << 40), quota_LK=None)
+    cursor = walked(plan, 5, plan.resume(far))
+    assert not wrong(plan, cursor)
+    assert "the rounding carry" in wrong(plan, replace(cursor, drawn_LK=cursor.drawn_LK + np.array([-6, 6])))
+
+
+def test_an_epoch_may_begin_without_a_carry():
+    """As in states of versions that carried nothing over the ends of epochs."""
+    sizes_K = np.array([30, 61])
+    plan = Plan(names=("a", "b"), samples_K=sizes_K, choose_K=sizes_K, epoch_size=91, global_batch_size=8)
+    cursor = plan.at_epoch(plan.start(), 1)
+    assert cursor.credit_LK.any()
+    assert not wrong(plan, walked(plan, 5, replace(cursor, credit_LK=np.zeros_like(cursor.credit_LK))))
+
+
+def test_an_epoch_is_no_further_than_the_steps_of_its_run():
+    """Under weights by step, where `set_epoch` begins an epoch anew and keeps the draws."""
+    sizes_K = np.array([300, 610])
+    plan = Plan(names=("a", "b"), samples_K=sizes_K, choose_K=None, epoch_size=910, global_batch_size=8)
+    cursor = walked(plan, 9)
+    assert not wrong(plan, replace(cursor, step_in_epoch=4))
+    assert "10 steps into epoch 0" in wrong(plan, replace(cursor, step_in_epoch=10))
+    origin = Origin(step=5, epoch=3, drawn_LK=cursor.drawn_LK)
+    later = replace(walked(plan, 4, replace(cursor, base_LK=cursor.drawn_LK, origin=origin)), epoch=4, step=9)
+    assert not wrong(plan, replace(later, step_in_epoch=4))
+    assert "5 steps into epoch 4" in wrong(plan, replace(later, step_in_epoch=5))
+    assert not wrong(plan, replace(later, step_in_epoch=9, epoch=3))  # the run took over in mid-epoch
+    assert "10 steps into epoch 3" in wrong(plan, replace(later, step_in_epoch=10, epoch=3))
+
+
+def skewed_plan(domains: int, lanes: int, *, seed: int, **more: Any) -> Plan:
+    """Return a plan whose lanes take turns, of domains of very unequal sizes."""
+    random = np.random.default_rng(seed)
+    samples_K = (20 * random.pareto(0.5, domains) + 1).astype(int).clip(1, 2000)
+    choose_K = (samples_K * random.uniform(1, 3, domains)).astype(int) + 1
+    plan = Plan(
+        names=tuple(map(str, range(domains))), samples_K=samples_K, choose_K=choose_K, epoch_size=int(choose_K.sum()),
+        global_batch_size=2 * lanes, lanes=lanes, **more,
+    )  # fmt: skip
+    assert plan.quotas is not None
+    assert plan.quotas.take_turns
+    return plan
+
+
+@pytest.mark.parametrize(("domains", "seed", "drop_last"), [(30, 221, False), (20, 242, True)])
+def test_lanes_that_take_turns_drift_apart_over_many_epochs(domains, seed, drop_last):
+    """By rows that add up: a run of many short epochs is one nonetheless."""
+    plan = skewed_plan(domains, 2, seed=seed, drop_last=drop_last)
+    assert plan.part_LK is not None
+    drifted_LK, cursor = np.zeros((2, domains)), plan.start()
+    for epoch in (7, 40):
+        cursor = walked(plan, 5, plan.at_epoch(plan.settle(cursor), epoch))
+        assert not wrong(plan, cursor)
+        took_over = Origin(step=0, epoch=0, drawn_LK=np.zeros_like(cursor.drawn_LK))
+        assert not wrong(plan, replace(cursor, origin=took_over))
+        assert not wrong(plan, cursor, strict=False)
+        drifted_LK = cursor.base_LK - epoch * plan.part_LK / plan.lanes
+    assert np.abs(drifted_LK).max() > 4
+
+
+def test_many_domains_take_no_longer_to_check(monkeypatch):
+    """Epochs are not gone through one by one where each is dealt domain by domain."""
+    plan = skewed_plan(300, 2, seed=3)
+    cursor = walked(plan, 2, plan.at_epoch(plan.start(), 40))
+    gone_through = []
+    monkeypatch.setattr(Quotas, "pass_epochs", lambda *_: gone_through.append(_))
+    assert not wrong(plan, cursor)
+    assert not gone_through
+
+
+def test_draws_of_one_lane_that_are_those_of_another_are_refused():
+    """Their sums over lanes, and over domains, are those of the epochs."""
+    plan = skewed_plan(5, 4, seed=9)
+    cursor = plan.settle(walked(plan, 9, plan.at_epoch(plan.start(), 12)))
+    assert not wrong(plan, cursor)
+    moved_LK = np.zeros_like(cursor.base_LK)
+    moved_LK[:2, :2] = [[1, -1], [-1, 1]]
+    assert wrong(plan, replace(cursor, base_LK=cursor.base_LK + moved_LK, drawn_LK=cursor.drawn_LK + moved_LK))
 
 
 @settings(max_examples=20)
