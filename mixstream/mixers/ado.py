@@ -2,6 +2,7 @@
 
 A domain gets rows in proportion to how fast another row still lowers its loss. `_history.py` keeps the loss curves,
 `scaling_law.py` fits laws to them, `_forgetting.py` says where domains stand on these; this file makes weights of it.
+`_ado_options.py` has the options.
 In the paper's symbols, at step t and for domain k, with the fitted L_k(n) = eps_k + beta_k n^-alpha_k:
 
     speed_k  = -dL_k/dn = alpha_k beta_k n_k^-alpha_k / n_k       n_k: rows so far, less those that were forgotten
@@ -18,34 +19,27 @@ section 1 of specs/mixing.md describes the released code.
 Shape suffixes: K domains, P points of the loss curves, 3 parameters of a law (log beta, log eps, alpha).
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixstream.arguments import normalise_fields, shown
-from mixstream.errors import ConfigError
 from mixstream.mixers import scaling_law
+from mixstream.mixers._ado_options import RELEASED, Options
 from mixstream.mixers._floors import clip, lift
 from mixstream.mixers._forgetting import RECENT, remembered, risen
-from mixstream.mixers._history import History, Sampling
+from mixstream.mixers._history import History
 from mixstream.mixers.form import Part
 from mixstream.mixers.protocol import State
 from mixstream.mixers.scaling_law import ALPHA, FLAT, LOG_BETA, LOG_EPS, Limits
 from mixstream.plan.weights import normalise
 from mixstream.types import Feedback, Float64, Int64
 
-_LEAST = {"ignore_steps": 0, "start_step": 0, "update_interval": 1, "subsample": 1, "window": 1, "degree": 0}
-_LEAST |= {"min_points": 1, "min_seen": 0, "s": 0.0, "alpha_floor": 0.0}
-_CHOICES = {"credit": ("rows", "weights"), "floor_on": ("rho", "p")}
-_CHOICES |= {"accept": ("each", "all"), "data_term": ("mean", "sum"), "forgetting": ("law", "ignore")}
-
 
 @dataclass(frozen=True, kw_only=True)
-class ADO:
+class ADO(Options):
     """Adaptive Data Optimization.
 
     `ADO()` is recommended; `ADO.reference()` is the released code. They differ in:
@@ -130,57 +124,6 @@ class ADO:
         ConfigError: an option is out of its range.
     """
 
-    s: float = 0.5
-    gamma1: float = 0.1
-    gamma2: float = 0.1
-    p_min: float | None = None
-    floor_on: Literal["rho", "p"] = "rho"
-    credit: Literal["rows", "weights"] = "rows"
-    same_step: bool = False
-    start_step: int = 500
-    update_interval: int = 500
-    ignore_steps: int = 500
-    subsample: int = field(default=5, metadata={"formerly": 10})
-    window: int = 101
-    degree: int = 3
-    max_points: int | None = 512
-    min_points: int = 20
-    min_seen: int = 10
-    accept: Literal["each", "all"] = "each"
-    alpha_floor: float = 0.05
-    alpha_max: float = 0.8
-    log_beta_max: float = 6.5
-    log_eps_min: float = math.log(0.01)
-    data_term: Literal["mean", "sum"] = "mean"
-    revive: bool = False
-    forgetting: Literal["law", "ignore"] = field(default="law", metadata={"formerly": "ignore", "new": True})
-
-    def __post_init__(self) -> None:
-        normalise_fields(self)
-        for name, least in _LEAST.items():
-            if not getattr(self, name) >= least:
-                raise ConfigError(f"ADO {name}={getattr(self, name)} cannot be; give {least} or more")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"ADO {name}={getattr(self, name)!r} is not known; choose {' or '.join(choices)}")
-        for name in ("gamma1", "gamma2"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(f"ADO {name}={getattr(self, name)} is not a weight; give more than 0 and at most 1")
-        if self.p_min is not None and not 0 <= self.p_min <= 1:
-            raise ConfigError(f"ADO p_min={self.p_min} is not a share; give 0 to 1, or None for min(0.01, 0.25 / K)")
-        if not self.alpha_max > 0 or math.isnan(self.log_beta_max + self.log_eps_min):
-            raise ConfigError(
-                f"ADO limits alpha_max={self.alpha_max}, log_beta_max={self.log_beta_max} and"
-                f" log_eps_min={self.log_eps_min} allow no law; give an alpha_max above 0, and numbers"
-            )
-        _ = self._sampling  # checks its window
-        if self.max_points is not None and self.max_points < 2 * self.min_points:
-            raise ConfigError(
-                f"ADO max_points={shown(self.max_points)} would leave fewer than min_points={shown(self.min_points)}"
-                " after every other one is dropped, so no law could be fitted; give"
-                f" {shown(2 * self.min_points)} or more"
-            )
-
     @classmethod
     def reference(cls, **overrides: Any) -> Self:
         """Return the form of the released code, with its defaults where `overrides` has no other.
@@ -190,23 +133,7 @@ class ADO:
         positive count as missing (there, one stops all refits); curves that do not fall have speed 0, not one from the
         optimiser's last beta; and where no domain has a speed, rho is mu (there, NaN from then on).
         """
-        released: dict[str, Any] = {
-            "same_step": True,
-            "p_min": 0.01,
-            "start_step": 500,
-            "update_interval": 1000,
-            "ignore_steps": 1000,
-            "max_points": None,
-            "min_points": 1,
-            "min_seen": 0,
-            "accept": "all",
-            "log_eps_min": 0.5,
-            "data_term": "sum",
-            "subsample": 10,
-            "revive": True,
-            "forgetting": "ignore",
-        }
-        return cls(**(released | overrides))
+        return cls(**(RELEASED | overrides))
 
     def init(self, prior_K: Float64) -> State:
         """Return the state before any feedback."""
@@ -363,17 +290,6 @@ class ADO:
         n_PK, loss_PK = History.load(state["history"]).points(self._sampling)
         return n_PK, loss_PK
 
-    @property
-    def _sampling(self) -> Sampling:
-        return Sampling(
-            window=self.window,
-            degree=self.degree,
-            ignore=self.ignore_steps,
-            every=self.subsample,
-            most=self.max_points,
-            seen=self.min_seen,
-        )
-
     def _begun(self, theta_K3: Float64, state: State) -> bool:
         """Return whether there has been a law; pibar is the prior before, and there may be none left."""
         lost = self.forgetting == "law" and not np.array_equal(state["average_K"], state["prior_K"])
@@ -385,24 +301,6 @@ class ADO:
             return history.n_K
         recent = history.recent(RECENT, self._sampling)
         return remembered(theta_K3, history.n_K, recent, history.first_n_K(self._sampling))
-
-    def _enabled(self, prior_K: Float64) -> NDArray[np.bool_]:
-        return (prior_K > 0) | self.revive
-
-    def _floor(self, prior_K: Float64) -> Float64:
-        """Return delta_min, float64 [K]: the least share of each domain, 0 for one that may get nothing.
-
-        Raises:
-            ConfigError: it adds up to more than 1.
-        """
-        enabled_K = self._enabled(prior_K)
-        domains = int(enabled_K.sum())
-        if self.p_min is not None and domains * self.p_min > 1:
-            raise ConfigError(
-                f"ADO p_min={self.p_min} for each of {domains} domains adds up to more than 1, so nothing is left to"
-                f" mix; give at most {1 / domains:.3g}, or p_min=None for {0.25 / domains:.3g}"
-            )
-        return np.where(enabled_K, min(0.01, 0.25 / domains) if self.p_min is None else self.p_min, 0.0)
 
     def _preference(self, theta_K3: Float64, n_K: Float64, prior_K: Float64, credit_K: Float64) -> Float64:
         """Return rho before any floor, float64 [K] on the simplex."""
