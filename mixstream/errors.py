@@ -104,7 +104,13 @@ class StoreBusyError(StoreError):
 
 
 class StoreFaultError(StoreError, ConnectionError):
-    """A request was refused, reset, stalled or answered by 5xx or wrong content. Repeating it may succeed."""
+    """A request was refused, reset, stalled or answered by 5xx or wrong content. Repeating it may succeed.
+
+    Attributes:
+        size: bytes of the object, where an answer says that it has others than it should; None otherwise.
+    """
+
+    size: int | None = None
 
 
 class StoreChangedError(StoreError):

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import msgspec
 
+from mixstream.errors import StoreFaultError
 from mixstream.storage.open import open_store
 from mixstream.storage.store import ObjectInfo, read_at_most
 from mixstream.storage.stores.frames import Answer, Request, read_frame, write_frame
@@ -41,7 +42,13 @@ def _serve_one(request: Request, data: bytearray, answers: int, sending: threadi
         answer, body = carry_out(request, data)
     except Exception as error:
         notes = [str(note) for note in getattr(error, "__notes__", [])]
-        answer = Answer(number=request.number, error=type(error).__name__, text=redact(str(error)), notes=notes)
+        answer = Answer(
+            number=request.number,
+            error=type(error).__name__,
+            text=redact(str(error)),
+            notes=notes,
+            size_found=error.size if isinstance(error, StoreFaultError) else None,
+        )
     try:
         with sending:
             write_frame(answers, msgspec.msgpack.encode(answer), body)

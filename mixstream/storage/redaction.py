@@ -37,6 +37,15 @@ _USER = re.compile(rf"[^\s/?#]{{0,200}}?{_COLON}(?!{_PORT})", re.IGNORECASE)
 _LONGEST = 512  # characters of a user and password
 _BLANKS = 2  # in a password, before an @; a sentence has more
 _AFTER = re.compile(r"(?<=//\*\*\*)[\s\"'<>`][^\s@]{0,200}@")  # the end of a password that a quote or blank has cut
+_AT_SIGN = rf"(?:{_AT.pattern})"
+# user:password@host without a scheme, as scp, rsync and registries write it: a slash is in the password only if a colon
+# and a path follow the host. What begins with a quote or slash is none: text in code, a path, or what is shown.
+_ALONE = re.compile(
+    rf"(?<![\w.%+-])[\w.%+-]{{1,64}}?{_COLON}(?![\s/\\\"'`<>]|(?:[\w.-]{{1,64}}:){{0,3}}\*\*\*@)"
+    rf"(?:[^\s/\\]{{1,200}}{_AT_SIGN}|[^\s\\]{{1,200}}{_AT_SIGN}(?=[\w.-]+:/))",
+    re.IGNORECASE,
+)
+_ORACLE = re.compile(rf"(?<=:)[^\s/:]{{1,64}}/[^\s@]{{1,200}}{_AT_SIGN}")
 _PATH = re.compile(r"[^\s\"'<>`?#]*")
 _QUERY = re.compile(r"[?#][^\s\"'<>`]*")
 
@@ -46,10 +55,11 @@ _NAMES = (
     r"account[_-]?key|shared[_-]?access[_-]?(?:key|signature)|sas[_-]?token|connection[_-]?string|"
     r"(?:aws[_-]?)?session[_-]?token|(?:access|refresh|id|auth|bearer|security)[_-]?token|api[_-]?key|"
     r"private[_-]?key(?:[_-]?id)?|pass(?:word|wd|phrase)|pwd|x-(?:amz|goog|ms|oss)-(?:signature|credential|security-token)|"
-    r"googleaccessid|authorization|proxy-authorization|x-api-key|set-cookie|cookie|j?sessionid"
+    r"googleaccessid|authorization|proxy-authorization|x-api-key|set-cookie|cookie|j?sessionid|phpsessid"
 )
 _IN_QUERY = (
-    r"sig|signature|token|key|auth|hmac|hdne?a|hdnts|policy|key-pair-id|se|sp|skoid|sktid|ticket|jwt|code|credential"
+    r"sig|signature|token|key|auth|hmac|hdne?a|hdnts|policy|key-pair-id|se|sp|skoid|sktid|ticket|jwt|code|credential|"
+    r"sid"
 )
 _VALUE = r"""(?P<value>\"[^\"]*\"?|'[^']*'?|[^\s&\"'<>`,;)}\]]+)"""
 _HEADER = r"(?:proxy-)?authorization|x-amz-[a-z-]+|x-api-key|(?:set-)?cookie"
@@ -95,6 +105,9 @@ def redact(text: str) -> str:
     text = _without_users(text)
     text = _AFTER.sub("", _URL.sub(_bare, text))
     text = _without_queries(text)
+    text = _ALONE.sub("***@", text)
+    if "jdbc:" in text.lower():
+        text = _ORACLE.sub("***@", text)
     for pairs in (_QUERY_PAIR, _PAIR):
         text = pairs.sub(lambda found: f"{found['name']}***", text)
     return _KNOWN.sub("***", text)

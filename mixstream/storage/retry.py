@@ -20,6 +20,7 @@ from mixstream.storage.redaction import redact
 
 T = TypeVar("T")
 
+LONGEST_TIMEOUT = 1 << 31  # seconds, which all clients and locks can count
 _LONGEST_PAUSE = 32  # in units of back-off, as its first five doublings reach
 
 
@@ -53,8 +54,11 @@ class Retry:
     def __post_init__(self) -> None:
         if self.attempts < 0:
             raise ConfigError(f"`download_retry` is {self.attempts}: the number of attempts; pass 1 for a single one")
-        if not 0 < self.timeout < float("inf"):
-            raise ConfigError(f"`download_timeout` is {self.timeout}: seconds per request; pass 60 if in doubt")
+        if not 0 < self.timeout <= LONGEST_TIMEOUT:
+            raise ConfigError(
+                f"`download_timeout` is {self.timeout}: seconds per request, at most {LONGEST_TIMEOUT}; pass 60 if in "
+                "doubt"
+            )
 
     @property
     def longest(self) -> float:

@@ -204,8 +204,16 @@ def range_end(place: str, begin: int, end: int | None, size: int) -> int:
     """Return the end of a requested range; raise StoreFaultError if an object of `size` bytes does not have it."""
     stop = size if end is None else end
     if not 0 <= begin <= stop <= size:
-        raise StoreFaultError(
+        raise other_size(
             f"{place}: bytes {begin} to {stop} requested, it has {size}: it is truncated, or belongs to another index; "
-            "copy or upload it again from its origin"
+            "copy or upload it again from its origin",
+            size,
         )
     return stop
+
+
+def other_size(text: str, size: int) -> StoreFaultError:
+    """Return the error for an answer which says that an object has `size` bytes, and should have others."""
+    error = StoreFaultError(text)
+    error.size = size
+    return error

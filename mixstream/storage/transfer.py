@@ -12,6 +12,7 @@ import atexit
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from mixstream import errors
 from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import wrong_size
-from mixstream.storage.store import ObjectBytes, ObjectInfo, Store, read_at_most
+from mixstream.storage.store import ObjectBytes, ObjectInfo, Store, other_size, read_at_most
 from mixstream.types import Buffer
 
 PART = 16 << 20  # bytes per request
@@ -93,8 +94,7 @@ def read_object(
         except errors.NoRangesError:
             if whole or size is None or span not in (None, (0, size)):
                 raise
-            # The server chooses how large the body is, so its size is requested first.
-            what = f"asking for the size of {store.url}/{name}"
+            what = f"asking for the size of {store.url}/{name}"  # first: the server chooses how large the body is
             there = retry.call(what, lambda: store.info(name), renew=store.renew).size
             if there != size:
                 raise wrong_size(f"{store.url}/{name}", there, size) from None
@@ -110,29 +110,30 @@ def read_object(
             time.sleep(retry.pause(begun - 1))
         except errors.StoreFaultError as error:
             until = began + retry.bound
-            if size is not None and (there := _size_of(store, name, retry, until, reading.answers)) not in (None, size):
+            if size is not None and (there := _size_of(store, name, retry, until, reading)) not in (None, size):
                 raise wrong_size(f"{store.url}/{name}", there, size) from error  # that is not the store's fault
             raise
 
 
-def _size_of(store: Store, name: str, retry: Retry, until: float, answers: bool) -> int | None:
+def _size_of(store: Store, name: str, retry: Retry, until: float, reading: "_Reading") -> int | None:
     """Return how large an object is behind a fault; None if the store does not say so until `until`.
 
     A store that does not answer is not asked: that would take longer than `retry` allows. One that answers may fail
-    once more, and an object that was cut would then count as a fault of the store, which cannot be set aside.
+    once more; then the sizes count that answers to `reading` showed. An object that was cut can be set aside, a fault
+    of the store cannot.
     """
     for attempt in range(_SIZE_ATTEMPTS):
         in_time = time.monotonic() + retry.timeout <= until
-        if not in_time and (attempt > 0 or not answers):
-            return None
+        if not in_time and (attempt > 0 or not reading.answers):
+            break
         try:
             return store.info(name).size
         except (errors.StoreFaultError, errors.StoreBusyError):
             if attempt + 1 < _SIZE_ATTEMPTS:
                 time.sleep(min(retry.pause(0), max(0.0, until - retry.timeout - time.monotonic())))
         except errors.StoreError:
-            return None
-    return None
+            break
+    return reading.shown
 
 
 class _PartLimit:
@@ -206,17 +207,23 @@ class _Reading:
     info: ObjectInfo | None
 
     def __post_init__(self) -> None:
-        begin, end = self.span or (0, self.size or 0)
         self._parts: list[tuple[int, int | None]] = [(0, None)]
         if not self.whole:
+            begin, end = self.span or (0, self.size or 0)
             self._parts = [(at, min(at + PART, end)) for at in range(begin, end, PART)] or [(begin, end)]
         self._todo = list(reversed(self._parts))
         self._received: dict[int, Buffer] = {}
+        self._sizes = Counter[int]()  # other ones than the index has, by answers
         self.answers = False  # whether the newest request ended before its timeout, be it with an error
         self._change = threading.Condition()
         self._arrived = self._writing = 0
         self._error: BaseException | None = None
         self._stop = threading.Event()
+
+    @property
+    def shown(self) -> int | None:
+        """The size that answers showed, if two or more agree on it, and none showed another one."""
+        return next(iter(self._sizes)) if len(self._sizes) == 1 and self._sizes.total() > 1 else None
 
     def run(self) -> bytes | None:
         """Return the bytes, or None when they were written to a file."""
@@ -281,7 +288,11 @@ class _Reading:
                     )
                 waited += now - asked - idle
                 if not self._stop.is_set():
-                    self._keep(begin, end, self._read(begin, end))
+                    try:
+                        self._keep(begin, end, self._read(begin, end))
+                    except errors.StoreFaultError as error:
+                        self._sizes.update(() if error.size is None else (error.size,))
+                        raise
 
         what = f"reading {bytes_}{self.store.url}/{self.name}"
         self.retry.call(what, attempt, renew=self.store.renew, stop=self._stop, waited=lambda: waited)
@@ -302,7 +313,7 @@ class _Reading:
         """Check a part and put it in its place."""
         place, info = f"{self.store.url}/{self.name}", part.info
         if self.size is not None and info.size != self.size:
-            raise errors.StoreFaultError(f"{place}: the store has {info.size} bytes of it, the index says {self.size}")
+            raise other_size(f"{place}: the store has {info.size} bytes of it, the index says {self.size}", info.size)
         data = memoryview(part.data).cast("B")
         if data.nbytes != (expected := (info.size if end is None else end) - begin):
             raise errors.StoreFaultError(

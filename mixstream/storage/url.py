@@ -1,6 +1,7 @@
 """URLs and paths as text: parsed, joined, and refused where they are neither.
 
-Nothing here opens anything. Texts for users contain no credentials (`redact`).
+Nothing here opens anything; what looks like a credential is looked for in the current directory: it may be a name.
+Texts for users contain no credentials (`redact`).
 """
 
 import os
@@ -23,6 +24,8 @@ _SLIP = re.compile(
     rf"[A-Za-z][A-Za-z0-9+.-]+:(?:/(?!/)|\\|:)|(?:{NETWORK}):(?!//)|//[^/\s:]*(?::|%3a)[^/]{{0,200}}(?:@|%(?:25)*40)",
     re.IGNORECASE,
 )
+# What is a path, whatever comes next: a slash, a dot or ~, or a name of letters and digits before a single slash.
+_PATH = re.compile(r"[/.~]|[\w +-][\w .+-]*/(?!/|.*//)")
 
 
 def scheme_of(url: str) -> str:
@@ -163,6 +166,7 @@ def refuse_slip(url: str, name: str = "") -> None:
     bare = url.strip()
     blank = bare != url and bool(scheme_of(bare))
     if not blank and not _SLIP.match(bare):
+        _refuse_credentials(bare, name)
         return
     shown = f"{name}={redact(url)!r}" if name else repr(redact(url))
     if blank:
@@ -176,6 +180,19 @@ def refuse_slip(url: str, name: str = "") -> None:
     scheme, _, rest = ("https", "", bare) if bare.startswith("//") else bare.partition(":")
     meant = redact(f"{scheme}://{rest.replace(chr(92), '/').lstrip('/')}")
     raise ConfigError(f"{shown} is neither a path nor a URL; did you mean {meant} ?")
+
+
+def _refuse_credentials(path: str, name: str) -> None:
+    """Raise ConfigError if a path, which errors show, holds what may be a password, and does not begin as a path.
+
+    What begins with a name that is there is a path, such as that of a run that goes on.
+    """
+    if _PATH.match(path) or (shown := redact(path)) == path or os.path.lexists(path.partition("/")[0]):
+        return
+    raise ConfigError(
+        f"{f'{name}=' if name else ''}{shown!r} has what looks like a credential in it, and is no URL: write a URL as "
+        "SCHEME://HOST/PATH, a path that is called so with ./ before it"
+    )
 
 
 def join(url: str, *parts: str) -> str:

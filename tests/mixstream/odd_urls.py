@@ -28,6 +28,32 @@ _QUERIES = (
 _HOST = "127.0.0.1:9/dir/web"  # a port that nobody listens at
 
 
+_NO_URLS = (
+    "", "jdbc:mysql://", "http%3A//", "http%3a%2F%2F", "http%253A//", "http\uff1a//", "http\uff1a\uff0f\uff0f",
+    "https//", "rsync:", "web=", "scp ", "'", "(", "could not read ",
+)  # fmt: skip
+_ALONE = (
+    "u:{}@", "u\uff1a{}@", "u%3A{}@", "u:{}\uff20", "u:{}%40", "u:x@{}@", "u.v:{}@", "u:*{}@", "u:{}:y@", "\xfc:{}@",
+    "D\\u:{}@", "u v:{}@",
+)  # fmt: skip
+
+
+def no_urls() -> list[str]:
+    """Return texts that are no URLs of any scheme and hold `SECRET`: for scp, with other colons, of JDBC, encoded."""
+    ends = ("h:/d", "h/d", "h.com", "[::1]:/d", "h:22/d")
+    return [
+        *(begin + user.format(SECRET) + end for begin, user, end in itertools.product(_NO_URLS, _ALONE, ends)),
+        *(f"{begin}u:x/{SECRET}@h:/d" for begin in _NO_URLS),
+        f"jdbc:oracle:thin:u/{SECRET}@h:1521/x",
+        f"jdbc:sqlserver://h;user=u;password={SECRET}",
+        *(f"{begin}h/d;{name}={SECRET}" for begin in ("http://", "s3://", "") for name in _SESSIONS),
+        *(f"http://h/d;{name}={SECRET}/e" for name in _SESSIONS),
+    ]
+
+
+_SESSIONS = ("jsessionid", "JSESSIONID", "PHPSESSID", "sid", "sessionid", "token", "v=1;sig")
+
+
 def odd_urls() -> list[str]:
     """Return URLs that hold `SECRET`; more than 500."""
     users = [begin + user.format(SECRET) + _HOST for begin, user in itertools.product(_BEGINS, _USERS)]

@@ -30,7 +30,8 @@ _CODE = re.compile(
 _REGION = ("PermanentRedirect", "AuthorizationHeaderMalformed", "TemporaryRedirect")
 _FAULTS = (408, *(status for status in range(500, 600) if status not in (501, 503, 505)))
 
-# The codes and the statuses of a refusal, our error for it, and its text; the first rule that matches applies.
+# The codes and the statuses of a refusal, our error for it, and its text; the first rule with the code applies, else
+# the first with the status.
 _RULES: tuple[tuple[tuple[str, ...], tuple[int, ...], type[errors.StoreError], str], ...] = (
     (("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"), (),
      errors.StoreAccessError, "the credentials have expired; {access}"),
@@ -138,8 +139,9 @@ def refusal(status: int, code: str, operation: Operation, *, pays: bool = False)
         operation: what was requested.
         pays: whether the answer mentions that the requester pays.
     """
-    rules = (rule for rule in _RULES if code in rule[0] or status in rule[1])
-    _, _, kind, words = next(rules, ((), (), errors.StoreError, _OTHER))
+    # A code says more than a status: Google's 403 with rateLimitExceeded asks to slow down.
+    rules = (*(rule for rule in _RULES if code in rule[0]), *(rule for rule in _RULES if status in rule[1]))
+    _, _, kind, words = next(iter(rules), ((), (), errors.StoreError, _OTHER))
     refused = "the store does not accept the credentials, or they do not permit this"
     if not operation.signed:
         refused = "no credentials were found, so the request was not signed, and the object is not public"

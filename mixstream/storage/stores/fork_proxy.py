@@ -60,7 +60,7 @@ class ProcessStore:
         return partial(self._reopen, self._url, timeout=self._timeout), ()
 
     def __repr__(self) -> str:
-        return f"ProcessStore({self.url!r})"
+        return f"ProcessStore({redact(self.url)!r})"
 
     @property
     def url(self) -> str:
@@ -269,6 +269,8 @@ def _raise(answer: Answer) -> NoReturn:
         error = kind(answer.text)
     else:
         error = errors.StoreError(f"{answer.error}: {answer.text}")
+    if isinstance(error, errors.StoreFaultError):
+        error.size = answer.size_found
     for note in answer.notes:
         error.add_note(note)
     raise error

@@ -46,6 +46,7 @@ class Answer(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     text: str = ""
     notes: list[str] = []
     modified: float | None = None
+    size_found: int | None = None  # of a StoreFaultError
 
 
 def write_frame(file: int, head: bytes, data: Buffer, until: float | None = None) -> None:

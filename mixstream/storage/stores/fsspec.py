@@ -46,7 +46,7 @@ class FsspecStore:
         self._require_packages()
 
     def __repr__(self) -> str:
-        return f"FsspecStore({self.url!r})"
+        return f"FsspecStore({redact(self.url)!r})"
 
     @property
     def url(self) -> str:

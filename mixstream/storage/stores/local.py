@@ -1,7 +1,8 @@
 """A directory of local disk as a store: what `file://` and plain paths name.
 
 Rules: objects are whole, also after a power cut (`whole_files`); nothing outside the directory is read or written,
-whatever the name; a file's version is its inode, size and time, so it changes when the file is replaced.
+whatever the name, but through a link that lies in it; a file's version is its inode, size and time, so it changes when
+the file is replaced.
 """
 
 import errno
@@ -18,6 +19,8 @@ from mixstream.errors import StoreAccessError, StoreError, StoreFaultError, Stor
 from mixstream.storage.disk_errors import CROWDED, FULL, open_regular, shortage
 from mixstream.storage.store import ObjectBytes, ObjectInfo, check_version, range_end
 from mixstream.storage.whole_files import PARTIAL, move_whole
+
+_LINKED = 2  # levels below the directory where links to directories are followed: domains, and their splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +93,30 @@ class LocalStore:
             )
         return self.directory / name
 
-    def _walk(self) -> Iterator[str]:
-        for parent, _, files in os.walk(self.directory):
+    def _walk(self, levels: int = _LINKED) -> Iterator[str]:
+        for parent, directories, files in os.walk(self.directory, onerror=_unlisted):
             below = Path(parent).relative_to(self.directory)
             yield from (
                 (below / file).as_posix() for file in files if not (file.startswith(".") and file.endswith(PARTIAL))
             )
+            for name in directories if len(below.parts) < levels else ():
+                yield from self._linked(below / name, levels)
+
+    def _linked(self, below: Path, levels: int) -> Iterator[str]:
+        """The names behind a link to a directory: a domain, or its split, that lies elsewhere."""
+        place = self.directory / below
+        if not place.is_symlink() or below.name.startswith("."):
+            return
+        target, here = place.resolve(), self.directory.resolve()
+        if here != target and not here.is_relative_to(target):  # it leads around in a circle otherwise
+            names = LocalStore(target)._walk(levels - len(below.parts))
+            yield from ((below / name).as_posix() for name in names)
+
+
+def _unlisted(error: OSError) -> None:
+    """Raise what a directory below refused: without what is in it, a listing would be short without a word."""
+    if error.errno != errno.ENOENT and not error.filename.endswith("/lost+found"):  # removed meanwhile; only root's
+        raise _explain(error, Path(error.filename), "list")
 
 
 def info_of(found: os.stat_result) -> ObjectInfo:

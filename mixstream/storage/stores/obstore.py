@@ -17,7 +17,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from mixstream.cached import cached_property
 from mixstream.errors import StoreError, StoreFaultError, StoreNotFoundError
 from mixstream.storage.forks import must_use_proxy
-from mixstream.storage.redaction import place_of
+from mixstream.storage.redaction import place_of, redact
 from mixstream.storage.store import WHOLE, ObjectBytes, ObjectInfo, Store, check_version, check_whole, range_end
 from mixstream.storage.stores import clients
 from mixstream.storage.stores.client_errors import Operation
@@ -62,7 +62,7 @@ class ObjectStore:
         return type(self), (self.location, self.timeout)
 
     def __repr__(self) -> str:
-        return f"ObjectStore({self.url!r})"
+        return f"ObjectStore({redact(self.url)!r})"
 
     @property
     def url(self) -> str:

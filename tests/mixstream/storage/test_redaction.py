@@ -13,10 +13,10 @@ import pytest
 from directory_server import directory_server  # pyright: ignore[reportMissingImports] - conftest.py sets the path
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from odd_urls import SECRET, odd_urls, said  # pyright: ignore[reportMissingImports] - tests/conftest.py sets the path
+from odd_urls import SECRET, no_urls, odd_urls, said  # pyright: ignore[reportMissingImports] - tests/conftest.py sets the path
 
 import mixstream as ms
-from mixstream.errors import MixstreamError
+from mixstream.errors import ConfigError, MixstreamError
 from mixstream.selection import Selection
 from mixstream.storage import DatasetFiles, Retry, find_destinations, open_store, place_of, redact
 from mixstream.storage.url import scheme_of
@@ -40,9 +40,22 @@ def test_no_url_shows_it_in_any_text() -> None:
             assert SECRET not in redact(redact(text)), text
 
 
+def test_what_is_no_url_does_not_show_it_either() -> None:
+    assert len(no_urls()) > 800
+    for text in no_urls():
+        assert SECRET not in redact(text), text
+        assert redact(redact(text)) == redact(text), text
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
+        ("u:pw@h:/d", "***@h:/d"),
+        ("copied me:pw@host:/d to ./u:pw@h", "copied ***@host:/d to ./***@h"),
+        ("jdbc:oracle:thin:me/pw@host:1521/x", "jdbc:oracle:thin:***@host:1521/x"),
+        ("http%3A//me:pw@host/d", "http%3A//***@host/d"),
+        ("http\uff1a//me:pw@host/d", "http\uff1a//***@host/d"),
+        ("http://host/d;jsessionid=ab/e", "http://host/d;jsessionid=***"),
         ("http:/me:pw@host/dir", "http:/***@host/dir"),
         ("http:me:pw@host/dir?a", "http:***@host/dir"),
         ("  https://me:pw@host/dir?a#b", "  https://host/dir"),
@@ -78,6 +91,10 @@ def test_what_is_shown_instead(text: str, shown: str) -> None:
         "user:password before the host, or a signed query",
         "C:\\data\\web",
         "a // b :: c@d",
+        "C:\\data\\me@x",
+        "127.0.0.1:80/hf/data@main/x, or git@host:me/x",
+        "{'mail':'a@b', 'at': 5}; see: me@host",
+        "ids are 3:5, user@host; http:/***@host/web",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
@@ -149,7 +166,13 @@ def closed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-USED = [*URLS[:: len(URLS) // 16], f"hf://u:a\t{SECRET}@127.0.0.1:9/a/b", *URLS[-2:]]
+NO_URLS = ["jdbc:mysql://u:{}@h/db", "http%3A//u:{}@h", "http\uff1a//u:{}@h", "u:{}@h:/d", "data;jsessionid={}"]
+USED = [
+    *(text.format(SECRET) for text in NO_URLS),
+    *URLS[:: len(URLS) // 16],
+    f"hf://u:a\t{SECRET}@127.0.0.1:9/a/b",
+    *URLS[-2:],
+]
 
 
 def test_whatever_is_given_such_a_url_does_not_show_it(
@@ -175,6 +198,41 @@ def test_whatever_is_given_such_a_url_does_not_show_it(
         assert SECRET not in str(path)
         if path.is_file():
             assert SECRET.encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize("text", NO_URLS)
+def test_a_path_that_looks_like_a_credential_is_one_only_if_it_begins_as_a_path(closed: Path, text: str) -> None:
+    text = text.format(SECRET)
+    for arguments in ({"remote": text}, {"local": text}):
+        with pytest.raises(ConfigError, match=r"what looks like a credential in it.*with \./ before it") as caught:
+            ms.Stream(**arguments).open(allow_unsafe_types=False)
+        assert SECRET not in said(caught.value)
+    assert scheme_of(text) == ""
+    with ms.MDSWriter(out=f"./{text}", columns={"text": "str"}) as writer:
+        writer.write({"text": "a"})
+    assert ms.Stream(local=f"./{text}").open(allow_unsafe_types=False)
+
+
+@pytest.mark.parametrize("text", ["run:a@b", "x;key=1", "C:me@home", "10:30@node/out", "a=b;sid=4/c", "u:x/y@h:/d"])
+def test_a_path_that_is_there_or_below_what_is_there_is_one(closed: Path, text: str) -> None:
+    """Runs that were begun under such a name go on, and `remote` and `out` are the places that they were."""
+    with pytest.raises(ConfigError, match=r"with \./ before it"):
+        ms.MDSWriter(out=text, columns={"text": "str"})
+    Path(text.partition("/")[0]).mkdir()
+    with ms.MDSWriter(out=text, columns={"text": "str"}) as writer:
+        writer.write({"text": "a"})
+    assert len(ms.StreamingDataset(remote=text, batch_size=1).streams) == 1
+    assert (Path.cwd() / text / "index.json").exists()
+
+
+@pytest.mark.parametrize("text", ["runs/2026-01-01T10:30@node", "sel 1/web:v1@2", "a/x;key=1"])
+def test_what_lies_below_a_plain_name_is_a_path(closed: Path, text: str) -> None:
+    with ms.MDSWriter(out=text, columns={"text": "str"}) as writer:
+        writer.write({"text": "a"})
+    assert (Path.cwd() / text / "index.json").exists()
+    for url in (f"https//u:{SECRET}@h/d", f"https/x//u:{SECRET}@h", f"a=b/u:{SECRET}@h"):
+        with pytest.raises(ConfigError, match=r"with \./ before it"):
+            ms.MDSWriter(out=url, columns={"text": "str"})
 
 
 def _search(value: Any, seen: set[int] | None = None) -> bool:
@@ -213,16 +271,20 @@ def test_a_run_over_a_signed_url_writes_it_nowhere(
         assert not path.is_file() or SECRET.encode() not in path.read_bytes()
 
 
-@pytest.mark.parametrize("command", ["inspect", "verify", "plan", "select", "convert"])
+@pytest.mark.parametrize("command", ["inspect", "verify", "plan", "select", "convert", "prune"])
 def test_commands_do_not_show_it(closed: Path, command: str, capfd: pytest.CaptureFixture[str]) -> None:
     for url in [
         f"http://u:{SECRET}@127.0.0.1:9/dir?sig={SECRET}",
         f"http:/u:{SECRET}@h/dir",
         f" s3://k:{SECRET}@b/dir",
+        f"u:{SECRET}@h:/d",
+        f"/no/u:{SECRET}@h/d",
+        f"http://127.0.0.1:9/d;jsessionid={SECRET}/e",
     ]:
         words = {
             "plan": ["plan", "--data", url],
             "select": ["select", "stats", url],
+            "prune": ["prune", "run", "--emb", url, "--side", "hard", "--fraction", "0.5", "--out", "out"],
             "convert": ["convert", f"web={url}", "--out", str(closed / "out"), "--seq-len", "8"],
         }.get(command, [command, url])
         for more in ([], ["--json"]):

@@ -180,7 +180,9 @@ def test_stop_ends_a_pause_at_once():
     assert act.calls == 1
 
 
-@pytest.mark.parametrize("wrong", [{"attempts": -1}, {"timeout": 0}, {"timeout": -3.0}, {"timeout": float("inf")}])
+@pytest.mark.parametrize(
+    "wrong", [{"attempts": -1}, {"timeout": 0}, {"timeout": -3.0}, {"timeout": float("inf")}, {"timeout": 1e10}]
+)
 def test_values_that_cannot_be_are_refused(wrong):
     with pytest.raises(ConfigError, match="download_"):
         Retry(**wrong)

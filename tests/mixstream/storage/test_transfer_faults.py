@@ -9,7 +9,7 @@ import faults  # pyright: ignore[reportMissingImports] - conftest.py sets the pa
 import pytest
 from servers import PUBLIC, S3  # pyright: ignore[reportMissingImports]
 
-from mixstream.errors import ShardCorruptError, StoreNotFoundError
+from mixstream.errors import ShardCorruptError, StoreFaultError, StoreNotFoundError
 from mixstream.storage import Retry, open_store, read_object, transfer
 
 PART = 1 << 17
@@ -67,6 +67,18 @@ def test_a_cut_object_is_told_from_a_fault_even_if_the_store_fails_once_when_its
     with pytest.raises(ShardCorruptError, match="3 bytes, the index says 4"):
         read_object(open_store(s3.url), "x", size=4, retry=Retry(unit=1e-3))
     assert rule.acted == 1
+
+
+def test_a_cut_object_is_told_from_a_fault_by_answers_that_agree_where_its_size_cannot_be_asked_for(s3, proxy):
+    s3.put("x", b"cut")
+    head = proxy.when(faults.reset(), method="HEAD")
+    with pytest.raises(ShardCorruptError, match="3 bytes, the index says 4"):
+        read_object(open_store(s3.url), "x", size=4, retry=Retry(attempts=3, unit=1e-3))
+    assert head.acted > 1
+    # One answer is not believed: it may be a fault.
+    proxy.when(faults.reset(), method="GET", skip=1)
+    with pytest.raises(StoreFaultError):
+        read_object(open_store(s3.url), "x", size=4, retry=Retry(attempts=3, unit=1e-3))
 
 
 def test_plain_http_without_ranges_comes_whole(s3, proxy):

@@ -141,8 +141,11 @@ def test_dates_that_are_none(server: EndlessServer, date: str) -> None:
 
 
 @contextmanager
-def _slow_reader(*, quick_after: float, pause: float = 0.01) -> Iterator[str]:
-    """Serve one PUT, whose body is read slowly for some seconds, and then answered; yield the URL."""
+def _slow_reader(*, quick_after: float, pause: float = 0.01, unsent: list[int] | None = None) -> Iterator[str]:
+    """Serve one PUT, whose body is read slowly for some seconds, and then answered; yield the URL.
+
+    The bytes of the body that were not sent are added to `unsent`.
+    """
 
     def serve() -> None:
         client, _ = listener.accept()
@@ -156,6 +159,8 @@ def _slow_reader(*, quick_after: float, pause: float = 0.01) -> Iterator[str]:
                 left -= len(piece)
                 if time.monotonic() - began < quick_after:
                     time.sleep(pause)
+            if unsent is not None:
+                unsent.append(left)
             if left == 0:
                 client.sendall(b"HTTP/1.1 201 Made\r\nContent-Length: 0\r\n\r\n")
 
@@ -178,5 +183,8 @@ def test_a_long_body_takes_the_time_of_a_request_and_not_that_to_connect(monkeyp
 def test_a_file_is_not_sent_beyond_the_deadline(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(bytes(24 << 20))
-    with _slow_reader(quick_after=0.8, pause=0.05) as url, pytest.raises(StoreError, match="did not answer in time"):
+    unsent: list[int] = []
+    reader = _slow_reader(quick_after=0.8, pause=0.05, unsent=unsent)
+    with reader as url, pytest.raises(StoreError, match="did not answer in time"):
         open_store(url, timeout=0.3).write("a", file)
+    assert unsent[0] > 0

@@ -81,7 +81,7 @@ def test_errors_come_back_as_they_were(tmp_path: Path) -> None:
         for each in (store, open_store(str(tmp_path))):
             with pytest.raises(Exception, match=r"none|a") as caught:
                 attempt(each)
-            raised.append((type(caught.value), str(caught.value)))
+            raised.append((type(caught.value), str(caught.value), getattr(caught.value, "size", None)))
         assert raised[0] == raised[1]
 
 
