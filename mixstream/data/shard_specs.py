@@ -90,7 +90,7 @@ def check_hashes(shards: Iterable[ShardEntry], validate_hash: str, *, where: str
         if validate_hash != ARRIVAL and validate_hash not in shard.hashes:
             raise ConfigError(
                 f"{where}: validate_hash={validate_hash!r}, but shard {shard.raw.basename} carries the hashes "
-                f"{list(shard.hashes)}; choose one of these, or None"
+                f"{list(shard.hashes)}; choose one of these, {ARRIVAL!r} or None"
             )
         for pair in shard.files:
             has = [file.hashes for file in pair if file is not None]

@@ -26,14 +26,21 @@ from mixstream.storage.cache.limit import CacheLimit
 from mixstream.storage.cache.waits import waits
 from mixstream.storage.dataset_files import DatasetFiles
 from mixstream.storage.destination import LOCK, Destination, check_writable, find_destinations, prepare_destinations
-from mixstream.storage.disk_errors import FULL, check_directory, disk_error, named_disk_errors, open_regular
+from mixstream.storage.disk_errors import (
+    FULL,
+    check_directory,
+    disk_error,
+    named_disk_errors,
+    named_full_disk,
+    open_regular,
+)
 from mixstream.storage.domain_directory import domain_directory, domain_name
 from mixstream.storage.forks import ProcessLocal, unforked
 from mixstream.storage.made_index import IndexMaker, OriginalFiles
 from mixstream.storage.mapping import map_file, map_files
 from mixstream.storage.open import open_store
 from mixstream.storage.redaction import place_of, redact
-from mixstream.storage.retry import Retry
+from mixstream.storage.retry import LONGEST_TIMEOUT, Retry
 from mixstream.storage.spec import INDEX, CompressedSpec, ObjectPart, ShardSpec
 from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
 from mixstream.storage.stored_file import StoredFile
@@ -55,6 +62,7 @@ __all__ = [
     "FULL",
     "INDEX",
     "LOCK",
+    "LONGEST_TIMEOUT",
     "RUN",
     "SUMMARY",
     "CacheLimit",
@@ -92,6 +100,7 @@ __all__ = [
     "map_files",
     "move_whole",
     "named_disk_errors",
+    "named_full_disk",
     "open_regular",
     "open_store",
     "place_of",

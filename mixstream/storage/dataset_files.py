@@ -149,7 +149,8 @@ class DatasetFiles:
             if made._refillable:
                 owner = made._opened.owner
                 owner.make_private()
-                limit.add(owner.directory, made.names, self._companions.names(self._version))
+                fixed = self._companions.names(self._version)
+                limit.add(owner.directory, made.names, fixed, index=made._index_bytes)
                 if owner.directory.is_dir():
                     owner.bind()  # it may be bound to another dataset, and that is better found now than in mid-run
                     if owner.changed:

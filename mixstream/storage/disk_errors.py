@@ -136,6 +136,20 @@ directory; remove it, or give another directory
         raise disk_error(error, path, act) from error
 
 
+@contextmanager
+def named_full_disk(path: Path) -> Iterator[None]:
+    """Raise the error of a full disk in the block, which writes a file, as `disk_error` has it; others as they are.
+
+    For blocks that also do other things, and for libraries whose errors do not name the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise disk_error(error, path, "write") from error
+
+
 def open_regular(path: str, flags: int) -> int:
     """Open a file, as the `opener` of `open`: a pipe neither blocks nor is read, nor is a device.
 
@@ -149,6 +163,25 @@ def open_regular(path: str, flags: int) -> int:
     raise OSError(errno.ENXIO, "it is a pipe, socket or device, and no file", path)
 
 
+def other_than_file(path: Path) -> str:
+    """Return what is at a path that should be a file's, in words; empty if it is one, or nothing is there.
+
+    >>> other_than_file(Path("/dev/zero")), other_than_file(Path("/")), other_than_file(Path("/nowhere"))
+    ('a device, not a regular file', 'a directory, not a regular file', '')
+    """
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except (OSError, ValueError) as error:
+        with suppress(OSError, ValueError):
+            if getattr(error, "errno", None) in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) and path.is_symlink():
+                return f"a symbolic link to {path.readlink()}, which leads to no file"
+        return ""
+    return "" if kind == stat.S_IFREG else f"{_KINDS.get(kind, 'a device')}, not a regular file"
+
+
+_KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+
+
 def _obstacle(path: Path) -> str:
     """Return what stands where a path should lead."""
     for place in (*reversed(path.parents), path):
@@ -157,10 +190,8 @@ def _obstacle(path: Path) -> str:
                 return f"{place} is a symbolic link that leads nowhere"
             if place != path and place.exists() and not place.is_dir():
                 return f"{place} is no directory"
-            if place == path and place.is_dir():
-                return f"{place} is a directory"
-            if place == path and place.exists() and not place.is_file():
-                return f"{place} is a pipe, socket or device"
+            if place == path and (found := other_than_file(path)):
+                return f"{place} is {found.partition(',')[0]}"
     return "something is in its place"
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from mixstream import errors
 from mixstream.storage.cache.owner import kept_index, read_original
+from mixstream.storage.disk_errors import named_disk_errors
 from mixstream.storage.made_index import IndexMaker, made_of, make_index
 from mixstream.storage.original import Original, begins, is_timeless, without_time
+from mixstream.storage.redaction import redact
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX, SHARD_FILE
 from mixstream.storage.store import Store, look_at
@@ -66,13 +68,15 @@ def read_local_index(*directories: Path, remote: bool = True) -> tuple[bytes, st
     Raises:
         IndexNotFoundError: none has.
         IndexCorruptError: it is larger than any index that can be used.
+        StoreError: the disk does not let it be read.
     """
     for directory in directories:
         if (path := directory / INDEX).is_file():
             began, info = time.time(), info_of(path.stat())
             _refuse_large(str(path), info.size)
             original = Original(place=str(directory), index=info, began=began, started=began)
-            return path.read_bytes(), str(path), original
+            with named_disk_errors(path, "read"):
+                return path.read_bytes(), str(path), original
     place = directories[0]
     told = "" if remote else f"No `remote` provided, but local file {place / INDEX} does not exist: "
     if not place.is_dir():
@@ -134,8 +138,8 @@ def read_remote_index(
         below = _below(store)
         kind = errors.UnfinishedError if below == _SHARDS else errors.IndexNotFoundError
         raise kind(
-            f"no {name} in {store.url}, it was not found (No such file or directory): not an MDS dataset, or an "
-            f"unfinished one; check `remote` and `split`{below}" + (f"; {hint}" if hint else "")
+            f"no {name} in {redact(store.url)}, it was not found (No such file or directory): not an MDS dataset, or "
+            f"an unfinished one; check `remote` and `split`{below}" + (f"; {hint}" if hint else "")
         ) from error
     except (errors.StoreBusyError, errors.StoreFaultError, errors.StoreChangedError) as error:
         if (kept := kept_index(home, origin, identity)) is None:

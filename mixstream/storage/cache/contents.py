@@ -78,11 +78,13 @@ class Scan:
         shards: of which a file is there.
         fixed: bytes of other files that count.
         partials: files being written: (bytes, inode, time of the last write).
+        due: bytes of an index that is to come.
     """
 
     shards: list[CachedShard]
     fixed: int
     partials: list[tuple[int, int, int]]
+    due: int = 0
 
     @property
     def bytes(self) -> int:
@@ -97,10 +99,13 @@ class CacheContents:
         directory: without symbolic links in its path, so that all processes use the same path.
         names: raw file -> compressed file, or None; both relative to the directory.
         fixed: other files that count, and are never evicted; besides the index.
+        index: bytes of the index, which is written with the first shard; 0 if none is kept there.
     """
 
-    def __init__(self, directory: Path, names: Mapping[str, str | None], fixed: Iterable[str] = ()) -> None:
-        self.directory, self.names, self.fixed = directory, names, frozenset(fixed)
+    def __init__(
+        self, directory: Path, names: Mapping[str, str | None], fixed: Iterable[str] = (), *, index: int = 0
+    ) -> None:
+        self.directory, self.names, self.fixed, self.index = directory, names, frozenset(fixed), index
         # Sub-directory -> name of a file in it -> raw shard that it belongs to; itself empty for what is no shard.
         self._raw_of: dict[str, dict[str, str]] = {"": {INDEX: ""}}
         for name in self.fixed:
@@ -122,7 +127,7 @@ class CacheContents:
         # first: each is seen then, or under its final name afterwards.
         before = self.sweep()
         shards: dict[str, CachedShard] = {}
-        partials, inodes, fixed = [], set(), 0
+        partials, inodes, fixed, due = [], set(), 0, self.index
         for below, known, _, entries in self._walk():
             for entry in entries:
                 raw = known.get(entry.name)
@@ -134,12 +139,13 @@ class CacheContents:
                     shards[raw].files.append(file)
                 elif raw == "" and (found := _stat(entry)) is not None:
                     fixed += found.st_size
+                    due = 0 if not below and entry.name == INDEX else due
                 elif _is_partial(entry.name, known):
                     partials += _partial(entry)
         partials = [partial for partial in partials if partial[1] not in inodes]  # renamed while it was listed
         inodes.update(inode for _, inode, _ in partials)
         partials += [partial for partial in before if partial[1] not in inodes]
-        return Scan(list(shards.values()), fixed, partials)
+        return Scan(list(shards.values()), fixed, partials, due)
 
     def _file(self, below: str, entry: os.DirEntry[str]) -> CachedFile | None:
         """Return a file of a shard, from an earlier scan if it is the same; None if it is gone, or not a file."""

@@ -31,7 +31,7 @@ from mixstream.storage.cache.materialize import ShardSource
 from mixstream.storage.cache.own_files import LINKED, is_own, open_own
 from mixstream.storage.cache.owner import CacheOwner
 from mixstream.storage.cache.waits import StallTimeout
-from mixstream.storage.disk_errors import FORBIDDEN, FULL, disk_error, out_of_inodes
+from mixstream.storage.disk_errors import FORBIDDEN, FULL, disk_error, other_than_file, out_of_inodes
 from mixstream.storage.spec import ShardSpec
 
 _TRIES = 3  # when the disk turns out to be full, or the directory is cleared, while a file is written
@@ -127,6 +127,8 @@ class Cache:
         except FileNotFoundError:
             return None
         except OSError as error:
+            if other_than_file(path):
+                raise source.missing(spec) from error
             raise disk_error(error, path, "read") from error
         return self._verified(spec, file, None)
 

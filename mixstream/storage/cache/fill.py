@@ -19,7 +19,7 @@ from mixstream.storage.cache.contents import partial_name
 from mixstream.storage.cache.locks import release, same_file
 from mixstream.storage.cache.own_files import is_own
 from mixstream.storage.cache.records import write_record
-from mixstream.storage.disk_errors import FULL
+from mixstream.storage.disk_errors import FULL, open_regular
 from mixstream.storage.mapping import FileRange
 from mixstream.storage.original import may_be_rewritten_unseen
 from mixstream.storage.spec import CompressedSpec, ShardSpec
@@ -169,16 +169,13 @@ class CacheFill:
 
 
 def opened(path: Path, opener: Callable[[str, int], int] | None = None) -> BinaryIO:
-    """Return a file open for reading, with `path` as its name; a pipe does not block."""
-    opener = opener or (lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
-    return io.BufferedReader(io.FileIO(str(path), "rb", opener=opener))
+    """Return a file open for reading, with `path` as its name; a pipe does not block, and is an OSError."""
+    return io.BufferedReader(io.FileIO(str(path), "rb", opener=opener or open_regular))
 
 
 def opened_range(path: Path, begin: int, size: int) -> BinaryIO:
     """Return a range of a file, open as by `opened`."""
-    return io.BufferedReader(
-        FileRange(str(path), begin, size, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
-    )
+    return io.BufferedReader(FileRange(str(path), begin, size, opener=open_regular))
 
 
 def _reserve_blocks(number: int, size: int) -> None:

@@ -40,6 +40,11 @@ def describe_process(pid: int) -> str:
     return f"{words}, which is {_STATES[state].format(pid=pid)}" if state in _STATES else words
 
 
+def is_stopped(pid: int) -> bool:
+    """Return whether a process is stopped, as far as that is known."""
+    return _state(pid) in ("T", "t")
+
+
 def _pids(file: os.stat_result) -> list[int]:
     """Return the processes that hold a lock of a file; a process of another container has the number 0."""
     found: dict[str, set[int]] = {}

@@ -2,10 +2,11 @@
 
 Rules: every writer to a cache directory asks here first. Room is made before it is taken, both under one lock, and
 taken by giving the partials their full size; so the files of all members together never exceed the limit, however many
-processes fill them. Nothing is evicted that is needed sooner than the shard that takes its place, by this process or
-by another that announced it. The exception is a shard that a reader waits for when no partial is left that could free
-room: then shards needed at once are evicted too (a thread that has one open or mapped keeps it). So every waiting
-reader makes progress, even where the limit is hardly one shard. Without a limit, the same makes room on a full disk.
+processes fill them. Indexes, which come without asking, have their room from the start. Nothing is evicted that is
+needed sooner than the shard that takes its place, by this process or by another that announced it. The exception is a
+shard that a reader waits for when no partial is left that could free room: then shards needed at once are evicted too
+(a thread that has one open or mapped keeps it). So every waiting reader makes progress, even where the limit is hardly
+one shard. Without a limit, the same makes room on a full disk.
 
 Members are directories that can be filled again. The lock and the announcements lie in the first of them: processes
 whose first member is the same share one limit and see each other's announcements; others keep a limit each.
@@ -60,20 +61,23 @@ class CacheLimit:
         self._warned = False
 
     def __reduce__(self) -> tuple[object, ...]:
-        members = {directory: (member.names, member.fixed) for directory, member in self._members.items()}
+        members = {at: (member.names, member.fixed, member.index) for at, member in self._members.items()}
         return _copied, (self.limit, members)
 
-    def add(self, directory: Path, names: Mapping[str, str | None], fixed: Iterable[str] = ()) -> None:
+    def add(
+        self, directory: Path, names: Mapping[str, str | None], fixed: Iterable[str] = (), *, index: int = 0
+    ) -> None:
         """Add a directory that can be filled again.
 
         Args:
             directory: of the cache.
             names: of its shards: raw file -> compressed file, or None.
             fixed: other files of it that count, and are never evicted.
+            index: bytes of `index.json`, which are left free until it is there.
         """
         if (before := self._members.get(directory)) is not None:
-            names, fixed = {**before.names, **names}, before.fixed.union(fixed)
-        self._members[directory] = CacheContents(directory, names, fixed)
+            names, fixed, index = {**before.names, **names}, before.fixed.union(fixed), max(index, before.index)
+        self._members[directory] = CacheContents(directory, names, fixed, index=index)
 
     def add_fixed(self, directory: Path, name: str) -> None:
         """Count a file of a member, from now on, that is never evicted."""
@@ -239,13 +243,13 @@ class CacheLimit:
     def _excess(self, fill: CacheFill, scans: Sequence[Scan]) -> int:
         """Return how many bytes must be evicted before the shard fits below the limit."""
         assert self.limit is not None
-        if (least := fill.size + sum(scan.fixed for scan in scans)) > self.limit:
+        if (least := fill.size + sum(scan.fixed + scan.due for scan in scans)) > self.limit:
             raise CacheFullError(
                 f"cache_limit={self.limit} bytes is too low: {fill.spec.name} takes {fill.size} bytes, with index.json "
                 f"{least}; it cannot be cached in {fill.directory}; pass cache_limit={least} or more (several shards' "
                 "worth, so that fetching ahead finds room)"
             )
-        return sum(scan.bytes for scan in scans) + fill.size - self.limit
+        return sum(scan.bytes + scan.due for scan in scans) + fill.size - self.limit
 
     def _victims(self, fill: CacheFill, scans: Sequence[Scan], *, anything: bool) -> list[CachedShard]:
         """Return the shards that may be evicted, the first to go at the end."""
@@ -287,10 +291,12 @@ class CacheLimit:
         return True
 
 
-def _copied(limit: int | None, members: Mapping[Path, tuple[Mapping[str, str | None], frozenset[str]]]) -> CacheLimit:
+def _copied(
+    limit: int | None, members: Mapping[Path, tuple[Mapping[str, str | None], frozenset[str], int]]
+) -> CacheLimit:
     copy = CacheLimit(limit=limit)
-    for directory, (names, fixed) in members.items():
-        copy.add(directory, names, fixed)
+    for directory, (names, fixed, index) in members.items():
+        copy.add(directory, names, fixed, index=index)
     return copy
 
 

@@ -22,6 +22,7 @@ from mixstream.storage.cache.fill import Partial, opened
 from mixstream.storage.cache.own_files import LINKED, is_own, open_own
 from mixstream.storage.cache.read_original import compute, original_of, read_file
 from mixstream.storage.cache.records import read_record
+from mixstream.storage.disk_errors import other_than_file
 from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.mapping import map_file
 from mixstream.storage.original import Original
@@ -141,11 +142,17 @@ class ShardSource:
     def missing(self, spec: ShardSpec) -> ShardNotFoundError:
         """Return the error for a shard of which no file is anywhere."""
         place = self.store.url if self.store is not None else str(self.origin or self.directory)
+        names = [spec.name] + ([spec.compressed.name] if spec.compressed is not None else [])
+        for name in names if spec.part is None else [spec.original]:
+            if place.startswith("/") and (found := other_than_file(Path(place, name))):
+                return ShardNotFoundError(
+                    f"shard not found: {place}/{name} is {found}: put the shard itself there, or convert the "
+                    "dataset again"
+                )
         if spec.part is not None:
             return ShardNotFoundError(
                 f"shard not found: {spec.name} is a part of {place}/{spec.original}, which is not there: restore it"
             )
-        names = [spec.name] + ([spec.compressed.name] if spec.compressed is not None else [])
         return ShardNotFoundError(
             f"shard not found: looked for {', '.join(f'{place}/{name}' for name in names)}; it is listed in {INDEX} of "
             f"{place}: restore the file, or convert the dataset again"

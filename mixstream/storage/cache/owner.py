@@ -7,6 +7,7 @@ private to this user.
 """
 
 import os
+import re
 import stat
 import tempfile
 import warnings
@@ -18,6 +19,7 @@ from typing import Self
 
 import msgspec
 
+from mixstream.arguments import shown
 from mixstream.errors import ConfigError, MixstreamError
 from mixstream.storage.cache.contents import partial_name
 from mixstream.storage.cache.fill import Partial
@@ -33,6 +35,7 @@ from mixstream.storage.whole_files import sync
 _NOTE = f"{PREFIX}origin"
 _ORIGINAL = f"{PREFIX}original"
 _LATEST = "latest"
+_DIGEST = re.compile("[0-9a-f]+")
 _TIMEOUT = 60.0  # seconds; a process that binds a directory locks its note for some milliseconds
 
 
@@ -186,6 +189,11 @@ class CacheOwner:
     def _compare(self, text: bytes) -> None:
         """Compare with the text of the note; where a dataset is read without its origin, its index alone decides."""
         place, _, noted = text.decode(errors="replace").rpartition(" ")
+        if text and (not place or not _DIGEST.fullmatch(noted)):
+            raise ConfigError(
+                f"{self.directory / _NOTE} is damaged: it should say from which dataset {self.directory} was filled, "
+                f"and has {shown(text)}. Provide another local directory, or remove this one with its shards"
+            )
         if text and (noted != self.digest or (self.origin is not None and place != self.origin)):
             raise self._reused(place)
 

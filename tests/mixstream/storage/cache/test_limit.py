@@ -198,6 +198,21 @@ def test_a_budget_spans_directories(tmp_path):
     assert (copy.limit, copy.usage()) == (limit.limit, limit.usage())
 
 
+def test_an_index_that_comes_when_the_cache_is_full_has_its_room(tmp_path):
+    """That of a domain of which no shard was read before; it comes with the first one, even if that has no room."""
+    worlds = [World(tmp_path / name).build() for name in "ab"]
+    limit = CacheLimit(limit=3 * SIZE + INDEX)
+    full, late = (world.files(cache_limit=limit) for world in worlds)
+    copy = pickle.loads(pickle.dumps(full))
+    for number, files in enumerate((full, full, full, copy)):
+        assert worlds[0].read(files, number)
+        assert limit.usage() == min(number + 1, 2) * SIZE + INDEX
+    limit.next_use = lambda paths: [0.0] * len(paths)
+    assert not worlds[1].read(late, 0, need=5.0, wait=False)
+    assert (worlds[1].local / "index.json").exists()
+    assert limit.usage() == 2 * SIZE + 2 * INDEX
+
+
 @pytest.mark.parametrize("room", [1, 4], ids=["one", "four"])
 def test_three_processes_below_a_tight_limit_get_on_and_never_pass_it(tmp_path, room):
     world = World(tmp_path, shards=12, pause=0.002, check=False).build()

@@ -229,6 +229,16 @@ def test_a_note_behind_a_link_still_refuses_another_dataset(tmp_path):
         other.read(other.files(home=one.local), 0)
 
 
+@pytest.mark.parametrize("note", [b"\0" * 40, b"s3://bucket/we", b" 0f", b"s3://bucket/web not-hex"])
+def test_a_damaged_note_is_named_with_a_remedy(tmp_path, note):
+    world = World(tmp_path).build()
+    assert world.read(world.files(), 0)
+    (world.local / ".mixstream-origin").write_bytes(note)
+    said = r"/\.mixstream-origin is damaged: .* Provide another local directory, or remove this one with its shards"
+    with pytest.raises(ConfigError, match=said):
+        world.read(world.files(), 0)
+
+
 def test_a_record_is_neither_written_nor_touched_through_a_link(tmp_path):
     victim = tmp_path / "victim"
     victim.write_bytes(b"keep me")
