@@ -25,7 +25,7 @@ from mixstream.loader.run import Run
 from mixstream.loader.sharing import LoaderLock, SharedIterator
 from mixstream.loader.skipping import SkipsSteps
 from mixstream.loader.torch_options import torch_options
-from mixstream.loader.workers import WeightRing, unended_by_children
+from mixstream.loader.workers import WeightRing, watched
 from mixstream.plan.walk import Walk
 from mixstream.storage import absolute
 from mixstream.types import Rows
@@ -182,7 +182,7 @@ class StreamingDataLoader(SkipsSteps, LossReports, DataLoader[Any]):
             place.await_weights(walk)
             try:
                 if batches is None:  # not before, since its workers would wait for these weights
-                    batches = unended_by_children(super().__iter__())
+                    batches = watched(super().__iter__())
                 batch = next(batches)
             except StopIteration:
                 break
@@ -296,9 +296,7 @@ class StreamingDataLoader(SkipsSteps, LossReports, DataLoader[Any]):
         """
         epoch = whole("epoch", epoch, least=0, most=MOST)
         with self._lock:
-            if (place := self._current()) is None:
-                return
-            if epoch != self._following(place)[1]:
+            if (place := self._current()) is not None and epoch != self._following(place)[1]:
                 place.begin_epoch(epoch)
                 self._handed, self._crossed, self._iterator = False, None, None
 

@@ -16,6 +16,7 @@ from mixstream.errors import ConfigError, MixstreamError
 from mixstream.loader.callers import check_epoch_can_be_asked_for, check_not_divided, check_not_skipping
 from mixstream.loader.iteration import raising
 from mixstream.loader.order import Order
+from mixstream.loader.orphans import end_with_parent
 from mixstream.loader.rank_check import RankCheck
 from mixstream.loader.run import Run
 from mixstream.plan.state import unpacked
@@ -97,6 +98,7 @@ class ResumableIteration:
         self._order.check_begins(self)
         if get_worker_info() is None:
             return self._order.samples(self, None)
+        end_with_parent()
         try:  # begin now, since a worker is asked for its state before any sample, and workers of one iterator together
             return self._order.samples(self, self._order.begin(self))
         except MixstreamError as error:  # torch lets a worker die of what is raised here

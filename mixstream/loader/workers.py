@@ -13,26 +13,34 @@ of them. Which workers belong together does not depend on timing or seeds:
 
 `WeightRing`: the weights of later steps, from the process that runs the mixer.
 
-`unended_by_children`: a forked child that drops its copy of an iterator does not end the workers of its parent.
+`watched`: a forked child that drops its copy of an iterator does not end the workers of its parent; and a process that
+waits for its workers says so, at once if one of them is stopped.
 """
 
 import json
+import logging
 import multiprocessing
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from inspect import signature
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, finalize, ref
 
 import numpy as np
 from torch.utils.data import get_worker_info
 
 from mixstream.errors import ConfigError, WaitTimeoutError
 from mixstream.inherited_file import InheritedFile
+from mixstream.storage.cache.holders import describe_process, is_stopped
 from mixstream.types import Int64
 
+_log = logging.getLogger("mixstream")
+
 _SIZE = 1 << 16
+_LOOK_EVERY = 5.0  # seconds
+_TELL_AFTER, _GROWTH = 30.0, 3.0  # seconds without a batch after which that is said; each time, three times later
 
 
 class EpochClaims:
@@ -172,13 +180,57 @@ class WeightRing:
 _iterators: WeakSet[Any] = WeakSet()
 
 
-def unended_by_children(iterator: Iterator[Any]) -> Iterator[Any]:
-    """Return an iterator of a torch DataLoader, which forked children of this process do not shut down.
+def watched(iterator: Iterator[Any]) -> Iterator[Any]:
+    """Return the batches of an iterator of a torch DataLoader, which forked children of this process do not shut down.
 
-    torch asks the workers to end when the iterator is deleted, also where that is a copy in another process.
+    torch asks the workers to end when the iterator is deleted, also where that is a copy in another process. And it
+    waits for a worker for ever, unless `timeout` is given: this says so in the log.
     """
     _iterators.add(iterator)
-    return iterator
+    return _Awaited(iterator) if hasattr(iterator, "_workers") else iterator
+
+
+class _Awaited:
+    """Batches of workers; a thread of its own looks now and then how long one has been waited for.
+
+    torch may wait for a worker anywhere: for a batch, or for the memory in which a batch lies that it has announced.
+    """
+
+    def __init__(self, batches: Any) -> None:
+        self._batches, self._since = batches, 0.0
+        ended = threading.Event()
+        finalize(self, ended.set)
+        threading.Thread(target=_watch, args=(ref(self), ended), name="mixstream-watch", daemon=True).start()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        self._since = time.monotonic()
+        try:
+            return next(self._batches)
+        finally:
+            self._since = 0.0
+
+    def waiting(self) -> tuple[float, list[int]]:
+        """Return since when a batch has been waited for, 0 if none is, and the workers' process numbers."""
+        return self._since, [process.pid for process in self._batches._workers]
+
+
+def _watch(awaited: Callable[[], _Awaited | None], ended: threading.Event) -> None:
+    """Say when workers have not made a batch for long, and at intervals that grow."""
+    said, tell_after = 0.0, 0.0
+    while not ended.wait(_LOOK_EVERY) and (batches := awaited()) is not None:
+        since, workers = batches.waiting()
+        del batches
+        stopped = [pid for pid in workers if is_stopped(pid)] if since else []
+        if since != said:
+            said, tell_after = since, 0.0
+        waited = time.monotonic() - since
+        if since and waited > (tell_after or (_LOOK_EVERY if stopped else _TELL_AFTER)):
+            tell_after = _GROWTH * waited
+            who = " and ".join(map(describe_process, stopped or workers))
+            _log.warning("waiting for a batch of DataLoader workers, for %.0f s so far: %s", waited, who)
 
 
 def _after_fork() -> None:

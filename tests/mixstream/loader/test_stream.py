@@ -40,6 +40,8 @@ def test_a_stream_says_what_it_was_given():
         ({"max_epochs": 0}, "`max_epochs` must be above 0, got 0; leave the stream out"),
         ({"download_retry": -1}, "`download_retry` must be at least 0"),
         ({"download_timeout": 0}, "`download_timeout` must be above 0 seconds"),
+        ({"download_timeout": float("inf")}, "`download_timeout` .* got inf; give at most 2147483648"),
+        ({"validate_hash": False}, "`validate_hash` is a text, got False; write 'arrival', .* or None"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(kw, said):

@@ -40,6 +40,15 @@ def test_all_domains_of_a_directory(root, tmp_path):
         assert [s.name for s in ms.streams(str(root), split="val")] == ["plain", "web"]
 
 
+def test_a_domain_may_be_a_link_to_another_disk(root, tmp_path):
+    (root / "web").rename(tmp_path / "web")
+    (root / "web").symlink_to(tmp_path / "web")
+    (root / "code/train").rename(tmp_path / "train")
+    (root / "code/train").symlink_to(tmp_path / "train")
+    assert [s.name for s in ms.streams(root)] == ["code", "plain", "web"]
+    assert ms.StreamingDataset(streams=ms.streams(root), batch_size=1).epoch_size == 3 * 64
+
+
 def test_a_store_like_a_directory(root, s3):
     for path in root.rglob("*.*"):
         s3.put(path.relative_to(root).as_posix(), path.read_bytes())

@@ -3,13 +3,16 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import os
+import signal
 import threading
 from typing import Any
 
 import numpy as np
 import pytest
 from children import in_child
+from harness import make_dataset, row_ids
 
+import mixstream as ms
 from mixstream.errors import ConfigError, WaitTimeoutError
 from mixstream.inherited_file import InheritedFile
 from mixstream.loader.workers import EpochClaims, WeightRing
@@ -163,3 +166,26 @@ def test_a_worker_whose_trainer_died_does_not_wait():
     ring, said = WeightRing(domains=1, lag=0), FORK.Queue()
     FORK.Process(target=wait_as_orphan, args=(ring, said)).start()
     assert said.get(timeout=20) == "given up"
+
+
+def test_a_worker_that_is_stopped_is_named_while_its_batch_is_waited_for(library, monkeypatch, caplog):
+    """And the epoch goes on where it was once it may."""
+    monkeypatch.setattr("mixstream.loader.workers._LOOK_EVERY", 0.02)
+    whole = [row_ids(batch) for batch in ms.StreamingDataLoader(make_dataset(library), num_workers=1)]
+    batches = iter(ms.StreamingDataLoader(make_dataset(library), num_workers=1))
+    rows = [row_ids(next(batches))]
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGSTOP)
+    said = threading.Event()
+    monkeypatch.setattr(caplog.handler, "emit", lambda record: said.set() or texts.append(record.getMessage()))
+    texts: list[str] = []
+    rest = threading.Thread(target=lambda: rows.extend(row_ids(batch) for batch in batches))
+    rest.start()
+    try:
+        assert said.wait(30)
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+        rest.join()
+    assert f"process {worker.pid}, which is stopped (kill -CONT {worker.pid} lets it go on)" in texts[0]
+    assert rows == whole
