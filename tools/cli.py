@@ -250,8 +250,12 @@ def _called(arguments: Sequence[str]) -> tuple[str, ...]:
 def _fail(error: BaseException, *, as_json: bool, status: int) -> int:
     """Report `error` and its notes on stderr, and with `as_json` on stdout as JSON; returns `status`."""
     ended = status in (_INTERRUPTED, _TERMINATED)
-    message = str(error) or ("interrupted" if ended else type(error).__name__)
-    notes = [str(note) for note in getattr(error, "__notes__", ())]
+    message, *notes = map(str, (error, *getattr(error, "__notes__", ())))
+    if notes or not ended:
+        from mixstream.storage import redact  # here, so that Ctrl-C during its import ends at once
+
+        message, *notes = map(redact, (message, *notes))
+    message = message or ("interrupted" if ended else type(error).__name__)
     kind = "interrupted" if ended else "error"
     if ended and not notes:
         notes = ["No file is half written: run the same command again."]

@@ -15,11 +15,11 @@ from mixstream.storage import Retry, local_path
 from mixstream.units import parse_bytes
 
 from .domains import NamedDataset, find_domains
+from .numbers import Count, MaybePositive, Overlap, Seconds
 
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
 Text = Annotated[str | None, Parameter(show_default=False)]
-Number = Annotated[int | None, Parameter(show_default=False)]
 Many = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True, show_default=False)]
 
 Control = Literal["random", "inverse"]
@@ -75,8 +75,8 @@ class TokenReading:
         dtype: of the tokens of files that do not say it, such as uint16.
     """
 
-    seq_len: Number = None
-    overlap: int = 0
+    seq_len: MaybePositive = None
+    overlap: Overlap = 0
     dtype: Text = None
 
     @property
@@ -105,10 +105,10 @@ class Reading:
     split: str = "train"
     local: Text = None
     cache_limit: Text = None
-    download_retry: int = 2
-    download_timeout: float = 60.0
-    seq_len: Number = None
-    overlap: int = 0
+    download_retry: Count = 2
+    download_timeout: Seconds = 60.0
+    seq_len: MaybePositive = None
+    overlap: Overlap = 0
     dtype: Text = None
     token_column: Text = None
 

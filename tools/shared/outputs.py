@@ -7,12 +7,12 @@ directories are written. A dry run changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from mixstream.errors import ConfigError, OutputExistsError, SelectionError
 from mixstream.packing import Packing
@@ -24,6 +24,18 @@ from .parts import PartOptions
 
 MANIFEST = "manifest.json"
 _PARTS = "parts"
+
+
+def _not_empty(type_: Any, tokens: Sequence[Token]) -> Any:
+    """Return a path of an option; an empty one would be the current directory."""
+    if not tokens[0].value.strip():
+        raise ValueError("it is empty: give a directory")
+    return type_(tokens[0].value)
+
+
+Directory = Annotated[Path, Parameter(converter=_not_empty)]
+Place = Annotated[str, Parameter(converter=_not_empty)]
+MaybePlace = Annotated[str | None, Parameter(converter=_not_empty, show_default=False)]
 DryRun = Annotated[bool, Parameter(name="--dry-run", negative=(), show_default=False)]
 
 
@@ -41,7 +53,7 @@ class Output:
         ConfigError: `out` is a URL of a store.
     """
 
-    out: str
+    out: Place
     overwrite: Flag = False
     dry_run: DryRun = False
 
