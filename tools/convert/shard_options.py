@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from mixstream.documents import RowKind
 
+from ..shared.numbers import Positive, Seed, real
 from .documents.fields import Fields
 from .panels import OUTPUT, ROWS
 from .recipe import Recipe
@@ -52,10 +53,10 @@ class ShardOptions:
     """
 
     rows: RowKind = "packed"
-    seq_len: int = 2048
+    seq_len: Positive = 2048
     loss_mask: _Flag = False
-    val_fraction: float = 0.0
-    seed: int = 0
+    val_fraction: Annotated[float, real(least=0, below=1)] = 0.0
+    seed: Seed = 0
     compression: Annotated[str, _OUTPUT] = "none"
     hashes: Annotated[_Many, _OUTPUT] = ("xxh3_64",)
     size_limit: Annotated[str, _OUTPUT] = "64mb"

@@ -26,7 +26,7 @@ from mixstream.errors import ConfigError
 from ..shared.console import Console
 from ..shared.tokenizers import DESCRIPTION, TRAINING, find_tokenizer
 from ..shared.tokenizers.encodings import LLAMA_3
-from .ledger.durable import write_durably
+from .ledger.durable import make_directory, write_durably
 from .ledger.run_file import Run
 from .parts import Part
 from .recipe import Recipe
@@ -296,7 +296,7 @@ def _checked(said: bytes, content: bytes) -> dict[str, Any] | None:
 
 
 def _write(place: Path, name: str, contents: Sequence[bytes]) -> None:
-    place.mkdir(parents=True, exist_ok=True)
+    make_directory(place)
     (place / TRAINING).unlink(missing_ok=True)
     for file, content in zip(_FILES[:-1], contents):
         write_durably(place / file, content)

@@ -18,7 +18,7 @@ from typing import Self
 
 from mixstream.errors import ConfigError, WaitTimeoutError
 
-from ..ledger.durable import describe_process, hold
+from ..ledger.durable import hold, make_directory, note_holder
 from ..ledger.ledger import WORKERS, Ledger
 from ..ledger.output_directory import busy, create_output
 from .shares import TASKS, Share, tasks_begun
@@ -56,7 +56,7 @@ class TaskLocks:
 
     def _enter(self) -> None:
         create_output(self._ledger.out)
-        (self._ours / TASKS).mkdir(exist_ok=True)
+        make_directory(self._ours / TASKS)
         path = self._ours / self._share.lock
         holder = path.read_text(errors="replace")[:200] if path.exists() else ""
         twice = ConfigError(
@@ -64,7 +64,7 @@ class TaskLocks:
             "from 0 to N-1."
         )
         self._held.enter_context(hold(path, fcntl.LOCK_EX, wait_s=0, else_raise=twice))
-        path.write_text(describe_process())
+        note_holder(path)
         slow = WaitTimeoutError(
             f"--part {self._share}: other tasks were at their beginning for {_BEGIN_WAIT_S:.0f} s. Run it again."
         )
@@ -75,7 +75,7 @@ class TaskLocks:
         try:
             self._main.enter_context(hold(main, fcntl.LOCK_EX, wait_s=0, else_raise=_InUseError()))
             self.alone = True
-            main.write_text(f"--part {self._share}, {describe_process()}")
+            note_holder(main, what=f"--part {self._share}, ")
             self._ledger.wait_for_workers(WORKERS)
         except _InUseError:
             self._share_main()

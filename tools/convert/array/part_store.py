@@ -21,7 +21,7 @@ from mixstream.storage import INDEX, SUMMARY, domain_directory
 
 from ...shared.console import Console
 from ..groups import Known
-from ..ledger.durable import write_durably
+from ..ledger.durable import make_directory, write_durably
 from ..ledger.finished import PUBLISHED, dump_published
 from ..ledger.identity import identify
 from ..ledger.ledger import Ledger
@@ -146,7 +146,7 @@ class PartStore(Remote):
         if ledger.load(part, recipe) is not None:  # here too, as with --keep-work
             return True
         drop_part(ledger, part)
-        (ledger.out / directory).mkdir(parents=True, exist_ok=True)
+        make_directory(ledger.out / directory)
         for name in files:  # the record is the last of them
             data = self._read(name)
             if data is None or len(data) != files[name].size:

@@ -21,6 +21,7 @@ from cyclopts import Parameter
 from mixstream.errors import ConfigError
 
 from ...shared.console import Console
+from ...shared.numbers import MaybeWorkers
 from ...shared.parts import PartOptions
 from ..ledger.ledger import Ledger
 from ..ledger.records import PartRecord
@@ -59,8 +60,8 @@ class ArrayOptions(PartOptions):
     """
 
     part: Annotated[str | None, Parameter(show_default=False)] = None
-    parts: Annotated[int | None, Parameter(show_default=False)] = None
-    workers: Annotated[int | None, Parameter(show_default=False)] = None
+    parts: MaybeWorkers = None
+    workers: MaybeWorkers = None
     engine: Literal["local", "ray"] = "local"
     ray_address: Annotated[str | None, Parameter(show_default=False)] = None
     _one_process: ClassVar[bool] = False

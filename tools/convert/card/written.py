@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...shared.cards import CARD, TOKENIZER, Card, DatasetCard, dump_card, read_card, read_dataset_card
-from ..ledger.durable import write_durably
+from ..ledger.durable import make_directory, write_durably
 from ..recipe import Recipe
 from .compose import compose_card
 
@@ -79,6 +79,6 @@ def _copy(recipe: Recipe) -> dict[str, bytes]:
 def _write(path: Path, data: bytes) -> bool:
     if path.is_file() and path.read_bytes() == data:
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     write_durably(path, data)
     return True

@@ -6,19 +6,18 @@ bad; nothing is left out only because it is not known. Documents that a filter l
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import zstandard
-
 from mixstream.errors import ConfigError
 from mixstream.selection import Condition, record_condition
 
+from ...shared.compressed import COMPRESSIONS, FAULTS, decompress
 from .functions import UserFunction
 
 Kind = Literal["condition", "ids", "drop-ids", "function"]
@@ -103,10 +102,10 @@ def _ids(path: str, hash_: str | None) -> frozenset[str]:
     content = Path(path).read_bytes()
     if hashlib.sha256(content).hexdigest() != hash_:
         raise ConfigError(f"{path}: the list of ids changed while it was in use. Run the command again.")
-    if path.endswith(".gz"):
-        content = gzip.decompress(content)
-    elif path.endswith((".zst", ".zstd")):
-        content = zstandard.ZstdDecompressor().decompressobj().decompress(content)
+    try:
+        content = decompress(io.BytesIO(content), COMPRESSIONS.get(Path(path).suffix[1:], "")).read()
+    except FAULTS as error:
+        raise ConfigError(f"{path}: the list of ids is damaged ({error}); write it again.") from error
     try:
         lines = content.decode("utf-8-sig").split("\n")  # an id may hold what Unicode calls the end of a line
     except UnicodeDecodeError as error:

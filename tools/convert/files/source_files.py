@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from mixstream.errors import MixstreamError
 
+from ...shared.compressed import COMPRESSIONS, FAULTS, Compression, decompress
 from ..documents.fields import Fields
-from .compression import COMPRESSIONS, FAULTS, Compression, decompress
 from .object_stream import ObjectStream
 from .stored_bytes import LocalBytes, OnBytes, SourceError, StoredObject
 

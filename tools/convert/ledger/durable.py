@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import logging
 import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from mixstream.storage import holder_of, write_whole
+import xxhash
+
+from mixstream.storage import holder_of, named_full_disk, write_whole
 
 _log = logging.getLogger("mixstream")
 _TELL_AFTER_S = 5.0  # of waiting for a lock, after which the log says for whom; then at intervals that grow
 _ASIDE = ".tmp"
+HASH = "xxh3_64"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})  # some network file systems have no locks
 
 
@@ -27,9 +31,17 @@ def write_durably(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def replaced_durably(path: Path) -> AbstractContextManager[BinaryIO]:
+@contextmanager
+def replaced_durably(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name when the block ends without an error."""
-    return write_whole(path, suffix=_ASIDE)
+    with named_full_disk(path), write_whole(path, suffix=_ASIDE) as file:
+        yield file
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it, where they are not there."""
+    with named_full_disk(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def aside_of(path: Path) -> Path:
@@ -37,9 +49,16 @@ def aside_of(path: Path) -> Path:
     return path.with_name(f"{path.name}{_ASIDE}")
 
 
-def describe_process() -> str:
-    """Return who holds a lock, for the messages of others."""
-    return f"process {os.getpid()} on {platform.node()}, since {time.ctime()}"
+def hash_of(path: Path) -> str:
+    """Return the hash of a file's bytes, which are read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()  # pyright: ignore[reportArgumentType]
+
+
+def note_holder(path: Path, *, what: str = "") -> None:
+    """Write into a lock who holds it, for the messages of others; `what` says for what."""
+    with named_full_disk(path):
+        path.write_text(f"{what}process {os.getpid()} on {platform.node()}, since {time.ctime()}")
 
 
 @contextmanager
@@ -47,7 +66,9 @@ def hold(path: Path, kind: int, *, wait_s: float, else_raise: Exception) -> Iter
     """Hold a lock on a file; the system releases it when the process ends, even by SIGKILL."""
     began = time.monotonic()
     until, tell_at = began + wait_s, began + _TELL_AFTER_S
-    with path.open("a+b") as file:  # NFS gives a shared lock only on what may be read
+    with named_full_disk(path):
+        file = path.open("a+b")  # NFS gives a shared lock only on what may be read
+    with file:
         while True:
             try:
                 fcntl.flock(file, kind | fcntl.LOCK_NB)

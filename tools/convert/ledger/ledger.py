@@ -13,8 +13,8 @@
     tasks/                    locks of the tasks of a job array (array/locks.py)
 
 Rules. A record is written last and synced, after every file that it names; parts without a valid record are removed
-and rebuilt. A record names its recipe and sources by a hash, its shards by size, and by size and hash what rows and
-cards are made of later: its tail and statistics. A shard may also be at the store that this directory is uploaded to.
+and rebuilt. A record names its recipe and sources by a hash, its shards by size, and by size and hash what is read
+again later: the four files beside it. A shard may also be at the store that this directory is uploaded to.
 Only files that convert writes are removed, and only below a directory with `.convert`.
 """
 
@@ -39,7 +39,7 @@ from ...shared.cards import CARD
 from ..parts import Part
 from ..recipe import Recipe
 from ..sources.sources import BY_KEY
-from .durable import aside_of, describe_process, hold, write_durably
+from .durable import HASH, aside_of, hash_of, hold, make_directory, note_holder, write_durably
 from .finished import PUBLISHED, Groups, dump_published
 from .identity import identify
 from .output_directory import OURS, busy, create_output
@@ -53,9 +53,8 @@ WORKERS = "workers.lock"
 PARTS = f"{OURS}/parts"
 SPLITS = ("train", "val")
 _WAIT_S = 30.0
-_REJECTS = ".rejects"
-_TAIL, _STATS = ".tail", ".stats"
-_HASH = "xxh3_64"
+_TAIL, _STATS, _REJECTS, _DOCUMENTS = ".tail", ".stats", ".rejects", ".documents"
+_HASHED = {_TAIL, _STATS, _REJECTS, _DOCUMENTS}
 _LATER = {"seen", "reasons", "rejects_bytes", "left_out", "hashes"}
 """Entries of a record that are left out where they are empty: earlier versions did not have them."""
 
@@ -89,7 +88,7 @@ class Ledger:
         create_output(self.out)
         path = self._ours / "lock"
         with hold(path, fcntl.LOCK_EX, wait_s=0, else_raise=busy(self.out)):
-            path.write_text(describe_process())
+            note_holder(path)
             self.wait_for_workers(WORKERS)
             yield
 
@@ -168,16 +167,17 @@ class Ledger:
         for directory in sorted({above for path in shards for above in path.parents if above.is_relative_to(self.out)}):
             sync(directory)
         path = self._record_path(part)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         sync(path.parent.parent)
-        if record.sidecar is not None:
-            sync(self.documents_path(part))
         files = {_TAIL: b"".join(tails)} | ({_STATS: statistics} if statistics else {})
         for suffix, data in files.items():
             write_durably(path.with_suffix(suffix), data)
-        if record.rejects_bytes:
-            sync(path.with_suffix(_REJECTS))
-        record = replace(record, hashes={suffix: hash_hex(_HASH, data) for suffix, data in files.items()})
+        hashes = {suffix: hash_hex(HASH, data) for suffix, data in files.items()}
+        for suffix, there in ((_REJECTS, record.rejects_bytes > 0), (_DOCUMENTS, record.sidecar is not None)):
+            if there:
+                sync(path.with_suffix(suffix))
+                hashes[suffix] = hash_of(path.with_suffix(suffix))
+        record = replace(record, hashes=hashes)
         fields = msgspec.to_builtins(record)
         write_durably(
             path, msgspec.json.encode({key: value for key, value in fields.items() if value or key not in _LATER})
@@ -195,7 +195,9 @@ class Ledger:
                 and record.rejects_bytes in {0, _size(path.with_suffix(_REJECTS))}
                 and (record.sidecar is None or self.documents_path(part).stat().st_size == record.sidecar.bytes)
                 and (not record.statistics or path.with_suffix(_STATS).stat().st_size == record.statistics)
-                and all(_has_hash(path.with_suffix(suffix), record.hashes.get(suffix)) for suffix in (_TAIL, _STATS))
+                and all(
+                    hash_of(path.with_suffix(suffix)) == record.hashes[suffix] for suffix in _HASHED & {*record.hashes}
+                )
                 and all(
                     self.is_there(file.relative_to(self.out).as_posix(), size, record.identity)
                     for output in record.outputs
@@ -225,7 +227,7 @@ class Ledger:
 
     def documents_path(self, part: Part) -> Path:
         """The file of what a part notes of its documents."""
-        return self._record_path(part).with_suffix(".documents")
+        return self._record_path(part).with_suffix(_DOCUMENTS)
 
     def statistics(self, part: Part) -> bytes:
         """The statistics of a part's documents, if its record has any."""
@@ -314,11 +316,6 @@ def rejects_file(group: str) -> str:
     return (
         f"rejects{group.removeprefix(BY_KEY)}.jsonl" if is_by_key(group) else f"{domain_directory(group)}/rejects.jsonl"
     )
-
-
-def _has_hash(path: Path, digest: str | None) -> bool:
-    """Whether the bytes of a file have this hash; None is that of earlier versions, which told none."""
-    return digest is None or hash_hex(_HASH, path.read_bytes()) == digest
 
 
 def _size(path: Path) -> int | None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from mixstream.errors import ConfigError
 
+from .durable import make_directory
+
 OURS = ".convert"
 LOCK = f"{OURS}/lock"
 
@@ -24,7 +26,7 @@ def create_output(out: Path) -> None:
             raise ConfigError(
                 f"--out {out}: it holds {foreign.name!r}, which convert did not write. Give a directory, new or empty."
             )
-    (out / OURS).mkdir(parents=True, exist_ok=True)
+    make_directory(out / OURS)
 
 
 def busy(out: Path) -> ConfigError:

@@ -65,4 +65,4 @@ class PartRecord:
     statistics: int = 0
     """Bytes of the file with the statistics; 0 if an earlier version wrote none."""
     hashes: dict[str, str] = field(default_factory=dict)
-    """Suffix of a file in the ledger to the xxh3_64 of its bytes; none in records of earlier versions."""
+    """Suffix of a file in the ledger to the xxh3_64 of its bytes; earlier versions have some or none."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mixstream.errors import ConfigError
-from mixstream.storage import place_of
+from mixstream.storage import named_full_disk, place_of
 
 from .durable import write_durably
 
@@ -52,7 +52,7 @@ class Uploads:
     """
 
     def __init__(self, path: Path, url: str) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._path = threading.Lock(), path
         self._held: dict[str, Upload] = {}
         lines = list(_lines(path)) if path.exists() else []
         if lines and (bound := lines[0].get("url")) != place_of(url):
@@ -93,8 +93,9 @@ class Uploads:
                 self._append({"name": name})
 
     def _append(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with named_full_disk(self._path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,7 @@ from mixstream.storage import INDEX, domain_directory, sync
 
 from ...shared.cards import CARD, dump_card
 from ..card import describe_dataset, merge, sources_of
-from ..ledger.durable import replaced_durably, write_durably
+from ..ledger.durable import make_directory, replaced_durably, write_durably
 from ..ledger.finished import EXAMPLES, Group
 from ..ledger.ledger import SEPARATORS, TAIL, Ledger, rejects_file
 from ..ledger.records import PartRecord
@@ -182,7 +182,7 @@ def _publish_one(
         "dropped_tokens": packer.count(packed.tail),
     }
     if rows:
-        directory.mkdir(parents=True, exist_ok=True)  # missing if all of its shards are uploaded and removed
+        make_directory(directory)  # missing if all of its shards are uploaded and removed
         files = dump_files(sidecars.write(directory, places, packed.rows))
         rows_of = {ROW_KIND: recipe.rows} | ({"seq_len": recipe.seq_len} if recipe.rows == "packed" else {})
         about = {"domain": domain, "split": split, **rows_of, **counts, "tokenizer": recipe.tokenizer.describe()}
@@ -202,7 +202,7 @@ def _publish_rejects(sidecars: Sidecars) -> dict[str, Any]:
     parts = [(ledger.rejects_path(part), sidecars.slices_of(part)) for part, record in done if record.rejects_bytes]
     if not parts:
         return {}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     with replaced_durably(path) as file:
         join_rejects(parts, file)
     reasons = sum((Counter(record.reasons) for _, record in done), Counter[str]())

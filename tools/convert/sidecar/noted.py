@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+from mixstream.storage import named_full_disk
+
 from ..documents.fields import Fields
 from ..readers import Origin, Pieces
 from .kept import keep
@@ -121,11 +123,12 @@ class SidecarWriter:
     def __init__(self, path: Path, kept: int) -> None:
         import pyarrow as pa
 
-        self._schema = schema_of(kept)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._schema = path, schema_of(kept)
         options = pa.ipc.IpcWriteOptions(compression="zstd")
-        self._file = pa.OSFile(str(path), "wb")
-        self._writer: Any = pa.ipc.new_file(self._file, self._schema, options=options)
+        with named_full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = pa.OSFile(str(path), "wb")
+            self._writer: Any = pa.ipc.new_file(self._file, self._schema, options=options)
         self._held: dict[tuple[str, str], _Lines] = {}
         self._size = self._batches = 0
         self._written: dict[tuple[str, str], list[int]] = {}
@@ -153,16 +156,17 @@ class SidecarWriter:
 
     def close(self) -> None:
         """Close the file; what is not written is lost."""
-        if not self._file.closed:
-            self._writer.close()
-            self._file.close()
+        with named_full_disk(self._path), self._file:
+            if not self._file.closed:
+                self._writer.close()
 
     def _flush(self, place: tuple[str, str]) -> None:
         import pyarrow as pa
 
         lines = self._held.pop(place)
         columns = [pa.array(column, each.type) for column, each in zip(zip(*lines.lines), self._schema)]
-        self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
+        with named_full_disk(self._path):
+            self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
         self._written.setdefault(place, []).append(self._batches)
         self._batches += 1
         self._size -= lines.size

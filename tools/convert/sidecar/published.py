@@ -23,6 +23,7 @@ from mixstream.documents import COLUMNS, DIRECTORY, DocumentsFile
 from mixstream.storage import sync
 
 from ...shared.sidecar_files import SidecarFile
+from ..ledger.durable import make_directory
 from ..ledger.ledger import TAIL, Ledger
 from ..ledger.records import PartRecord
 from ..parts import Part
@@ -92,7 +93,7 @@ class Sidecars:
             places: what each part has of it, in order.
             tail_rows: rows of the joined tails.
         """
-        (directory / DIRECTORY).mkdir(parents=True, exist_ok=True)
+        make_directory(directory / DIRECTORY)
         files: list[DocumentsFile] = []
         rows = sum(record.outputs[at].rows for _, record, at in places)
         tail = SidecarFile(directory / DIRECTORY / f"{TAIL}.parquet", TAIL, first_row=rows, rows=tail_rows)

@@ -17,8 +17,9 @@ from typing import BinaryIO, cast
 import xxhash
 
 from mixstream.errors import ConfigError
+from mixstream.storage import named_full_disk
 
-from ..files.compression import COMPRESSIONS
+from ...shared.compressed import COMPRESSIONS
 from ..files.source_files import SourceFile
 from ..readers.foreign import packed_as
 from .config import Source
@@ -49,7 +50,8 @@ def spool(directory: Path) -> SourceFile:
     whole = directory / "stdin"
     hashed = xxhash.xxh3_128()
     try:
-        head = _copy(cast(BinaryIO, sys.stdin.buffer), whole, hashed)
+        with named_full_disk(whole):
+            head = _copy(cast(BinaryIO, sys.stdin.buffer), whole, hashed)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             error.add_note(f"standard input is copied to {directory} until it is converted, which needs room for it")

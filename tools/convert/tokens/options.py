@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cyclopts import Parameter
 
+from ...shared.numbers import MaybePositive
 from ..panels import ROWS
 from .tokenizer import SpecialTokens, TokenizerSpec, describe_tokenizer
 
@@ -41,7 +42,7 @@ class TokenOptions:
     """
 
     tokenizer: str = "bytes"
-    train_bpe: int | None = None
+    train_bpe: MaybePositive = None
     eos: str | None = None
     bos: str = "none"
     special_tokens: SpecialTokens = "text"

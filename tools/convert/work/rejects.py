@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mixstream.errors import ConfigError
+from mixstream.storage import named_full_disk
 
 from ..files.source_files import SourceError, SourceFile
 
@@ -128,10 +129,11 @@ class Rejects:
         line[_SLICE] = self._slice
         if self._path is None:
             return
-        if self._file is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("wb")
-        self._file.write(_printable(json.dumps(line, ensure_ascii=False)).encode() + b"\n")
+        with named_full_disk(self._path):
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._path.open("wb")
+            self._file.write(_printable(json.dumps(line, ensure_ascii=False)).encode() + b"\n")
         if self._most is not None and self._most.count is not None and self.count > self._most.count:
             self.close()
             self._most.check(self.count, of=self.count, where=self._path)
@@ -140,8 +142,9 @@ class Rejects:
         """Write what is left; returns the size of the file."""
         if self._file is None or self._path is None:
             return 0
-        self._file.close()
-        self._file = None
+        file, self._file = self._file, None
+        with named_full_disk(self._path):
+            file.close()
         return self._path.stat().st_size
 
 

@@ -1,9 +1,12 @@
 """What a document is: texts of several fields, templates, domains by map or function, filters. Rows are compared."""
 
+import bz2
+import gzip
 import json
 
 import numpy as np
 import pytest
+import zstandard
 
 from mixstream.errors import ConfigError
 from mixstream_tools.convert.documents.domain_map import DomainMap
@@ -172,6 +175,38 @@ def test_an_id_is_a_line_as_it_stands(tmp_path):
     takes = Filter.ids(str(tmp_path / "ids.txt")).compiled()
     found = [id_ for id_ in ("a\u2028b", " c\x85d", "a", "b", "d", "") if takes(len, lambda id_=id_: id_, {})]
     assert found == ["a\u2028b", " c\x85d"]
+
+
+def test_lists_of_ids_are_read_whole_and_damaged_ones_refused(tmp_path):
+    """Also of several gzip members or zstd frames, as pigz, pzstd and `cat` write them."""
+    parts = [b"a\nb\n", b"c\n" * 500]
+    for suffix, pack in ((".gz", gzip.compress), (".zst", zstandard.ZstdCompressor().compress), (".bz2", bz2.compress)):
+        packed, path = b"".join(map(pack, parts)), tmp_path / f"ids{suffix}"
+        path.write_bytes(packed)
+        keep, drop = Filter.ids(str(path)), Filter.ids(str(path), drop=True)
+        assert [id_ for id_ in "abcd" if keep.compiled()(len, lambda id_=id_: id_, {})] == ["a", "b", "c"]
+        assert [id_ for id_ in "abcd" if drop.compiled()(len, lambda id_=id_: id_, {})] == ["d"]
+        for content in (packed[:-5], packed[:9] + bytes(9) + packed[18:]):
+            path.write_bytes(content)
+            with pytest.raises(ConfigError, match=f"ids{suffix}: the list of ids is damaged"):
+                Filter.ids(str(path))
+    with pytest.raises(ConfigError, match="changed while it was in use"):
+        Filter(kind="ids", of=str(path), hash="0" * 64).compiled()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "--filter-ids .*ids.txt: it cannot be read .No such file or directory"),
+        (b" \n\n", "it has no id; give one in each line"),
+        (b"ok\n\xff\n", "is not UTF-8 .byte 3.; give one id in each line"),
+    ],
+)
+def test_lists_without_ids_are_refused(tmp_path, content, words):
+    if content is not None:
+        (tmp_path / "ids.txt").write_bytes(content)
+    with pytest.raises(ConfigError, match=words):
+        Filter.ids(str(tmp_path / "ids.txt"))
 
 
 def test_a_list_of_ids_does_not_judge_a_long_text_by_its_beginning(run, write_tree, tmp_path, monkeypatch):

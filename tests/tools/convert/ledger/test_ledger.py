@@ -1,5 +1,6 @@
 """Interrupted, killed, refused, changed: what is done stays, and the result is that of an undisturbed run."""
 
+import errno
 import json
 import os
 import resource
@@ -7,18 +8,24 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from mixstream.errors import ConfigError, StateError
+from mixstream.errors import ConfigError, StateError, StoreError
 from mixstream_tools.cli import main
 from mixstream_tools.convert import build
 from mixstream_tools.convert.documents.fields import Fields
 from mixstream_tools.convert.files.choice import Choice
 from mixstream_tools.convert.job import run_conversion
+from mixstream_tools.convert.ledger.durable import note_holder, write_durably
 from mixstream_tools.convert.recipe import Recipe
+from mixstream_tools.convert.sidecar.noted import Facts, SidecarWriter
 from mixstream_tools.convert.tokens.tokenizer import describe_tokenizer
+from mixstream_tools.convert.work.rejects import Rejects
+from mixstream_tools.shared.sidecar_files import SidecarFile
 
 
 def recipe(**options) -> Recipe:
@@ -134,11 +141,14 @@ def test_a_shard_of_another_size_is_made_again(source, tmp_path, snapshot):
     assert snapshot(tmp_path / "out") == whole
 
 
-@pytest.mark.parametrize("suffix", ["tail", "stats"])
+@pytest.mark.parametrize("suffix", ["tail", "stats", "documents", "rejects"])
 @pytest.mark.parametrize("damage", ["same size", "shorter", "missing"])
 def test_what_is_joined_later_is_not_believed_if_it_is_damaged(source, tmp_path, snapshot, suffix, damage):
-    """The joined tails become rows, and the statistics the card: neither is read again afterwards."""
-    convert(source, tmp_path / "out")
+    """What becomes rows, the card, the sidecar and the list of rejects: nothing reads these files again afterwards."""
+    lines = source / "web/lines.jsonl"
+    lines.write_text(lines.read_text() + "{not json\n" * 3)
+    made = recipe(on_bad_document="skip")
+    convert(source, tmp_path / "out", made)
     whole = snapshot(tmp_path / "out")
     path = next(path for path in sorted((tmp_path / "out").rglob(f"*.{suffix}")) if path.stat().st_size > 2)
     data = path.read_bytes()
@@ -146,7 +156,7 @@ def test_what_is_joined_later_is_not_believed_if_it_is_damaged(source, tmp_path,
     if damage != "missing":
         path.write_bytes(data[:-2] if damage == "shorter" else data[:-1] + bytes([data[-1] ^ 1]))
     (tmp_path / "out" / path.parent.name / "train/index.json").unlink()  # else nothing is joined again
-    assert convert(source, tmp_path / "out")["converted_bytes"] > 0
+    assert convert(source, tmp_path / "out", made)["converted_bytes"] > 0
     assert snapshot(tmp_path / "out") == whole
     assert path.read_bytes() == data
 
@@ -159,7 +169,10 @@ def test_records_of_versions_without_hashes_are_gone_on_from(source, tmp_path, s
     whole = published()
     for path in (tmp_path / "out/.convert/parts").rglob("*.json"):
         record = json.loads(path.read_bytes())
-        assert record.pop("hashes").keys() == {".tail", ".stats"}
+        hashes = record.pop("hashes")
+        assert hashes.keys() == {".tail", ".stats", ".documents"}
+        if path.name == "00000.json":  # versions between, which had some
+            record["hashes"] = {suffix: hashes[suffix] for suffix in (".tail", ".stats")}
         path.write_text(json.dumps(record))
     (tmp_path / "out/web/train/index.json").unlink()
     assert convert(source, tmp_path / "out")["converted_bytes"] == 0
@@ -308,6 +321,53 @@ def test_a_full_disk_surfaces_and_loses_nothing(write_tree, tmp_path, snapshot, 
     assert "going on: 1 of 2 parts are done" in capsys.readouterr().err
     convert(source, tmp_path / "whole", made)
     assert snapshot(tmp_path / "out") == snapshot(tmp_path / "whole")
+
+
+def _write_sidecar(path: Path) -> None:
+    file = SidecarFile(path, "part-00000", first_row=0, rows=1)
+    file.add(pa.table({"file": ["a.jsonl"]}))
+    file.finish()
+
+
+def _note_documents(path: Path) -> None:
+    with closing(SidecarWriter(path, kept=0)) as sidecar:
+        sidecar.add(("a", "train"), Facts("0", 0, 0, 4, 1, (), 4, ""), 4)
+        sidecar.finish()
+
+
+def _reject(path: Path) -> None:
+    rejects = Rejects(path, skip=True)  # removes what an earlier run left
+    path.symlink_to("/dev/full")
+    rejects("line 2: no JSON", record=2)
+    rejects.close()
+
+
+OWN_FILES = {
+    "the record of a part": (".tmp", lambda path: write_durably(path, b"{}")),
+    "the Parquet of documents": ("", _write_sidecar),
+    "the notes of a part's documents": ("", _note_documents),
+    "rejects": ("", _reject),
+    "who holds a lock": ("", note_holder),
+}
+
+
+@pytest.mark.parametrize("what", OWN_FILES)
+def test_a_full_disk_is_an_error_that_names_the_file_and_the_remedy(tmp_path, what):
+    aside, write = OWN_FILES[what]
+    path = tmp_path / "file"
+    path.with_name(f"file{aside}").symlink_to("/dev/full")
+    with pytest.raises(StoreError, match=r"/file: could not write it: No space.*inodes free.*remove files") as caught:
+        write(path)
+    assert caught.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("name", [".convert/run.json", "domains.json"])
+def test_a_full_disk_is_an_error_of_the_command_that_names_the_file(write_tree, tmp_path, name):
+    source, out = write_tree({"a/x.txt": "x" * 300}), tmp_path / "out"
+    (out / ".convert").mkdir(parents=True)
+    (out / f"{name}.tmp").symlink_to("/dev/full")
+    with pytest.raises(StoreError, match=f"{out / name}: could not write it: No space"):
+        convert(source, out)
 
 
 def test_a_damaged_file_is_an_error_or_skipped_with_what_follows(write_tree, tmp_path):

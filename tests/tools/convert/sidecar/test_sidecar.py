@@ -259,7 +259,7 @@ def as_before(out: Path) -> None:
     """Make an output what an earlier version, which kept no documents, would have made."""
     for path in (out / ".convert/parts").rglob("*.json"):
         record = json.loads(path.read_bytes())
-        del record["sidecar"]
+        del record["sidecar"], record["hashes"][".documents"]
         for output in record["outputs"]:
             del output["noted"], output["tokens"]
         path.write_text(json.dumps(record))
