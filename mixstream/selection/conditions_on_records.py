@@ -1,13 +1,14 @@
 """A `Condition` for one record at a time, such as a document before it is converted: values are plain Python values.
 
 Rules. The checked tree of the condition becomes nested functions, once; nothing is evaluated as Python. Texts compare
-with texts, numbers with numbers. A value that is missing or null fits no comparison and is an error, as a filter must
-not leave a record out only because it does not know it.
+with texts, numbers with numbers. A value that is missing, null or NaN fits no comparison and is an error, as a filter
+must not leave a record out only because it does not know it.
 """
 
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -51,6 +52,8 @@ def record_condition(condition: Condition) -> Callable[[Lookup], bool]:
             return evaluate(lookup)
         except ZeroDivisionError:
             raise ValueError(f"the condition {condition.text!r} divides by 0") from None
+        except OverflowError:
+            raise ValueError(f"the condition {condition.text!r} computes a number too large for a float") from None
 
     return holds
 
@@ -98,7 +101,7 @@ def _number(node: ast.expr) -> Callable[[Lookup], Any]:
     value = _value(node)
 
     def number(lookup: Lookup) -> Any:
-        if not isinstance(found := value(lookup), int | float):
+        if isinstance(found := value(lookup), str) or not _is_comparable(found):
             raise ValueError(f"{ast.unparse(node)} is {found!r:.60}, no number")
         return found
 
@@ -106,8 +109,17 @@ def _number(node: ast.expr) -> Callable[[Lookup], Any]:
 
 
 def _compared(kind: type[ast.cmpop], left: Any, right: Any) -> bool:
-    others = right if isinstance(right, list) else [right]
+    if kind in (ast.In, ast.NotIn):
+        fits = isinstance(right, list) or (isinstance(left, str) and isinstance(right, str))
+        others = right if isinstance(right, list) else []
+    else:
+        fits, others = _is_comparable(right), [right]
     for other in others:
-        if isinstance(left, str) != isinstance(other, str) or not isinstance(left, str | int | float):
-            raise ValueError(f"{left!r:.60} cannot be compared with {other!r:.60}")
+        fits = fits and isinstance(left, str) == isinstance(other, str)
+    if not fits or not _is_comparable(left):
+        raise ValueError(f"{left!r:.60} cannot be compared with {right!r:.60}")
     return _OPERATORS[kind](left, right)
+
+
+def _is_comparable(value: Any) -> bool:
+    return isinstance(value, str | int) or (isinstance(value, float) and not math.isnan(value))

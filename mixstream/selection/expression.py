@@ -33,12 +33,12 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.NotEq: operator.ne,
 }
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: np.add,
-    ast.Sub: np.subtract,
-    ast.Mult: np.multiply,
-    ast.Div: np.true_divide,
-    ast.FloorDiv: np.floor_divide,
-    ast.Mod: np.mod,
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
 }
 _NODES = (
     ast.Name,
@@ -67,6 +67,7 @@ _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`([^`]*)`""", re.DO
 _ALLOWED = (
     "use columns (`in backticks` if need be), numbers, 'texts', comparisons, in [...], and, or, not, + - * / // %"
 )
+_NO_LIST = "needs a list of literals after `in`, as in ['en', 'de']"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +144,15 @@ class Condition:
             columns: numbers or bools [B], or categories, by name.
 
         Raises:
-            ConfigError: a name is unknown, values of different kinds are compared, or a divisor is 0.
+            ConfigError: a name is unknown, values of different kinds are compared, a divisor is 0, or a number is
+                larger than floats can be.
         """
         self.require(list(columns), where="these rows")
         with np.errstate(invalid="ignore", over="ignore"):
-            return _Rows(self.text, columns).boolean(self.tree)
+            try:
+                return _Rows(self.text, columns).boolean(self.tree)
+            except OverflowError:
+                _refuse(self.text, self.tree, "computes a number that is too large for a float")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +173,7 @@ class _Rows:
             return self._arithmetic(node)
         if isinstance(node, ast.UnaryOp) and not isinstance(node.op, ast.Not):
             number = self._number(node.operand)
-            return -number if isinstance(node.op, ast.USub) else number
+            return _computed(ast.Sub, 0, number) if isinstance(node.op, ast.USub) else number
         return self.boolean(node)
 
     def boolean(self, node: ast.expr) -> NDArray[np.bool_]:
@@ -190,13 +195,15 @@ class _Rows:
         left, right = self._number(node.left), self._number(node.right)
         if not isinstance(node.op, ast.Add | ast.Sub | ast.Mult) and not np.all(right):
             _refuse(self.text, node, "divides by 0 in some rows: leave them out with an earlier condition (--within)")
-        return _ARITHMETIC[type(node.op)](left, right)
+        return _computed(type(node.op), left, right)
 
     def _number(self, node: ast.expr) -> Any:
         value = self.value(node)
         if isinstance(value, str | list | Categories) or (isinstance(value, np.ndarray) and value.ndim != 1):
             _refuse(self.text, node, "is no number")
-        if not isinstance(value, np.ndarray) or value.dtype == np.uint64:
+        if not isinstance(value, np.ndarray) or value.dtype.kind == "O":
+            return value
+        if value.dtype == np.uint64 and value.max(initial=0) >= 1 << 63:
             return value
         # As 64 bits: a column of small integers must not wrap around.
         return value.astype(np.float64 if value.dtype.kind == "f" else np.int64)
@@ -223,7 +230,7 @@ class _Rows:
 
     def _among(self, node: ast.expr, left: Any, right: Any) -> NDArray[np.bool_]:
         if not isinstance(right, list):
-            _refuse(self.text, node, "needs a list of literals after `in`, as in ['en', 'de']")
+            _refuse(self.text, node, _NO_LIST)
         if isinstance(left, Categories):
             if not all(isinstance(item, str) for item in right):
                 _refuse(self.text, node, "compares texts with numbers")
@@ -235,6 +242,31 @@ class _Rows:
         for item in right:
             found |= left == item
         return found
+
+
+def _computed(op: type[ast.operator], left: Any, right: Any) -> Any:
+    """Return the result of arithmetic; whole numbers beyond 64 bits are Python's, which are exact, and slow."""
+    if _may_wrap(left, right):
+        left, right = _exact(left), _exact(right)
+    return _ARITHMETIC[op](left, right)
+
+
+def _may_wrap(*sides: Any) -> bool:
+    """Return whether what is computed from two sides are whole numbers that may need more than 64 bits."""
+    size = 1  # no result of + - * / // % is larger than the product of two numbers of at least 2
+    for side in sides:
+        if isinstance(side, float) or (isinstance(side, np.ndarray) and side.dtype.kind == "f"):
+            return False
+        if isinstance(side, np.ndarray) and side.dtype.kind in "uO":
+            size = 1 << 63
+        else:
+            size *= max(abs(int(np.min(side, initial=0))), abs(int(np.max(side, initial=0))), 2)
+    return size >= 1 << 63
+
+
+def _exact(side: Any) -> Any:
+    """Return whole numbers as Python's."""
+    return side.astype(np.object_) if isinstance(side, np.ndarray) else int(side)
 
 
 def _without_backticks(text: str) -> tuple[str, dict[str, str]]:
@@ -286,9 +318,7 @@ def _check(node: ast.AST, text: str, *, depth: int) -> None:
         isinstance(node, ast.Attribute) and not isinstance(node.value, ast.Name | ast.Attribute)
     ):
         _refuse(text, node, "is not allowed")
-    operators = [getattr(node, "op", None), *getattr(node, "ops", ())]
-    if any(isinstance(op, _REFUSED) for op in operators):
-        _refuse(text, node, "is not allowed")
+    _check_operators(node, text)
     if isinstance(node, ast.Constant):
         _check_literal(node, text)
     if isinstance(node, ast.List | ast.Tuple):
@@ -298,6 +328,15 @@ def _check(node: ast.AST, text: str, *, depth: int) -> None:
     for below in ast.iter_child_nodes(node):
         if isinstance(below, ast.expr):
             _check(below, text, depth=depth + 1)
+
+
+def _check_operators(node: ast.AST, text: str) -> None:
+    operators = [getattr(node, "op", None), *getattr(node, "ops", ())]
+    if any(isinstance(op, _REFUSED) for op in operators):
+        _refuse(text, node, "is not allowed")
+    for op, right in zip(operators[1:], getattr(node, "comparators", ())):
+        if isinstance(op, ast.In | ast.NotIn) and isinstance(right, ast.Constant):  # ('en') is no list, but a text
+            _refuse(text, node, _NO_LIST)
 
 
 def _check_literal(node: ast.Constant, text: str) -> None:

@@ -16,6 +16,7 @@ Shape suffixes: N rows, E eligible rows, G groups.
 from __future__ import annotations
 
 from fractions import Fraction
+from math import ceil
 from typing import Any, Literal
 
 import numpy as np
@@ -228,7 +229,7 @@ def ceil_share(share: float, total: int) -> int:
     >>> ceil_share(0.07, 100), 0.07 * 100
     (7, 7.000000000000001)
     """
-    return _ceil(Fraction(repr(float(share))) * total)
+    return ceil(Fraction(repr(float(share))) * total)
 
 
 def _check(score_N: NDArray[Any], side: Side, *, floor: float, **arrays: NDArray[Any] | None) -> None:
@@ -326,7 +327,7 @@ def _floors(
     before_E = np.arange(len(order_E)) if sorted_E is None else np.cumsum(sorted_E) - sorted_E
     total_G = size_G if sorted_E is None else np.add.reduceat(sorted_E, begin_G)
     exact_G = [share * budget * int(total) / max(int(total_G.sum()), 1) for total in total_G]
-    floor_G = np.array([_ceil(exact) for exact in exact_G], dtype=np.int64)
+    floor_G = np.array([ceil(exact) for exact in exact_G], dtype=np.int64)
     if sorted_E is None and floor_G.sum() > budget:
         floor_G = np.array([exact.numerator // exact.denominator for exact in exact_G], dtype=np.int64)
     kept_E = np.zeros(len(order_E), dtype=bool)
@@ -345,7 +346,3 @@ def _weight(mask_E: _Bool, weight_E: NDArray[Any] | None) -> int:
 def _reached(weight_E: NDArray[Any], budget: int) -> int:
     """Return how many of the first rows have at least `budget` tokens together."""
     return int(np.searchsorted(np.cumsum(weight_E, dtype=np.int64), budget)) + 1 if budget > 0 else 0
-
-
-def _ceil(number: Fraction) -> int:
-    return -(-number.numerator // number.denominator)

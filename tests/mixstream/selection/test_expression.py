@@ -18,6 +18,7 @@ ROWS = {
     "k": np.array([2**63 + 1, 5, 2**64 - 1], dtype=np.uint64),
     "e": np.zeros((3, 2)),
     "z": np.array([0, 1, 2]),
+    "n": np.array([2**62, -(2**63), 3]),
 }
 
 
@@ -41,6 +42,19 @@ ROWS = {
         ("z // 2 == 1", [0, 0, 1]),
         ("b == True", [1, 0, 1]),
         ("k > 9223372036854775808", [1, 0, 1]),
+        ("k - 6 < 0", [0, 1, 0]),  # uint64 would wrap around, and so would int64
+        ("-k < -9223372036854775808", [1, 0, 1]),
+        ("k + -1 >= 9223372036854775808", [1, 0, 1]),
+        ("k // 2 == 4611686018427387904", [1, 0, 0]),
+        ("k / 2 > 4e18", [1, 0, 1]),
+        ("n * 4 > 5", [1, 0, 1]),
+        ("-n > 9e18", [0, 1, 0]),
+        ("n - 9 < 0", [0, 1, 1]),
+        ("a + 18446744073709551615 >= 18446744073709551615 + 2", [0, 1, 1]),
+        ("2 * 18446744073709551615 > k - a", [1, 1, 1]),
+        ("n * n * 2 in [18, 5]", [0, 0, 1]),
+        ("n * n % 7 == 2", [1, 0, 1]),
+        ("a - 3 + k * 1.5 > 6.6", [1, 0, 1]),
     ],
 )
 def test_conditions_mean_what_python_means(text: str, expected: list[int]) -> None:
@@ -75,6 +89,8 @@ def test_conditions_mean_what_python_means(text: str, expected: list[int]) -> No
         ("l in [1]", "texts with numbers"),
         ("l + 1 > 2", "is no number"),
         ("a in s", "needs a list"),
+        ("l not in ('en')", "needs a list"),
+        ("s + a" + " * 18446744073709551615" * 20 + " > 1", "too large for a float"),
         ("a", "neither true nor false"),
         ("not a", "neither true nor false"),
         ("3", "literal"),
