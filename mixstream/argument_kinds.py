@@ -74,7 +74,8 @@ def check_kind(name: str, value: Any, kinds: Sequence[Any]) -> None:
     if choices and not wanted:
         choice(name, value, choices)
     elif not (isinstance(value, str) and value in choices):
-        raise ConfigError(f"`{name}` is {' or '.join(wanted)}, got {shown(value)}")
+        advice = f"; {_ADVICE[name]}" if name in _ADVICE else ""
+        raise ConfigError(f"`{name}` is {' or '.join(wanted)}, got {shown(value)}{advice}")
 
 
 def _origin(kind: Any) -> Any:
@@ -120,3 +121,5 @@ _KINDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
     Callable: ("a function", callable),
 }
 """Type → how it is called, and whether a value is of it."""
+_ADVICE = {"validate_hash": "write 'arrival', the name of a hash such as 'xxh3_64', or None to check nothing"}
+"""Argument → what to write instead, of arguments that look like ones of another kind."""

@@ -119,6 +119,11 @@ def real(
     return number
 
 
+def counted(count: int, of: str) -> str:
+    """Return a count with its unit, a plural: `counted(1, "lanes")` is "1 lane"."""
+    return f"{count}{_unit(of, count)}"
+
+
 def _unit(of: str, limit: float) -> str:
     return f" {of.removesuffix('s') if limit == 1 else of}" if of else ""
 

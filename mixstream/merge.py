@@ -17,6 +17,7 @@ from mixstream.formats import FileInfo, Index, ShardInfo, dump_index, parse_inde
 from mixstream.storage import (
     INDEX,
     LOCK,
+    LONGEST_TIMEOUT,
     Retry,
     Store,
     absolute,
@@ -93,7 +94,13 @@ def merge_index(*args: Any, **kwargs: Any) -> None:
         urls,
         given["out"],
         keep_local=keep_local,
-        timeout=real("download_timeout", given.get("download_timeout", 60), above=0, of="seconds"),
+        timeout=real(
+            "download_timeout",
+            given.get("download_timeout", 60),
+            above=0,
+            of="seconds",
+            advice=f"give at most {LONGEST_TIMEOUT}",
+        ),
         metadata={} if given.get("metadata") is None else given["metadata"],
     )
 

@@ -39,8 +39,8 @@ def show_bytes(size: float) -> str:
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
 
 
-def parse_count(count: int | str, *, name: str = "count") -> int:
-    """Return a number of samples from a number, or from text in units of 1000; as `parse_bytes`.
+def parse_count(count: int | str, *, name: str = "count", of: str = "samples") -> int:
+    """Return a number of samples, or of what `of` says, from a number, or from text in units of 1000; as `parse_bytes`.
 
     >>> parse_count("100k"), parse_count("64M"), parse_count("77b")
     (100000, 64000000, 77000000000)
@@ -48,7 +48,7 @@ def parse_count(count: int | str, *, name: str = "count") -> int:
     Raises:
         ConfigError: it is negative, no whole number, or a text that is not a number with a known unit.
     """
-    return _parse(name, count, _COUNTS, "samples", "100k, 64m, 77b or 1t")
+    return _parse(name, count, _COUNTS, of, "100k, 64m, 77b or 1t")
 
 
 def _parse(name: str, value: float | str, units: dict[str, int], what: str, examples: str) -> int:

@@ -1,18 +1,20 @@
 """Makes a rank's batches one after the other, from one position on. It runs in a loader's background thread.
 
 A `BatchMaker` is used by one thread at a time. It keeps no reference to the loader, so that the thread ends when the
-loader is deleted.
+loader is deleted. `Running` is the thread, and what ends it.
 """
 
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from mixstream.data.assemble import Assembler
 from mixstream.data.predownload import Predownloader
 from mixstream.loader.describe import Counters
-from mixstream.loader.prefetch import BlockedError
+from mixstream.loader.prefetch import BlockedError, Prefetcher
 from mixstream.loader.run import Run
 from mixstream.plan.skips import Skips
 from mixstream.types import Addresses, Cursor, Rows, Weights
@@ -96,3 +98,31 @@ class BatchMaker:
     def close(self) -> None:
         """Stop fetching shards ahead. A batch that is being made is finished, even if it waits for a shard."""
         self._predownloader.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The threads that make a loader's batches from one position on.
+
+    Attributes:
+        prefetcher: keeps finished batches ready.
+        end: ends the threads; called at the latest when the loader is deleted.
+    """
+
+    prefetcher: Prefetcher[tuple[Any, Cursor, Rows]]
+    end: Callable[[], Any]
+
+    @classmethod
+    def begin(cls, maker: BatchMaker, *, depth: int, owner: object) -> Self:
+        """Start to keep `depth` batches ready, until `owner` is deleted."""
+        prefetcher = Prefetcher(maker.make, depth=depth)
+        end = weakref.finalize(owner, _end, maker, prefetcher)
+        end.atexit = False  # the threads have exit handlers, which wait for fetches in flight
+        return cls(prefetcher, end)
+
+
+def _end(maker: BatchMaker, prefetcher: Prefetcher[Any]) -> None:
+    try:
+        maker.close()  # first, since the prefetcher's thread may wait for a shard
+    finally:  # after Ctrl-C too
+        prefetcher.close()

@@ -7,9 +7,7 @@ not a torch DataLoader, so trainers use it as it is and do not wrap it.
 import contextlib
 import time
 import warnings
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -23,7 +21,7 @@ from mixstream.data.batch import as_device
 from mixstream.data.collate import collate_samples
 from mixstream.errors import ConfigError, FeedbackError
 from mixstream.loader import composer_calls
-from mixstream.loader.batch_maker import BatchMaker
+from mixstream.loader.batch_maker import BatchMaker, Running
 from mixstream.loader.callers import check_place_in_lightning
 from mixstream.loader.dataset import StreamingDataset, check_is_dataset, check_iterates_as_planned, overrides
 from mixstream.loader.describe import Counters, describe
@@ -41,19 +39,6 @@ from mixstream.threads import weak_callback
 from mixstream.types import Cursor, Int64, Rows
 
 _CLOSE_TIMEOUT = 10.0  # seconds that `close` waits for another thread that is taking a batch
-
-
-@dataclass(frozen=True, slots=True)
-class _Running:
-    """The threads that make a loader's batches from one position on.
-
-    Attributes:
-        prefetcher: keeps finished batches ready.
-        end: ends the threads; called at the latest when the loader is deleted.
-    """
-
-    prefetcher: Prefetcher[tuple[Any, Cursor, Rows]]
-    end: Callable[[], Any]
 
 
 class Loader(SkipsSteps, LossReports):
@@ -107,7 +92,7 @@ class Loader(SkipsSteps, LossReports):
         checked_labels(labels, documents=self.documents)
         self._source = dataset
         self._log = Path(absolute(log, "log")) if log is not None else None
-        self._running: _Running | None = None
+        self._running: Running | None = None
         self._lock, self._moves = LoaderLock(), 0  # how often the position was set
         self._place = self._begin(None)
         self.batch_size, self.drop_last = self.run.run_plan.batch_size, dataset.drop_last
@@ -206,7 +191,7 @@ class Loader(SkipsSteps, LossReports):
         self.counters.rows += self.batch_size if rows.part is None else rows.part.stop - rows.part.start
         return batch
 
-    def _start(self) -> _Running:
+    def _start(self) -> Running:
         """Start to make batches from the loader's position on."""
         check_place_in_lightning(at_start=not self.dataset.loads and self._place.is_at_start)
         dataset, collate = self.dataset, self.collate_fn or partial(collate_samples, widen=self.widen)
@@ -229,10 +214,7 @@ class Loader(SkipsSteps, LossReports):
             ahead=dataset.predownload,
             counters=self.counters,
         )
-        prefetcher = Prefetcher(maker.make, depth=self.prefetch)
-        end = weakref.finalize(self, _end, maker, prefetcher)
-        end.atexit = False  # the threads have exit handlers, which wait for fetches in flight
-        running = self._running = _Running(prefetcher, end)
+        running = self._running = Running.begin(maker, depth=self.prefetch, owner=self)
         return running
 
     def _get(self, prefetcher: Prefetcher[tuple[Any, Cursor, Rows]]) -> tuple[Any, Cursor, Rows]:
@@ -345,10 +327,3 @@ class Loader(SkipsSteps, LossReports):
     def __repr__(self) -> str:
         names = ", ".join(self.dataset.domain_names[:4]) + ("…" if len(self.dataset.streams) > 4 else "")
         return f"Loader([{names}], batch_size={self.batch_size}, step={self.step}, device={self.device})"
-
-
-def _end(maker: BatchMaker, prefetcher: Prefetcher[Any]) -> None:
-    try:
-        maker.close()  # first, since the prefetcher's thread may wait for a shard
-    finally:  # after Ctrl-C too
-        prefetcher.close()

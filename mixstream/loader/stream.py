@@ -20,7 +20,17 @@ from mixstream.formats import DTYPES, Options, token_stem
 from mixstream.loader.mosaic_api.stream import StreamApi, default_local
 from mixstream.mixers import LMO, Binding
 from mixstream.selection.fit import OnMismatch, Unlisted
-from mixstream.storage import DatasetFiles, Retry, absolute, check_utf8, domain_name, join, place_of, redact
+from mixstream.storage import (
+    LONGEST_TIMEOUT,
+    DatasetFiles,
+    Retry,
+    absolute,
+    check_utf8,
+    domain_name,
+    join,
+    place_of,
+    redact,
+)
 
 CONCAT = "concat"
 """The packing without a file."""
@@ -222,7 +232,7 @@ _CONVERT: dict[str, Callable[[str, Any], Any]] = {
     "choose": partial(whole, least=0, most=MOST, of="samples", advice="use `repeat` for parts"),
     "max_epochs": partial(real, above=0, advice="leave the stream out to not read it, or give None for no limit"),
     "download_retry": partial(whole, least=0, most=MOST, of="attempts"),
-    "download_timeout": partial(real, above=0, of="seconds"),
+    "download_timeout": partial(real, above=0, of="seconds", advice=f"give at most {LONGEST_TIMEOUT}"),
     **dict.fromkeys(("keep_zip", "durable"), flag),
     "name": lambda name, value: check_utf8(text(name, value), name),
     "remote": lambda name, value: check_utf8(absolute(value, name), name),

@@ -10,6 +10,7 @@ from mixstream.errors import ConfigError, IndexNotFoundError, StoreError, StoreN
 from mixstream.loader.stream import Stream
 from mixstream.storage import (
     INDEX,
+    LONGEST_TIMEOUT,
     Retry,
     absolute,
     domain_directory,
@@ -62,7 +63,9 @@ def streams(
     attempts, timeout = options.get("download_retry"), options.get("download_timeout")
     retry = Retry(
         attempts=2 if attempts is None else whole("download_retry", attempts, least=0, of="attempts"),
-        timeout=60.0 if timeout is None else real("download_timeout", timeout, above=0, of="seconds"),
+        timeout=60.0
+        if timeout is None
+        else real("download_timeout", timeout, above=0, of="seconds", advice=f"give at most {LONGEST_TIMEOUT}"),
     )
     domains = _domains(place, split, retry)
     if "" in domains:

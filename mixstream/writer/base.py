@@ -89,6 +89,9 @@ class Writer:
     def write(self, sample: Mapping[str, Any]) -> None:
         """Add one sample. If it completes a shard while `max_workers` shards are being stored, wait for one of them.
 
+        Args:
+            sample: column → value. Values without a column are not written, as mosaicml-streaming does not.
+
         Raises:
             MissingColumnError: the sample lacks a column (also a KeyError).
             EncodingError: a column cannot hold its value, or the sample is too large for any shard.

@@ -68,7 +68,8 @@ def hash_list(hashes: Sequence[str] | None) -> list[str]:
     """Return the names of hashes; None is none."""
     hashes = () if hashes is None else hashes
     if not has_items(hashes) or not all(isinstance(name, str) for name in hashes):
-        raise ConfigError(f"`hashes` is a list of names of hashes, got {shown(hashes)}")
+        remedy = f"; write [{shown(hashes)}]" if isinstance(hashes, str) else ""
+        raise ConfigError(f"`hashes` is a list of names of hashes, got {shown(hashes)}{remedy}")
     if list(hashes) != sorted(set(hashes)):
         raise ConfigError(
             f"Hashes must be unique and in sorted order, got {shown(list(hashes))}; give {shown(sorted(set(hashes)))}"

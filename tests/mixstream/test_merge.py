@@ -137,6 +137,12 @@ def test_an_index_that_no_reader_would_take_is_not_written(tmp_path, parts, urls
     assert read(tmp_path / "out") == [7]
 
 
+@pytest.mark.parametrize("places", [0, 1, 3])
+def test_a_pair_of_places_has_two(out, places):
+    with pytest.raises(ConfigError, match=r"give a directory, a URL, or a tuple \(local, remote\)"):
+        ms.merge_index([f"{out}/0/index.json", f"{out}/1/index.json"], (str(out),) * places)
+
+
 def test_lists_that_are_none(out):
     with pytest.raises(ConfigError, match=r"keep_local is '/.*a list"):
         ms.merge_index((f"{out}/0/index.json", f"{out}/1/index.json"), str(out))

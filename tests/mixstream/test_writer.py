@@ -362,6 +362,7 @@ def test_another_place_is_refused_with_what_is_supported(out, tmp_path, monkeypa
         ({"hashes": ["sha1", "md5"]}, r"sorted order.*\['md5', 'sha1'\]"),
         ({"hashes": ["sha1", "sha1"]}, "unique"),
         ({"hashes": ["crc"]}, "Invalid hash: 'crc'"),
+        ({"hashes": "sha1"}, r"is a list of names of hashes, got 'sha1'; write \['sha1'\]"),
         ({"size_limit": 2**32}, "1 to 4294967295"),
         ({"size_limit": 0}, "None for the largest"),
         ({"size_limit": -1}, "-1"),

@@ -15,6 +15,7 @@ from mixstream.selection.datamodels import Damping
 from mixstream.units import parse_bytes
 
 from ..shared.console import Console
+from ..shared.numbers import Count, MaybePositive, Seed, whole
 from ..shared.options import Flag, Json, Reading, device_of
 from ..shared.outputs import Output
 from ..shared.parts import PartOptions
@@ -31,13 +32,13 @@ def features(
     *urls: Annotated[str, Parameter(name="URL")],
     model: _Models,
     output_function: Literal["log-odds", "loss"] = "log-odds",
-    project_dim: int = 4096,
+    project_dim: Count = 4096,
     project_kind: Literal["rademacher", "gaussian"] = "rademacher",
-    seed: int = 0,
+    seed: Seed = 0,
     column: str = "tokens",
     parameters: _Models = (),
-    max_tokens: int | None = None,
-    pad: int | None = None,
+    max_tokens: MaybePositive = None,
+    pad: Annotated[int | None, whole(optional=True)] = None,
     dtype: Literal["f2", "f4"] = "f2",
     precision: Literal["float32", "bfloat16"] = "float32",
     device: str = "auto",

@@ -20,11 +20,14 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from ..shared.console import Console, show_seconds, table
+from ..shared.numbers import Seed, whole
+from ..shared.outputs import Directory
 
+_Steps = Annotated[int, whole(least=1, most=1_000_000)]
 _Json = Annotated[bool, Parameter(name="--json", negative=(), show_default=False)]
 
 
-def demo(*, out: Path = Path("runs/demo"), steps: int = 240, seed: int = 0, as_json: _Json = False) -> int:
+def demo(*, out: Directory = Path("runs/demo"), steps: _Steps = 240, seed: Seed = 0, as_json: _Json = False) -> int:
     """Train on five kinds of text, kill, resume on another world size, compare.
 
     mixstream demo

@@ -13,7 +13,8 @@ from cyclopts import Parameter
 from mixstream.selection.embedders import EmbedderSpec
 
 from ..shared.console import Console, show_bytes, show_seconds, table
-from ..shared.options import Json, Number, Reading, Text
+from ..shared.numbers import MaybePositive
+from ..shared.options import Json, Reading, Text
 from ..shared.outputs import Output
 from ..shared.parts import PartOptions
 from ..shared.token_texts import TokenizerFile
@@ -28,9 +29,9 @@ def embed(
     tokenizer: Text = None,
     within: Text = None,
     pool: Literal["mean", "last", "cls"] | None = None,
-    max_tokens: Number = None,
+    max_tokens: MaybePositive = None,
     device: Text = None,
-    batch_tokens: Number = None,
+    batch_tokens: MaybePositive = None,
     precision: Literal["float32", "bfloat16"] | None = None,
     feed: Literal["text", "tokens"] | None = None,
     key: Text = None,

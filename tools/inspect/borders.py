@@ -42,10 +42,10 @@ def by_end_token(ids: NDArray[np.integer], eos: int, bos: int | None = None) -> 
     ends = (np.flatnonzero(ids == eos) + 1).tolist()
     edges = [0, *ends, *([len(ids)] if not ends or ends[-1] < len(ids) else [])]
     segments = []
-    for number, (begin, end) in enumerate(pairwise(edges)):
+    for number, (begin, end) in enumerate(pairwise(edges) if len(ids) else ()):
         begins = True if number else (None if bos is None else bool(ids[begin] == bos))
         segments.append(Segment(begin=begin, end=end, begins=begins, ends=bool(ids[end - 1] == eos)))
-    return tuple(each for each in segments if each.begin < each.end)
+    return tuple(segments)
 
 
 def names_of(**values: object) -> tuple[tuple[str, str], ...]:

@@ -18,11 +18,12 @@ from cyclopts import Parameter
 from mixstream.documents import Documents
 from mixstream.errors import ConfigError, MixstreamError
 from mixstream.formats import ShardInfo, decode_sample, fixed_row_tokens, ndarray_dtype, read_offsets
-from mixstream.storage import Retry
+from mixstream.storage import Retry, redact
 
 from ..shared.console import Console, show_bytes
 from ..shared.datasets import Dataset, find_datasets
-from ..shared.options import Number, Text, token_options
+from ..shared.numbers import Count, MaybePositive, Overlap, Seconds
+from ..shared.options import Text, token_options
 from ..shared.parallel import in_parallel
 from ..shared.safe_text import message_of, notes_of, printable
 from ..shared.shards import leaving_out, memory_of, read_raw, require_codecs, stored_bytes
@@ -47,17 +48,17 @@ def inspect(
     url: Annotated[str, Parameter(name="URL")],
     /,
     *,
-    samples: int = 3,
+    samples: Count = 3,
     tokenizer: str | None = None,
     count: _Flag = False,
     allow_unsafe_types: _Flag = False,
     html: _File = None,
-    seq_len: Number = None,
-    overlap: int = 0,
+    seq_len: MaybePositive = None,
+    overlap: Overlap = 0,
     dtype: Text = None,
     token_column: Text = None,
-    download_retry: int = 2,
-    download_timeout: float = 60.0,
+    download_retry: Count = 2,
+    download_timeout: Seconds = 60.0,
     as_json: _Json = False,
 ) -> int:
     """Show the contents of datasets: domains, shards, tokens, columns, samples.
@@ -228,7 +229,7 @@ def _trouble(error: Exception) -> dict[str, Any]:
 
 def _describe(dataset: Dataset) -> dict[str, Any]:
     """Return the description of a dataset from its index."""
-    document: dict[str, Any] = {"name": dataset.shown, "url": dataset.store.url, "trouble": None}
+    document: dict[str, Any] = {"name": dataset.shown, "url": redact(dataset.store.url), "trouble": None}
     if dataset.trouble is not None:
         return {**document, "trouble": _trouble(dataset.trouble)}
     if dataset.tokens is not None:

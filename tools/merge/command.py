@@ -11,6 +11,7 @@ from mixstream.errors import ConfigError, OutputExistsError
 from mixstream.storage import Retry, check_writable, is_local, redact, refuse_conversion
 
 from ..shared.console import Console, show_bytes, show_seconds, table
+from ..shared.numbers import Count, Seconds, Workers
 from ..shared.options import Flag, Json
 from .job import MergeJob
 from .plan import plan_merge
@@ -21,10 +22,10 @@ def merge(
     out: str,
     same_domain: Literal["refuse", "join"] = "refuse",
     without_documents: Flag = False,
-    workers: int = 8,
+    workers: Workers = 8,
     overwrite: Flag = False,
-    download_retry: int = 2,
-    download_timeout: float = 60.0,
+    download_retry: Count = 2,
+    download_timeout: Seconds = 60.0,
     as_json: Json = False,
 ) -> int:
     """Join datasets, or whole outputs of `mixstream convert`, into one. No shard changes.

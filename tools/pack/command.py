@@ -17,7 +17,8 @@ from mixstream.storage import is_local, local_path, place_of
 
 from ..shared.console import Console, table
 from ..shared.domains import NamedDataset
-from ..shared.options import DocumentReading, Json, Number, Text
+from ..shared.numbers import MaybeCount, MaybeSeed, Positive
+from ..shared.options import DocumentReading, Json, Text
 from ..shared.outputs import Output
 from ..shared.parts import PartOptions, run_parts
 from .work import PackedDomain, PackTask, pack_part
@@ -28,13 +29,13 @@ _NO_PARTS = PartOptions()
 
 def pack(
     *urls: Annotated[str, Parameter(name="DATASET")],
-    seq_len: int,
+    seq_len: Positive,
     algorithm: Algorithm = "best-fit",
     long_documents: LongDocuments = "cut",
     selection: Text = None,
-    seed: Number = None,
-    pad_id: Number = None,
-    eos_id: Number = None,
+    seed: MaybeSeed = None,
+    pad_id: MaybeCount = None,
+    eos_id: MaybeCount = None,
     columns: Text = None,
     reading: DocumentReading = DocumentReading(),  # noqa: B008  # frozen
     parts: PartOptions = _NO_PARTS,

@@ -14,6 +14,7 @@ from mixstream.storage import is_local, local_path, redact
 from mixstream.units import parse_count
 
 from ..shared.console import Console
+from ..shared.numbers import MaybePositive, Positive, real
 from .course import Course, Float64, look_ahead
 from .show import describe_preview, describe_source, show_preview, show_source, warnings_of
 from .source import Sizes, Source, open_source, read_shards
@@ -32,12 +33,12 @@ def plan(
     selection: str | None = None,
     mixer: _Mixer | None = None,
     weights: _Weights = (),
-    temperature: float | None = None,
-    max_epochs: float | None = None,
+    temperature: Annotated[float | None, real(above=0, optional=True)] = None,
+    max_epochs: Annotated[float | None, real(above=0, below=math.inf, optional=True)] = None,
     steps: str | None = None,
     tokens: str | None = None,
-    batch_size: int | None = None,
-    points: int = 10,
+    batch_size: MaybePositive = None,
+    points: Positive = 10,
     as_json: _Json = False,
 ) -> int:
     """Show what a mixture reads: in a run so far, or in a future run.
@@ -219,11 +220,11 @@ def _length(steps: str | None, tokens: str | None, domains: Sizes, batch: int | 
     if steps is not None:
         if batch is None:
             raise ConfigError("--steps needs --batch-size, the rows of a step over all ranks")
-        return parse_count(steps)
+        return parse_count(steps, name="--steps", of="steps")
     if tokens is not None:
         if domains.row_tokens is None:
             raise ConfigError("--tokens needs the number of tokens in a row, which is unknown: give --steps, or --data")
-        rows = parse_count(tokens) // domains.row_tokens
+        rows = parse_count(tokens, name="--tokens", of="tokens") // domains.row_tokens
     elif whole:
         rows = int(domains.samples_K.sum())
     else:

@@ -14,6 +14,7 @@ from mixstream.selection.prototypes import KMeans, prune_d4
 
 from ..shared.artefacts import facts_of_rows
 from ..shared.console import Console, table
+from ..shared.numbers import Count, Seed, Share
 from ..shared.options import Json, device_of
 from ..shared.outputs import Output
 from .inputs import Embeddings, find_embeddings, parse_k, settings_of, tokens_of
@@ -24,13 +25,13 @@ from .options import Device, KMeansEngine, Names, Steps, Variant
 def d4(
     *,
     emb: str,
-    r: float,
-    r_dedup: float = 0.75,
+    r: Share,
+    r_dedup: Share = 0.75,
     variant: Variant = "official",
     k: str = "sqrt",
-    sample: int = 256,
-    niter: int = 20,
-    seed: int = 0,
+    sample: Count = 256,
+    niter: Count = 20,
+    seed: Seed = 0,
     engine_kmeans: KMeansEngine = "torch",
     column: str | None = None,
     device: Device = "auto",

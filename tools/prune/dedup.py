@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from mixstream.types import Int64
 
 from ..shared.artefacts import find_domains_of, lineage, partner
 from ..shared.console import Console, table
+from ..shared.numbers import MaybeShare, Seed, real
 from ..shared.options import Json, device_of
 from ..shared.outputs import Output
 from ..shared.parts import PartOptions
@@ -39,12 +40,12 @@ def dedup(
     *,
     scores: str,
     emb: str,
-    eps: float | None = None,
-    keep_frac: float | None = None,
+    eps: Annotated[float | None, real(above=0, below=2, optional=True)] = None,
+    keep_frac: MaybeShare = None,
     variant: Variant = "greedy",
     column: str | None = None,
     device: Device = "auto",
-    seed: int = 0,
+    seed: Seed = 0,
     domain: Names = (),
     output: Output,
     parts: PartOptions | None = None,

@@ -14,6 +14,7 @@ from mixstream.selection.prototypes import KMeans, assign_rows, fit_rows
 
 from ..shared.artefacts import allowed_rows, facts_of_rows, within_of
 from ..shared.console import Console, table
+from ..shared.numbers import Count, Positive, Seed
 from ..shared.options import Json, device_of
 from ..shared.outputs import Output
 from .inputs import CLUSTER, Embeddings, find_embeddings, settings_of, tokens_of
@@ -26,11 +27,11 @@ _MOST = 10_000
 def domains(
     *,
     emb: str,
-    k: int,
+    k: Positive,
     within: str | None = None,
-    sample: int = 256,
-    niter: int = 20,
-    seed: int = 0,
+    sample: Count = 256,
+    niter: Count = 20,
+    seed: Seed = 0,
     engine_kmeans: KMeansEngine = "torch",
     column: str | None = None,
     device: Device = "auto",

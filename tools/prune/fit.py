@@ -15,6 +15,7 @@ from mixstream.selection.prototypes import KMeans, Prototypes, default_k, fit_ro
 
 from ..shared.artefacts import allowed_rows, within_of
 from ..shared.console import Console, show_seconds, table
+from ..shared.numbers import Count, Seed
 from ..shared.options import Json, device_of
 from ..shared.outputs import Output
 from .inputs import Embeddings, find_embeddings, parse_k, settings_of
@@ -28,9 +29,9 @@ def fit(
     *,
     emb: str,
     k: str = "sqrt",
-    sample: int = 256,
-    niter: int = 20,
-    seed: int = 0,
+    sample: Count = 256,
+    niter: Count = 20,
+    seed: Seed = 0,
     engine_kmeans: KMeansEngine = "torch",
     column: str | None = None,
     within: str | None = None,

@@ -25,6 +25,7 @@ from mixstream.selection import Column, Scores, ScoresWriter, ShardIdentity, Sha
 from mixstream.selection.prototypes import KMeans, Sums, lloyd_part
 
 from ..shared.executors import Executor, default_workers
+from ..shared.numbers import MaybeWorkers
 from ..shared.parts import PartOptions
 
 _PAYS = 1 << 36  # products of two numbers in an iteration; one core needs seconds for them
@@ -44,7 +45,7 @@ class FitOptions:
         ray_address: a running cluster, HOST:PORT or auto; default: $RAY_ADDRESS, else one is started here.
     """
 
-    workers: Annotated[int | None, Parameter(show_default=False)] = None
+    workers: MaybeWorkers = None
     engine: Literal["local", "ray"] = "local"
     ray_address: Annotated[str | None, Parameter(show_default=False)] = None
 

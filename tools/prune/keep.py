@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,8 @@ from mixstream.units import parse_count
 
 from ..shared.artefacts import allowed_rows, find_domains_of, lineage, within_of
 from ..shared.console import Console, table
-from ..shared.options import Control, Controls, Json, Number, Text, controls_of
+from ..shared.numbers import MaybeShare, MaybeTokens, Seed, real
+from ..shared.options import Control, Controls, Json, Text, controls_of
 from ..shared.outputs import Output
 from .inputs import DISTANCE, column_of, tokens_of
 from .options import HardIs, Names, Side, Unit
@@ -91,19 +92,19 @@ def keep(
     *,
     scores: str,
     side: Side,
-    fraction: float | None = None,
+    fraction: MaybeShare = None,
     rows: Text = None,
     tokens: Text = None,
     by: Unit = "rows",
-    row_tokens: Number = None,
-    outlier_cut: float | None = None,
+    row_tokens: MaybeTokens = None,
+    outlier_cut: MaybeShare = None,
     balance: str | None = None,
-    floor: float | None = None,
+    floor: Annotated[float | None, real(least=0, most=1, optional=True)] = None,
     within: str | None = None,
     control: Controls = (),
     column: str = DISTANCE,
     hard_is: HardIs = "high",
-    seed: int = 0,
+    seed: Seed = 0,
     domain: Names = (),
     output: Output,
     as_json: Json = False,
@@ -160,7 +161,8 @@ def keep(
     """
     rule = Rule(
         side=side, column=column, hard_is=hard_is, by=by, fraction=fraction, outlier_cut=outlier_cut,
-        rows=None if rows is None else parse_count(rows), tokens=None if tokens is None else parse_count(tokens),
+        rows=None if rows is None else parse_count(rows, name="--rows", of="rows"),
+        tokens=None if tokens is None else parse_count(tokens, name="--tokens", of="tokens"),
         balance=balance, floor=floor, seed=seed, row_tokens=row_tokens,
     )  # fmt: skip
     found = keep_domains(scores, output, rule, within=within, controls=controls_of(control), domain=domain)

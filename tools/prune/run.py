@@ -6,6 +6,7 @@ from mixstream.errors import OutputExistsError
 from mixstream.selection.prototypes import KMeans
 
 from ..shared.console import Console
+from ..shared.numbers import MaybeShare, Seed, Share
 from ..shared.options import Controls, Json, controls_of, device_of
 from ..shared.outputs import Output
 from .assign import assign_domains, assign_table
@@ -20,12 +21,12 @@ def run(
     *,
     emb: str,
     side: Side,
-    fraction: float,
+    fraction: Share,
     by: Unit = "rows",
-    outlier_cut: float | None = None,
+    outlier_cut: MaybeShare = None,
     control: Controls = (),
     k: str = "sqrt",
-    seed: int = 0,
+    seed: Seed = 0,
     engine_kmeans: KMeansEngine = "torch",
     column: str | None = None,
     device: Device = "auto",

@@ -16,7 +16,8 @@ from mixstream.storage import Retry, check_writable, is_local, local_path, place
 
 from ..shared.console import Console, show_bytes, show_seconds, table
 from ..shared.datasets import find_datasets, refuse_unfinished
-from ..shared.options import Flag, Json, Number, Text
+from ..shared.numbers import Count, MaybeSeed, Seconds
+from ..shared.options import Flag, Json, Text
 from ..shared.parts import PartOptions
 from .dataset import Reshard
 from .job import ReshardJob
@@ -35,12 +36,12 @@ def reshard(
     hashes: _Hashes = (),
     dtype: Literal["uint16", "uint32", "int32", "int64"] | None = None,
     column: str = "tokens",
-    shuffle_seed: Number = None,
+    shuffle_seed: MaybeSeed = None,
     parts: PartOptions = PartOptions(),  # noqa: B008  # frozen
     work: Text = None,
     overwrite: Flag = False,
-    download_retry: int = 2,
-    download_timeout: float = 60.0,
+    download_retry: Count = 2,
+    download_timeout: Seconds = 60.0,
     as_json: Json = False,
 ) -> int:
     """Write the rows of MDS datasets into other shards: size, compression, hashes, dtype, order.

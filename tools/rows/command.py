@@ -15,6 +15,7 @@ from mixstream.errors import ConfigError
 from mixstream.loader import PastRun, StepRows, recompute
 
 from ..shared.console import Console
+from ..shared.numbers import MaybeCount, MaybePositive, Overlap, Positive
 from ..shared.options import token_options
 from ..shared.safe_text import printable
 from ..shared.texts import Texts
@@ -32,8 +33,8 @@ def rows(
     urls: Annotated[tuple[str, ...], Parameter(name="URL", show_default=False)] = (),
     /,
     *,
-    step: int | None = None,
-    row: int | None = None,
+    step: MaybeCount = None,
+    row: MaybeCount = None,
     log: str | None = None,
     state: str | None = None,
     rank: str | None = None,
@@ -41,13 +42,13 @@ def rows(
     split: str = "train",
     selection: str | None = None,
     packing: str | None = None,
-    seq_len: int | None = None,
-    overlap: int = 0,
+    seq_len: MaybePositive = None,
+    overlap: Overlap = 0,
     dtype: str | None = None,
     token_column: str | None = None,
-    eos_id: int | None = None,
+    eos_id: MaybeCount = None,
     text: _Flag = False,
-    chars: int = 200,
+    chars: Positive = 200,
     tokenizer: str | None = None,
     allow_unsafe_types: _Flag = False,
     as_json: _Json = False,

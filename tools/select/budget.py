@@ -16,6 +16,8 @@ from mixstream.errors import ConfigError
 from mixstream.selection import Scores, Selection
 from mixstream.units import parse_count
 
+from ..shared.numbers import MaybeShare
+
 Unit = Literal["rows", "tokens"]
 _AMOUNT = re.compile(r"([^=]+)=(?:(0?\.\d+|1(?:\.0*)?|0\.\d+e-\d+)|(\d[\d.,_]*[kmbt]?)(rows|tokens))", re.IGNORECASE)
 
@@ -56,7 +58,7 @@ class Budget:
         by: what a fraction counts: rows or tokens.
     """
 
-    fraction: Annotated[float | None, Parameter(show_default=False)] = None
+    fraction: MaybeShare = None
     rows: Annotated[str | None, Parameter(show_default=False)] = None
     tokens: Annotated[str | None, Parameter(show_default=False)] = None
     by: Unit = "rows"
@@ -78,8 +80,8 @@ class Budget:
             raise ConfigError(f"--fraction {self.fraction:g}: give a share above 0 and at most 1")
         return Amount(
             fraction=self.fraction,
-            rows=None if self.rows is None else parse_count(self.rows),
-            tokens=None if self.tokens is None else parse_count(self.tokens),
+            rows=None if self.rows is None else parse_count(self.rows, name="--rows", of="rows"),
+            tokens=None if self.tokens is None else parse_count(self.tokens, name="--tokens", of="tokens"),
             by=self.by,
         )
 
@@ -103,7 +105,7 @@ def amounts_of(texts: Sequence[str], *, by: Unit, known: Sequence[str]) -> dict[
         if share is not None:
             found[name] = Amount(fraction=float(share), by=by)
         else:
-            count = parse_count(number)
+            count = parse_count(number, name=f"--per-domain {name}", of=unit.lower())
             found[name] = Amount(rows=count) if unit.lower() == "rows" else Amount(tokens=count)
     if unknown := sorted(set(found) - set(known)):
         raise ConfigError(f"--per-domain names {', '.join(unknown)}; the domains are {', '.join(known)}")

@@ -203,6 +203,8 @@ class Gathered:
 def _of_spans(spans: list[list[float]], how: Spans) -> float | None:
     """Return one number for a document of dolma's spans [begin, end, score]; None without spans, but for a sum."""
     scores = [float(score) for _, _, score in spans]
+    if any(map(math.isnan, scores)):  # max and min would depend on the order of the spans
+        return None
     if how == "sum" or not scores:
         return sum(scores) if how == "sum" else None
     if how == "mean":

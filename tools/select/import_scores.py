@@ -17,7 +17,7 @@ from mixstream.selection import ColumnKey, Condition, ContentKey, OrdinalKey, Ro
 from ..shared.console import Console, table
 from ..shared.domains import NamedDataset
 from ..shared.options import Flag, Json, Many, Reading
-from ..shared.outputs import DryRun, Output
+from ..shared.outputs import DryRun, MaybePlace, Output
 from ..shared.safe_text import printable
 from .documents import DocumentKey, Folding, read_known, refuse_other
 from .gathered import Spans
@@ -31,9 +31,9 @@ def import_scores(
     dataset: Many,
     key: str,
     columns: Many = (),
-    out: str | None = None,
+    out: MaybePlace = None,
     where: str | None = None,
-    selection: str | None = None,
+    selection: MaybePlace = None,
     keep_listed: Flag = False,
     drop_listed: Flag = False,
     duplicates: Duplicates = "error",

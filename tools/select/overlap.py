@@ -27,8 +27,9 @@ from mixstream.storage import is_local, local_path
 from ..shared.artefacts import dataset_of, is_kind, lineage, open_selections
 from ..shared.console import Console, table
 from ..shared.domains import NamedDataset
+from ..shared.numbers import Positive
 from ..shared.options import Flag, Json, Reading, Text
-from ..shared.outputs import Output
+from ..shared.outputs import MaybePlace, Output
 from ..shared.safe_text import shortened
 from .kept import Kept
 from .tables import find_tables
@@ -47,13 +48,13 @@ def overlap(
     *,
     target: str,
     dataset: Text = None,
-    ngram: int = DEFAULT_NGRAM,
+    ngram: Positive = DEFAULT_NGRAM,
     unit: Annotated[Unit | None, Parameter(show_default=False)] = None,
     column: Text = None,
     text_key: str = "text",
     tokenizer: Text = None,
     reading: Reading = Reading(),  # noqa: B008  # frozen
-    out: Text = None,
+    out: MaybePlace = None,
     overwrite: Flag = False,
     as_json: Json = False,
 ) -> int:

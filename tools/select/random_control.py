@@ -17,6 +17,7 @@ from mixstream.selection import Selection, ShardTable, ceil_share, kept_mask, ra
 from ..shared.artefacts import is_alone, is_kind, lineage, open_scores, open_selections, partner
 from ..shared.console import Console
 from ..shared.domains import find_domains
+from ..shared.numbers import MaybeTokens, Seed
 from ..shared.options import Flag, Json, Many, TokenReading
 from ..shared.outputs import Output
 from .budget import Amount, Budget, budgets_of, said_of, tokens_of
@@ -36,10 +37,10 @@ def random(
     per_domain: Many = (),
     each: Flag = False,
     overall: Flag = False,
-    seed: int = 0,
+    seed: Seed = 0,
     split: str = "train",
     tokens_column: str = "n_tokens",
-    row_tokens: int | None = None,
+    row_tokens: MaybeTokens = None,
     reading: TokenReading = TokenReading(),  # noqa: B008  # frozen
     output: Output,
     as_json: Json = False,

@@ -33,6 +33,7 @@ from mixstream.types import Int64
 from ..shared.artefacts import is_alone, lineage, open_either, open_scores, partner
 from ..shared.console import Console, table
 from ..shared.domains import NamedDataset
+from ..shared.numbers import real
 from ..shared.options import Flag, Json, Many, Reading
 from ..shared.outputs import Output
 from .key import KEY
@@ -47,7 +48,7 @@ def rebase(
     to: Many,
     keys: str | None = None,
     drop_missing: Flag = False,
-    min_found: float = 0.5,
+    min_found: Annotated[float, real(least=0, most=1)] = 0.5,
     reading: Reading = Reading(),  # noqa: B008  # frozen
     output: Output,
     as_json: Json = False,

@@ -17,6 +17,7 @@ from mixstream.types import Int64
 
 from ..shared.artefacts import dataset_of, open_scores, open_selections, partner
 from ..shared.console import Console, text_lines
+from ..shared.numbers import Positive, Seed, whole
 from ..shared.options import Flag, Json, Reading, Text
 from ..shared.safe_text import shortened
 from .texts import TextRows, datasets_by_name
@@ -27,18 +28,18 @@ _TOKENS = 4  # of a text of n characters, at most n tokens are decoded, and this
 
 def sample(
     selection: Annotated[str, Parameter(name="SEL")],
-    count: Annotated[int, Parameter(name="N")] = 5,
+    count: Annotated[int, whole(least=1, name="N")] = 5,
     /,
     *,
     random: Flag = False,
-    seed: int = 0,
+    seed: Seed = 0,
     scores: Text = None,
     score_column: Text = None,
     dataset: Text = None,
     column: Text = None,
     tokenizer: Text = None,
     reading: Reading = Reading(),  # noqa: B008  # frozen
-    characters: int = 200,
+    characters: Positive = 200,
     as_json: Json = False,
 ) -> int:
     """Show texts that are kept and texts that are dropped.

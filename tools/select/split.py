@@ -12,6 +12,7 @@ from mixstream.selection import split as split_scores
 
 from ..shared.artefacts import is_alone, lineage, open_scores, within_of
 from ..shared.console import Console, table
+from ..shared.numbers import MaybePositive
 from ..shared.options import Json
 from ..shared.outputs import Output
 
@@ -21,7 +22,7 @@ def split(
     /,
     *,
     column: str,
-    buckets: Annotated[int | None, Parameter(show_default=False)] = None,
+    buckets: MaybePositive = None,
     within: str | None = None,
     output: Output,
     as_json: Json = False,

@@ -15,6 +15,7 @@ from mixstream.selection import Scores, Selection, ShardTable, kept_mask, same_s
 
 from ..shared.artefacts import open_either, open_scores, partner
 from ..shared.console import Console, show_bytes, table
+from ..shared.numbers import Count
 from ..shared.options import Json, Reading, Text, TokenReading
 from ..shared.shards import stored
 from .kept import share
@@ -34,7 +35,7 @@ def stats(
     dataset: Text = None,
     local: Text = None,
     scores: Text = None,
-    shards: int = 10,
+    shards: Count = 10,
     split: str = "train",
     tokens: TokenReading = TokenReading(),  # noqa: B008  # frozen
     as_json: Json = False,

@@ -7,9 +7,7 @@ names the file, and the line or column.
 
 from __future__ import annotations
 
-import gzip
 import io
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,11 @@ from typing import IO, Any, Literal, NoReturn
 
 import msgspec
 import numpy as np
-import zstandard
 
 from mixstream.errors import ConfigError, SelectionError
 from mixstream.storage import is_local, local_path, redact
+
+from ..shared.compressed import COMPRESSIONS, FAULTS, decompress
 
 Lines = dict[str, Any]
 """A block: path of a field -> its values, a list or an array."""
@@ -212,7 +211,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the size in the file, about, and the content of each line."""
     decoder = msgspec.json.Decoder()
     number, place = 0, 0
-    with path.open("rb") as raw:
+    with path.open("rb", buffering=0) as raw:
         try:
             with _unpacked(path, raw) as file:
                 while line := file.readline(_LONGEST):
@@ -228,18 +227,12 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield place - before, record
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             _refuse(path, f"line {number:,} is no JSON ({error})")
-        except (EOFError, OSError, zlib.error, zstandard.ZstdError) as error:
+        except FAULTS as error:
             _refuse(path, f"it cannot be read after line {number:,} ({str(error)[:200]})")
 
 
-def _unpacked(path: Path, raw: IO[bytes]) -> IO[bytes]:
-    name = path.name.lower()
-    if name.endswith(".gz"):
-        return gzip.open(raw, "rb")  # type: ignore[return-value]
-    if name.endswith(".zst"):
-        reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        return io.BufferedReader(reader, 1 << 20)  # type: ignore[arg-type]
-    return io.BufferedReader(raw, 1 << 20)  # type: ignore[arg-type]
+def _unpacked(path: Path, raw: io.RawIOBase) -> IO[bytes]:
+    return decompress(raw, COMPRESSIONS.get(path.suffix[1:].lower(), ""))
 
 
 def _field(record: dict[str, Any], path: str) -> Any:

@@ -14,6 +14,7 @@ from mixstream.selection import Scores, Selection, keep, other_side, random_rows
 
 from ..shared.artefacts import allowed_rows, is_alone, lineage, open_scores, within_of
 from ..shared.console import Console
+from ..shared.numbers import MaybeTokens, Seed
 from ..shared.options import Control, Controls, Flag, Json, Many, controls_of
 from ..shared.outputs import Output
 from .budget import Amount, Budget, budget_of, budgets_of, required_tokens, said_of
@@ -35,9 +36,9 @@ def top(
     each: Flag = False,
     overall: Flag = False,
     control: Controls = (),
-    seed: int = 0,
+    seed: Seed = 0,
     tokens_column: str = "n_tokens",
-    row_tokens: int | None = None,
+    row_tokens: MaybeTokens = None,
     output: Output,
     as_json: Json = False,
 ) -> int:

@@ -20,8 +20,9 @@ from mixstream.selection.datamodels import spearman
 
 from ..shared.artefacts import is_alone, lineage, open_scores
 from ..shared.console import Console, table
+from ..shared.numbers import Count, Share, Workers
 from ..shared.options import Json
-from ..shared.outputs import DryRun
+from ..shared.outputs import DryRun, Place
 from ..shared.parallel import in_parallel
 from .kept import Kept
 from .top import Side, side_of
@@ -35,16 +36,16 @@ def validate(
     /,
     *,
     train_cmd: str,
-    work: str,
+    work: Place,
     column: str = "score",
     side: Annotated[Side | None, Parameter(show_default=False)] = None,
-    subsets: int = 20,
-    subset_fraction: float = 0.5,
-    fraction: float = 0.2,
-    seeds: int = 3,
-    seed: int = 0,
+    subsets: Count = 20,
+    subset_fraction: Share = 0.5,
+    fraction: Share = 0.2,
+    seeds: Count = 3,
+    seed: Count = 0,  # negative ones draw the controls
     loss_key: str = "loss",
-    workers: int = 1,
+    workers: Workers = 1,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> int:

@@ -13,6 +13,7 @@ from mixstream.selection import Categories, Condition, Scores, Selection
 
 from ..shared.artefacts import allowed_rows, is_alone, lineage, open_scores, within_of
 from ..shared.console import Console
+from ..shared.numbers import MaybeTokens
 from ..shared.options import Json
 from ..shared.outputs import Output
 from .budget import tokens_of
@@ -28,7 +29,7 @@ def where(
     *,
     within: str | None = None,
     tokens_column: str = "n_tokens",
-    row_tokens: int | None = None,
+    row_tokens: MaybeTokens = None,
     output: Output,
     as_json: Json = False,
 ) -> int:

@@ -45,6 +45,7 @@ from mixstream.storage import (
     is_local,
     is_part_name,
     join,
+    local_path,
     open_store,
     place_of,
     redact,
@@ -108,8 +109,8 @@ class Dataset:
 
 
 def shown_name(name: str) -> str:
-    """Return a dataset's name with its domain's own name in place of the directory's."""
-    return "/".join(map(domain_name, name.split("/")))
+    """Return a dataset's name, for people, with its domain's own name in place of the directory's."""
+    return redact("/".join(map(domain_name, name.split("/"))))
 
 
 def find_datasets(
@@ -227,6 +228,8 @@ class _Search:
         if below := sorted({name.rpartition("/")[0] for name in names if is_token_file(name)}):
             return f"no dataset is there, but token files are in its sub-directories {below[:8]}: give one of them"
         if is_local(self._url) and isinstance(troubles[-1], StoreNotFoundError):
+            if local_path(self._url).is_file():
+                return "it is a file: give the directory of a dataset, which has an index.json, or one above it"
             return "there is no such directory: check its spelling, and that the disk is mounted"
         return (
             f"no dataset is there, neither {INDEX} nor directories with one; give the URL of a Stream's `remote` with "

@@ -22,6 +22,7 @@ from mixstream.errors import ConfigError
 
 from .console import Console
 from .executors import Executor, Function, Result, Task, choose_executor, default_workers
+from .numbers import MaybeWorkers
 
 _MOST_PARTS = 4096
 _MOST_WORKERS = 4096  # each is a process
@@ -45,8 +46,8 @@ class PartOptions:
     """
 
     part: Annotated[str | None, Parameter(show_default=False)] = None
-    parts: Annotated[int | None, Parameter(show_default=False)] = None
-    workers: Annotated[int | None, Parameter(show_default=False)] = None
+    parts: MaybeWorkers = None
+    workers: MaybeWorkers = None
     engine: Literal["local", "ray"] = "local"
     ray_address: Annotated[str | None, Parameter(show_default=False)] = None
     _one_process: ClassVar[bool] = True

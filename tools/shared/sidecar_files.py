@@ -8,7 +8,7 @@ from typing import Any
 import xxhash
 
 from mixstream.documents import COLUMNS, DIRECTORY, DocumentsFile
-from mixstream.storage import Retry, Store
+from mixstream.storage import Retry, Store, named_full_disk
 
 _GROUP_LINES, _GROUP_BYTES = 1 << 16, 32 << 20
 _BLOCK = 1 << 22
@@ -46,7 +46,8 @@ class SidecarFile:
             self._flush()
         if self._writer is None:
             return []
-        self._writer.close()
+        with named_full_disk(self.path):
+            self._writer.close()
         digest = xxhash.xxh3_64()
         with self.path.open("rb") as file:
             while block := file.read(_BLOCK):
@@ -68,20 +69,22 @@ class SidecarFile:
 
         table = pa.concat_tables(self._held, promote_options="default")
         if self._writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             few: Any = [name for name in table.schema.names if name == "file" or name not in COLUMNS]
-            self._writer = pq.ParquetWriter(
-                self.path,
-                table.schema,
-                version="2.6",
-                compression="zstd",
-                compression_level=3,
-                use_dictionary=few,
-                write_statistics=True,
-                data_page_size=1 << 20,
-                store_schema=False,
-            )
-        self._writer.write_table(table, row_group_size=table.num_rows)
+            with named_full_disk(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._writer = pq.ParquetWriter(
+                    self.path,
+                    table.schema,
+                    version="2.6",
+                    compression="zstd",
+                    compression_level=3,
+                    use_dictionary=few,
+                    write_statistics=True,
+                    data_page_size=1 << 20,
+                    store_schema=False,
+                )
+        with named_full_disk(self.path):
+            self._writer.write_table(table, row_group_size=table.num_rows)
         self._lines += table.num_rows
         self._held, self._held_lines, self._held_bytes = [], 0, 0
 

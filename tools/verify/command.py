@@ -28,7 +28,8 @@ from mixstream.units import parse_bytes
 
 from ..shared.console import Console
 from ..shared.datasets import Dataset, find_datasets
-from ..shared.options import Number, Text, token_options
+from ..shared.numbers import Count, MaybeCount, MaybePositive, Overlap, Seconds, Workers
+from ..shared.options import Text, token_options
 from ..shared.parallel import in_parallel
 from ..shared.safe_text import printable
 from ..shared.shards import memory_of, require_codecs, stored, stored_bytes
@@ -47,17 +48,17 @@ _GIVE_UP = 16
 def verify(
     *urls: Annotated[str, Parameter(name="URL")],
     shard: _Many = (),
-    samples: int | None = None,
+    samples: MaybeCount = None,
     quick: _Flag = False,
-    workers: int = 8,
+    workers: Workers = 8,
     memory: str = "1gb",
     allow_unsafe_types: _Flag = False,
-    seq_len: Number = None,
-    overlap: int = 0,
+    seq_len: MaybePositive = None,
+    overlap: Overlap = 0,
     dtype: Text = None,
     token_column: Text = None,
-    download_retry: int = 2,
-    download_timeout: float = 60.0,
+    download_retry: Count = 2,
+    download_timeout: Seconds = 60.0,
     as_json: _Json = False,
 ) -> int:
     """Check every shard: that it exists, is complete and matches its index.

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from mixstream.storage import INDEX
+from mixstream.storage import INDEX, redact
 
 from ..shared.console import show_bytes, show_seconds, table, text_lines
 from ..shared.datasets import Dataset, shown_name
@@ -55,11 +55,7 @@ def describe(report: Report) -> dict[str, Any]:
         "faults": [
             {"dataset": shown_name(name), **asdict(fault), "notes": list(fault.notes)} for name, fault in report.faults
         ],
-        "make_again": {
-            dataset.store.url: files
-            for dataset in report.datasets
-            if (files := list(_to_rebuild(report, dataset.name)))
-        },
+        "make_again": _make_again(report),
         "notes": list(report.notes),
         "seconds": round(report.seconds, 3),
     }
@@ -96,7 +92,7 @@ def _dataset(report: Report, dataset: Dataset) -> dict[str, Any]:
     reached = [finding for finding in findings if finding.fault is None or finding.fault.kind not in UNCHECKED]
     return {
         "name": dataset.shown,
-        "url": dataset.store.url,
+        "url": redact(dataset.store.url),
         "shards": len(dataset.shards if dataset.tokens is None else dataset.tokens.domain.shards),
         "samples": sum(info.samples for info in dataset.shards)
         if dataset.tokens is None
@@ -116,6 +112,15 @@ def _orphans(dataset: Dataset) -> Iterator[str]:
     files = (file for info in dataset.shards for pair in info.files for file in pair if file is not None)
     named = {file.basename for file in files}
     yield from sorted(name for name in dataset.files - named if _LEFT_OVER.fullmatch(name))
+
+
+def _make_again(report: Report) -> dict[str, list[str]]:
+    """Return the files to make again by place; two places that are shown alike have those of both."""
+    found: dict[str, list[str]] = {}
+    for dataset in report.datasets:
+        if files := list(_to_rebuild(report, dataset.name)):
+            found.setdefault(redact(dataset.store.url), []).extend(files)
+    return found
 
 
 def _to_rebuild(report: Report, dataset: str) -> Iterator[str]:

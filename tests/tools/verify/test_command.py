@@ -326,6 +326,16 @@ def test_what_the_index_says_cannot_reach_the_terminal(verify, tmp_path, capsys)
     assert (shown.out + shown.err).replace("\n", "").isprintable()
 
 
+def test_no_file_is_left_out_of_two_datasets_that_are_shown_alike(verify, tmp_path):
+    """What stands before an @ may be a password, and is not shown."""
+    places = [write(tmp_path / f"me:{name}@web") for name in "ab"]
+    names = [shards_of(place)[number] for number, place in enumerate(places)]
+    for place, name in zip(places, names):
+        (place / name).unlink()
+    status, document, _ = verify(*places)
+    assert (status, list(document["make_again"].values())) == (1, [names])
+
+
 def test_what_convert_has_to_make_again_it_makes_again(verify, tmp_path, capsys):
     """The remedy, as it is told."""
     for name in ("web", "code"):

@@ -14,6 +14,8 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from ...shared.console import Console, show_bytes, show_seconds, table
+from ...shared.numbers import Positive, Seed, Share, real
+from ...shared.outputs import Directory
 from .judged import DUPLICATE, FATES, KEPT, OUTLIER, TYPICAL
 from .planted import CHARACTERS, SHUFFLED, STRAY, TEXT
 
@@ -23,12 +25,12 @@ _FATE = {DUPLICATE: "near-duplicate", OUTLIER: "outlier", TYPICAL: "most typical
 
 def selection(
     *,
-    out: Path = Path("runs/demo-selection"),
-    rows: int = 900,
-    eps: float = 0.005,
-    fraction: float = 0.8,
-    outlier_cut: float = 0.98,
-    seed: int = 0,
+    out: Directory = Path("runs/demo-selection"),
+    rows: Positive = 900,
+    eps: Annotated[float, real(above=0, below=2)] = 0.005,
+    fraction: Share = 0.8,
+    outlier_cut: Share = 0.98,
+    seed: Seed = 0,
     as_json: _Json = False,
 ) -> int:
     """Prune text with planted faults, see what was dropped, stream the rest.
