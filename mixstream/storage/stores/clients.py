@@ -182,9 +182,9 @@ def endpoint_of(address: Address, timeout: float) -> str:
         parts = urlsplit(address.bucket)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"
     if address.kind == "s3":
-        from mixstream.storage.stores.s3 import find_bucket
-
-        return find_bucket(address.bucket, timeout=timeout).endpoint
+        bucket = client_of(address, timeout).bucket  # boto3 takes a tenth of a second to say it again
+        assert bucket is not None
+        return bucket.endpoint
     if address.kind == "gs":
         return os.environ.get("GOOGLE_BASE_URL") or "https://storage.googleapis.com"
     account = address.account or os.environ.get("AZURE_ACCOUNT_NAME", "")

@@ -16,6 +16,7 @@ from bucket_server import Answer, BucketServer, Request, bucket_server, failure 
 
 from mixstream.errors import ConfigError, StoreAccessError, StoreError
 from mixstream.storage import Retry, open_store
+from mixstream.storage.original import HasClock
 from mixstream.storage.stores.s3 import find_bucket
 
 DATA = b"0123456789"
@@ -364,3 +365,13 @@ def test_a_canned_acl_goes_with_every_upload(
     with pytest.raises(StoreAccessError, match=r"dir/x y: could not write it: 403 AccessDenied") as caught:
         store.write("x y", DATA)
     assert "SECRETWORD" not in json.dumps([str(caught.value), repr(caught.value.__cause__)])
+
+
+@pytest.mark.usefixtures("keys")
+def test_a_store_is_asked_for_its_time_by_the_client_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard that was written lately is compared with the time; a session of boto3 takes a tenth of a second."""
+    store = open_store("s3://bucket", timeout=5)
+    store.read("a", 2, 5)
+    monkeypatch.setattr("mixstream.storage.stores.s3.boto3", None)
+    assert isinstance(store, HasClock)
+    assert abs((store.clock() or 0.0) - time.time()) < 5
