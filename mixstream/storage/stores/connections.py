@@ -45,7 +45,7 @@ class Connections:
     """
 
     authorities: bytes | None = None
-    _pools: dict[str, urllib3.PoolManager] = field(default_factory=dict, init=False)
+    _pools: dict[tuple[str, bool], urllib3.PoolManager] = field(default_factory=dict, init=False)
 
     def pool(self, scheme: str, host: str, port: int) -> urllib3.PoolManager:
         """Return the pool for a server; behind a proxy, if the environment sets one for it.
@@ -54,17 +54,15 @@ class Connections:
             ConfigError: the proxy is of a kind that is not supported, or its URL is none.
         """
         proxy = proxy_of(scheme, host, port)
-        if (pool := self._pools.get(proxy)) is None:
-            pool = self._pools.setdefault(proxy, self._make(proxy))
+        key = proxy, scheme == "https" or proxy.lower().startswith("https:")
+        if (pool := self._pools.get(key)) is None:
+            pool = self._pools.setdefault(key, self._make(*key))
         return pool
 
-    def _make(self, proxy: str) -> urllib3.PoolManager:
-        options: dict[str, Any] = {
-            "num_pools": 8,
-            "maxsize": _CONNECTIONS,
-            "ssl_context": self._tls,
-            "socket_options": _OPTIONS,
-        }
+    def _make(self, proxy: str, secure: bool) -> urllib3.PoolManager:
+        options: dict[str, Any] = {"num_pools": 8, "maxsize": _CONNECTIONS, "socket_options": _OPTIONS}
+        if secure:  # reading the system's certificates takes a tenth of a second
+            options["ssl_context"] = self._tls
         if not proxy:
             return timed(urllib3.PoolManager(**options))
         parts = _checked(proxy)

@@ -188,3 +188,12 @@ def test_a_file_is_not_sent_beyond_the_deadline(tmp_path: Path) -> None:
     with reader as url, pytest.raises(StoreError, match="did not answer in time"):
         open_store(url, timeout=0.3).write("a", file)
     assert unsent[0] > 0
+
+
+def test_no_certificates_are_read_for_plain_http(server: EndlessServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take a tenth of a second."""
+    server.respond = lambda method, path, headers: (head(200, Content_Length=1, **DATED), [b"x"])
+    monkeypatch.setattr("ssl.create_default_context", None)
+    assert open_store(f"{server.url}/dir", timeout=5).info("a").size == 1
+    with pytest.raises(TypeError):
+        open_store(f"https{server.url.removeprefix('http')}/dir", timeout=5).info("a")
