@@ -182,9 +182,12 @@ def endpoint_of(address: Address, timeout: float) -> str:
         parts = urlsplit(address.bucket)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/"
     if address.kind == "s3":
-        bucket = client_of(address, timeout).bucket  # boto3 takes a tenth of a second to say it again
-        assert bucket is not None
-        return bucket.endpoint
+        from mixstream.storage.stores.s3 import find_bucket
+
+        # boto3 takes a tenth of a second to say it again. No client is made for it: this may be a forked child.
+        there = _clients.get(_key(address, timeout))
+        bucket = there.bucket if there is not None else None
+        return (bucket or find_bucket(address.bucket, timeout=timeout)).endpoint
     if address.kind == "gs":
         return os.environ.get("GOOGLE_BASE_URL") or "https://storage.googleapis.com"
     account = address.account or os.environ.get("AZURE_ACCOUNT_NAME", "")

@@ -375,3 +375,12 @@ def test_a_store_is_asked_for_its_time_by_the_client_that_is_there(monkeypatch: 
     monkeypatch.setattr("mixstream.storage.stores.s3.boto3", None)
     assert isinstance(store, HasClock)
     assert abs((store.clock() or 0.0) - time.time()) < 5
+
+
+@pytest.mark.usefixtures("keys")
+def test_no_client_is_made_to_ask_a_store_for_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forked child asks too, and obstore may not be used there."""
+    monkeypatch.setattr("mixstream.storage.stores.clients._make", None)
+    store = open_store("s3://bucket", timeout=4)  # of another key than that of other tests
+    assert isinstance(store, HasClock)
+    assert abs((store.clock() or 0.0) - time.time()) < 5
