@@ -159,7 +159,7 @@ def _case(rng: random.Random) -> str:
         changed: Any = ["bytes"]
         document: Any = {"state": damaged(rng, text_of(found.state))}
         if rng.random() < 0.3:
-            with contextlib.suppress(RecursionError):  # too deep for `json`
+            with contextlib.suppress(RecursionError, ValueError):  # too deep for `json`, or within itself
                 document = {"state": text_of(mutated(rng, found.state)[0])}
     else:
         document, changed = mutated(rng, found.state)
