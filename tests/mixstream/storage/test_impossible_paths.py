@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from cache_world import World
 from harness import write_tokens
+from odd_files import make_socket
 
 import mixstream as ms
 from mixstream.errors import (
@@ -111,20 +111,10 @@ def test_a_directory_that_nobody_can_make_is_named(tmp_path):
             act()
 
 
-def _socket(path: Path) -> None:
-    before = Path.cwd()
-    os.chdir(path.parent)  # the whole path would be too long
-    try:
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(path.name)
-    finally:
-        os.chdir(before)
-
-
 _KINDS: dict[str, Callable[[Path], object]] = {
     "directory": lambda path: path.mkdir(),
     "pipe": os.mkfifo,
-    "socket": _socket,
+    "socket": make_socket,
     "dangling link": lambda path: path.symlink_to("/nowhere"),
     "loop": lambda path: path.symlink_to(path.name),
     "device": lambda path: path.symlink_to("/dev/zero"),

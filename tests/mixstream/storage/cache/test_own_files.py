@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cache_world import World, content
+from odd_files import make_socket
 
 from mixstream.errors import ConfigError, StoreAccessError, StoreError
 from mixstream.storage import DatasetFiles
@@ -23,23 +23,13 @@ _NOTES = ("index.json", ".index.json.partial", ".mixstream-origin", ".mixstream-
 _PLACES = (SHARD, "00/.shard.00000.mds.partial", record_name(SHARD), *_NOTES)
 
 
-def _socket(path: Path) -> None:
-    before = Path.cwd()
-    os.chdir(path.parent)  # the whole path would be too long
-    try:
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(path.name)
-    finally:
-        os.chdir(before)
-
-
 _KINDS: dict[str, Callable[[Path, Path], object]] = {
     "symbolic link": lambda path, victim: path.symlink_to(victim),
     "hard link": lambda path, victim: path.hardlink_to(victim),
     "dangling link": lambda path, victim: path.symlink_to("/nowhere/at/all"),
     "loop": lambda path, victim: path.symlink_to(path.name),
     "pipe": lambda path, victim: os.mkfifo(path),
-    "socket": lambda path, victim: _socket(path),
+    "socket": lambda path, victim: make_socket(path),
     "link to a device": lambda path, victim: path.symlink_to("/dev/zero"),
 }
 
