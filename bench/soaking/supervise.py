@@ -73,6 +73,7 @@ class Ranks:
         self.counts, self.sessions = Counts(), list[int]()
         self.state: Path | None = None
         self.changed, self.changed_at = False, 0
+        self._before_change: Path | None = None
         self._processes: dict[int, Reader] = {}
         self._lives, self._world, self._workers, self._changing = 0, 0, 0, False
         self._progress: dict[int, tuple[int, float]] = {}
@@ -89,10 +90,11 @@ class Ranks:
         self.counts.generations += 1
         self._world = self.dice.choice(self.scenario.worlds)
         self._workers = self.dice.choice(self.scenario.workers)
-        self._changing = False
         if self.scenario.changes is not None and not self.changed and self.counts.generations > 2:
-            self.changed = self._changing = True
+            self.changed, self._before_change = True, self.state
             self.changed_at = 0 if self.state is None else pickle.loads(self.state.read_bytes())[0]
+        # readers that are killed before they save one leave the next generation the state of before the change
+        self._changing = self.changed and self.state == self._before_change
         self.counts.worlds.add(self._world)
         self.counts.workers.add(self._workers)
         self._progress.clear()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import random
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,6 +24,8 @@ sys.path.append(str(Path(__file__).parents[2] / "bench"))
 from soaking.compare import Life, Line, judge, read_life  # pyright: ignore[reportMissingImports] - the path is set above
 from soaking.reading import bounds  # pyright: ignore[reportMissingImports]
 from soaking.rows import problem_of, rows_of  # pyright: ignore[reportMissingImports]
+from soaking.scenario import Scenario  # pyright: ignore[reportMissingImports]
+from soaking.supervise import Ranks  # pyright: ignore[reportMissingImports]
 from soaking.watch import held_between, walk  # pyright: ignore[reportMissingImports]
 
 EXPECTED = {step: [(i % 2, f"{step}-{i}") for i in range(4)] for step in range(8)}
@@ -160,3 +164,22 @@ def test_a_byte_above_the_limit_is_a_difference() -> None:
     scenario = SimpleNamespace(memory=700)
     assert bounds(SimpleNamespace(peak=1000, memory=0), 1000, 100, scenario) == []
     assert "above its limit of 1000" in bounds(SimpleNamespace(peak=1001, memory=0), 1000, 100, scenario)[0]
+
+
+def test_a_state_of_before_the_change_stays_one_if_its_readers_are_killed_before_they_save(tmp_path: Path) -> None:
+    tasks: list[Any] = []
+
+    def start(target: Callable[..., None], task: Any) -> Any:
+        tasks.append(task)
+        return SimpleNamespace(pid=1)
+
+    common = {"root": "", "made": "", "cache": None, "limit": None}
+    scenario = Scenario(name="changing", streams=[], changes=[], worlds=[1])
+    ranks = Ranks(scenario, tmp_path / "run", common, random.Random(0), SimpleNamespace(start=start), named=False)
+    for generation in range(1, 6):
+        ranks.begin_generation()
+        if generation in (1, 2, 4):  # the third, which was the first after the change, is killed before it saves
+            Path(tasks[-1].saves).write_bytes(pickle.dumps((generation, {})))
+    assert [task.changed for task in tasks] == [False, False, True, True, True]
+    assert [task.changing for task in tasks] == [False, False, True, True, False]
+    assert ranks.changed_at == 2
