@@ -91,18 +91,40 @@ def campaign(*, minutes: float, seed: int, only: str | None, jobs: int, document
     place = Path(tempfile.mkdtemp(prefix="mixstream-soak-"))
     total, until = Total(), time.monotonic() + 60 * minutes
     with seaweed(place) as server:
-        turns, running = drawn(names, seed), list[Running]()
-        while True:
-            while len(running) < jobs and (time.monotonic() < until or not (total.results or running)):
-                running.append(start(*next(turns), place, server.endpoint, until))
-            if not running:
-                break
-            time.sleep(0.2)
-            for each in [each for each in running if ended(each)]:
-                running.remove(each)
-                told(finish(each), total)
+        running = list[Running]()
+        try:
+            keep_running(running, drawn(names, seed), total, jobs, until, place, server.endpoint)
+            stopped = False
+        except KeyboardInterrupt:
+            stopped = True
+            print(f"\nstopped by Ctrl-C: {len(running)} runs that had not ended are not counted")
+        finally:
+            for each in running:  # their readers end with them
+                each.process.kill()
+                each.process.join()
     close(total, place, seed, document)
-    return int(bool(total.failed))
+    return 130 if stopped else int(bool(total.failed))
+
+
+def keep_running(
+    running: list[Running],
+    turns: Iterator[tuple[str, int]],
+    total: Total,
+    jobs: int,
+    until: float,
+    place: Path,
+    endpoint: str,
+) -> None:
+    """Keep `jobs` scenarios in `running` until the time is over and all have ended."""
+    while True:
+        while len(running) < jobs and (time.monotonic() < until or not (total.results or running)):
+            running.append(start(*next(turns), place, endpoint, until))
+        if not running:
+            return
+        time.sleep(0.2)
+        for each in [each for each in running if ended(each)]:
+            running.remove(each)
+            told(finish(each), total)
 
 
 def start(name: str, seed: int, place: Path, endpoint: str, until: float) -> Running:
