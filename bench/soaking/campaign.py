@@ -218,7 +218,7 @@ def close(total: Total, place: Path, seed: int, document: Path | None) -> None:
           f"and {counts['files']} files of writers")  # fmt: skip
     print(f"processes: {counts['restarts']} started, {counts['resumed']} of them read on from a state, "
           f"{counts['kills']} killed, {counts['stops']} stopped for a while, "
-          f"{counts['named']} ended by an error of a store that changed")  # fmt: skip
+          f"{counts['named']} ended by an error that says to start again")  # fmt: skip
     print(f"shards that left a cache: {counts['evicted or replaced']}")
     print(f"requests: {counts['requests']}; of these went wrong: {sum(total.faults.values())}")
     for kind, count in total.faults.most_common():

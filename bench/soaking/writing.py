@@ -32,6 +32,7 @@ from soaking.zygote import Zygote
 
 ROWS = 12_000
 SLOWEST = 180.0  # seconds that an undisturbed end may take
+MOST_NAMED = 5  # times that a command may give up an outage and be started again
 
 
 def write_rows(out: str, seed: int) -> int:
@@ -95,7 +96,8 @@ def run_writing(write: Callable[[str, int], int], name: str, seed: int, seconds:
     os.environ["TMPDIR"] = tempfile.tempdir = str(place / "tmp")
     os.environ["XDG_CACHE_HOME"] = str(place / "home")  # work directories of soaks that were ended early lie elsewhere
     write_text(place / "tmp/text", seed)
-    s3, problems, kills, starts, sessions = server.below(f"{name}-{seed}"), list[str](), 0, 0, list[int]()
+    s3, problems, sessions = server.below(f"{name}-{seed}"), list[str](), list[int]()
+    kills, starts, named = 0, 0, 0
     proxy = FaultProxy(server.endpoint)
     go_there(proxy.endpoint)
     zygote = Zygote()
@@ -116,6 +118,8 @@ def run_writing(write: Callable[[str, int], int], name: str, seed: int, seconds:
                 os.kill(process.pid, signal.SIGUSR1)
                 time.sleep(2)
                 problems.append(f"the writer did not end within {SLOWEST:g} s:\n{log.read_text()[-4000:]}")
+            elif named < MOST_NAMED and gave_up(process.exitcode, log):
+                named += 1
             elif process.exitcode not in {None, 0}:
                 problems.append(f"the writer ended with status {process.exitcode}:\n{log.read_text()[-4000:]}")
             ended = bool(problems) or (process.exitcode == 0 and (last or dice.random() < 0.5 or kills > 2))
@@ -136,12 +140,17 @@ def run_writing(write: Callable[[str, int], int], name: str, seed: int, seconds:
             problems += found + verify(s3, proxy)
     for each in s3.names():
         s3.remove(each)
-    readers = {"kills": kills, "restarts": starts, "worlds": [1], "workers": []}
+    readers = {"kills": kills, "restarts": starts, "named": named, "worlds": [1], "workers": []}
     return {
         "scenario": name, "seed": seed, "seconds": time.monotonic() - begun, "faults": faults, "requests": requests,
         "readers": readers, "memory": watch.memory, "batches": 0, "rows": 0, "files": files, "bytes": size,
         "differences": problems,
     }  # fmt: skip
+
+
+def gave_up(status: int | None, log: Path) -> bool:
+    """Return whether a command gave up a store that failed for longer than it tries, and is to be started again."""
+    return status == 1 and "the same command goes on from there" in log.read_text().rstrip().rpartition("\n")[2]
 
 
 def compare_stores(write: Callable[[str, int], int], seed: int, here: Path, s3: S3) -> tuple[int, int, list[str]]:
