@@ -9,8 +9,8 @@ Shape suffixes: B rows of the global batch, K domains, L lanes, V validation gro
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,25 @@ UInt8 = NDArray[np.uint8]
 
 Weights = Callable[[int], Int64 | None]
 """Step to weights, int64 [K], in whole parts of `plan.weights.WEIGHT_UNIT`; None while they are not known."""
+
+
+def record_maker(record: type[Any]) -> Callable[..., Any]:
+    """Return a constructor of a frozen record with slots, from the values of all fields in their order.
+
+    It takes half the time of the class's own; some records are made for every batch.
+
+    >>> record_maker(Addresses)(np.array([0]), np.array([5]), np.array([7]))
+    Addresses(domain_B=array([0]), shard_B=array([5]), row_B=array([7]))
+    """
+    new, put = object.__new__, tuple(vars(record)[field.name].__set__ for field in fields(record))
+
+    def make(*values: Any) -> Any:
+        made = new(record)
+        for set_field, value in zip(put, values, strict=True):
+            set_field(made, value)
+        return made
+
+    return make
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

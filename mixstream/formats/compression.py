@@ -41,7 +41,7 @@ class _Codec:
     levels: range
     default: int
     compress: Callable[[bytes, int], bytes]
-    decompress: Callable[[bytes, int], bytes]  # (data, limit) -> at most limit + 1 bytes, or ValueError
+    decompress: Callable[[bytes | bytearray, int], bytes]  # (data, limit) -> at most limit + 1 bytes, or ValueError
 
 
 def is_compression(text: str | None) -> bool:
@@ -85,7 +85,9 @@ def compress(text: str | None, data: bytes) -> bytes:
     return codec.compress(data, level)
 
 
-def decompress(text: str | None, data: bytes, *, raw_bytes: int | None = None, where: str = "the data") -> bytes:
+def decompress(
+    text: str | None, data: bytes | bytearray, *, raw_bytes: int | None = None, where: str = "the data"
+) -> bytes:
     """Decompress a whole shard of exactly `raw_bytes` bytes; with None as `text`, return it as it is.
 
     `raw_bytes` bounds the memory, whatever the stream declares. Without it nothing does: then leave untrusted data
@@ -96,7 +98,7 @@ def decompress(text: str | None, data: bytes, *, raw_bytes: int | None = None, w
         ConfigError: there is no such compression, or its package is not installed.
     """
     if text is None:
-        return data
+        return bytes(data)
     codec, _ = _require(text)
     try:
         raw = codec.decompress(data, _UNBOUNDED if raw_bytes is None else raw_bytes)
@@ -164,15 +166,15 @@ def _compress_gzip(data: bytes, level: int) -> bytes:
     return b"".join((header, deflate.compress(data), deflate.flush(), trailer))
 
 
-def _decompress_gzip(data: bytes, limit: int) -> bytes:
+def _decompress_gzip(data: bytes | bytearray, limit: int) -> bytes:
     return _decompress_stream(zlib.decompressobj(zlib.MAX_WBITS | 16), data, limit)
 
 
-def _decompress_bz2(data: bytes, limit: int) -> bytes:
+def _decompress_bz2(data: bytes | bytearray, limit: int) -> bytes:
     return _decompress_stream(bz2.BZ2Decompressor(), data, limit)
 
 
-def _decompress_stream(stream: Any, data: bytes, limit: int) -> bytes:
+def _decompress_stream(stream: Any, data: bytes | bytearray, limit: int) -> bytes:
     raw = stream.decompress(data, limit + 1)
     _stop_at_end(ended=stream.eof, produced=len(raw), limit=limit, left=stream.unused_data)
     return raw
@@ -182,7 +184,7 @@ def _compress_zstd(data: bytes, level: int) -> bytes:
     return zstandard.ZstdCompressor(level=level).compress(data)
 
 
-def _decompress_zstd(data: bytes, limit: int) -> bytes:
+def _decompress_zstd(data: bytes | bytearray, limit: int) -> bytes:
     # The one-shot call allocates what the frame declares, or else `max_output_size`, so both are bounded first.
     declared, possible = zstandard.frame_content_size(data), _ZSTD_SWELL * len(data)
     if declared > min(limit, possible):
@@ -200,7 +202,7 @@ def _compress_brotli(data: bytes, level: int) -> bytes:
     return _import_extra("brotli", "brotli").compress(data, quality=level)
 
 
-def _decompress_brotli(data: bytes, limit: int) -> bytes:
+def _decompress_brotli(data: bytes | bytearray, limit: int) -> bytes:
     brotli = _import_extra("brotli", "brotli")
     stream = brotli.Decompressor()
     chunks, produced, fed = [], 0, data
@@ -222,7 +224,7 @@ def _compress_snappy(data: bytes, _level: int) -> bytes:
     return bytes(_import_extra("snappy", "python-snappy").compress(data))
 
 
-def _decompress_snappy(data: bytes, limit: int) -> bytes:
+def _decompress_snappy(data: bytes | bytearray, limit: int) -> bytes:
     # The raw block begins with its length as a varint, and the decoder allocates that many bytes: check it first.
     declared = 0
     for place, byte in enumerate(data[:5]):

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from mixstream.arguments import normalise_fields
+from mixstream.arguments import MOST, normalise_fields
 from mixstream.cached import cached_property
 from mixstream.errors import ConfigError
 from mixstream.mixers.static import by_name
@@ -55,6 +55,13 @@ class Schedule:
         begin, end = int(steps[at]), int(steps[at + 1])
         done = (step - begin) / (end - begin)
         return normalise((1 - done) * here + done * self._entry(end, names))
+
+    def constant_until(self, step: int) -> int:
+        """Return the first step after `step` whose weights may be others; `arguments.MOST` if there is none."""
+        after = int(np.searchsorted(self._steps, step, side="right"))
+        if after == len(self._steps):
+            return MOST
+        return int(self._steps[after]) if self.kind == "step" else step + 1
 
     @cached_property
     def _steps(self) -> Int64:

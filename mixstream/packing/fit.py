@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from mixstream.plan.kernels import compiled
+from mixstream.plan.compiled import compiled
 from mixstream.types import Int64
+
+_FEW = 128  # items for which brute force takes about a millisecond
 
 
 def best_fit_reference(tokens_I: Int64, seq_len: int) -> Int64:
@@ -60,7 +62,7 @@ def first_fit_reference(tokens_I: Int64, seq_len: int) -> Int64:
     return np.array(placed, dtype=np.int64)
 
 
-@compiled(best_fit_reference)
+@compiled(best_fit_reference, small=lambda tokens_I, seq_len: len(tokens_I) <= _FEW)
 def best_fit(tokens_I: Any, seq_len: int) -> Any:
     """Compiled `best_fit_reference`."""
     size = 1
@@ -111,7 +113,7 @@ def best_fit(tokens_I: Any, seq_len: int) -> Any:
     return row_I
 
 
-@compiled(first_fit_reference)
+@compiled(first_fit_reference, small=lambda tokens_I, seq_len: len(tokens_I) <= _FEW)
 def first_fit(tokens_I: Any, seq_len: int) -> Any:
     """Compiled `first_fit_reference`."""
     size = 1

@@ -6,7 +6,8 @@ size, the lanes and the weights up to that step, and on nothing else. In the ord
 
     rng         a name -> the key of one use of randomness
     weights     float weights -> whole rows, without losing one
-    kernels     the compiled loops, each beside its numpy reference
+    compiled    which runs, a loop that numba compiles or its numpy reference
+    kernels     these loops, each beside its reference
     plan        step -> the rows of the global batch, as (domain, draw)
     shuffle     draw -> (epoch, shard, sample): the order in which a lane reads a domain
     addressing  (domain, draw) -> (shard, stored row)

@@ -7,15 +7,23 @@ A draw becomes a stored row in two steps: the domain's `Order` maps draw n to sa
 Shape suffixes: B rows, F sources, K domains, L lanes, S shards of one domain.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixstream.cached import cached_property
+from mixstream.plan.compiled import NotCompiledError
+from mixstream.plan.layouts import LayoutTable
 from mixstream.plan.shuffle import Order
 from mixstream.types import Addresses, Int64, Rows
+
+_FEW = 8
+"""Domains up to which each is asked for its rows."""
 
 
 class View(Protocol):
@@ -107,6 +115,7 @@ class Addressing:
     views: tuple[View, ...]
     lanes: int
     source_K: tuple[int, ...] | None = None
+    _tables: dict[str, LayoutTable] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def shard_offset_K(self) -> Int64:
@@ -121,17 +130,79 @@ class Addressing:
         domain_B = np.concatenate([rows.domain_B[part] for rows in batches]).astype(np.int64)
         draw_B = np.concatenate([rows.draw_B[part] for rows in batches])
         total = len(batches[0].domain_B)
-        lane_B = np.tile((np.arange(total) // (total // self.lanes))[part], len(batches))
+        found_2B = None
+        if len(self.orders) > _FEW:
+            lane_B = np.tile((np.arange(total) // (total // self.lanes))[part], len(batches))
+            with suppress(NotCompiledError):
+                found_2B = self._find_many(domain_B, lane_B, draw_B)
+        if found_2B is None:
+            found_2B = self._find_few(domain_B, draw_B, total=total, part=part, batches=len(batches))
+        found = Addresses(domain_B=domain_B, shard_B=found_2B[0], row_B=found_2B[1])
+        size = len(found) // len(batches)
+        return [found[i * size : (i + 1) * size] for i in range(len(batches))]
+
+    def _find_few(
+        self, domain_B: Int64, draw_B: Int64, *, total: int, part: slice, batches: int
+    ) -> tuple[Int64, Int64]:
+        """Return (shard_B, row_B), int64 [B], of draws, by one call for each domain and lane."""
+        by_group, group_B = self._sorted(domain_B, total=total, part=part, batches=batches)
+        draw_B = draw_B[by_group]
+        bounds = [0, *(np.flatnonzero(group_B[1:] != group_B[:-1]) + 1).tolist(), len(group_B)]
+        at_2B, found_2B = np.empty((2, len(draw_B)), dtype=np.int64), np.empty((2, len(draw_B)), dtype=np.int64)
+        for begin, end in pairwise(bounds):
+            domain, lane = divmod(int(group_B[begin]), self.lanes)
+            found_2B[0, begin:end], found_2B[1, begin:end] = self._find(domain, lane, draw_B[begin:end])
+        at_2B[0, by_group], at_2B[1, by_group] = found_2B
+        return at_2B[0], at_2B[1]
+
+    def _sorted(self, domain_B: Int64, *, total: int, part: slice, batches: int) -> tuple[Int64, NDArray[Any]]:
+        """Return the places of rows, sorted by domain and lane, and the number of this pair for each of them."""
+        group_B = domain_B
+        if self.lanes > 1:
+            lane_B = np.tile((np.arange(total) // (total // self.lanes))[part], batches)
+            group_B = domain_B * self.lanes + lane_B
+        if len(self.orders) * self.lanes <= np.iinfo(np.int16).max:
+            group_B = group_B.astype(np.int16)  # sorted by their digits, which is quicker
+        by_group = np.argsort(group_B, kind="stable")
+        return by_group, group_B[by_group]
+
+    def _groups(self, domain_B: Int64, lane_B: Int64) -> Iterator[tuple[int, int, Int64]]:
+        """Yield each domain and lane with its rows, int64, rising."""
         group_B = domain_B * self.lanes + lane_B
         by_group = np.argsort(group_B, kind="stable")
         bounds = np.flatnonzero(np.diff(group_B[by_group], prepend=-1))
-        shard_B, row_B = np.empty_like(draw_B), np.empty_like(draw_B)
-        for here in np.split(by_group, bounds[1:]):
-            domain, lane = divmod(int(group_B[here[0]]), self.lanes)
-            shard_B[here], row_B[here] = self._find(domain, lane, draw_B[here])
-        found = Addresses(domain_B=domain_B, shard_B=shard_B, row_B=row_B)
-        size = len(found) // len(batches)
-        return [found[i * size : (i + 1) * size] for i in range(len(batches))]
+        for here in np.split(by_group, bounds[1:]) if len(by_group) else ():
+            yield *divmod(int(group_B[here[0]]), self.lanes), here
+
+    def _find_many(self, domain_B: Int64, lane_B: Int64, draw_B: Int64) -> tuple[Int64, Int64]:
+        """Return (shard_B, row_B), int64 [B], of draws of many domains: those of a table by one call."""
+        lanes = np.unique(lane_B).tolist()
+        table = self._tables.get("now")
+        if table is None or not set(lanes) <= set(table.lanes):
+            known = () if table is None else table.lanes
+            table = LayoutTable.of_lanes(sorted({*known, *lanes}), self.orders)
+        shard_B, row_B, missing = table.find(
+            domain_B=domain_B, lane_B=lane_B, draw_B=draw_B, shuffle=self.orders[0].shuffle
+        )
+        if missing:
+            rest_B = np.flatnonzero(shard_B < 0)
+            for domain, lane, of_rest in self._groups(domain_B[rest_B], lane_B[rest_B]):
+                here, order = rest_B[of_rest], self.orders[domain]
+                epoch_B, shard_B[here], row_B[here] = order.locate(lane=lane, draw_B=draw_B[here])
+                for epoch in {int(epoch_B[0]), int(epoch_B[-1])}:
+                    table.note(domain, lane, epoch, order.layout(lane, epoch))
+        self._tables["now"] = table.with_news()
+        if self._cut_K.any():  # domains that are read through a view
+            cut_B = np.flatnonzero(self._cut_K[domain_B])
+            for domain, _, of_cut in self._groups(domain_B[cut_B], np.zeros_like(cut_B)):
+                here = cut_B[of_cut]
+                row_B[here] = self.views[domain].rows(shard_B[here], row_B[here])
+        return shard_B + self.shard_offset_K[domain_B], row_B
+
+    @cached_property
+    def _cut_K(self) -> NDArray[np.bool_]:
+        """Which domains have other rows than the stored ones, bool [K]."""
+        return np.array([type(view) is not WholeShards for view in self.views])
 
     def of_draws(self, *, domain: int, lane: int, draw_B: Int64) -> Addresses:
         """Return the addresses of the draws `draw_B`, int64 [B], of one domain in one lane."""
@@ -140,5 +211,5 @@ class Addressing:
 
     def _find(self, domain: int, lane: int, draw_B: Int64) -> tuple[Int64, Int64]:
         """Return (shard_B, row_B), int64 [B], of draws; shards are counted over all domains."""
-        _, shard_B, sample_B = self.orders[domain].locate(lane=lane, draw_B=draw_B)
+        shard_B, sample_B = self.orders[domain].find(lane=lane, draw_B=draw_B)
         return shard_B + self.shard_offset_K[domain], self.views[domain].rows(shard_B, sample_B)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mixstream.plan import kernels
+from mixstream.plan.dealing import deal_lanes, deal_rows
 from mixstream.plan.weights import rescale
-from mixstream.types import Int64
+from mixstream.types import Cursor, Int64
 
 _NEVER = np.int64(1) << 62
 
@@ -83,20 +83,39 @@ class Lane:
             if exact or self.in_order:
                 limit_K = self.base_K + (self.quota_K if exact and self.quota_K is not None else part_K)
             rest = slice(filled, None)
-            filled += int(
-                kernels.deal_rows(
-                    part_K,
-                    self.credit_K,
-                    self.drawn_K,
-                    limit_K,
-                    self.last_K,
-                    self.in_order,
-                    domain_B[rest],
-                    draw_B[rest],
-                )
+            filled += deal_rows(
+                part_K,
+                self.credit_K,
+                self.drawn_K,
+                limit_K,
+                self.last_K,
+                self.in_order,
+                domain_B[rest],
+                draw_B[rest],
             )
             if (exact or self.in_order) and filled < len(domain_B) and (self.drawn_K >= limit_K).all():
                 repeats = repeats or (len(domain_B) - filled if exact else 0)
                 beyond = not self.in_order
                 self.base_K += limit_K - self.base_K
         return repeats
+
+
+def fill_lanes(
+    part_LK: Int64, cursor: Cursor, last_LK: Int64, domain_B: NDArray[np.int32], draw_B: Int64
+) -> tuple[Int64, Int64] | None:
+    """Fill the rows of all lanes at once, where `Lane.fill` would take one turn in each.
+
+    Returns credits and draws afterwards, int64 [L, K] each; None if a lane has to be filled by itself.
+
+    Args:
+        part_LK: int64 [L, K], the weights of each lane in whole parts.
+        cursor: the position.
+        last_LK: int64 [L, K], draws after which a domain leaves; none has left.
+        domain_B: int32 [B], written to.
+        draw_B: int64 [B], written to.
+    """
+    if (part_LK.sum(axis=1) != cursor.total_L).any():
+        return None
+    limit_LK = last_LK if cursor.quota_LK is None else cursor.base_LK + cursor.quota_LK
+    filled_LK = cursor.credit_LK.copy(), cursor.drawn_LK.copy()
+    return filled_LK if deal_lanes(part_LK, filled_LK, limit_LK, last_LK, domain_B, draw_B) else None

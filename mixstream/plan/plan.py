@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from mixstream.arguments import counted
 from mixstream.cached import cached_property
 from mixstream.errors import ConfigError
-from mixstream.plan.lanes import Lane
+from mixstream.plan.lanes import Lane, fill_lanes
+from mixstream.plan.many_steps import advance_steps
 from mixstream.plan.quotas import Quotas, moved_credit, pass_rows
 from mixstream.plan.stretches import Stretch
 from mixstream.plan.weights import WEIGHT_UNIT, deal, quantise, rescale, stagger
@@ -209,7 +210,11 @@ class Plan:
             arrays = {"drawn_LK": drawn_LK, "credit_LK": credit_LK, "total_L": total_L, "last_LK": self.last_LK}
             if not self.stretch.fill_batch(part_K, **arrays, domain_B=domain_B, draw_B=draw_B):
                 return None
-        for lane in range(self.lanes if self.stretch is None else 0):
+        if not (at_once := self.stretch is not None) and self.lanes > 1 and not (self.max_epochs_K or self.in_order):
+            part_LK = np.tile(np.asarray(weight_K), (self.lanes, 1)) if self.part_LK is None else self.part_LK
+            if found := fill_lanes(part_LK, cursor, self.last_LK, domain_B, draw_B):
+                at_once, (credit_LK, drawn_LK) = True, found
+        for lane in range(0 if at_once else self.lanes):
             mine = slice(lane * share, (lane + 1) * share)
             at = Lane(
                 base_K=cursor.base_LK[lane].copy(),
@@ -238,6 +243,10 @@ class Plan:
         )
         drawn_by_K = self.drawn_by(cursor, weight_K)
         return after, Rows(step=cursor.step, domain_B=domain_B, draw_B=draw_B, repeats=repeats, drawn_by_K=drawn_by_K)
+
+    def advance_steps(self, cursor: Cursor, most: int) -> list[tuple[Rows, Cursor]]:
+        """Return what `advance` does for some of the `most` next steps; empty where it has to be asked for each."""
+        return advance_steps(self, self.settle(cursor), most)
 
     def drawn_by(self, cursor: Cursor, weight_K: Int64 | None = None) -> Int64 | None:
         """Return the weights by which the step at `cursor` is drawn, in parts of `WEIGHT_UNIT`, int64 [K].

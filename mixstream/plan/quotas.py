@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from mixstream.arguments import MOST
 from mixstream.cached import cached_property
-from mixstream.plan import kernels
+from mixstream.plan.dealing import deal_rows
+from mixstream.plan.jump import LEAST_JUMP, credit_after, drawn_after
 from mixstream.plan.weights import deal, deal_beside
 from mixstream.types import Int64
 
@@ -152,8 +153,8 @@ def moved_credit(credit_LK: Int64, part_LK: Int64, drawn_LK: Int64, rows_L: Int6
 def pass_rows(part_K: Int64, credit_K: Int64, rows: int) -> Int64:
     """Return how many of the next `rows` rows of a lane are of each domain, int64 [K]; change `credit_K` in place.
 
-    Rows repeat after sum(part_K / gcd) of them, or a few times as many, so this takes no longer than that, whatever
-    `rows` is.
+    They are known without dealing (`jump.drawn_after`), or else rows repeat after sum(part_K / gcd) of them, or a few
+    times as many, so this takes no longer than that, whatever `rows` is.
 
     >>> credit_K = np.zeros(2, dtype=np.int64)
     >>> pass_rows(np.array([30, 10]), credit_K, 4 * 10**12 + 1).tolist(), credit_K.tolist()
@@ -162,6 +163,9 @@ def pass_rows(part_K: Int64, credit_K: Int64, rows: int) -> Int64:
     drawn_K = np.zeros_like(credit_K)
     if rows <= 0:
         return drawn_K
+    if rows >= LEAST_JUMP and (found_K := drawn_after(part_K, credit_K, rows)) is not None:
+        credit_K[:] = credit_after(part_K, credit_K, rows, found_K)
+        return found_K
     unit = int(np.gcd.reduce([*part_K.tolist(), *credit_K.tolist()]))
     part_K, small_K = part_K // unit, credit_K // unit
     period = int(part_K.sum())
@@ -182,7 +186,7 @@ def _deal(part_K: Int64, credit_K: Int64, drawn_K: Int64, rows: int) -> None:
     never_K = np.full_like(drawn_K, MOST)
     while rows > 0:
         here = slice(0, rows)
-        rows -= kernels.deal_rows(part_K, credit_K, drawn_K, never_K, never_K, False, domain_B[here], draw_B[here])
+        rows -= deal_rows(part_K, credit_K, drawn_K, never_K, never_K, False, domain_B[here], draw_B[here])
 
 
 def without(quota_K: Int64, owed_K: NDArray[np.object_], total: int, rows: int) -> Int64:

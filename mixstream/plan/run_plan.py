@@ -125,7 +125,7 @@ class RunPlan:
                 f"{self.batch_size!r}): the plan is made of global batches"
             )
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The domains' names, in the plan's order."""
         return tuple(domain.name for domain in self.domains)

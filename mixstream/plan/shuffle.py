@@ -53,7 +53,7 @@ def setting_of_window(window: int) -> str:
     return f"shuffle_algo={named!r}" if named else f"shuffle_algo='py1e', shuffle_block_size={window}"
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """The order of one (epoch, lane): the arguments of `kernels.locate`, in its order."""
 
     window_start_W: Int64  # one more than windows
@@ -97,7 +97,7 @@ class Order:
     shuffle: bool
     block_size: int
     family: str | None = None
-    _layouts: dict[tuple[int, int], _Layout] = field(default_factory=dict, repr=False, compare=False)
+    _layouts: dict[tuple[int, int], Layout] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.block_size < 1:
@@ -121,19 +121,26 @@ class Order:
 
     def locate(self, *, lane: int, draw_B: Int64) -> tuple[Int64, Int64, Int64]:
         """Return (epoch_B, shard_B, sample_B), int64 [B], of the draws `draw_B` of `lane`."""
-        epoch_B, position_B = np.divmod(draw_B, self._run_length(lane))
-        if len(epoch_B) and epoch_B[0] == epoch_B[-1] and epoch_B.min() == epoch_B.max():  # nearly always
-            return epoch_B, *self._locate(lane, int(epoch_B[0]), position_B)
+        return draw_B // self.run_length(lane), *self.find(lane=lane, draw_B=draw_B)
+
+    def find(self, *, lane: int, draw_B: Int64) -> tuple[Int64, Int64]:
+        """Return (shard_B, sample_B) as `locate` does."""
+        length = self.run_length(lane)
+        first, last = (int(draw_B.min()), int(draw_B.max())) if len(draw_B) else (0, 0)
+        if (epoch := first // length) == last // length:  # nearly always
+            return self._locate(lane, epoch, draw_B - epoch * length)
+        epoch_B, position_B = np.divmod(draw_B, length)
         shard_B, row_B = np.empty_like(position_B), np.empty_like(position_B)
         for epoch in np.unique(epoch_B).tolist():
             here = epoch_B == epoch
             shard_B[here], row_B[here] = self._locate(lane, epoch, position_B[here])
-        return epoch_B, shard_B, row_B
+        return shard_B, row_B
 
     def _locate(self, lane: int, epoch: int, position_B: Int64) -> tuple[Int64, Int64]:
-        return kernels.locate(position_B, *self._layout(lane, epoch), self.shuffle)
+        return kernels.locate(position_B, *self.layout(lane, epoch), self.shuffle)
 
-    def _run_length(self, lane: int) -> int:
+    def run_length(self, lane: int) -> int:
+        """Return the samples of an epoch of `lane`."""
         return max(int(self.owned_L[lane]), 1)
 
     def shards_of(self, lane: int) -> Int64:
@@ -152,16 +159,16 @@ class Order:
                 the next.
             running: (first draw, end) of the running window. The result is the same for all draws in it.
         """
-        length = self._run_length(lane)
+        length = self.run_length(lane)
         epoch, position = divmod(draw, length)
-        now = self._layout(lane, epoch)
+        now = self.layout(lane, epoch)
         begin_P, opens_W = self._window_begins(now)
         at = int(np.searchsorted(opens_W, position, side="right")) - 1
         running = epoch * length + int(opens_W[at]), epoch * length + int(opens_W[at + 1])
         passed = begin_P < opens_W[at]
         begin_P = begin_P + epoch * length
         if passed.any():
-            following = self._layout(lane, epoch + 1)
+            following = self.layout(lane, epoch + 1)
             again_P = np.empty_like(begin_P)
             again_P[np.argsort(now.piece_shard_P)] = self._window_begins(following)[0][
                 np.argsort(following.piece_shard_P)
@@ -169,7 +176,7 @@ class Order:
             begin_P[passed] = (epoch + 1) * length + again_P[passed]
         return now.piece_shard_P, begin_P, running
 
-    def _window_begins(self, layout: _Layout) -> tuple[Int64, Int64]:
+    def _window_begins(self, layout: Layout) -> tuple[Int64, Int64]:
         """Return where the window of each piece begins, int64 [P], and where windows begin and end, int64 [W + 1]."""
         opens_W = layout.window_start_W if self.shuffle else layout.piece_start_P
         window_P = np.searchsorted(opens_W, layout.piece_start_P[:-1], side="right") - 1
@@ -179,7 +186,7 @@ class Order:
         """Return (shard_P, first_row_P, rows_P) of the run of `lane`, in the order of dealing."""
         shards, starts = self._dealt
         first = min(int(self._first_L[lane]), int(starts[-1]) - 1)
-        length = self._run_length(lane)
+        length = self.run_length(lane)
         begin = int(np.searchsorted(starts, first, side="right")) - 1
         end = int(np.searchsorted(starts, first + length, side="left"))
         low = np.maximum(starts[begin:end], first)
@@ -194,7 +201,8 @@ class Order:
         shards = len(self.samples_S)  # the same for all of the family
         return np.argsort(kernels.permute(np.arange(shards, dtype=np.int64), shards, key)[shard_P])
 
-    def _layout(self, lane: int, epoch: int) -> _Layout:
+    def layout(self, lane: int, epoch: int) -> Layout:
+        """Return the layout of an epoch of `lane`."""
         if (found := self._layouts.get((lane, epoch))) is not None:
             return found
         shard_P, row_P, rows_P = self._pieces(lane)
@@ -208,7 +216,7 @@ class Order:
         # One hash per layout; the cipher then maps a window's number to its key.
         number_W = np.arange(1, len(opens) + 1, dtype=np.int64)
         window_key = kernels.permute(number_W, 1 << 62, derive_key(self.seed, "window", self.name, epoch, lane))
-        layout = _Layout(window_start, window_key.astype(np.uint64), start_P, shard_P, row_P)
+        layout = Layout(window_start, window_key.astype(np.uint64), start_P, shard_P, row_P)
         for old in [at for at in list(self._layouts) if at[0] == lane][: -_KEPT_LAYOUTS + 1]:
             self._layouts.pop(old, None)  # another thread may have removed it; a layout can always be rebuilt
         self._layouts[lane, epoch] = layout

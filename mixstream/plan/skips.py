@@ -18,6 +18,8 @@ class Skips:
     (((10, 20), (40, 41)), True, False, True)
     >>> skips.after(12), skips.count(0, 12), skips.since(15).ranges, str(skips)
     (20, 2, ((15, 20), (40, 41)), '10 to 19, 40')
+    >>> skips.until(3), skips.until(12), skips.until(41)
+    (7, 0, None)
 
     Args:
         ranges: the ranges.
@@ -55,6 +57,14 @@ class Skips:
     def after(self, step: int) -> int:
         """Return the first step from `step` on that is not left out."""
         return next((end for first, end in self.ranges if first <= step < end), step)
+
+    def first(self, step: int, end: int) -> int:
+        """Return the first step from `step` on that is left out, or `end` if there is none before it."""
+        return min((max(first, step) for first, last in self.ranges if last > step and first < end), default=end)
+
+    def until(self, step: int) -> int | None:
+        """Return how many steps from `step` on are not left out; None if none ever is again."""
+        return next((max(first - step, 0) for first, end in self.ranges if step < end), None)
 
     def since(self, step: int) -> "Skips":
         """Return those that are not before `step`."""

@@ -91,7 +91,9 @@ def save_state(
     """
     plan = run_plan.plan
     cursor = plan.settle(cursor)
-    dealt_LK = deal(plan.samples_K, plan.lanes)
+    even_K = (plan.owned_LK == deal(plan.samples_K, plan.lanes)).all(axis=0).tolist()
+    drawn_K, base_K, credit_K = (a.T.tolist() for a in (cursor.drawn_LK, cursor.base_LK, cursor.credit_LK))
+    began_K = None if cursor.origin is None else cursor.origin.drawn_LK.T.tolist()
     domains = [
         DomainState(
             name=domain.name,
@@ -99,13 +101,13 @@ def save_state(
             samples=int(plan.samples_K[k]),
             choose=int(run_plan.choose_K[k]),
             max_epochs=run_plan.max_epochs_K[k],
-            drawn=cursor.drawn_LK[:, k].tolist(),
-            base=cursor.base_LK[:, k].tolist(),
-            credit=cursor.credit_LK[:, k].tolist(),
+            drawn=drawn_K[k],
+            base=base_K[k],
+            credit=credit_K[k],
             selection=selection or UNSET,
             share=UNSET if plan.share_K is None else int(plan.share_K[k]),
-            owned=UNSET if (plan.owned_LK[:, k] == dealt_LK[:, k]).all() else plan.owned_LK[:, k].tolist(),
-            began=UNSET if cursor.origin is None else cursor.origin.drawn_LK[:, k].tolist(),
+            owned=UNSET if even_K[k] else plan.owned_LK[:, k].tolist(),
+            began=UNSET if began_K is None else began_K[k],
         )
         for k, (domain, selection) in enumerate(zip(run_plan.domains, run_plan.selections))
     ]

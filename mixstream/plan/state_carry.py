@@ -115,11 +115,11 @@ def _other_settings(state: RunState, run_plan: RunPlan) -> list[tuple[str, str]]
 
 def _other_name(state: RunState, run_plan: RunPlan) -> str:
     """Return a refusal of a domain of the state that has another name here: it would begin anew, in another order."""
-    known = {domain.name for domain in state.domains}
+    known, here = {domain.name for domain in state.domains}, set(run_plan.names)
     gone = {
         (domain.fingerprint, domain.selection): domain.name
         for domain in state.domains
-        if domain.name not in run_plan.names and any(domain.drawn)
+        if domain.name not in here and any(domain.drawn)
     }
     for domain, selection, family in zip(run_plan.domains, run_plan.selections, _families(run_plan)):
         was = gone.get((domain.fingerprint, selection or UNSET))

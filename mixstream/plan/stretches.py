@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
-from mixstream.plan import kernels
+from mixstream.plan.dealing import deal_rows
 from mixstream.plan.weights import rescale, stagger
 from mixstream.types import Int64
 
@@ -149,9 +149,7 @@ class Stretch:
             if now != total or owed:  # a domain has left the mix, or returned to it
                 credit_K[:], total = rescale(credit_K, total, weight_K), now
             dealt_K, rest = np.zeros_like(credit_K), slice(filled, None)
-            filled += int(
-                kernels.deal_rows(weight_K, credit_K, dealt_K, never_K, room_K, False, domain_U[rest], number_U[rest])
-            )
+            filled += deal_rows(weight_K, credit_K, dealt_K, never_K, room_K, False, domain_U[rest], number_U[rest])
             here = slice(rest.start, filled)
             first_GU = drawn_GK[:, domain_U[here]] + number_U[here] * self.rows
             draw_GUr[:, here] = first_GU[:, :, None] + row_r

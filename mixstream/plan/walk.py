@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mixstream.plan.passing import pass_steps
 from mixstream.plan.plan import Plan
 from mixstream.types import Cursor, Rows, Weights
 
@@ -56,6 +57,41 @@ class Walk:
             return None
         self.cursor, rows = self.plan.settle(moved[0]), moved[1]
         return rows
+
+    def pass_steps(self, steps: int) -> int:
+        """Move past `steps` steps, as `advance` that often; return how many, which are fewer if the run ends.
+
+        Steps under the same weights are passed at once, if `weights` has a method `until` that says how long they stay.
+        """
+        passed = 0
+        while passed < steps:
+            step, left = self.cursor.step, steps - passed
+            if self.weights is not None:  # how long do they stay?
+                left = min(left, getattr(self.weights, "until", lambda step: step + 1)(step) - step)
+            if left > 1:
+                weight_K = self.weights(step) if self.weights is not None else None
+                cursor, count = pass_steps(self.plan, self.cursor, weight_K, left)
+                self.cursor, passed = self.plan.settle(cursor), passed + count
+                if count:
+                    continue
+            if self.advance() is None:
+                break
+            passed += 1
+        return passed
+
+    def advance_steps(self, most: int) -> list[tuple[Rows, Cursor]]:
+        """Return the rows of up to `most` next steps, with the position after each, and move past them.
+
+        Stops before a step whose weights are not known. Empty if that is the next one, or if the remaining domains
+        cannot fill a batch. Under constant weights, many steps take about as long as one.
+        """
+        if self.weights is None and (found := self.plan.advance_steps(self.cursor, most)):
+            self.cursor = self.plan.settle(found[-1][1])
+            return [*found[:-1], (found[-1][0], self.cursor)]
+        found = []
+        while len(found) < most and self.ready() and (rows := self.advance()) is not None:
+            found.append((rows, self.cursor))
+        return found
 
 
 class ExhaustionWarnings:

@@ -75,7 +75,7 @@ class _WireShard(msgspec.Struct, gc=False):
 
 
 _TOP = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_SHARDS = msgspec.json.Decoder(tuple[_WireShard, ...])
+_SHARDS = msgspec.json.Decoder(list[_WireShard])
 _HASHES = msgspec.json.Decoder(dict[str, str])
 
 _Columns = tuple[tuple[str, ...], tuple[str, ...], tuple[int | None, ...]]
@@ -99,9 +99,16 @@ def parse_index(data: bytes, *, where: str) -> Index:
         hashes = _HASHES.decode(top.pop(INDEX_HASHES, b"{}"))
         extra = {key: msgspec.json.decode(value) for key, value in top.items()}
     checker = _Checker(where)
-    shards = tuple(checker.shard(position, entry) for position, entry in enumerate(wire))
+    shards = tuple(map(checker.shard, range(len(wire)), _taken(wire)))
     checker.paths(shards)
     return Index(shards=shards, extra=extra, hashes=tuple(sorted(hashes)))
+
+
+def _taken(wire: list[_WireShard]) -> Iterator[_WireShard]:
+    """Yield the entries, and free each once the next is asked for: there may be millions."""
+    wire.reverse()
+    while wire:
+        yield wire.pop()
 
 
 def dump_index(index: Index, *, hashes: Iterable[str] | None = None) -> bytes:

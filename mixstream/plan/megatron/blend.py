@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
-from mixstream.plan.kernels import COMPILED, compile_loop
+from mixstream.plan.compiled import compiled
 from mixstream.plan.megatron.splits import normalised
 from mixstream.types import Float64, Int64
 
@@ -137,7 +137,9 @@ def deal_reference(
         taken_K[best] += 1
 
 
-def _deal_loop(weight_K, most_K, taken_K, dataset_B, sample_B):  # type: ignore[no-untyped-def]
+@compiled(deal_reference)
+def deal(weight_K, most_K, taken_K, dataset_B, sample_B):  # type: ignore[no-untyped-def]
+    """Compiled `deal_reference`."""
     at = np.int64(0)
     for k in range(len(taken_K)):
         at += taken_K[k]
@@ -151,7 +153,3 @@ def _deal_loop(weight_K, most_K, taken_K, dataset_B, sample_B):  # type: ignore[
         sample_B[b] = taken_K[best]
         taken_K[best] += 1
         at += 1
-
-
-deal = compile_loop(_deal_loop) if COMPILED else deal_reference
-"""Compiled `deal_reference`."""

@@ -71,6 +71,11 @@ class MegatronPlan(Plan):
         after = replace(cursor, step=cursor.step + 1, step_in_epoch=cursor.step_in_epoch + 1, drawn_LK=drawn_LK)
         return after, Rows(step=cursor.step, domain_B=domain_B, draw_B=draw_B)
 
+    def advance_steps(self, cursor: Cursor, most: int) -> list[tuple[Rows, Cursor]]:
+        """Return nothing: steps are planned one by one."""
+        del cursor, most
+        return []
+
     def at_step(self, step: int) -> Cursor:
         """Return the cursor after `step` steps; takes O(samples before it) time."""
         drawn_LK = self.blend.taken(step * self.global_batch_size)[None]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
-from mixstream.plan.kernels import COMPILED, compile_loop
+from mixstream.plan.compiled import compiled
 from mixstream.types import Int64
 
 _THRESHOLD = 0.80
@@ -165,7 +165,9 @@ def sample_begins_reference(
     begin_N2[0, 1] = 0
 
 
-def _sample_begins_loop(length_S, sequence_D, seq_len, extra, begin_N2):  # type: ignore[no-untyped-def]
+@compiled(sample_begins_reference)
+def sample_begins(length_S, sequence_D, seq_len, extra, begin_N2):  # type: ignore[no-untyped-def]
+    """Compiled `sample_begins_reference`: one pass over the sequences."""
     place, token = 0, 0
     begin_N2[0, 0] = begin_N2[0, 1] = 0
     for n in range(1, len(begin_N2)):
@@ -180,7 +182,3 @@ def _sample_begins_loop(length_S, sequence_D, seq_len, extra, begin_N2):  # type
             token = 0
         begin_N2[n, 0] = place
         begin_N2[n, 1] = token
-
-
-sample_begins = compile_loop(_sample_begins_loop) if COMPILED else sample_begins_reference
-"""Compiled `sample_begins_reference`: one pass over the sequences."""

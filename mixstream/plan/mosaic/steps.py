@@ -330,3 +330,7 @@ class MosaicWalk:
         cursor, rows = self.plan.advance(self.cursor)
         self.cursor = self.plan.settle(cursor)
         return rows
+
+    def advance_steps(self, most: int) -> list[tuple[Rows, MosaicCursor]]:
+        """Return the rows of the `most` next steps, with the position after each, and move past them."""
+        return [(self.advance(), self.cursor) for _ in range(most)]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixstream.plan import kernels
+from mixstream.plan import compiled, kernels
 
 KEYS = st.integers(0, 2**64 - 1)
 
@@ -16,7 +16,7 @@ def whole(size: int, key: int) -> list[int]:
 
 
 def test_this_machine_tests_the_compiled_loops():
-    assert kernels.COMPILED
+    assert compiled.without() is None
 
 
 @pytest.mark.parametrize("size", [*range(1, 70), 127, 128, 129, 255, 256, 257, 1000])
@@ -97,13 +97,14 @@ def deals(draw):
 @given(deals(), st.integers(1, 20))
 def test_deal_rows_equals_its_reference_in_every_array(arguments, rows):
     results = []
-    for function in (kernels.deal_rows, kernels.deal_rows_reference):
+    for function in (kernels.deal_rows, kernels.deal_rows_of_few, kernels.deal_rows_reference):
         weight_K, credit_K, drawn_K, limit_K, last_K, in_order = arguments
         credit_K, drawn_K = credit_K.copy(), drawn_K.copy()
         domain_B, draw_B = np.full(rows, -1, dtype=np.int32), np.full(rows, -1, dtype=np.int64)
         filled = function(weight_K, credit_K, drawn_K, limit_K, last_K, in_order, domain_B, draw_B)
         results.append([int(filled), credit_K, drawn_K, domain_B, draw_B])
-    for got, expected in zip(*results):
+    for got, quick, expected in zip(*results):
+        np.testing.assert_array_equal(quick, expected)
         np.testing.assert_array_equal(got, expected)
 
 
@@ -142,10 +143,11 @@ import sys
 if {blocked}:
     sys.modules["numba"] = None
 import numpy as np
-from mixstream.plan import kernels
+from mixstream.plan import compiled
 from mixstream.plan.shuffle import Order
 from mixstream.plan.plan import Plan
-assert kernels.COMPILED != {blocked}
+compiled.compile_at_once()
+assert (compiled.without() is not None) == {blocked}
 N = np.array([50, 31, 9])
 plan = Plan(names=("a", "b", "c"), samples_K=N, choose_K=N, epoch_size=90, global_batch_size=8, lanes=2)
 order = Order(name="a", seed=3, samples_S=np.array([30, 20]), owned_L=np.array([25, 25]), shuffle=True, block_size=9)

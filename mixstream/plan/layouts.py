@@ -1,0 +1,151 @@
+"""The layouts of many small domains in one table, so that one call finds the rows of a batch in all of them.
+
+`Order.locate` answers for one domain, which costs microseconds a domain: too much for a batch of 1024 rows of as many
+domains. Rule: a table is frozen. Threads share it, and one with more layouts takes its place; a row whose layout it
+does not have is located by its domain's `Order`, with the same result.
+
+Shape suffixes: B rows, K domains, L lanes, N layouts, P pieces and W windows of all of them, S slots.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+
+from mixstream.plan.compiled import compile_loop
+from mixstream.plan.kernels import bits_of, permute_one
+from mixstream.plan.shuffle import Layout, Order
+from mixstream.types import Int64
+
+_MOST_PIECES = 1 << 10
+"""Pieces of a layout in a table; there is little to gain for larger ones, and they are kept once already."""
+_BORDERS, _ZERO = (0, 2), tuple(np.zeros(1, dtype=np.uint64 if i == 1 else np.int64) for i in range(5))
+"""The arrays of a layout that have one entry more than the others: the end. In a table, all have it."""
+_LEAST_NEWS = 32
+"""Layouts that are waited for before a table is made anew."""
+
+
+@compile_loop
+def _find(
+    slot_B: Any,
+    draw_B: Any,
+    length_B: Any,
+    layout_S: Any,
+    epoch_N: Any,
+    window_N: Any,
+    piece_N: Any,
+    window_start_W: Any,
+    window_key_W: Any,
+    piece_start_P: Any,
+    piece_shard_P: Any,
+    piece_row_P: Any,
+    shuffle: bool,
+    shard_B: Any,
+    row_B: Any,
+) -> int:
+    """Set `shard_B` and `row_B` as `Order.locate`; -1 for rows whose layout is not here. Return how many these are."""
+    missing = 0
+    for i in range(len(slot_B)):
+        epoch = draw_B[i] // length_B[i]
+        n = layout_S[2 * slot_B[i] + epoch % 2]
+        if n < 0 or epoch_N[n] != epoch:
+            shard_B[i] = -1
+            missing += 1
+            continue
+        position = draw_B[i] - epoch * length_B[i]
+        if shuffle:
+            start_W = window_start_W[window_N[n] : window_N[n + 1]]
+            w = np.searchsorted(start_W, position, side="right") - 1
+            key, size = window_key_W[window_N[n] + w], start_W[w + 1] - start_W[w]
+            position = start_W[w] + permute_one(position - start_W[w], size, bits_of(size), key)
+        start_P = piece_start_P[piece_N[n] : piece_N[n + 1]]
+        p = np.searchsorted(start_P, position, side="right") - 1
+        shard_B[i] = piece_shard_P[piece_N[n] + p]
+        row_B[i] = piece_row_P[piece_N[n] + p] + position - start_P[p]
+    return missing
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutTable:
+    """Layouts of some epochs of some domains in some lanes.
+
+    A slot is a domain in a lane, and holds the layouts of two epochs that follow each other.
+
+    Args:
+        lanes: the lanes that have slots, in their order.
+        length_LK: int64 [L, K], the samples of each slot's epoch.
+        layout_S: int64 [2 L K], the number of the layout of an even and of an odd epoch; -1 for none.
+        epoch_N: int64 [N], the epoch of each layout.
+        window_N: int64 [N + 1], where the windows of each begin.
+        piece_N: int64 [N + 1], where its pieces begin.
+        flat: the arrays of all layouts, as `Layout` has them, one behind the other.
+        news: layouts that were asked for and are not here, by slot and epoch.
+    """
+
+    lanes: tuple[int, ...]
+    length_LK: Int64
+    layout_S: Int64
+    epoch_N: Int64
+    window_N: Int64
+    piece_N: Int64
+    flat: tuple[Any, ...]
+    news: dict[tuple[int, int], Layout] = field(default_factory=dict)
+
+    @classmethod
+    def of_lanes(cls, lanes: Sequence[int], orders: Sequence[Order]) -> Self:
+        """Return a table of some lanes that holds nothing yet."""
+        length_LK = np.array([[order.run_length(lane) for order in orders] for lane in lanes], dtype=np.int64)
+        return cls(
+            lanes=tuple(lanes),
+            length_LK=length_LK,
+            layout_S=np.full(2 * length_LK.size, -1, dtype=np.int64),
+            epoch_N=np.empty(0, dtype=np.int64),
+            window_N=np.zeros(1, dtype=np.int64),
+            piece_N=np.zeros(1, dtype=np.int64),
+            flat=tuple(zero[:0] for zero in _ZERO),
+        )
+
+    def find(self, *, domain_B: Int64, lane_B: Int64, draw_B: Int64, shuffle: bool) -> tuple[Int64, Int64, int]:
+        """Return the shard and the row of each draw, int64 [B], as `Order.locate`, and how many are missing (-1).
+
+        Raises:
+            NotCompiledError: numba is not loaded; a table is of no use without it.
+        """
+        place_B = np.searchsorted(np.array(self.lanes), lane_B)
+        shard_B, row_B = np.empty_like(draw_B), np.empty_like(draw_B)
+        slot_B = place_B * self.length_LK.shape[1] + domain_B
+        length_B = self.length_LK[place_B, domain_B]
+        tables = self.layout_S, self.epoch_N, self.window_N, self.piece_N, *self.flat
+        missing = _find(slot_B, draw_B, length_B, *tables, shuffle, shard_B, row_B)
+        return shard_B, row_B, int(missing)
+
+    def note(self, domain: int, lane: int, epoch: int, layout: Layout) -> None:
+        """Note that a layout was asked for that is not here."""
+        if len(layout.piece_shard_P) <= _MOST_PIECES:
+            self.news[self.lanes.index(lane) * self.length_LK.shape[1] + domain, epoch] = layout
+
+    def with_news(self) -> Self:
+        """Return this table, or one with the noted layouts too, once these are many; old ones may be missing."""
+        news = list(self.news.items())  # another thread may be noting more
+        if len(news) < max(_LEAST_NEWS, len(self.epoch_N) // 8):
+            return self
+        held = len(self.epoch_N) if len(self.epoch_N) <= 2 * int((self.layout_S >= 0).sum()) else 0
+        layout_S = self.layout_S.copy() if held else np.full_like(self.layout_S, -1)
+        for number, ((slot, epoch), _) in enumerate(news):
+            layout_S[2 * slot + epoch % 2] = held + number
+        layouts = [layout for _, layout in news]
+        windows, pieces = [len(one.window_start_W) for one in layouts], [len(one.piece_start_P) for one in layouts]
+        old = self.flat if held else tuple(array[:0] for array in self.flat)
+        padded = [
+            [array if i in _BORDERS else np.append(array, _ZERO[i]) for i, array in enumerate(one)] for one in layouts
+        ]
+        return type(self)(
+            lanes=self.lanes,
+            length_LK=self.length_LK,
+            layout_S=layout_S,
+            epoch_N=np.concatenate([self.epoch_N[:held], [epoch for (_, epoch), _ in news]]),
+            window_N=np.concatenate([self.window_N[: held + 1], self.window_N[held] + np.cumsum(windows)]),
+            piece_N=np.concatenate([self.piece_N[: held + 1], self.piece_N[held] + np.cumsum(pieces)]),
+            flat=tuple(np.concatenate([before, *(one[i] for one in padded)]) for i, before in enumerate(old)),
+        )
