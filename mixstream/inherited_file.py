@@ -1,15 +1,18 @@
 """An unlinked file that worker processes inherit: memory that a process shares with its DataLoader workers.
 
 A process that dies leaves nothing behind: the file has no name, and the kernel releases file locks. One that was
-stopped while it held the lock is waited for, within bounds.
+stopped while it held the lock is waited for, within bounds. Reads go through a mapping and make no call of the system:
+that would release the GIL, and a thread that has to get it back from another one waits for some milliseconds.
 """
 
 import fcntl
+import mmap
 import os
 import tempfile
 import threading
 import time
 import weakref
+from contextlib import suppress
 from multiprocessing import reduction
 from multiprocessing.context import get_spawning_popen
 from pathlib import Path
@@ -40,17 +43,30 @@ class InheritedFile:
     def __init__(self, size: int) -> None:
         descriptor, path = tempfile.mkstemp(prefix="mixstream-")
         Path(path).unlink()
-        os.ftruncate(descriptor, size)
+        try:
+            os.ftruncate(descriptor, size)
+            if hasattr(
+                os, "posix_fallocate"
+            ):  # else a mapping of a hole needs room when it is read: SIGBUS if there is none
+                os.posix_fallocate(descriptor, 0, max(size, 1))
+        except BaseException:
+            os.close(descriptor)
+            raise
         self._own(descriptor, size)
 
     def _own(self, descriptor: int, size: int) -> None:
         self._descriptor, self._size = descriptor, size
         self._thread_locks: dict[int, threading.Lock] = {}  # by process: the parent's may be held when it forks
+        self._mapped: mmap.mmap | None = None
+        with suppress(OSError):  # of a file system without shared mappings
+            self._mapped = mmap.mmap(descriptor, size, prot=mmap.PROT_READ)
         weakref.finalize(self, os.close, descriptor)
 
     def read(self, size: int, at: int = 0) -> bytes:
         """Return `size` bytes from position `at`."""
-        return os.pread(self._descriptor, size, at)
+        if self._mapped is None or at + size > self._size:
+            return os.pread(self._descriptor, size, at)
+        return self._mapped[at : at + size]
 
     def write(self, data: bytes, at: int = 0) -> None:
         """Write `data` at position `at`; beyond the end, the file grows."""

@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
@@ -55,7 +56,7 @@ class Downloader:
         self._fetch, self._threads = fetch, threads
         self._queue: _Queue | None = None
 
-    def follow(self, numbers_N: Int64, steps_N: Float64) -> None:
+    def follow(self, numbers_N: Int64, steps_N: Float64, *, before: int = 0) -> None:
         """Fetch these shards from now on, instead of those of the last call; fetches in flight go on.
 
         The most urgent of the shards that were not available are tried again at once: the position has moved, so there
@@ -64,12 +65,15 @@ class Downloader:
         Args:
             numbers_N: distinct shards, the most urgent first, int64 [N].
             steps_N: steps until each is needed, float64 [N].
+            before: how many of them have to be there before the fetch of any other begins, so that those have the
+                whole line; shards whose fetch failed do not count.
         """
         if (queue := self._own_queue()) is None:
             if not len(numbers_N):
                 return
             queue = self._queue = _Queue(self, self._threads)
-        queue.follow(dict(zip(np.asarray(numbers_N).tolist(), np.asarray(steps_N).tolist())))
+        numbers = np.asarray(numbers_N).tolist()
+        queue.follow(dict(zip(numbers, np.asarray(steps_N).tolist())), set(numbers[:before]))
 
     def close(self) -> None:
         """End the threads. Waits briefly for a fetch in flight, which then ends on its own.
@@ -94,6 +98,7 @@ class _Queue:
         self._closed = False
         self._need: dict[int, float] = {}  # the shards to fetch, the most urgent first
         self._fresh: Iterator[int] = iter(())  # those of them that were not looked at yet
+        self._first: set[int] = set()  # those that are to be there before the fetch of any other begins
         self._flying: set[int] = set()
         self._done: set[int] = set()
         self._failed: dict[int, float] = {}  # shard -> when its fetch raised an error
@@ -127,11 +132,12 @@ class _Queue:
         self.end()
         self._workers.join(timeout)
 
-    def follow(self, need: dict[int, float]) -> None:
+    def follow(self, need: dict[int, float], first: set[int]) -> None:
         """Replace the list of shards to fetch."""
         with self._change:
             self._need, self._fresh = need, iter(need)
             self._done &= need.keys()
+            self._first = first - self._done
             late = time.monotonic() - _AFTER_ERROR
             self._failed = {number: when for number, when in self._failed.items() if when > late}
             self._waiting = {number: wait for number, wait in self._waiting.items() if number in need}
@@ -159,6 +165,9 @@ class _Queue:
         done, others = self._done, (self._flying, self._failed, self._waiting)
         for number in self._fresh:
             if number not in done and not any(number in known for known in others):
+                if self._first and number not in self._first:
+                    self._fresh = chain((number,), self._fresh)
+                    return None
                 return number
         return None
 
@@ -169,12 +178,13 @@ class _Queue:
             _, pause = self._waiting.pop(number, (0.0, 0.0))
             if there:
                 self._done.add(number)
+                self._first.discard(number)
                 if pause:  # it was not available before, so others may have become available too
                     self._retry(1)
             elif number in self._need:
                 pause = min(2 * pause, _LAST_PAUSE) if pause else _FIRST_PAUSE
                 self._waiting[number] = time.monotonic() + pause, pause
-            self._change.notify()
+            self._change.notify_all()
 
     def crashed(self, number: int) -> None:
         """Note that a fetch has raised an error."""
@@ -182,7 +192,8 @@ class _Queue:
             self._flying.discard(number)
             self._waiting.pop(number, None)
             self._failed[number] = time.monotonic()
-            self._change.notify()
+            self._first.discard(number)
+            self._change.notify_all()
 
     def _retry(self, count: int) -> None:
         """Let the most urgent of the shards that wait be tried at once."""

@@ -4,12 +4,13 @@ Shape suffixes: B rows, S shards.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from mixstream.data.gather import ShardTable
+from mixstream.metering import OPEN, here
 from mixstream.types import Int64, UInt8
 
 _OFTEN = 0.1  # seconds for which a shard's file is not looked at again
@@ -30,17 +31,21 @@ class OpenShards:
         shards: how many there are.
         capacity: how many stay mapped; below the kernel's limit on mappings per process (65,530 by default).
         unmap_after_read: as in `Domains`; also set when the disk is full.
+
+    Attributes:
+        soon: the shards that stay mapped even so, since the next steps read them again.
     """
 
-    def __init__(self, shards: int, capacity: int = 4096, unmap_after_read: bool = False) -> None:
+    def __init__(self, shards: int, capacity: int = 1 << 14, unmap_after_read: bool = False) -> None:
         self.table, self._capacity, self.unmap_after_read = ShardTable(shards), capacity, unmap_after_read
+        self.soon: frozenset[int] = frozenset()
         self._used_S, self._turn = np.zeros(shards, dtype=np.int64), 0
         self._looked_S = np.zeros(shards, dtype=np.float64)
 
     def get(self, number: int, opener: Callable[[int], UInt8]) -> UInt8:
         """Return the bytes of a shard, opened with `opener` if it is not mapped."""
         if (data := self.table.data.get(number)) is None:
-            data = opener(number)
+            data = _opened(number, opener)
             self._turn += 1
             self.table.put(number, data)
             self._used_S[number] = self._turn
@@ -54,8 +59,16 @@ class OpenShards:
         self._used_S[number_B] = self._turn
         missing_B = number_B[self.table.size_S[number_B] == 0]
         for number in np.unique(missing_B).tolist():
-            self.table.put(number, opener(number))
+            self.table.put(number, _opened(number, opener))
         self._make_room()
+
+    def all_open(self, number_B: Int64) -> bool:
+        """Return whether all of the shards `number_B` are mapped; then they stay so at least until the next call."""
+        if not self.table.size_S[number_B].all():
+            return False
+        self._turn += 1
+        self._used_S[number_B] = self._turn
+        return True
 
     def due(self, number_B: Int64) -> list[int]:
         """Return those of the shards `number_B` whose files were not looked at just now; they count as looked at."""
@@ -66,6 +79,49 @@ class OpenShards:
         number_N = np.unique(number_B[due_B])
         self._looked_S[number_N] = now
         return number_N.tolist()
+
+    def keep(self, numbers: Iterable[int]) -> None:
+        """Let these shards stay mapped after they are read, and unmap others that are mapped.
+
+        >>> opened = OpenShards(10, unmap_after_read=True)
+        >>> opened.keep([3])
+        >>> opened.need(np.array([3, 7]), lambda number: np.zeros(4, dtype=np.uint8))
+        >>> opened.release([3, 7])
+        >>> list(opened.table.data)
+        [3]
+        """
+        self.soon = frozenset(numbers)
+        self.release(list(self.table.data))
+
+    def release(self, numbers: Iterable[int]) -> None:
+        """Note that these shards were read; if mappings take room that others need, unmap those that may go."""
+        if self.unmap_after_read:
+            for number in numbers:
+                if number not in self.soon:
+                    self.table.drop(number)
+
+    def look_again(self) -> None:
+        """Let the files of all shards be due."""
+        self._looked_S[:] = 0.0
+
+    def portions(self, shard_B: Int64, present: Callable[[int], bool]) -> list[Int64]:
+        """Return the rows that are read together: all of them, or one shard's if shards are unmapped after reading.
+
+        Shards that are mapped come first and together, then those on local disk.
+
+        >>> opened = OpenShards(10, unmap_after_read=True)
+        >>> opened.need(np.array([5]), lambda number: np.zeros(4, dtype=np.uint8))
+        >>> [here_B.tolist() for here_B in opened.portions(np.array([3, 7, 5, 3]), present=lambda shard: shard == 7)]
+        [[2], [1], [0, 3]]
+        """
+        mapped_B = self.table.size_S[shard_B] > 0
+        if not self.unmap_after_read or mapped_B.all():
+            return [np.arange(len(shard_B), dtype=np.int64)]
+        others_B = np.flatnonzero(~mapped_B)
+        by_shard = others_B[np.argsort(shard_B[others_B], kind="stable")]
+        portions = np.split(by_shard, np.flatnonzero(np.diff(shard_B[by_shard])) + 1)
+        portions.sort(key=lambda here_B: not present(int(shard_B[here_B[0]])))
+        return [np.flatnonzero(mapped_B), *portions] if mapped_B.any() else portions
 
     def drop(self, number: int) -> None:
         """Remove one shard."""
@@ -78,10 +134,10 @@ class OpenShards:
     def _make_room(self) -> None:
         if (excess := len(self.table.data) - self._capacity) <= 0:
             return
-        idle = sorted((int(self._used_S[number]), number) for number in list(self.table.data))
-        for turn, number in idle[: excess + self._capacity // 8]:
-            if turn < self._turn:
-                self.table.drop(number)
+        number_N = np.fromiter(list(self.table.data), dtype=np.int64)
+        idle_N = number_N[np.lexsort((number_N, self._used_S[number_N]))][: excess + self._capacity // 8]
+        for number in idle_N[self._used_S[idle_N] < self._turn].tolist():
+            self.table.drop(number)
 
     def __getstate__(self) -> dict[str, Any]:
         # mappings belong to their process
@@ -89,3 +145,13 @@ class OpenShards:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         OpenShards.__init__(self, **state)
+
+
+def _opened(number: int, opener: Callable[[int], UInt8]) -> UInt8:
+    """Return what `opener` returns; its time is that of opening shards, and not of what goes on around it."""
+    clock = here().clock
+    stage = clock.enter(OPEN)
+    try:
+        return opener(number)
+    finally:
+        clock.enter(stage)

@@ -6,6 +6,7 @@ module connects the three. It changes how long a reader waits, never what it rea
 Shape suffixes: K domains, N shards of all domains.
 """
 
+import os
 import threading
 import warnings
 import weakref
@@ -23,13 +24,16 @@ from mixstream.data.domains import Domains
 from mixstream.data.downloader import Downloader
 from mixstream.errors import ConfigError
 from mixstream.formats import ShardEntry
+from mixstream.metering import PLAN, Meter, Traffic, here, metered
 from mixstream.plan.forecast import Forecast
 from mixstream.plan.run_plan import RunPlan
 from mixstream.storage import CacheLimit, ProcessLocal
 from mixstream.threads import weak_callback
 from mixstream.types import Cursor, Float64, Int64, Weights
+from mixstream.world import World
 
 _REFRESHES = 4  # forecasts made while as many rows are read as one of them looks ahead
+_THREADS = 4, 8  # that fetch and unpack shards, at least and at most: more than cores, since they wait for stores
 
 
 def limited(domains: Domains, limit: int | None) -> Domains:
@@ -70,9 +74,8 @@ def limited(domains: Domains, limit: int | None) -> Domains:
     if limit is None or not read:
         return domains
     _check_limit(domains, limit, largest=max(shard.raw_bytes for shard in read))
-    return replace(
-        domains, unmap_after_read=limit < sum(_cached_bytes(domains, f) for f in range(len(domains.sources)))
-    )
+    cached = _index_bytes(domains) + sum(_cached_bytes(domains, f) for f in range(len(domains.sources)))
+    return replace(domains, unmap_after_read=limit < cached)
 
 
 def _check_limit(domains: Domains, limit: int, *, largest: int) -> None:
@@ -81,7 +84,7 @@ def _check_limit(domains: Domains, limit: int, *, largest: int) -> None:
     Raises:
         ConfigError: it has not.
     """
-    indexes = sum(source.files.index_bytes for source in domains.sources if source.files.fetches)
+    indexes = _index_bytes(domains)
     if limit <= indexes:
         raise ConfigError(
             f"Minimum cache usage ({indexes} bytes of index files) is larger than the cache limit ({limit} bytes), so "
@@ -93,6 +96,11 @@ def _check_limit(domains: Domains, limit: int, *, largest: int) -> None:
             f"or pass None for no limit: the index files take {indexes} bytes and the largest shard {largest}, and two "
             "shards have to fit, better several for each process that reads"
         )
+
+
+def _index_bytes(domains: Domains) -> int:
+    """Return the bytes that the copies of indexes, which are never evicted, take in the caches."""
+    return sum(source.files.index_bytes for source in domains.sources if source.files.fetches)
 
 
 def _used(domains: Domains, f: int) -> list[ShardEntry]:
@@ -187,9 +195,13 @@ class Predownloader:
         domains: the domains whose shards are fetched.
         ahead: rows of this rank to look ahead.
         forecast: what will be needed; that of `run_plan` if not given.
+        traffic: what is fetched is added to it; that of this thread's meter if not given.
     """
 
-    def __init__(self, *, run_plan: Any, domains: Domains, ahead: int, forecast: Any = None) -> None:
+    def __init__(
+        self, *, run_plan: Any, domains: Domains, ahead: int, forecast: Any = None, traffic: Traffic | None = None
+    ) -> None:
+        self._meter = Meter(traffic=traffic or here().traffic)
         self._domains, self._rows = domains, max(ahead, run_plan.batch_size)
         self._pause = max(self._rows // run_plan.batch_size // _REFRESHES, 1)
         self._looked = -self._pause
@@ -197,7 +209,8 @@ class Predownloader:
         self._there_N = np.zeros(domains.shards, dtype=bool)
         fetches = any(source.files.fetches for source in domains.sources)
         forecast = self._forecast = (forecast or Forecast(run_plan)) if fetches else None
-        self._downloader = Downloader(fetch=weak_callback(self._fetch, True)) if fetches else None
+        threads = _threads(run_plan.world)
+        self._downloader = Downloader(fetch=weak_callback(self._fetch, True), threads=threads) if fetches else None
         self._evictions = _Evictions(self, domains, forecast) if forecast and domains.unmap_after_read else None
         # Re-entrant: the garbage collector may call `close` at any point of `look_ahead`.
         self._lock = ProcessLocal(threading.RLock)
@@ -209,6 +222,7 @@ class Predownloader:
             cursor: before the step that is read next.
             weights: step -> weights in whole parts, or None while they are not known; None for static mixing.
         """
+        here().step()
         with self._lock.value:
             self._look_ahead(cursor, weights)
 
@@ -216,17 +230,24 @@ class Predownloader:
         downloader, forecast = self._downloader, self._forecast
         if downloader is None or forecast is None or 0 <= cursor.step - self._looked < self._pause:
             return
+        clock = here().clock
+        stage = clock.enter(PLAN)
         if weights is not None and (weight_K := weights(cursor.step)) is not None:
             self._share_K = weight_K / weight_K.sum()
-        self._looked = cursor.step
+        begins, self._looked = self._looked < 0, cursor.step
         number_N, steps_N = forecast.upcoming(cursor, self._share_K, self._rows)
         if self._evictions is not None:
             self._evictions.follow(cursor, self._share_K, number_N, steps_N)
+            self._domains.opened.keep(self._evictions.still_there(number_N.tolist()))
         missing_N = ~self._there_N[number_N]
-        downloader.follow(number_N[missing_N], steps_N[missing_N])
+        number_N, steps_N = number_N[missing_N], steps_N[missing_N]
+        # The first batch waits for its own shards only. Later, while a reader waits, others fill what it leaves free.
+        downloader.follow(number_N, steps_N, before=int(np.count_nonzero(steps_N == 0)) if begins else 0)
+        clock.enter(stage)
 
     def _fetch(self, number: int, need: float) -> bool:
-        done = self._domains.fetch(number, need)
+        with metered(self._meter):
+            done = self._domains.fetch(number, need)
         if done and self._evictions is None:  # under a limit, it may be evicted before it is read
             self._there_N[number] = True
         return done
@@ -239,6 +260,13 @@ class Predownloader:
                 self._evictions.withdraw()
         if downloader is not None:
             downloader.close()
+
+
+def _threads(world: World) -> int:
+    """Return how many shards a rank fetches at once: the ranks of a machine share its cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    least, most = _THREADS
+    return min(max(cores // max(world.size // world.nodes, 1), least), most)
 
 
 class _Evictions:
@@ -259,6 +287,8 @@ class _Evictions:
                 names = self._numbers.setdefault(source.files.directory, {})
                 names.update({shard.raw.basename: first + i for i, shard in enumerate(source.shards)})
         self._at: tuple[Cursor, Float64 | None] | None = None
+        self._reader: int | None = None  # the thread that maps shards
+        self._limit.unmap = weak_callback(self._unmap, None)
         self.withdraw = weakref.finalize(owner, self._limit.close)
         answer = weak_callback(self._next_use, None)  # the limit outlives this object
         self._limit.next_use = lambda paths: answer(paths) or [inf] * len(paths)
@@ -268,8 +298,13 @@ class _Evictions:
 
         They honour the announcement until `withdraw` is called or this process exits.
         """
-        self._at = cursor, share_K
+        self._at, self._reader = (cursor, share_K), threading.get_ident()
         self._limit.announce([self._path(number) for number in number_N.tolist()], steps_N.tolist())
+
+    def still_there(self, numbers: Sequence[int]) -> list[int]:
+        """Return these shards, without those that are mapped and that another process has evicted."""
+        mapped = self._domains.opened.table.data
+        return [number for number in numbers if number not in mapped or self._path(number).exists()]
 
     def _path(self, number: int) -> Path:
         domain, shard = self._domains.home(number)
@@ -283,7 +318,14 @@ class _Evictions:
             known_N = np.array([number is not None for number in numbers], dtype=bool)
             asked = np.array([number for number in numbers if number is not None], dtype=np.int64)
             steps_N[known_N] = self._forecast.distance(*self._at, asked)
+            mapped = self._domains.opened.table.data  # would take room after they were evicted
+            steps_N[[place for place, number in enumerate(numbers) if number in mapped]] = 0.0
         return steps_N.tolist()
+
+    def _unmap(self, path: Path) -> None:
+        """Unmap the shard of a raw file, if this is the thread that reads; others evict none that is mapped."""
+        if threading.get_ident() == self._reader and (number := self._number(path)) is not None:
+            self._domains.opened.drop(number)
 
     def _number(self, path: Path) -> int | None:
         for directory in path.parents:

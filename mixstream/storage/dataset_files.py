@@ -29,7 +29,7 @@ from mixstream.storage.mapping import map_file
 from mixstream.storage.original import Original
 from mixstream.storage.places import Places
 from mixstream.storage.retry import Retry
-from mixstream.storage.spec import INDEX, ShardSpec, check_name
+from mixstream.storage.spec import INDEX, ShardSpec, check_names
 from mixstream.storage.store import Store
 from mixstream.storage.stores.local import info_of
 
@@ -137,9 +137,8 @@ class DatasetFiles:
         Raises:
             IndexCorruptError: a name leads out of the directory, or is one that the cache uses itself.
         """
-        for raw, compressed in names.items():
-            check_name(raw)
-            check_name(compressed or raw)
+        check_names(names)
+        check_names(filter(None, names.values()))
         made = replace(self, cache_limit=limit, names=dict(names), computes=computes)
         made._version, made._index_bytes = self._version, self._index_bytes
         made._companions, made._in_place = self._companions, self._in_place.of_companions()
@@ -161,7 +160,7 @@ class DatasetFiles:
     @property
     def fetches(self) -> bool:
         """Whether anything may have to be downloaded, or (once `within` has set the names) unpacked or computed."""
-        return self.store is not None or self.computes or any(packed is not None for packed in self.names.values())
+        return self.store is not None or self.computes or any(self.names.values())
 
     @property
     def directory(self) -> Path:

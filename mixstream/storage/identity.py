@@ -5,18 +5,22 @@ identity besides its text, so caches of such URLs keep their names.
 """
 
 import os
+import threading
 from functools import lru_cache
 from hashlib import blake2s, scrypt
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from mixstream.errors import MixstreamError
-from mixstream.storage.forks import unforked
+from mixstream.storage.forks import ProcessLocal, unforked
 from mixstream.storage.redaction import place_of
 from mixstream.storage.url import is_local, scheme_of
 
 _AZURE = ("az", "azure", "azure-dl", "abfs", "abfss")
 _AZURE_SETTINGS = ("AZURE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
+# What boto3 resolved, by what it resolved it from: a fifth of a second each time, and all buckets have one endpoint.
+_endpoints: dict[int, str] = {}
+_resolving = ProcessLocal(threading.Lock)
 _S3_ENDPOINTS = ("S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
@@ -83,9 +87,27 @@ def _s3_endpoint(bucket: str) -> str:
         configured = False
     if not named and not services and not configured:
         return ""
+    files = [
+        _stamp(path),
+        _stamp(Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser()),
+    ]
+    variables = sorted(item for item in os.environ.items() if item[0].upper().startswith(("AWS_", "S3_")))
+    facts = hash((*variables, *files))
+    with _resolving.value:  # the streams of a dataset are opened at once
+        if facts not in _endpoints:
+            try:
+                with unforked():
+                    from mixstream.storage.stores.s3 import find_bucket
+                _endpoints[facts] = find_bucket(bucket, timeout=60.0).endpoint
+            except MixstreamError:  # the first request will say what is wrong
+                return named[0] if named else ""
+        return _endpoints[facts]
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    """Return what changes whenever a file does."""
     try:
-        with unforked():
-            from mixstream.storage.stores.s3 import find_bucket
-        return find_bucket(bucket, timeout=60.0).endpoint
-    except MixstreamError:  # the first request will say what is wrong
-        return named[0] if named else ""
+        found = path.stat()
+    except OSError:
+        return str(path), 0, 0
+    return str(path), found.st_size, found.st_mtime_ns

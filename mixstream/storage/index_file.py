@@ -180,7 +180,7 @@ def _whole(store: Store, name: str, where: str, retry: Retry) -> tuple[bytes, Or
         _refuse_large(where, size)
         try:
             started = time.time()
-            data = read_object(store, name, size=size, retry=retry, found=read.append)
+            found = read_object(store, name, size=size, retry=retry, found=read.append)
         except errors.ShardCorruptError as error:  # it was rewritten in between
             if last:
                 raise errors.IndexCorruptError(
@@ -189,7 +189,8 @@ def _whole(store: Store, name: str, where: str, retry: Retry) -> tuple[bytes, Or
                 ) from error
             last = True
         else:
-            assert data is not None
+            assert found is not None
+            data = bytes(found)
             index = read[-1] if read else info
             # The first look was before `begins` waited. If the time has moved, the index was written in between, or the
             # server says "now" of everything.

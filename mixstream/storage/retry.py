@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from mixstream.errors import ConfigError, StoreAccessError, StoreBusyError, StoreError, StoreFaultError
+from mixstream.metering import here
 from mixstream.storage.redaction import redact
 
 T = TypeVar("T")
@@ -106,6 +107,7 @@ class Retry:
         while True:
             try:
                 made += 1
+                here().traffic.attempt(made)
                 return act()
             except StoreError as raised:
                 error = raised

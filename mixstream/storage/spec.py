@@ -8,7 +8,7 @@ cache keeps of a file that is no shard has a name of its own, never that of the 
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2s
 from pathlib import Path
@@ -22,6 +22,7 @@ INDEX = "index.json"
 PREFIX = ".mixstream-"  # of the files that a cache directory holds beside the shards
 SHARD_FILE = re.compile(r"shard\.\d{5,}\.(mds|json|csv|tsv|xsv)(\.\w+)*", re.ASCII)
 """The name of a file that a writer writes."""
+_PLAIN = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)*[A-Za-z0-9_][\w.-]*", re.ASCII)
 _PART, _WHOLE = ".part", ".whole"  # behind the name of what a cache keeps of a larger file, and of a companion
 _LONGEST = 200  # bytes of a file's name before that; file systems take 255, and a partial adds some
 _META = ".meta"  # behind the name of a shard's raw file: of the file with the offsets of its rows
@@ -43,7 +44,7 @@ class CompressedSpec:
     name: str
     size: int
     check: Callable[[Buffer], None] | None
-    unpack: Callable[[bytes], bytes]
+    unpack: Callable[[bytes | bytearray], bytes]
     proof: Callable[[Buffer], bool] | None = None
     check_arrived: Callable[[Buffer], None] | None = None
 
@@ -136,7 +137,7 @@ class ShardSpec:
         if self.check is not None:
             self.check(map_file(file).data)
 
-    def unpack(self, data: bytes, directory: Path) -> bytes:
+    def unpack(self, data: bytes | bytearray, directory: Path) -> bytes:
         """Return the raw bytes of compressed ones; both are verified. `directory` is named in the error."""
         assert self.compressed is not None
         for check in (self.compressed.check, self.compressed.check_arrived):
@@ -173,6 +174,17 @@ def companion_name(file: str) -> str:
         digest = blake2s(encoded, digest_size=8).hexdigest()
         leaf = f"{encoded[: _LONGEST - 18].decode(errors='ignore')}~x{digest}"
     return f"{below}{slash}{leaf}{_WHOLE}"
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Check names as `check_name`; those that are plain beyond doubt by one look each, since there may be millions.
+
+    Raises:
+        IndexCorruptError: one of them is refused.
+    """
+    for name in names:
+        if _PLAIN.fullmatch(name) is None or name == INDEX:
+            check_name(name)
 
 
 def check_name(name: str) -> None:

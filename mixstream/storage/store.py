@@ -5,6 +5,7 @@ attempt and raises an error of `mixstream.errors` (the caller retries); no statu
 is believed unchecked; texts for users contain no credentials. `open` turns a URL into a store.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -154,6 +155,50 @@ def read_at_most(store: Store, name: str, most: int, *, version: str | None = No
     found = store.read(name, version=version)
     check_whole(f"{store.url}/{name}", found.info.size, most)
     return found
+
+
+Take = Callable[[ObjectInfo], Callable[[memoryview, int], None]]
+"""What an object is -> what takes its bytes, as (bytes, where they begin in what is read); raises if it is not wanted.
+
+It is called once, before the first byte. The bytes are the caller's own again after the call.
+"""
+
+
+@runtime_checkable
+class ReadsInto(Protocol):
+    """A store that hands bytes over as they arrive, so that a large part need not be in memory at once."""
+
+    def read_into(self, name: str, begin: int, end: int, take: Take, *, version: str | None = None) -> None:
+        """Give the bytes [begin, end) of an object to `take`, in order; otherwise as `Store.read`.
+
+        After an error, what was given is of no use.
+        """
+        ...
+
+
+def read_into(store: Store, name: str, begin: int, end: int, take: Take, *, version: str | None = None) -> None:
+    """Give the bytes [begin, end) of an object to `take`: as they arrive, where the store does that.
+
+    >>> import tempfile
+    >>> from mixstream.storage import open_store
+    >>> def take(info):
+    ...     print(info.size, "bytes")
+    ...     return lambda data, at: print(at, bytes(data))
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     store = open_store(directory)
+    ...     store.write("shard.00000.mds", b"0123456789")
+    ...     read_into(store, "shard.00000.mds", 2, 5, take)
+    10 bytes
+    0 b'234'
+
+    Raises:
+        Those of `Store.read`, and what `take` raises.
+    """
+    if isinstance(store, ReadsInto):
+        store.read_into(name, begin, end, take, version=version)
+        return
+    found = store.read(name, begin, end, version=version)
+    take(found.info)(memoryview(found.data).cast("B"), 0)
 
 
 def look_at(store: Store, name: str) -> ObjectInfo:

@@ -2,10 +2,11 @@
 
 What lives here: cutting what is read into parts, requesting them in parallel, and putting them together. Rules: a part
 that arrived is not requested again; parts of two versions of an object are never mixed; the size in the index counts,
-and an object of another size is an error. A part stays in memory from its request until it is written, and the
-process has no more of them at once than `PARTS_AT_ONCE`, whatever the number of objects, stores and threads; slow or
-busy stores get fewer. When the caller leaves, by an error or Ctrl-C, nothing is written any more, and answers that
-arrive later are dropped. Threads are started for an object and end with it; a forked child inherits none.
+and an object of another size is an error. A part is written while it arrives, if the store hands it over so, and is in
+memory until it has arrived otherwise; the process reads no more of them at once than `PARTS_AT_ONCE`, whatever the
+number of objects, stores and threads; slow or busy stores get fewer. When the caller leaves, by an error or Ctrl-C,
+nothing is written any more, and answers that arrive later are dropped. Threads are started for an object and end with
+it; a forked child inherits none.
 """
 
 import atexit
@@ -13,16 +14,16 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mixstream import errors
+from mixstream.metering import carried, here
 from mixstream.storage.forks import ProcessLocal
+from mixstream.storage.part_limit import PartLimit
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import wrong_size
-from mixstream.storage.store import ObjectBytes, ObjectInfo, Store, other_size, read_at_most
-from mixstream.types import Buffer
+from mixstream.storage.store import ObjectInfo, Store, other_size, read_at_most, read_into
 
 PART = 16 << 20  # bytes per request
 PARTS_OF_ONE = 4  # of one object at once
@@ -45,7 +46,7 @@ def read_object(
     found: Callable[[ObjectInfo], None] = lambda info: None,
     span: tuple[int, int] | None = None,
     known: ObjectInfo | None = None,
-) -> bytes | None:
+) -> bytearray | None:
     """Read an object, whole or a range of it, in parallel parts, each with the attempts of `retry`.
 
     Args:
@@ -55,7 +56,7 @@ def read_object(
             request.
         retry: attempts and timeout of each part; an object that is replaced meanwhile is read from the start as often.
         into: descriptor of a file, as large as what is read, to write to while parts arrive; after an error its
-            content is of no use. Without it the bytes are returned, and take twice their size in memory for an instant.
+            content is of no use. Without it the bytes are returned.
         heartbeat: called before and after each read, on any thread, so that waiting processes see the progress, also
             while the bytes go to memory.
         found: called once, with what the store said of the object whose bytes are returned.
@@ -136,58 +137,7 @@ def _size_of(store: Store, name: str, retry: Retry, until: float, reading: "_Rea
     return reading.shown
 
 
-class _PartLimit:
-    """How many parts may be in memory at once: fewer after faults, more again while all goes well.
-
-    One part more per success, half of them per failure, as TCP does. So a line on which 16 parts do not arrive in time
-    carries fewer at once, and they do arrive.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most, self._now = most, most / 2
-        self._taken, self._closed = 0, False
-        self._change = threading.Condition()
-        self.ended = 0
-        self.succeeded = 0.0  # when a request last did
-
-    @contextmanager
-    def room(self, parts: int, timeout: float) -> Iterator[None]:
-        """Hold the room of so many parts, or all room if there is less; wait for it, `timeout` seconds at most."""
-
-        def free() -> bool:
-            return self._closed or not self._taken or self._taken + parts <= int(self._now)
-
-        with self._change:
-            came = self._change.wait_for(free, timeout=timeout)
-            if self._closed:
-                raise errors.StoreError("the interpreter is exiting: nothing is read from stores any more")
-            if not came:
-                raise errors.WaitTimeoutError(
-                    f"no request could be made in {timeout:.0f} s: {self._taken} requests in progress do not end"
-                )
-            self._taken += parts
-        change = 1.0
-        try:
-            yield
-        except (errors.StoreFaultError, errors.StoreBusyError):
-            change = -self._now / 2
-            raise
-        finally:
-            with self._change:
-                self._taken, self.ended = self._taken - parts, self.ended + 1
-                self.succeeded = time.monotonic() if change > 0 else self.succeeded
-                self._now = max(1.0, min(self._most, self._now + change))
-                self._change.notify_all()
-
-    def close(self, timeout: float) -> None:
-        """Let no request begin any more, and wait for those under way, `timeout` seconds at most."""
-        with self._change:
-            self._closed = True
-            self._change.notify_all()
-            self._change.wait_for(lambda: not self._taken, timeout=timeout)
-
-
-_limit = ProcessLocal(lambda: _PartLimit(PARTS_AT_ONCE))
+_limit = ProcessLocal(lambda: PartLimit(PARTS_AT_ONCE))
 # A thread that is inside a client when the interpreter is finalized may abort the process.
 atexit.register(lambda: _limit.value.close(_AT_EXIT))
 
@@ -212,7 +162,7 @@ class _Reading:
             begin, end = self.span or (0, self.size or 0)
             self._parts = [(at, min(at + PART, end)) for at in range(begin, end, PART)] or [(begin, end)]
         self._todo = list(reversed(self._parts))
-        self._received: dict[int, Buffer] = {}
+        self._data: bytearray | None = None  # what is returned, once the store has said how large it is
         self._sizes = Counter[int]()  # other ones than the index has, by answers
         self.answers = False  # whether the newest request ended before its timeout, be it with an error
         self._change = threading.Condition()
@@ -225,20 +175,20 @@ class _Reading:
         """The size that answers showed, if two or more agree on it, and none showed another one."""
         return next(iter(self._sizes)) if len(self._sizes) == 1 and self._sizes.total() > 1 else None
 
-    def run(self) -> bytes | None:
+    def run(self) -> bytearray | None:
         """Return the bytes, or None when they were written to a file."""
         try:
             for i in range(min(PARTS_OF_ONE, len(self._parts))):
-                threading.Thread(target=self._work, name=f"mixstream-read-{i}", daemon=True).start()
+                threading.Thread(target=carried(self._work), name=f"mixstream-read-{i}", daemon=True).start()
             self._wait()
             if self._error is not None:
                 raise self._error
-            return None if self.into is not None else b"".join(self._received[begin] for begin, _ in self._parts)
+            return bytearray() if self.into is None and self._data is None else self._data
         finally:
             with self._change:
                 self._stop.set()  # under the lock: from here on no thread begins to write
                 self._change.wait_for(lambda: not self._writing, timeout=_SLACK)
-            self._received.clear()
+            self._data = None
             self._error = None  # its traceback refers to this object
 
     def _wait(self) -> None:
@@ -289,7 +239,7 @@ class _Reading:
                 waited += now - asked - idle
                 if not self._stop.is_set():
                     try:
-                        self._keep(begin, end, self._read(begin, end))
+                        self._receive(begin, end)
                     except errors.StoreFaultError as error:
                         self._sizes.update(() if error.size is None else (error.size,))
                         raise
@@ -297,48 +247,80 @@ class _Reading:
         what = f"reading {bytes_}{self.store.url}/{self.name}"
         self.retry.call(what, attempt, renew=self.store.renew, stop=self._stop, waited=lambda: waited)
 
-    def _read(self, begin: int, end: int | None) -> ObjectBytes:
+    def _receive(self, begin: int, end: int | None) -> None:
+        """Read a part, check it, and put it in its place."""
         self.heartbeat()
-        version = self.info.version if self.info is not None else None
+        version, arrived = self.info.version if self.info is not None else None, 0
+
+        def take(info: ObjectInfo) -> Callable[[memoryview, int], None]:
+            self._accept(info)
+            expected = (info.size if end is None else end) - begin
+
+            def write(data: memoryview, at: int) -> None:
+                nonlocal arrived
+                here().traffic.add("store_bytes", data.nbytes)
+                if (arrived := at + data.nbytes) > expected:
+                    raise self._other_length(arrived, begin, expected)
+                self._put(data, begin + at, info)
+
+            return write
+
         asked, self.answers = time.monotonic(), False
         try:
-            if end is None and self.size is not None:  # the server chooses how long an object is
-                return read_at_most(self.store, self.name, self.size, version=version)
-            return self.store.read(self.name, begin, end, version=version)
+            with here().traffic.request():
+                if end is not None:
+                    read_into(self.store, self.name, begin, end, take, version=version)
+                else:  # the server chooses how long an object is
+                    whole = (
+                        self.store.read(self.name, begin, end, version=version)
+                        if self.size is None
+                        else read_at_most(self.store, self.name, self.size, version=version)
+                    )
+                    take(whole.info)(memoryview(whole.data).cast("B"), 0)
+                    end = whole.info.size
         finally:
             self.answers = time.monotonic() - asked < self.retry.timeout / 2
             self.heartbeat()
+        if arrived != end - begin:
+            raise self._other_length(arrived, begin, end - begin)
+        with self._change:
+            self._arrived += 1
+            self._change.notify_all()
 
-    def _keep(self, begin: int, end: int | None, part: ObjectBytes) -> None:
-        """Check a part and put it in its place."""
-        place, info = f"{self.store.url}/{self.name}", part.info
+    def _other_length(self, found: int, begin: int, expected: int) -> errors.StoreFaultError:
+        place = f"{self.store.url}/{self.name}"
+        return errors.StoreFaultError(f"{place}: {found} bytes came from {begin} on, {expected} were requested")
+
+    def _accept(self, info: ObjectInfo) -> None:
+        """Check what the store says of the object of which a part is to come."""
+        place = f"{self.store.url}/{self.name}"
         if self.size is not None and info.size != self.size:
             raise other_size(f"{place}: the store has {info.size} bytes of it, the index says {self.size}", info.size)
-        data = memoryview(part.data).cast("B")
-        if data.nbytes != (expected := (info.size if end is None else end) - begin):
-            raise errors.StoreFaultError(
-                f"{place}: {data.nbytes} bytes came from {begin} on, {expected} were requested"
+        with self._change:
+            self.info = before = self.info or info
+        if info.identity != before.identity:
+            raise errors.StoreChangedError(
+                f"{place}: replaced while it was read: version {info.version} after {before.version}"
             )
+
+    def _put(self, data: memoryview, begin: int, info: ObjectInfo) -> None:
+        """Put bytes of the object, which begin at `begin` of it, where they belong; not after the caller has left."""
+        first, last = self.span or (0, info.size)
+        at = begin - first
         with self._change:
             if self._stop.is_set():
-                return
-            self.info = before = self.info or info
-            if info.identity != before.identity:
-                raise errors.StoreChangedError(
-                    f"{place}: replaced while it was read: version {info.version} after {before.version}"
-                )
+                raise errors.StoreError(f"{self.store.url}/{self.name}: nobody waits for it any more")
+            if self.into is None and self._data is None:
+                self._data = bytearray(last - first)
             self._writing += 1
-        arrived = 0
         try:
-            if self.into is None:
-                self._received[begin] = part.data
-            else:
-                write_all(self.into, data, begin - (self.span[0] if self.span is not None else 0))
-            arrived = 1
+            if self.into is not None:
+                write_all(self.into, data, at)
+            elif self._data is not None:
+                memoryview(self._data)[at : at + data.nbytes] = data
         finally:
             with self._change:
                 self._writing -= 1
-                self._arrived += arrived
                 self._change.notify_all()
 
 

@@ -50,7 +50,7 @@ def test_nothing_is_left_on_disk_or_open(tmp_path, monkeypatch):
 
     file = InheritedFile(8)
     assert not list(tmp_path.iterdir())
-    assert descriptors() == 1
+    assert 1 <= descriptors() <= 2  # its own, and that of its mapping
     del file
     gc.collect()
     assert descriptors() == 0

@@ -35,7 +35,7 @@ def read_bytes(store: Store, name: str, size: int | None, retry: Retry) -> bytes
     """Return a whole file, of `size` bytes if that is known. Raises as `mixstream.storage.read_object`."""
     data = read_object(store, name, size=size, retry=retry)
     assert data is not None, "without `into`, the bytes are returned"
-    return data
+    return bytes(data)
 
 
 def read_raw(store: Store, info: ShardInfo, retry: Retry) -> bytes:

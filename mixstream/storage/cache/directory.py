@@ -22,6 +22,7 @@ from mixstream.errors import (
     StoreError,
     StoreFaultError,
 )
+from mixstream.metering import SHARDS, here
 from mixstream.storage.cache.confirm import is_current
 from mixstream.storage.cache.contents import partial_name
 from mixstream.storage.cache.fill import CacheFill, Partial, opened, opened_range
@@ -30,8 +31,9 @@ from mixstream.storage.cache.locks import forbidden, holder, parent_of, try_lock
 from mixstream.storage.cache.materialize import ShardSource
 from mixstream.storage.cache.own_files import LINKED, is_own, open_own
 from mixstream.storage.cache.owner import CacheOwner
-from mixstream.storage.cache.waits import StallTimeout
+from mixstream.storage.cache.waits import StallTimeout, WakingCount
 from mixstream.storage.disk_errors import FORBIDDEN, FULL, disk_error, other_than_file, out_of_inodes
+from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.spec import ShardSpec
 
 _TRIES = 3  # when the disk turns out to be full, or the directory is cleared, while a file is written
@@ -72,6 +74,7 @@ class Cache:
         self._returned: dict[str, _Identity] = {}
         self._warned = False
         self._failed: dict[str, tuple[float, StoreError]] = {}  # when the store could not be read last, and why
+        self._filled = ProcessLocal(WakingCount)  # fills of this process that have ended
 
     def open_or_fill(
         self, spec: ShardSpec, source: ShardSource, *, need: float = 0.0, wait: bool = True
@@ -81,7 +84,15 @@ class Cache:
         None, without `wait`: another thread or process is filling it, or there is no room now. Arguments and errors
         are those of `DatasetFiles.open`; ConfigError also where the file system has no `flock`.
         """
-        file = self._open(spec, source) or self._open_original(spec, source) or self._fill(spec, source, need, wait)
+        file, meter = self._open(spec, source) or self._open_original(spec, source), here()
+        if wait:
+            meter.traffic.add("misses" if file is None else "hits")
+        if file is None:
+            stage = meter.clock.enter(SHARDS)
+            try:
+                file = self._fill(spec, source, need, wait)
+            finally:
+                meter.clock.enter(stage)
         if file is not None:
             self._returned[spec.name] = _identity(os.fstat(file.fileno()))
         return file
@@ -278,6 +289,7 @@ class Cache:
                     partial.publish(self.directory, kept.name, durable=self.owner.durable).close()
             file = fill.partials[0].publish(self.directory, spec.name, durable=self.owner.durable)
             self._good[spec.name] = _identity(os.fstat(file.fileno()))  # its bytes were verified when they arrived
+            here().traffic.filled(self.directory, spec.name)
             return file
 
     def _begin(self, fill: CacheFill, name: str, source: ShardSource, stack: ExitStack) -> Partial | BinaryIO | None:
@@ -289,12 +301,15 @@ class Cache:
             ", which another thread or process is fetching; that process is stuck: end it, and this one continues",
             holder=lambda: holder(parent, partial_name(leaf)),
         )
-        asked = time.monotonic()
+        asked, filled = time.monotonic(), self._filled.value
+        seen = filled.now
         while (lock := try_lock(parent, partial_name(leaf))) is None:
             if (file := self._open(fill.spec, source)) is not None or not fill.wait:
                 return file
-            stall.pause(_progress(parent, partial_name(leaf)))
+            stall.pause(_progress(parent, partial_name(leaf)), filled.beyond(seen))
+            seen = filled.now
         partial = Partial(parent, leaf, lock)
+        stack.callback(filled.add)
         stack.callback(partial.close)
         failed, error = self._failed.get(fill.spec.name, (0.0, None))
         if error is not None and failed >= asked:  # a thread that this one waited for has made all attempts just now

@@ -22,6 +22,7 @@ from math import inf
 from pathlib import Path
 
 from mixstream.errors import CacheFullError, ConfigError, WaitTimeoutError
+from mixstream.metering import here
 from mixstream.storage.cache.announcements import Announcement, announced
 from mixstream.storage.cache.contents import CacheContents, CachedShard, Scan
 from mixstream.storage.cache.fill import CacheFill
@@ -49,6 +50,8 @@ class CacheLimit:
     Attributes:
         next_use: returns in how many steps the plan needs each of these raw files (`DatasetFiles.path`); inf for never.
             Called with the lock of the cache held, on any thread. None: the shard opened longest ago is evicted first.
+        unmap: called with the raw file of a shard before it is evicted, by the thread that evicts: unmaps the shard if
+            that thread reads it, since a mapped file takes room even after it was evicted.
     """
 
     def __init__(self, *, limit: int | None = None) -> None:
@@ -56,6 +59,7 @@ class CacheLimit:
             raise ConfigError(f"`cache_limit` must be above 0 bytes, got {limit}; pass None for no limit")
         self.limit = limit
         self.next_use: Callable[[Sequence[Path]], Sequence[float]] | None = None
+        self.unmap: Callable[[Path], None] = lambda path: None
         self._members: dict[Path, CacheContents] = {}
         self._announcement = Announcement()
         self._warned = False
@@ -227,7 +231,7 @@ class CacheLimit:
             if excess <= 0 and not fill.scarce and fill.reserve():
                 return True
             victims = self._victims(fill, scans, anything=fill.wait and not writing)
-            if _evict(victims, excess) and self._reserve(fill, victims, limited=limited):
+            if self._evict(victims, excess) and self._reserve(fill, victims, limited=limited):
                 return True
             if not fill.wait:
                 return False
@@ -287,8 +291,21 @@ class CacheLimit:
                     RuntimeWarning,
                     stacklevel=2,
                 )
-            owed -= victims.pop(victim).remove()
+            owed -= self._remove(victims.pop(victim))
         return True
+
+    def _evict(self, victims: list[CachedShard], excess: int) -> bool:
+        """Evict from the end of the list until `excess` bytes are gone; nothing, if all of it would not be enough."""
+        if excess > sum(shard.size for shard in victims):
+            return False
+        while excess > 0 and victims:
+            excess -= self._remove(victims.pop())
+        return excess <= 0
+
+    def _remove(self, shard: CachedShard) -> int:
+        self.unmap(shard.path)
+        here().traffic.add("evicted")
+        return shard.remove()
 
 
 def _copied(
@@ -298,15 +315,6 @@ def _copied(
     for directory, (names, fixed, index) in members.items():
         copy.add(directory, names, fixed, index=index)
     return copy
-
-
-def _evict(victims: list[CachedShard], excess: int) -> bool:
-    """Evict from the end of the list until `excess` bytes are gone; nothing, if all of it would not be enough."""
-    if excess > sum(shard.size for shard in victims):
-        return False
-    while excess > 0 and victims:
-        excess -= victims.pop().remove()
-    return excess <= 0
 
 
 def _statuses(members: Iterable[CacheContents], writing: Iterable[tuple[int, int, int]]) -> list[os.stat_result]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from mixstream.errors import ShardCorruptError, ShardNotFoundError, StoreError, StoreNotFoundError
+from mixstream.metering import here
 from mixstream.storage.cache.confirm import is_current
 from mixstream.storage.cache.contents import remove
 from mixstream.storage.cache.fill import Partial, opened
@@ -177,7 +178,7 @@ class ShardSource:
 
     def _unpack(self, spec: ShardSpec, compressed: CompressedSpec, file: Partial, kept: Partial | None) -> bool:
         """Fill a shard from its compressed file; return False if there is none."""
-        size = 2 * compressed.size + spec.size  # its parts and the whole are in memory together for an instant
+        size = 2 * compressed.size + spec.size  # some stores have parts in memory beside the whole for an instant
         with _unpacking.value.hold(size, file.heartbeat):
             try:
                 data, raw, info = self._unpacked(spec, compressed, file)
@@ -192,7 +193,7 @@ class ShardSource:
 
     def _unpacked(
         self, spec: ShardSpec, compressed: CompressedSpec, file: Partial
-    ) -> tuple[bytes, bytes, ObjectInfo | None]:
+    ) -> tuple[bytes | bytearray, bytes, ObjectInfo | None]:
         """Return the bytes of a shard, compressed and raw, and their object; from local disk if they are right."""
         for path in self._compressed_files(spec):
             try:
@@ -201,7 +202,7 @@ class ShardSource:
                         raise wrong_size(path, size, compressed.size)
                     if (info := self._current(spec, compressed, found)) is not None:
                         data = found.read(compressed.size + 1)
-                        return data, spec.unpack(data, self.directory), info[0]
+                        return data, self._raw(spec, data), info[0]
                 remove(self.directory, compressed.name)
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.ENXIO, *LINKED):
@@ -252,7 +253,9 @@ class ShardSource:
             self.check_age(part, info, lambda: data)
             file.source = name, (self.version and self.version.known(name)) or info
 
-    def _fetch(self, spec: ShardSpec, part: ShardSpec | CompressedSpec, file: Partial) -> tuple[bytes, bytes] | None:
+    def _fetch(
+        self, spec: ShardSpec, part: ShardSpec | CompressedSpec, file: Partial
+    ) -> tuple[bytearray, bytes] | None:
         """Read one file of a shard from the store, and verify it: the raw one straight into `file`.
 
         Of the compressed one, the bytes are returned, compressed and raw. While wrong bytes come, the file is read
@@ -263,12 +266,12 @@ class ShardSource:
             raise self.missing(spec)
         into = file.number if part is spec else None
 
-        def read() -> tuple[bytes, bytes] | None:
+        def read() -> tuple[bytearray, bytes] | None:
             data = read_file(self, store, part, file, into)
             # What is of another version is no damage, which could be fetched again or set aside.
             if data is not None:
                 self._check_age_of(part, file, data)
-                return data, spec.unpack(data, self.directory)
+                return data, self._raw(spec, data)
             with os.fdopen(file.number, "rb", closefd=False) as written:
                 spec.verify(written)
                 arrived = map_file(written).data
@@ -301,11 +304,16 @@ class ShardSource:
     def _compute(self, spec: ShardSpec, file: Partial) -> None:
         """Fill a shard that is computed from its original, in memory."""
         with _unpacking.value.hold(2 * spec.size, file.heartbeat):  # about as much is read as comes out
-            raw = memoryview(compute(self, spec, file)).cast("B")
+            with here().traffic.timed("decompress"):
+                raw = memoryview(compute(self, spec, file)).cast("B")
             if raw.nbytes != spec.size:
                 raise wrong_size(self.directory / spec.name, raw.nbytes, spec.size)
             self._check_age_of(spec, file, raw)
             file.write(raw)
+
+    def _raw(self, spec: ShardSpec, data: bytes | bytearray) -> bytes:
+        with here().traffic.timed("decompress"):
+            return spec.unpack(data, self.directory)
 
     def _compressed_files(self, spec: ShardSpec) -> list[Path]:
         """Return the compressed files of a shard that are on local disk."""

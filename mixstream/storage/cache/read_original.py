@@ -34,7 +34,7 @@ class ReadSource(Source, Protocol):
 
 def read_file(
     source: ReadSource, store: Store, part: ShardSpec | CompressedSpec, file: Partial, into: int | None
-) -> bytes | None:
+) -> bytearray | None:
     """Read one file of a shard, or the range that it is of a larger one: to `into`, or return it, as `read_object`.
 
     The partial `file` gets the heartbeats, and notes of which object its content is. Errors are those of `read_object`.
@@ -43,7 +43,7 @@ def read_file(
     if isinstance(part, ShardSpec) and part.part is not None and part.part.begin is not None:
         size, span = part.part.size, (part.part.begin, part.part.begin + part.size)
 
-    def read(span: tuple[int, int] | None, into: int | None, known: ObjectInfo | None) -> bytes | None:
+    def read(span: tuple[int, int] | None, into: int | None, known: ObjectInfo | None) -> bytearray | None:
         return read_object(
             store,
             name,
@@ -56,7 +56,7 @@ def read_file(
             known=known,
         )
 
-    def read_span(known: ObjectInfo | None) -> bytes | None:
+    def read_span(known: ObjectInfo | None) -> bytearray | None:
         try:
             return read(span, into, known)
         except NoRangesError as error:

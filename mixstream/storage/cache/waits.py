@@ -39,8 +39,12 @@ class StallTimeout:
         self._nap, self._tell_after = 0.002, _TELL_AFTER
         self._held, self._looked = "", -inf  # who holds it, and when that was looked up
 
-    def pause(self, mark: object) -> None:
+    def pause(self, mark: object, sleep: Callable[[float], object] = time.sleep) -> None:
         """Sleep a little; `mark` is anything that changes when there is progress.
+
+        Args:
+            mark: it.
+            sleep: waits for so many seconds, or until there is reason to look again.
 
         Raises:
             WaitTimeoutError: `mark` has not changed for `seconds`.
@@ -61,7 +65,7 @@ class StallTimeout:
             raise WaitTimeoutError(
                 f"gave up after {self._seconds:.0f} s without progress, waiting for {self._file}{self._what}{held}"
             )
-        time.sleep(self._nap)
+        sleep(self._nap)
         self._nap = min(self._nap * 1.5, 0.03)
 
     @property
@@ -76,6 +80,28 @@ class StallTimeout:
             f"{self._file}{held}: {now - self._began:.0f} s so far, {now - self._since:.0f} s without progress, of "
             f"{self._seconds:.0f} s at most"
         )
+
+
+class WakingCount:
+    """A number that grows, and wakes those that wait for it to."""
+
+    def __init__(self) -> None:
+        self.now, self._change = 0, threading.Condition()
+
+    def add(self) -> None:
+        """Make it one more, and wake them."""
+        with self._change:
+            self.now += 1
+            self._change.notify_all()
+
+    def beyond(self, number: int) -> Callable[[float], object]:
+        """Return what waits until it is more than `number`, at most so many seconds."""
+
+        def wait(timeout: float) -> None:
+            with self._change:
+                self._change.wait_for(lambda: self.now > number, timeout=timeout)
+
+        return wait
 
 
 class _Running:

@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree as ET
 
 from mixstream.errors import NoRangesError, StoreError
-from mixstream.storage.store import ObjectBytes, ObjectInfo, check_whole
+from mixstream.storage.store import ObjectBytes, ObjectInfo, Take, check_whole
 from mixstream.storage.stores.answers import check_answer
 from mixstream.storage.stores.client_errors import Operation, failed, refused_answer
 from mixstream.storage.stores.transport import Answer, Sign, Transport
@@ -51,6 +51,19 @@ class HttpObjects:
 
     def get(self, operation: Operation, path: str, *, if_match: str | None, most: int) -> ObjectBytes:
         """Return the bytes of an object that `operation` names, no more than `most` where it names no end."""
+        with self._got(operation, path, if_match, most) as (answer, info, length):
+            return ObjectBytes(data=answer.exactly(length), info=info)
+
+    def get_into(self, operation: Operation, path: str, take: Take, *, if_match: str | None) -> None:
+        """Give the bytes that `operation` names, which has an end, to `take` as they arrive."""
+        with self._got(operation, path, if_match, 0) as (answer, info, length):
+            answer.hand_over(length, take(info))
+
+    @contextmanager
+    def _got(
+        self, operation: Operation, path: str, if_match: str | None, most: int
+    ) -> Iterator[tuple[Answer, ObjectInfo, int]]:
+        """Ask for the bytes of an object; yield the answer, which was checked, what it says, and its body's length."""
         begin, end = operation.begin, operation.end
         headers = {"Range": f"bytes={begin}-{end - 1}"} if end is not None else {}
         if if_match is not None:
@@ -68,7 +81,7 @@ class HttpObjects:
             if end is None:
                 check_whole(operation.place, size, most)
             check_answer(operation, info, got, length)
-            return ObjectBytes(data=answer.exactly(length), info=info)
+            yield answer, info, length
 
     def head(self, operation: Operation, path: str) -> ObjectInfo:
         """Return what the server says of an object."""

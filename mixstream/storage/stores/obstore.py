@@ -18,7 +18,7 @@ from mixstream.cached import cached_property
 from mixstream.errors import StoreError, StoreFaultError, StoreNotFoundError
 from mixstream.storage.forks import must_use_proxy
 from mixstream.storage.redaction import place_of, redact
-from mixstream.storage.store import WHOLE, ObjectBytes, ObjectInfo, Store, check_version, check_whole, range_end
+from mixstream.storage.store import WHOLE, ObjectBytes, ObjectInfo, Store, Take, check_version, check_whole, range_end
 from mixstream.storage.stores import clients
 from mixstream.storage.stores.client_errors import Operation
 from mixstream.storage.stores.fork_proxy import ProcessStore
@@ -79,18 +79,29 @@ class ObjectStore:
         """Return an object of at most `most` bytes."""
         return self._read(name, 0, None, version, most)
 
+    def read_into(self, name: str, begin: int, end: int, take: Take, *, version: str | None = None) -> None:
+        """Give the bytes [begin, end) of an object to `take`, as they arrive where the client does that."""
+        if must_use_proxy() or not 0 <= begin < end:
+            found = self.read(name, begin, end, version=version)
+            take(found.info)(memoryview(found.data).cast("B"), 0)
+            return
+        operation = self._operation("read", name, begin=begin, end=end, version=version)
+
+        def get(client: clients.Client, operation: Operation) -> None:
+            client.reads(end - begin).get_into(operation, self._path(name), take, if_match=_strong(version))
+
+        self._ask(operation, get)
+
     def _read(self, name: str, begin: int, end: int | None, version: str | None, most: int) -> ObjectBytes:
         if begin < 0 or (end is not None and end < begin):
             raise StoreError(f"{self.url}/{name}: no bytes lie between {begin} and {end}; pass 0 <= begin <= end")
         if begin == end or (end is None and begin > 0):  # HTTP has no empty range
             return self._read_from(name, begin, end, version, most)
         operation = self._operation("read", name, begin=begin, end=end, version=version)
-        # If-Match knows strong ETags only.
-        if_match = version if version is not None and version.startswith('"') else None
 
         def get(client: clients.Client, operation: Operation) -> ObjectBytes:
             pool = client.reads(end - begin if end is not None else 0)
-            return pool.get(operation, self._path(name), if_match=if_match, most=most)
+            return pool.get(operation, self._path(name), if_match=_strong(version), most=most)
 
         return self._ask(operation, get)
 
@@ -184,3 +195,8 @@ class ObjectStore:
             moved = not moved and clients.move(self._address, self.timeout, client)
             if not moved:
                 raise trouble from None
+
+
+def _strong(version: str | None) -> str | None:
+    """Return a version that If-Match knows, a strong ETag; None for another."""
+    return version if version is not None and version.startswith('"') else None

@@ -1,4 +1,4 @@
-"""Connections whose every read ends at the deadline of its request, the status and the headers included.
+"""Connections whose every read ends at the deadline of its request, status and headers included; and what is sent.
 
 A socket's timeout begins anew with every byte, so a server that sends one now and then, or interim answers for ever,
 would hold a request for as long as it likes.
@@ -10,10 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPResponse
-from typing import Any
+from typing import Any, BinaryIO
 
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
+
+_SENT = 1 << 16  # bytes that are sent at once, so that the deadline is looked at in between
 
 _here = threading.local()
 
@@ -32,6 +34,26 @@ def timed(pool: PoolManager) -> PoolManager:
     """Return `pool`; its connections end at the deadlines of their requests (`until`)."""
     pool.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
     return pool
+
+
+class TimedBody:
+    """A body that is sent in pieces, none after the deadline: urllib3 sends bytes at once, within its time to connect.
+
+    Args:
+        source: bytes, or a file that stands at its beginning.
+        deadline: on the monotonic clock.
+    """
+
+    def __init__(self, source: bytes | memoryview | BinaryIO, deadline: float) -> None:
+        self._file = io.BytesIO(source) if isinstance(source, bytes | memoryview) else source
+        self._deadline = deadline
+
+    def read(self, size: int) -> bytes:
+        """Return the next piece, whose size is not up to the caller."""
+        del size
+        if time.monotonic() > self._deadline:
+            raise TimeoutError("timed out")
+        return self._file.read(_SENT)
 
 
 class _Reads(io.RawIOBase):

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any, BinaryIO
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -31,7 +30,7 @@ from mixstream.errors import StoreFaultError
 from mixstream.storage.redaction import redact
 from mixstream.storage.stores.client_errors import Operation, failed
 from mixstream.storage.stores.connections import Connections
-from mixstream.storage.stores.timed_connections import until
+from mixstream.storage.stores.timed_connections import TimedBody, until
 
 Sign = Callable[[str, str, dict[str, str], Any], dict[str, str]]
 """(method, URL, headers, body) -> headers with credentials."""
@@ -41,7 +40,6 @@ _REDIRECTS = 5
 _MOVED = (301, 302, 303, 307, 308)
 _PIECE = 1 << 18  # bytes of one read from a socket, which seldom has more
 _WORDS = 1 << 16  # bytes of an error's body in which its code is looked for
-_SENT = 1 << 16  # bytes that are sent at once, so that the deadline is looked at in between
 
 # What urllib3 says, and our text for it; {server} is where the request went.
 _REASONS: tuple[tuple[tuple[type[BaseException], ...], str, str], ...] = (
@@ -143,13 +141,29 @@ class Answer:
             StoreFaultError: it ends before, or not in time.
         """
         data = bytearray(size)
-        view, filled = memoryview(data), 0
-        while filled < size:
-            if not (piece := self._piece(min(_PIECE, size - filled))):
+        view = memoryview(data)
+
+        def write(piece: memoryview, at: int) -> None:
+            view[at : at + len(piece)] = piece
+
+        self.hand_over(size, write)
+        return data
+
+    def hand_over(self, size: int, write: Callable[[memoryview, int], None]) -> None:
+        """Give a body of `size` bytes to `write`, with where they begin, piece by piece as they arrive.
+
+        Raises:
+            StoreFaultError: it ends before, or not in time.
+        """
+        view, done, filled = memoryview(bytearray(min(_PIECE, size))), 0, 0
+        while done + filled < size:
+            if not (piece := self._piece(min(len(view) - filled, size - done - filled))):
                 raise self.fault("the connection was closed before the end of the body")
             view[filled : filled + len(piece)] = piece
             filled += len(piece)
-        return data
+            if filled == len(view) or done + filled == size:
+                write(view[:filled], done)
+                done, filled = done + filled, 0
 
     def at_most(self, size: int, what: str) -> bytes:
         """Return a body of unknown length.
@@ -190,26 +204,6 @@ class Answer:
             return self.response.read1(size, decode_content=False) or b""
         except (exceptions.HTTPError, OSError, ValueError) as error:
             raise self.fault(_reason(error, self.server)) from None
-
-
-class _Body:
-    """A body that is sent in pieces, none after the deadline: urllib3 sends bytes at once, within its time to connect.
-
-    Args:
-        source: bytes, or a file that stands at its beginning.
-        deadline: on the monotonic clock.
-    """
-
-    def __init__(self, source: bytes | memoryview | BinaryIO, deadline: float) -> None:
-        self._file = BytesIO(source) if isinstance(source, bytes | memoryview) else source
-        self._deadline = deadline
-
-    def read(self, size: int) -> bytes:
-        """Return the next piece, whose size is not up to the caller."""
-        del size
-        if time.monotonic() > self._deadline:
-            raise TimeoutError("timed out")
-        return self._file.read(_SENT)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -285,7 +279,7 @@ class Transport:
             "preload_content": False,
             "decode_content": False,
         }
-        sent, pool = _Body(body, deadline) if body is not None else None, self._connections.pool(*origin_of(url))
+        sent, pool = TimedBody(body, deadline) if body is not None else None, self._connections.pool(*origin_of(url))
         try:
             with until(deadline):
                 return pool.urlopen(url=url, body=sent, timeout=timeout, **what, **unread)

@@ -83,6 +83,38 @@ def test_shards_are_fetched_in_order_with_the_steps_until_they_are_needed():
     fetcher.close()
 
 
+def test_those_that_have_to_be_there_before_all_others_have_the_line_to_themselves():
+    gate = threading.Event()
+    store = Store(lambda number: number != 2 or gate.wait(20))
+    fetcher = Downloader(fetch=store.fetch, threads=4)
+    fetcher.follow(np.array([1, 2, 3, 4]), np.array([0.0, 0, 1, 1]), before=2)
+    until(lambda: store.at_once.total() == 1 and len(store.asked) == 2)
+    time.sleep(0.05)  # in which a mistake would show
+    assert sorted(store.numbers) == [1, 2]
+    gate.set()
+    until(lambda: sorted(store.numbers) == [1, 2, 3, 4])
+    fetcher.close()
+
+
+def test_others_do_not_wait_for_those_that_failed():
+    store = Store()
+    fetcher = Downloader(fetch=lambda number, need: store.fetch(number, need) and 1 // number > 0, threads=2)
+    fetcher.follow(np.array([0, 1, 5]), np.array([0.0, 0, 1]), before=2)  # 0 raises an error
+    until(lambda: set(store.numbers) == {0, 1, 5})
+    fetcher.close()
+
+
+def test_a_new_list_ends_the_wait_for_the_first():
+    store = Store(lambda number: number != 1)  # 1 is never available
+    fetcher = Downloader(fetch=store.fetch, threads=2)
+    fetcher.follow(np.array([1, 2]), np.array([0.0, 1]), before=1)
+    until(lambda: store.numbers.count(1) > 1)
+    assert set(store.numbers) == {1}
+    follow(fetcher, [1, 2])
+    until(lambda: 2 in store.numbers)
+    fetcher.close()
+
+
 def test_a_new_list_takes_the_place_of_the_old_one_at_once():
     gate = threading.Event()
     store = Store(lambda number: gate.wait(20))

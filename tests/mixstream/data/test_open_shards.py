@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import gc
 import pickle
+import weakref
 
 import numpy as np
+from harness import make_dataset
 
+from mixstream.data import domains as reading
 from mixstream.data.open_shards import OpenShards
 
 
@@ -49,3 +53,49 @@ def test_close_and_travel_leave_mappings_behind():
     assert not opened.table.data
     opened.need(np.array([1]), shards().__getitem__)
     assert opened.table.size_S.tolist() == [0, 4, 0, 0, 0]
+
+
+def test_under_a_limit_those_that_are_needed_soon_stay_mapped():
+    opened, asked = OpenShards(50, unmap_after_read=True), []
+
+    def opener(number: int) -> np.ndarray:
+        asked.append(number)
+        return shards()[number]
+
+    opened.keep([3, 7])
+    for _ in range(2):
+        opened.need(np.array([3, 5]), opener)
+        opened.release([3, 5])
+        assert list(opened.table.data) == [3]
+    assert asked == [3, 5, 5]
+    opened.keep([7])
+    assert not opened.table.data
+    assert opened.table.size_S[3] == 0
+
+
+def test_without_a_limit_all_stay_mapped():
+    opened = OpenShards(50)
+    opened.need(np.array([3, 5]), shards().__getitem__)
+    opened.release([3, 5])
+    opened.keep([])
+    assert sorted(opened.table.data) == [3, 5]
+
+
+def test_what_another_thread_unmaps_stays_mapped_while_rows_are_read(library, monkeypatch):
+    """Compiled loops read addresses. The rows are read one by one then."""
+    expected = [row["tokens"].tolist() for row in make_dataset(library)]
+    dataset, alive = make_dataset(library), []
+    gather, table = reading.gather, dataset.domains.opened.table
+
+    def drop_and_gather(*arguments):
+        mapped = [weakref.ref(table.data[number]) for number in set(arguments[1].tolist())]
+        for number in list(table.data):
+            table.drop(number)
+        gc.collect()
+        alive.extend(found() is not None for found in mapped)
+        return gather(*arguments)
+
+    monkeypatch.setattr(reading, "gather", drop_and_gather)
+    assert [row["tokens"].tolist() for row in dataset] == expected
+    assert alive
+    assert all(alive)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -33,9 +34,10 @@ from mixstream.errors import (
 from mixstream.storage import transfer
 from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.open import open_store
+from mixstream.storage.part_limit import PartLimit
 from mixstream.storage.retry import Retry
 from mixstream.storage.store import ObjectBytes, ObjectInfo
-from mixstream.storage.transfer import PARTS_AT_ONCE, PARTS_OF_ONE, _PartLimit, read_object
+from mixstream.storage.transfer import PARTS_AT_ONCE, PARTS_OF_ONE, read_object
 
 BODY = bytes(range(251)) * 4
 
@@ -110,7 +112,7 @@ def failing(plan: dict[int, list[BaseException]]) -> Callable[[int], None]:
     return before
 
 
-def read(store: Fake, *, size: int | None = None, attempts: int = 2, **options) -> bytes | None:
+def read(store: Fake, *, size: int | None = None, attempts: int = 2, **options) -> bytearray | None:
     retry = Retry(attempts=attempts, timeout=options.pop("timeout", 10.0), unit=options.pop("unit", 1e-4))
     return read_object(store, "x", size=len(store.body) if size is None else size, retry=retry, **options)
 
@@ -175,7 +177,7 @@ def test_parts_of_two_versions_are_never_mixed(part, at, careless, times):
     store.careless = careless
     with parts_of(part):
         got = read(store, attempts=times + 1)
-    assert got in {BODY} | {bytes([n]) * len(BODY) for n in range(at, asked + 1)}
+    assert bytes(got or b"") in {BODY} | {bytes([n]) * len(BODY) for n in range(at, asked + 1)}
 
 
 def test_an_object_that_is_replaced_again_and_again_is_given_up():
@@ -247,6 +249,81 @@ def test_a_whole_object_takes_the_room_of_its_parts():
         for got in threads.map(lambda _: read(store), range(24)):
             assert got == BODY
     assert most <= 2
+
+
+class Streamed(Fake):
+    """A store that hands bytes over as they arrive, `pieces` at a time; `cut` bytes are missing at the end."""
+
+    pieces, cut, more = 7, 0, b""
+
+    def read_into(self, name, begin, end, take, *, version=None):
+        found = super().read(name, begin, end, version=version)
+        data, write = bytes(memoryview(found.data)) + self.more, take(found.info)
+        buffer = bytearray(self.pieces)
+        for at in range(0, len(data) - self.cut, self.pieces):
+            piece = data[at : min(at + self.pieces, len(data) - self.cut)]
+            buffer[: len(piece)] = piece
+            write(memoryview(buffer)[: len(piece)], at)
+        buffer[:] = bytes(self.pieces)  # the bytes were the callee's for the call only
+
+
+@settings(max_examples=20)
+@given(part=st.integers(40, 400), begin=st.integers(0, 500), size=st.integers(0, 500), pieces=st.integers(1, 60))
+def test_what_is_handed_over_in_pieces_is_put_in_its_place(part, begin, size, pieces):
+    store = Streamed()
+    store.pieces = pieces
+    with parts_of(part), tempfile.TemporaryFile() as file:
+        span = begin, begin + size
+        assert read(store, span=span) == BODY[begin : begin + size]
+        file.truncate(size)
+        assert read(store, span=span, into=file.fileno()) is None
+        assert file.read() == BODY[begin : begin + size]
+
+
+def test_pieces_of_another_version_or_size_are_not_written():
+    store = Streamed()
+    with tempfile.TemporaryFile() as file:
+        with pytest.raises(ShardCorruptError, match="the index says 3"):
+            read(store, size=3, into=file.fileno())
+        known = ObjectInfo(size=len(BODY), version="v1")
+        store.careless = True
+        with pytest.raises(StoreChangedError):
+            read(store, into=file.fileno(), known=known)
+        assert file.read() == b""
+
+
+@pytest.mark.parametrize(("cut", "more"), [(1, b""), (0, b"!")])
+def test_pieces_that_are_too_few_or_too_many_are_a_fault(cut, more):
+    store = Streamed()
+    store.cut, store.more = cut, more
+    with tempfile.TemporaryFile() as file:
+        with pytest.raises(StoreFaultError, match="bytes came from"):
+            read(store, into=file.fileno())
+        assert store.asked[0] == 2
+        assert len(file.read()) <= len(BODY)  # nothing is written behind a part
+
+
+def test_no_piece_is_written_once_the_caller_has_left():
+    left, goes_on = threading.Event(), threading.Event()
+
+    class Slow(Streamed):
+        def read_into(self, name, begin, end, take, *, version=None):
+            write = take(ObjectInfo(size=len(BODY), version="v0"))
+            if begin == 0:
+                left.wait(20)
+                try:
+                    write(memoryview(b"late"), 0)
+                finally:
+                    goes_on.set()
+            raise StoreError("no such part")
+
+    fresh = mock.patch.object(transfer, "_limit", ProcessLocal(lambda: PartLimit(PARTS_AT_ONCE)))
+    with tempfile.TemporaryFile() as file, parts_of(len(BODY) // 2), fresh:  # both parts are asked for at once
+        with pytest.raises(StoreError, match="no such part"):
+            read(Slow(), into=file.fileno())
+        left.set()
+        assert goes_on.wait(20)
+        assert file.read() == b""
 
 
 def test_a_body_of_another_length_is_not_believed():
@@ -351,7 +428,7 @@ def test_each_fault_halves_what_is_asked_for_at_once():
             succeeded += 1
 
     store = Fake(BODY * 3, before=before)
-    with parts_of(100), mock.patch.object(transfer, "_limit", ProcessLocal(lambda: _PartLimit(PARTS_AT_ONCE))):
+    with parts_of(100), mock.patch.object(transfer, "_limit", ProcessLocal(lambda: PartLimit(PARTS_AT_ONCE))):
         assert read(store, unit=0.001) == BODY * 3
     assert not any(crowded)
 

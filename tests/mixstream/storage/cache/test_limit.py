@@ -301,3 +301,13 @@ def test_a_read_only_directory_serves_what_it_has(tmp_path, small_disk):
         assert world.read(files, 0)
         with pytest.raises(PermissionError, match=r"cannot be written \(Read-only file system\).*pass a `local`"):
             world.read(files, 1)
+
+
+def test_a_shard_is_unmapped_before_it_is_evicted(tmp_path):
+    """A mapped file takes disk space even after it was evicted."""
+    world, told = World(tmp_path).build(), []
+    files = world.files(limit=2 * world.size + 17)
+    files.cache_limit.unmap = lambda path: told.append((path.name, path.exists()))
+    for number in range(3):
+        world.read(files, number)
+    assert told == [(world.name(0), True)]

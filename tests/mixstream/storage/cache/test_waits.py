@@ -23,7 +23,7 @@ from mixstream.storage import build_once, holder_of, waits
 from mixstream.storage.cache import waits as module
 from mixstream.storage.cache.locks import parent_of, try_lock
 from mixstream.storage.cache.owner import CacheOwner
-from mixstream.storage.cache.waits import StallTimeout
+from mixstream.storage.cache.waits import StallTimeout, WakingCount
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*use of fork.. may lead to deadlocks", "ignore:.*fork:DeprecationWarning"),
@@ -150,3 +150,14 @@ def test_where_the_system_lists_no_locks_nothing_is_said_of_holders(tmp_path, mo
     with pytest.raises(WaitTimeoutError, match=r"waiting for a shard, which is fetched$"):
         list(iter(lambda: wait.pause(None), "never"))
     assert "waiting for a shard: 0 s so far" in caplog.text
+
+
+def test_what_waits_for_a_count_is_woken_when_it_grows():
+    count = WakingCount()
+    seen = count.now
+    waiting = threading.Thread(target=count.beyond(seen), args=(60.0,))
+    waiting.start()
+    count.add()
+    waiting.join(timeout=20)
+    assert not waiting.is_alive()
+    count.beyond(seen)(60.0)  # it has grown before
