@@ -84,7 +84,7 @@ def show(loader: ms.Loader, batch: ms.Batch, loss: torch.Tensor) -> None:
         names = loader.dataset.domain_names
         sums, counts = ms.domain_sums(loss, batch.domain, len(names))
         losses = "  ".join(f"{name} {s / c:.3f}" for name, s, c in zip(names, sums, counts) if c)
-        print(f"step {batch.step:6,}  {losses}  (waited {loader.counters.waited:.2f} s for data)", flush=True)
+        print(f"step {batch.step:6,}  {losses}  (waited {loader.stats().wait:.2f} s for data)", flush=True)
 
 
 def train(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mixstream.loader.local import LocalDataset
     from mixstream.loader.megatron_order.options import MegatronOrder
     from mixstream.loader.registry import streams_registry
+    from mixstream.loader.stats import LoaderStats
     from mixstream.loader.stream import Stream
     from mixstream.loader.streams import streams
     from mixstream.loader.validation import ValidationSet
@@ -51,6 +52,7 @@ __getattr__, __dir__ = lazily(
         "loader.local": ["LocalDataset"],
         "loader.megatron_order.options": ["MegatronOrder"],
         "loader.registry": ["streams_registry"],
+        "loader.stats": ["LoaderStats"],
         "loader.stream": ["Stream"],
         "loader.streams": ["streams"],
         "loader.validation": ["ValidationSet"],
@@ -69,6 +71,7 @@ __all__ = [
     "Feedback",
     "JSONWriter",
     "Loader",
+    "LoaderStats",
     "LocalDataset",
     "MDSWriter",
     "MegatronOrder",

@@ -266,9 +266,13 @@ def _index(value: Any) -> int | None:
         return None
 
 
+def _is_masked(value: Any) -> bool:
+    return type(value).__name__ == "MaskedConstant"  # of numpy.ma, which takes 10 ms to import
+
+
 def _float(value: Any) -> float | None:
     """Return the float that `value` holds; None for texts, bools, arrays, what is masked or on no device, all else."""
-    if _is_bool(value) or isinstance(value, str | bytes) or getattr(value, "ndim", 0) or value is np.ma.masked:
+    if _is_bool(value) or isinstance(value, str | bytes) or getattr(value, "ndim", 0) or _is_masked(value):
         return None
     try:
         return float(value.detach() if hasattr(value, "detach") else value)

@@ -55,6 +55,14 @@ def _disk_of_memory() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled() -> None:
+    """Test the compiled loops, not the references that run first; tests of these start processes of their own."""
+    from mixstream.plan.compiled import compile_at_once
+
+    compile_at_once()
+
+
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests decide for themselves what world they run in."""

@@ -12,6 +12,7 @@ batch has (`plan`), how bytes are encoded (`formats`), where files are (`storage
     assemble        addresses become a finished batch
     document_masks  columns of documents in a batch                                document_columns, segments
     row_documents   where documents begin in rows: the protocol                    listed_borders, span_documents
+    compiling       numba is loaded in the background, while numpy gathers
     bad_samples     what happens to samples that cannot be read
     predownload     which shards are fetched ahead, and which are evicted    downloader
 """

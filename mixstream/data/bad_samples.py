@@ -15,7 +15,7 @@ import json
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Self, TypeVar
@@ -220,11 +220,6 @@ class RowReader:
                     )
                     raise
                 self._set_aside((shard, -1 if row is None else row), error)
-
-    def each(self, rows: Rows, at: Addresses, make: Callable[[Addresses], T]) -> Iterator[T]:
-        """Yield the result of `make` for each of this rank's rows, one by one."""
-        for i in range(len(at)):
-            yield self.read(rows, slice(i, i + 1), at[i : i + 1], make)
 
     def _set_aside(self, entry: Entry, error: MixstreamError) -> None:
         for new in self.quarantine.add([entry]):

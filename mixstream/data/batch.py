@@ -94,6 +94,18 @@ class Batch(dict[str, Any]):
         super().__init__()
         self.update(*args, **kwargs)
 
+    @classmethod
+    def of_rows(cls, columns: Mapping[str, Any], *, domain: Any, step: int, repeats: int) -> Self:
+        """Return a batch of new columns: as the constructor, in fewer operations.
+
+        >>> Batch.of_rows({"x": np.arange(2)}, domain=np.array([0, 1]), step=7, repeats=0).step
+        7
+        """
+        batch = cls.__new__(cls)
+        dict.update(batch, columns)
+        batch.domain, batch.step, batch.repeats = domain, step, repeats
+        return batch
+
     # --- the tag --------------------------------------------------------------------------------------------------
 
     def _tag(self) -> _Tag:

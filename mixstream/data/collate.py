@@ -16,6 +16,7 @@ import numpy as np
 
 from mixstream.errors import ConfigError, MissingColumnError
 from mixstream.formats import fixed_array, ndarray_dtype
+from mixstream.metering import TRAINER, here
 
 _WIDENED = {np.dtype(np.uint16), np.dtype(np.uint32)}  # torch can hold these, but not compute with them
 _REMEDY = (
@@ -69,6 +70,22 @@ def batch_columns(records: Sequence[Mapping[str, str]], *, widen: bool) -> dict[
     return columns
 
 
+def row_columns(records: Sequence[Mapping[str, str]], *, widen: bool) -> dict[str, Column] | None:
+    """Return the columns by which rows are gathered that are handed out one by one; as `batch_columns`.
+
+    Returns None also if gathered values might have another type than the same values decoded and collated one by one.
+    """
+    columns = batch_columns(records, widen=widen)
+    for name, column in (columns or {}).items():
+        encodings = {record[name] for record in records}
+        dtypes = {(fixed_array(each) or (ndarray_dtype(each),))[0] for each in encodings}
+        if column.dtype.kind == "f" and any(dtype is None or dtype.kind != "f" for dtype in dtypes):
+            return None  # of int64 and uint64, which no integer type holds
+        if len(encodings) > 1 and "int" in encodings and len(dtypes) == 1:
+            return None  # some numbers are Python's, and some numpy's
+    return columns
+
+
 def collate_samples(samples: Sequence[Any], *, widen: bool = True) -> Any:
     """Collate samples as torch does by default; uint16 and uint32 become int64 unless `widen` is False.
 
@@ -83,7 +100,13 @@ def collate_samples(samples: Sequence[Any], *, widen: bool = True) -> Any:
         ConfigError: a sample is None, or some are dicts and others are not.
         TypeError, RuntimeError: of torch, for samples that do not stack; a note says what to give.
     """
+    from mixstream.data.row_blocks import BlockRow, collate_rows  # needs torch
+
     first = samples[0]
+    if type(first) is BlockRow:
+        made = collate_rows(samples)
+        here().clock.enter(TRAINER)
+        return made
     for sample in samples:
         if sample is None or isinstance(sample, Mapping) is not isinstance(first, Mapping):
             kinds = ", ".join(sorted({type(each).__name__ for each in samples}))
@@ -96,10 +119,12 @@ def collate_samples(samples: Sequence[Any], *, widen: bool = True) -> Any:
     from torch.utils.data import default_collate
 
     try:
-        return default_collate([_widened(sample) for sample in samples] if widen else list(samples))
+        made = default_collate([_widened(sample) for sample in samples] if widen else list(samples))
     except (TypeError, RuntimeError, ValueError) as error:
         error.add_note(f"in collating {len(samples)} rows of type {type(first).__name__}: {_REMEDY}")
         raise
+    here().clock.enter(TRAINER)  # in a DataLoader worker, it hands the batch over and waits for its next turn
+    return made
 
 
 def warn_of_none(dataset: Any) -> None:

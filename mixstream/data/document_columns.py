@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mixstream.data.row_documents import RowBorders
 from mixstream.data.segments import IGNORED, Segments
 from mixstream.errors import ConfigError, ShardCorruptError
-from mixstream.plan.kernels import compile_loop, numba
+from mixstream.plan.compiled import compiled
 from mixstream.types import Int64
 
 Labels = Literal["unshifted", "shifted"]
@@ -145,57 +145,53 @@ def mask_documents_reference(
     return longest
 
 
-if numba is not None:
-
-    def _mask_loop(
-        tokens_BS: Any,
-        counts_BS: Any,
-        begin_B1: Any,
-        token_N: Any,
-        document_N: Any,
-        shifted: bool,
-        position_BS: Any,
-        document_BS: Any,
-        label_BS: Any,
-        ends_N1: Any,
-    ) -> int:  # pragma: no cover - compiled
-        rows, length = tokens_BS.shape
-        longest = np.int64(0)
-        ends_N1[len(ends_N1) - 1] = rows * length
-        for i in range(rows):
-            tokens, positions, documents, labels = tokens_BS[i], position_BS[i], document_BS[i], label_BS[i]
-            begin, end, number = begin_B1[i], begin_B1[i + 1], np.int32(0)
-            if end <= begin or token_N[begin] != 0:
+@compiled(mask_documents_reference)
+def mask_documents(
+    tokens_BS: Any,
+    counts_BS: Any,
+    begin_B1: Any,
+    token_N: Any,
+    document_N: Any,
+    shifted: bool,
+    position_BS: Any,
+    document_BS: Any,
+    label_BS: Any,
+    ends_N1: Any,
+) -> int:  # pragma: no cover - compiled
+    """Compiled `mask_documents_reference`."""
+    rows, length = tokens_BS.shape
+    longest = np.int64(0)
+    ends_N1[len(ends_N1) - 1] = rows * length
+    for i in range(rows):
+        tokens, positions, documents, labels = tokens_BS[i], position_BS[i], document_BS[i], label_BS[i]
+        begin, end, number = begin_B1[i], begin_B1[i + 1], np.int32(0)
+        if end <= begin or token_N[begin] != 0:
+            return -1
+        for n in range(begin, end):
+            first = np.int64(token_N[n])
+            last = np.int64(token_N[n + 1]) if n + 1 < end else length
+            if last <= first or last > length:
                 return -1
-            for n in range(begin, end):
-                first = np.int64(token_N[n])
-                last = np.int64(token_N[n + 1]) if n + 1 < end else length
-                if last <= first or last > length:
-                    return -1
-                ends_N1[n] = i * length + first
-                longest = max(longest, last - first)
-                place, of, to = positions[first:last], documents[first:last], labels[first:last]
-                for t in range(last - first):  # one loop for each array: those are vectorised
-                    place[t] = t
-                if document_N[n] < 0:
-                    of[:] = -1
-                    to[:] = IGNORED
-                    continue
-                of[:] = number
-                number += np.int32(1)
-                if shifted:
-                    to[:-1] = tokens[first + 1 : last]
-                    to[-1] = IGNORED
-                else:
-                    to[:] = tokens[first:last]
-                    to[0] = IGNORED
-            if counts_BS.shape[0]:
-                counts, by = counts_BS[i], 1 if shifted else 0
-                for t in range(length - by):
-                    if counts[t + by] == 0:
-                        labels[t] = IGNORED
-        return longest  # pyright: ignore[reportReturnType]
-
-    mask_documents = compile_loop(_mask_loop)
-else:
-    mask_documents = mask_documents_reference
+            ends_N1[n] = i * length + first
+            longest = max(longest, last - first)
+            place, of, to = positions[first:last], documents[first:last], labels[first:last]
+            for t in range(last - first):  # one loop for each array: those are vectorised
+                place[t] = t
+            if document_N[n] < 0:
+                of[:] = -1
+                to[:] = IGNORED
+                continue
+            of[:] = number
+            number += np.int32(1)
+            if shifted:
+                to[:-1] = tokens[first + 1 : last]
+                to[-1] = IGNORED
+            else:
+                to[:] = tokens[first:last]
+                to[0] = IGNORED
+        if counts_BS.shape[0]:
+            counts, by = counts_BS[i], 1 if shifted else 0
+            for t in range(length - by):
+                if counts[t + by] == 0:
+                    labels[t] = IGNORED
+    return longest  # pyright: ignore[reportReturnType]

@@ -16,18 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.cached import cached_property
+from mixstream.data import compiling
 from mixstream.data.collate import Column, batch_columns
 from mixstream.data.domain import Domain
 from mixstream.data.gather import Field, gather
+from mixstream.data.gather_together import Together
 from mixstream.data.mixable import common_dtypes
 from mixstream.data.open_shards import OpenShards
 from mixstream.data.packed_rows import PackedRows
 from mixstream.data.record_kinds import field_of, record_kinds
 from mixstream.data.sources import find_sources, first_of_each, header_checks, used_shards
-from mixstream.errors import CacheFullError, SelectionError, ShardCorruptError, ShardNotFoundError
+from mixstream.errors import CacheFullError, MixstreamError, SelectionError, ShardCorruptError, ShardNotFoundError
 from mixstream.formats import ShardEntry, fixed_row_tokens
+from mixstream.plan import compiled
 from mixstream.plan.addressing import shard_offsets
+from mixstream.storage import unforked
 from mixstream.types import Addresses, Int64, UInt8
+
+compiled.load_by(compiling.begin, whole=unforked)  # a process that reads rows goes on meanwhile
 
 Alloc = Callable[[np.dtype[Any], tuple[int, ...]], NDArray[Any]]
 """(dtype, shape) -> array to write a column into."""
@@ -62,8 +68,8 @@ class Domains:
     Args:
         domains: the domains.
         listed_K: int64 [K], the place of each in the user's list of streams.
-        unmap_after_read: unmap every shard as soon as its rows are read; a mapped file takes disk space even after it
-            was evicted.
+        unmap_after_read: unmap shards as soon as their rows are read, but for those that the next steps read again; a
+            mapped file takes disk space even after it was evicted.
     """
 
     domains: tuple[Domain, ...]
@@ -151,6 +157,11 @@ class Domains:
         """Tokens of a row, if every record has a column `tokens` of the same fixed length; None otherwise."""
         return fixed_row_tokens(shard.columns for shard in self._kinds[0])
 
+    @property
+    def records(self) -> list[dict[str, str]]:
+        """The columns of each kind of record: column -> encoding."""
+        return [shard.columns for shard in self._kinds[0]]
+
     def columns(self, *, widen: bool) -> dict[str, Column] | None:
         """Return the columns of a gathered batch; None if samples have to be collated one by one."""
         return batch_columns([shard.columns for shard in self._kinds[0]], widen=widen)
@@ -174,8 +185,7 @@ class Domains:
             self.opened.drop(shard)  # `renew` may be called on other `Domains`, which would leave this mapping
             raise
         finally:
-            if self.opened.unmap_after_read:
-                self.opened.drop(shard)
+            self.opened.release((shard,))
         if domain.files.is_in_place and self.opened.due(np.array([shard])):
             domain.check_mapped(number)
         return found
@@ -225,6 +235,22 @@ class Domains:
         self._check_mapped(at.shard_B)
         return found
 
+    def gather_batches(
+        self, batches: Sequence[Addresses], columns: Mapping[str, Column], alloc: Alloc
+    ) -> list[dict[str, NDArray[Any]]] | None:
+        """Return the columns of several batches, as `gather` does for each; None if that takes one call for each."""
+        if len({len(at) for at in batches}) != 1:
+            return None
+        shard_B, row_B = np.concatenate([(at.shard_B, at.row_B) for at in batches], axis=1)
+        known = Together(opened=self.opened, kinds=self._kinds, fields=self._fields)
+        found = known.gather(shard_B, row_B, len(batches), columns, alloc)
+        try:
+            self._check_mapped(shard_B)
+        except MixstreamError:  # `gather` raises it again, at the batch that it belongs to
+            self.opened.look_again()
+            return None
+        return found
+
     def _check_mapped(self, shard_B: Int64) -> None:
         """Check that the files of these shards, whose rows were read, are not written to: mappings would change."""
         for domain, number in map(self.home, self.opened.due(shard_B)):
@@ -232,25 +258,16 @@ class Domains:
 
     def _gather(self, at: Addresses, columns: Mapping[str, Column], alloc: Alloc) -> dict[str, NDArray[Any]] | None:
         out: dict[str, NDArray[Any]] = {}
-        for here_B in self._portions(at.shard_B):
+        for here_B in self.opened.portions(at.shard_B, self._present):
             self.opened.need(at.shard_B[here_B], self._open)
+            # Loops read addresses: what another thread unmaps meanwhile stays mapped until these rows are read.
+            held = [self.opened.table.data.get(shard) for shard in set(at.shard_B[here_B].tolist())]
             read = self._gather_open(at, here_B, columns, alloc, out)
-            if self.opened.unmap_after_read:
-                self.opened.drop(int(at.shard_B[here_B[0]]))
+            del held
+            self.opened.release(set(at.shard_B[here_B].tolist()) if self.opened.unmap_after_read else ())
             if not read:
                 return None
         return out
-
-    def _portions(self, shard_B: Int64) -> list[Int64]:
-        """Return the rows that are read together: all of them, or one shard's if shards are unmapped after reading.
-
-        Shards that are on local disk come first.
-        """
-        if not self.opened.unmap_after_read:
-            return [np.arange(len(shard_B), dtype=np.int64)]
-        by_shard = np.argsort(shard_B, kind="stable")
-        portions = np.split(by_shard, np.flatnonzero(np.diff(shard_B[by_shard])) + 1)
-        return sorted(portions, key=lambda here_B: not self._present(int(shard_B[here_B[0]])))
 
     def _present(self, shard: int) -> bool:
         domain, number = self.home(shard)
@@ -266,7 +283,7 @@ class Domains:
     ) -> bool:
         """Write the rows `here_B`, whose shards are mapped, to `out`; return False if their shapes differ."""
         kind_B = self._kinds[1][at.shard_B[here_B]]
-        for kind in np.unique(kind_B).tolist():
+        for kind in np.unique(kind_B).tolist() if len(self._kinds[0]) > 1 else [0]:
             to_B = here_B[kind_B == kind]
             domain, number = self.home(int(at.shard_B[to_B[0]]))
             if (packed := domain.packed) is not None:

@@ -13,15 +13,20 @@ compared and skipped.
 Shape suffixes: B rows, C columns of the record, S shards, N elements of a row.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.data.loop_memory import carray, memcpy, pointer, prefetch
 from mixstream.formats import FixedStride, GatheredRows, OffsetTable
-from mixstream.plan.kernels import compile_loop, numba
+from mixstream.plan.compiled import beside, compile_loop
 from mixstream.types import Int64, UInt8
+
+_OFFSETS_AHEAD = 16  # rows whose offsets are prefetched
+_AHEAD, _LINES = 2, 4  # rows ahead of the one that is copied, and lines of 64 bytes of them, that are prefetched
 
 
 class ShardTable:
@@ -45,7 +50,7 @@ class ShardTable:
 
     def drop(self, shard: int) -> None:
         """Remove a shard."""
-        self.address_S[shard] = self.size_S[shard] = 0
+        self.size_S[shard] = 0  # not its address: a loop in another thread may have read the size just now
         self.data.pop(shard, None)
 
 
@@ -115,7 +120,7 @@ def gather_reference(
     nbytes = field.elements * field.dtype.itemsize
     for i, (shard, row) in enumerate(zip(shard_B.tolist(), row_B.tolist())):
         data = table.data.get(shard, header[:0])
-        if isinstance(field.rows, OffsetTable) and field.rows.begins + 4 * row + 8 > len(data):
+        if isinstance(field.rows, OffsetTable) and not 0 <= 4 * row <= len(data) - field.rows.begins - 8:
             return i
         begin, end = field.rows.span(data, row)
         if not 0 <= begin <= end <= len(data):
@@ -130,100 +135,221 @@ def gather_reference(
     return -1
 
 
-if numba is not None:
-    from numba.core import cgutils, types
-    from numba.extending import intrinsic
+def gather_by_shard(
+    table: ShardTable, shard_B: Int64, row_B: Int64, field: Field, out: NDArray[Any], to_B: Int64
+) -> int:
+    """Do what `gather_reference` does; samples of one size, side by side, take one copy for each shard."""
+    columns = _columns_by_shard(table, shard_B, row_B, field)
+    if columns is None:
+        return gather_reference(table, shard_B, row_B, field, out, to_B)
+    for here_B, column, row_n in columns:
+        out[to_B[here_B]] = column[row_n]
+    return -1
 
-    @intrinsic
-    def _pointer(typing_context: Any, address: Any) -> Any:  # pragma: no cover - compiled
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
-        return types.voidptr(address), generate  # signature, code generator
+def _columns_by_shard(
+    table: ShardTable, shard_B: Int64, row_B: Int64, field: Field
+) -> list[tuple[Int64, NDArray[Any], Int64]] | None:
+    """Return, for each shard, which of the rows are its, `field` of its samples, and the rows' places among them.
 
-    pointer: Any = _pointer
-    carray: Any = vars(numba)["carray"]
+    None if the samples are not all of one size, or cannot be copied.
+    """
+    header, size = np.frombuffer(field.header, dtype=np.uint8), int(field.sizes_C.sum())
+    at = int(field.sizes_C[: field.column].sum())
+    if (
+        not size
+        or (field.sizes_C < 0).any()
+        or field.sizes_C[field.column] != (len(header) + field.elements * field.dtype.itemsize)
+    ):
+        return None
+    found = []
+    by_shard = np.argsort(shard_B, kind="stable")
+    for here_B in np.split(by_shard, np.flatnonzero(np.diff(shard_B[by_shard])) + 1) if len(by_shard) else ():
+        data, row_n = table.data.get(int(shard_B[here_B[0]]), header[:0]), row_B[here_B]
+        if isinstance(field.rows, FixedStride):
+            begin_n = field.rows.begins + field.rows.stride * row_n
+        else:
+            offsets = data[field.rows.begins :]
+            if row_n.min() < 0 or 4 * int(row_n.max()) + 8 > len(offsets):
+                return None
+            offset_R = offsets[: 4 * int(row_n.max()) + 8].view("<u4")
+            begin_n = offset_R[row_n].astype(np.int64)
+            if (offset_R[row_n + 1] != begin_n + size).any():
+                return None
+        first, last = int(begin_n.min()), int(begin_n.max())
+        place_n, apart_n = np.divmod(begin_n - first, size)
+        if first < 0 or last + size > len(data) or apart_n.any():
+            return None
+        sample_NS = data[first : last + size].reshape(-1, size)[:, at : at + int(field.sizes_C[field.column])]
+        if len(header) and (sample_NS[place_n, : len(header)] != header).any():
+            return None
+        found.append((here_B, sample_NS[:, len(header) :].view(field.dtype), place_n))
+    return found
 
-    def _gather_loop(
-        address_S: Any,
-        size_S: Any,
-        shard_B: Any,
-        row_B: Any,
-        rows_at: int,
-        stride: int,
-        sizes_C: Any,
-        column: int,
-        header: Any,
-        like: Any,
-        elements: int,
-        out: Any,
-        to_B: Any,
-    ) -> int:  # pragma: no cover - compiled
-        variable = 0
+
+def gather_batches_reference(
+    table: ShardTable, shard_B: Int64, row_B: Int64, field: Field, outs: Sequence[NDArray[Any]]
+) -> int:
+    """Copy `field` of the rows of several batches, all of one size, which stand one after the other, to `outs`.
+
+    Returns -1, or the position in `row_B` of the first row that cannot be copied, as `gather_reference`.
+
+    Args:
+        table: the shards that are mapped.
+        shard_B: int64 [B], the shard of each row, over all batches.
+        row_B: int64 [B], its number there.
+        field: the column.
+        outs: one contiguous array for each batch, [*, ...] of N elements a row, all of one dtype.
+    """
+    for g, out in enumerate(outs):
+        here = slice(g * len(out), (g + 1) * len(out))
+        to_B, out_BN = np.arange(len(out), dtype=np.int64), out.reshape(len(out), field.elements)
+        if (bad := gather_by_shard(table, shard_B[here], row_B[here], field, out_BN, to_B)) >= 0:
+            return here.start + bad
+    return -1
+
+
+def _find_rows(
+    address_S: Any,
+    size_S: Any,
+    shard_B: Any,
+    row_B: Any,
+    rows_at: int,
+    stride: int,
+    sizes_C: Any,
+    column: int,
+    header: Any,
+    nbytes: int,
+    source_B: Any,
+) -> int:  # pragma: no cover - compiled
+    variable = 0
+    for c in range(len(sizes_C)):
+        variable += sizes_C[c] < 0
+    for i in range(len(row_B)):
+        base, size, row = address_S[shard_B[i]], size_S[shard_B[i]], row_B[i]
+        if stride > 0:
+            begin = rows_at + stride * row
+            end = begin + sizes_C[0]
+        else:
+            ahead = min(i + _OFFSETS_AHEAD, len(row_B) - 1)  # prefetching from any address is harmless
+            prefetch(address_S[shard_B[ahead]] + np.uint64(rows_at + 4 * row_B[ahead]))
+            if row < 0 or rows_at + 4 * row + 8 > size:
+                return i
+            offset = carray(pointer(base + np.uint64(rows_at + 4 * row)), (2,), np.uint32)
+            begin, end = np.int64(offset[0]), np.int64(offset[1])
+        if begin < 0 or begin > end or end > size or begin + 4 * variable > end:
+            return i
+        sizes = carray(pointer(base + np.uint64(begin)), (variable,), np.uint32)
+        last, at, length, v = begin + 4 * variable, np.int64(0), np.int64(0), 0
         for c in range(len(sizes_C)):
-            variable += sizes_C[c] < 0
-        nbytes = elements * like.itemsize
-        for i in range(len(row_B)):
-            base, size, row = address_S[shard_B[i]], size_S[shard_B[i]], row_B[i]
-            if stride > 0:
-                begin = rows_at + stride * row
-                end = begin + sizes_C[0]
-            else:
-                if rows_at + 4 * row + 8 > size:
-                    return i
-                offset = carray(pointer(base + np.uint64(rows_at + 4 * row)), (2,), np.uint32)
-                begin, end = np.int64(offset[0]), np.int64(offset[1])
-            if begin < 0 or begin > end or end > size or begin + 4 * variable > end:
+            taken = sizes_C[c]
+            if taken < 0:
+                taken = np.int64(sizes[v])
+                v += 1
+            if c == column:
+                at, length = last, taken
+            last += taken
+        if last != end or length != len(header) + nbytes:
+            return i
+        payload = carray(pointer(base + np.uint64(at)), (length,), np.uint8)
+        for h in range(len(header)):
+            if payload[h] != header[h]:
                 return i
-            sizes = carray(pointer(base + np.uint64(begin)), (variable,), np.uint32)
-            last, at, length, v = begin + 4 * variable, np.int64(0), np.int64(0), 0
-            for c in range(len(sizes_C)):
-                taken = sizes_C[c]
-                if taken < 0:
-                    taken = np.int64(sizes[v])
-                    v += 1
-                if c == column:
-                    at, length = last, taken
-                last += taken
-            if last != end or length != len(header) + nbytes:
-                return i
-            payload = carray(pointer(base + np.uint64(at)), (length,), np.uint8)
-            for h in range(len(header)):
-                if payload[h] != header[h]:
-                    return i
-            values = carray(pointer(base + np.uint64(at + len(header))), (elements,), like.dtype)
-            target = out[to_B[i]]
-            for n in range(elements):
-                target[n] = values[n]
-        return -1
+        source_B[i] = base + np.uint64(at + len(header))
+    return -1
 
-    _compiled = compile_loop(_gather_loop)
 
-    def gather(table: ShardTable, shard_B: Int64, row_B: Int64, field: Field, out: NDArray[Any], to_B: Int64) -> int:
-        """Compiled `gather_reference`."""
-        stored = field.dtype
-        if stored == out.dtype:  # copying bits needs one compiled loop for each size of element
-            stored = np.dtype(f"u{stored.itemsize}")
-            out = out.view(stored)
-        elif np.float16 in (stored, out.dtype):  # numba has no float16
-            return gather_reference(table, shard_B, row_B, field, out, to_B)
-        return int(
-            _compiled(
-                table.address_S,
-                table.size_S,
-                shard_B,
-                row_B,
-                field.rows.begins,
-                field.rows.stride if isinstance(field.rows, FixedStride) else 0,
-                field.sizes_C,
-                field.column,
-                np.frombuffer(field.header, dtype=np.uint8),
-                np.empty(0, dtype=stored),
-                field.elements,
-                out,
-                to_B,
-            )
+def _copy_rows(source_B: Any, target_B: Any, nbytes: int) -> None:  # pragma: no cover - compiled
+    last = len(source_B) - 1
+    for i in range(len(source_B)):
+        ahead = source_B[min(i + _AHEAD, last)]
+        for line in range(min(_LINES, nbytes >> 6)):
+            prefetch(ahead + np.uint64(64 * line))
+        memcpy(target_B[i], source_B[i], nbytes)
+
+
+def _cast_rows(
+    source_B: Any, target_B: Any, elements: int, stored: Any, made: Any
+) -> None:  # pragma: no cover - compiled
+    last = len(source_B) - 1
+    for i in range(len(source_B)):
+        ahead = source_B[min(i + _AHEAD, last)]
+        for line in range(min(_LINES, (elements * stored.itemsize) >> 6)):
+            prefetch(ahead + np.uint64(64 * line))
+        values = carray(pointer(source_B[i]), (elements,), stored.dtype)
+        target = carray(pointer(target_B[i]), (elements,), made.dtype)
+        for n in range(elements):
+            target[n] = values[n]
+
+
+_compiled_find = compile_loop(_find_rows)
+_compiled_copy = compile_loop(_copy_rows)  # of all dtypes
+_compiled_cast = compile_loop(_cast_rows)  # compiled for each pair of dtypes
+
+
+@beside(gather_by_shard)
+def gather(table: ShardTable, shard_B: Int64, row_B: Int64, field: Field, out: NDArray[Any], to_B: Int64) -> int:
+    """Compiled `gather_reference`."""
+    if not (_is_compiled(field.dtype, out.dtype) and out.flags.c_contiguous):
+        return gather_reference(table, shard_B, row_B, field, out, to_B)
+    target_B = (_address(out) + to_B * out.strides[0]).view(np.uint64)
+    return _gather(table, shard_B, row_B, field, out.dtype, target_B)
+
+
+@beside(gather_batches_reference)
+def gather_batches(table: ShardTable, shard_B: Int64, row_B: Int64, field: Field, outs: Sequence[NDArray[Any]]) -> int:
+    """Compiled `gather_batches_reference`."""
+    if not _is_compiled(field.dtype, outs[0].dtype):
+        return gather_batches_reference(table, shard_B, row_B, field, outs)
+    if {(out.shape, out.dtype, out.flags.c_contiguous) for out in outs} != {(outs[0].shape, outs[0].dtype, True)}:
+        raise ValueError("batches that are gathered together have one shape and dtype, and are contiguous")
+    if len(row_B) != len(outs) * len(outs[0]):
+        raise ValueError(f"{len(row_B)} rows do not fill {len(outs)} batches of {len(outs[0])}")
+    begin_G, place_R = [_address(out) for out in outs], np.arange(len(outs[0])) * outs[0].strides[0]
+    target_B = (np.array(begin_G, dtype=np.int64)[:, None] + place_R).view(np.uint64).reshape(-1)
+    return _gather(table, shard_B, row_B, field, outs[0].dtype, target_B)
+
+
+def _is_compiled(stored: np.dtype[Any], made: np.dtype[Any]) -> bool:
+    return stored == made or np.float16 not in (stored, made)  # numba has no float16
+
+
+def _gather(
+    table: ShardTable,
+    shard_B: Int64,
+    row_B: Int64,
+    field: Field,
+    made: np.dtype[Any],
+    target_B: NDArray[np.uint64],
+) -> int:
+    """Copy rows to the addresses `target_B`, of rows of the dtype `made`; return as `gather_reference`."""
+    nbytes = field.elements * field.dtype.itemsize
+    source_B = np.empty(len(row_B), dtype=np.uint64)
+    bad = int(
+        _compiled_find(
+            table.address_S,
+            table.size_S,
+            shard_B,
+            row_B,
+            field.rows.begins,
+            field.rows.stride if isinstance(field.rows, FixedStride) else 0,
+            field.sizes_C,
+            field.column,
+            np.frombuffer(field.header, dtype=np.uint8),
+            nbytes,
+            source_B,
         )
+    )
+    if bad >= 0:
+        source_B, target_B = source_B[:bad], target_B[:bad]
+    if field.dtype == made:
+        _compiled_copy(source_B, target_B, nbytes)
+    else:
+        like = np.empty(0, dtype=field.dtype), np.empty(0, dtype=made)
+        _compiled_cast(source_B, target_B, field.elements, *like)
+    return bad
 
-else:
-    gather = gather_reference
+
+def _address(array: NDArray[Any]) -> int:
+    """Return where an array lies, whose rows are contiguous."""
+    return array.__array_interface__["data"][0]

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.data.gather import ShardTable
+from mixstream.data.loop_memory import carray, pointer
 from mixstream.data.span_table import Spans
 from mixstream.formats import OffsetTable
-from mixstream.plan.kernels import compile_loop, numba
+from mixstream.plan.compiled import beside, compile_loop
 from mixstream.types import Int64, UInt8
 
 
@@ -123,132 +124,127 @@ def gather_spans_reference(
     return -1
 
 
-if numba is not None:
-    from mixstream.data.gather import carray, pointer
-
-    def _gather_loop(
-        address_S: Any,
-        size_S: Any,
-        begin_B1: Any,
-        shard_N: Any,
-        sample_N: Any,
-        start_N: Any,
-        tokens_N: Any,
-        flat: int,
-        offsets_at: int,
-        sizes_C: Any,
-        column: int,
-        shaped: bool,
-        like: Any,
-        pad: Any,
-        out: Any,
-        to_B: Any,
-        at_N: Any,
-    ) -> int:  # pragma: no cover - compiled
-        # Samples lie far apart, so each is a miss of the processor's cache. Three short loops let it wait for many at
-        # once: where the record begins, where its column does, then the tokens. -1 in `at_N`: the span cannot be read.
-        variable = 0
-        for c in range(len(sizes_C)):
-            variable += sizes_C[c] < 0
-        itemsize, spans = like.itemsize, begin_B1[len(begin_B1) - 1]
-        for n in range(spans):
-            base, size, sample = address_S[shard_N[n]], size_S[shard_N[n]], sample_N[n]
-            if flat >= 0:
-                at_N[0, n] = flat if sample == 0 and flat <= size else -1
-                at_N[1, n] = size
-            elif sample < 0 or offsets_at + 4 * sample + 8 > size:
-                at_N[0, n] = -1
-            else:
-                offset = carray(pointer(base + np.uint64(offsets_at + 4 * sample)), (2,), np.uint32)
-                begin, end = np.int64(offset[0]), np.int64(offset[1])
-                at_N[0, n] = begin if begin + 4 * variable <= end <= size else -1
-                at_N[1, n] = end
-        for n in range(spans):
-            begin, end = at_N[0, n], at_N[1, n]
-            if begin < 0:
-                continue
-            at, length = begin, (end - begin) // itemsize * itemsize
+def _gather_loop(
+    address_S: Any,
+    size_S: Any,
+    begin_B1: Any,
+    shard_N: Any,
+    sample_N: Any,
+    start_N: Any,
+    tokens_N: Any,
+    flat: int,
+    offsets_at: int,
+    sizes_C: Any,
+    column: int,
+    shaped: bool,
+    like: Any,
+    pad: Any,
+    out: Any,
+    to_B: Any,
+    at_N: Any,
+) -> int:  # pragma: no cover - compiled
+    # Samples lie far apart, so each is a miss of the processor's cache. Three short loops let it wait for many at
+    # once: where the record begins, where its column does, then the tokens. -1 in `at_N`: the span cannot be read.
+    variable = 0
+    for c in range(len(sizes_C)):
+        variable += sizes_C[c] < 0
+    itemsize, spans = like.itemsize, begin_B1[len(begin_B1) - 1]
+    for n in range(spans):
+        base, size, sample = address_S[shard_N[n]], size_S[shard_N[n]], sample_N[n]
+        if flat >= 0:
+            at_N[0, n] = flat if sample == 0 and flat <= size else -1
+            at_N[1, n] = size
+        elif sample < 0 or offsets_at + 4 * sample + 8 > size:
+            at_N[0, n] = -1
+        else:
+            offset = carray(pointer(base + np.uint64(offsets_at + 4 * sample)), (2,), np.uint32)
+            begin, end = np.int64(offset[0]), np.int64(offset[1])
+            at_N[0, n] = begin if begin + 4 * variable <= end <= size else -1
+            at_N[1, n] = end
+    for n in range(spans):
+        begin, end = at_N[0, n], at_N[1, n]
+        if begin < 0:
+            continue
+        at, length = begin, (end - begin) // itemsize * itemsize
+        base = address_S[shard_N[n]]
+        if flat < 0:
+            sizes = carray(pointer(base + np.uint64(begin)), (variable,), np.uint32)
+            last, v = begin + 4 * variable, 0
+            for c in range(len(sizes_C)):
+                taken = sizes_C[c]
+                if taken < 0:
+                    taken = np.int64(sizes[v])
+                    v += 1
+                if c == column:
+                    at, length = last, taken
+                last += taken
+            if last != end:
+                length = -1
+            elif shaped and length > 0:
+                head = carray(pointer(base + np.uint64(at)), (length,), np.uint8)
+                width = 1 << (head[0] & 3)
+                count = np.uint64(0)
+                if head[0] >> 2 == 1 and 1 + width <= length:
+                    for h in range(width):
+                        count |= np.uint64(head[1 + h]) << np.uint64(8 * h)
+                    at, length = at + 1 + width, length - 1 - width
+                    length = length if np.uint64(length // itemsize) == count else -1
+                else:
+                    length = -1
+            elif shaped:
+                length = -1
+            if length % itemsize:
+                length = -1
+        start, tokens = start_N[n], tokens_N[n]
+        inside = start >= 0 and 0 <= tokens <= length // itemsize - start
+        at_N[0, n] = at + start * itemsize if inside else -1
+    for i in range(len(to_B)):
+        target, filled = out[to_B[i]], np.int64(0)
+        for n in range(begin_B1[i], begin_B1[i + 1]):
+            tokens = tokens_N[n]
+            if at_N[0, n] < 0 or tokens < 0 or filled < 0 or filled + tokens > len(target):
+                return i  # with both above 0, the loop below is vectorised
             base = address_S[shard_N[n]]
-            if flat < 0:
-                sizes = carray(pointer(base + np.uint64(begin)), (variable,), np.uint32)
-                last, v = begin + 4 * variable, 0
-                for c in range(len(sizes_C)):
-                    taken = sizes_C[c]
-                    if taken < 0:
-                        taken = np.int64(sizes[v])
-                        v += 1
-                    if c == column:
-                        at, length = last, taken
-                    last += taken
-                if last != end:
-                    length = -1
-                elif shaped and length > 0:
-                    head = carray(pointer(base + np.uint64(at)), (length,), np.uint8)
-                    width = 1 << (head[0] & 3)
-                    count = np.uint64(0)
-                    if head[0] >> 2 == 1 and 1 + width <= length:
-                        for h in range(width):
-                            count |= np.uint64(head[1 + h]) << np.uint64(8 * h)
-                        at, length = at + 1 + width, length - 1 - width
-                        length = length if np.uint64(length // itemsize) == count else -1
-                    else:
-                        length = -1
-                elif shaped:
-                    length = -1
-                if length % itemsize:
-                    length = -1
-            start, tokens = start_N[n], tokens_N[n]
-            inside = start >= 0 and 0 <= tokens <= length // itemsize - start
-            at_N[0, n] = at + start * itemsize if inside else -1
-        for i in range(len(to_B)):
-            target, filled = out[to_B[i]], np.int64(0)
-            for n in range(begin_B1[i], begin_B1[i + 1]):
-                tokens = tokens_N[n]
-                if at_N[0, n] < 0 or tokens < 0 or filled < 0 or filled + tokens > len(target):
-                    return i  # with both above 0, the loop below is vectorised
-                base = address_S[shard_N[n]]
-                values = carray(pointer(base + np.uint64(at_N[0, n])), (tokens,), like.dtype)
-                for t in range(tokens):
-                    target[filled + t] = values[t]
-                filled += tokens
-            for t in range(filled, len(target)):
-                target[t] = pad
-        return -1
+            values = carray(pointer(base + np.uint64(at_N[0, n])), (tokens,), like.dtype)
+            for t in range(tokens):
+                target[filled + t] = values[t]
+            filled += tokens
+        for t in range(filled, len(target)):
+            target[t] = pad
+    return -1
 
-    _compiled = compile_loop(_gather_loop)
 
-    def gather_spans(
-        table: ShardTable, spans: Spans, field: SpanField, out: NDArray[Any], to_B: Int64, pad: int
-    ) -> int:
-        """Compiled `gather_spans_reference`."""
-        stored = field.dtype
-        if stored == out.dtype:  # copying bits needs one compiled loop for each size of element
-            pad = int(np.array(pad, dtype=stored).view(f"u{stored.itemsize}"))
-            stored = np.dtype(f"u{stored.itemsize}")
-            out = out.view(stored)
-        elif np.float16 in (stored, out.dtype):  # numba has no float16
-            return gather_spans_reference(table, spans, field, out, to_B, pad)
-        return int(
-            _compiled(
-                table.address_S,
-                table.size_S,
-                spans.begin_B1,
-                spans.shard_N,
-                spans.sample_N,
-                spans.start_N,
-                spans.tokens_N,
-                -1 if field.flat is None else field.flat,
-                0 if field.rows is None else field.rows.begins,
-                np.empty(0, dtype=np.int64) if field.sizes_C is None else field.sizes_C,
-                field.column,
-                field.shaped,
-                np.empty(0, dtype=stored),
-                out.dtype.type(pad),
-                out,
-                to_B,
-                np.empty((2, len(spans.tokens_N)), dtype=np.int64),
-            )
+_compiled = compile_loop(_gather_loop)
+
+
+@beside(gather_spans_reference)
+def gather_spans(table: ShardTable, spans: Spans, field: SpanField, out: NDArray[Any], to_B: Int64, pad: int) -> int:
+    """Compiled `gather_spans_reference`."""
+    stored = field.dtype
+    if stored == out.dtype:  # copying bits needs one compiled loop for each size of element
+        pad = int(np.array(pad, dtype=stored).view(f"u{stored.itemsize}"))
+        stored = np.dtype(f"u{stored.itemsize}")
+        out = out.view(stored)
+    elif np.float16 in (stored, out.dtype):  # numba has no float16
+        return gather_spans_reference(table, spans, field, out, to_B, pad)
+    return int(
+        _compiled(
+            table.address_S,
+            table.size_S,
+            spans.begin_B1,
+            spans.shard_N,
+            spans.sample_N,
+            spans.start_N,
+            spans.tokens_N,
+            -1 if field.flat is None else field.flat,
+            0 if field.rows is None else field.rows.begins,
+            np.empty(0, dtype=np.int64) if field.sizes_C is None else field.sizes_C,
+            field.column,
+            field.shaped,
+            np.empty(0, dtype=stored),
+            out.dtype.type(pad),
+            out,
+            to_B,
+            np.empty((2, len(spans.tokens_N)), dtype=np.int64),
         )
-
-else:
-    gather_spans = gather_spans_reference
+    )

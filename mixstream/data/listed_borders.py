@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.data.loop_memory import carray, pointer
 from mixstream.data.row_documents import RowBorders
-from mixstream.plan.kernels import compile_loop, numba
+from mixstream.plan.compiled import compile_loop, compiled
 from mixstream.types import Int64, UInt8
 
 
@@ -177,57 +178,52 @@ def listed_borders_reference(
 _Bytes: Any = np.ctypeslib.as_ctypes_type(np.uint8)
 
 
-if numba is not None:
-    from mixstream.data.gather import carray, pointer
+@compile_loop
+def _position(address: Any, number: Any, unit: Any) -> Any:  # pragma: no cover - compiled
+    """Return one listed position; its eight bytes need not be aligned."""
+    raw = carray(pointer(address + np.uint64(8) * np.uint64(number)), (8,), np.uint8)
+    value = np.int64(0)
+    for byte in range(8):
+        value |= np.int64(raw[byte]) << np.int64(8 * byte)
+    return value // unit
 
-    def _position_at(address: Any, number: Any, unit: Any) -> Any:  # pragma: no cover - compiled
-        """Return one listed position; its eight bytes need not be aligned."""
-        raw = carray(pointer(address + np.uint64(8) * np.uint64(number)), (8,), np.uint8)
-        value = np.int64(0)
-        for byte in range(8):
-            value |= np.int64(raw[byte]) << np.int64(8 * byte)
-        return value // unit
 
-    _position = compile_loop(_position_at)
-
-    def _listed_loop(
-        address_B: Any,
-        count_B: Any,
-        unit_B: Any,
-        start_B: Any,
-        tokens_B: Any,
-        begin_B1: Any,
-        token_N: Any,
-        document_N: Any,
-    ) -> int:  # pragma: no cover - compiled
-        n = 0
-        begin_B1[0] = 0
-        for i in range(len(start_B)):
-            address, count, unit, start = address_B[i], count_B[i], unit_B[i], start_B[i]
-            low, high = np.int64(0), count  # the first position behind `start`
-            while low < high:
-                middle = (low + high) >> 1
-                if _position(address, middle, unit) <= start:
-                    low = middle + 1
-                else:
-                    high = middle
-            if n < len(token_N):
-                token_N[n], document_N[n] = 0, max(low - 1, 0)
-            last, end = start, start + tokens_B[i]
-            n += 1
-            while low < count:
-                cut = _position(address, low, unit)
-                if cut >= end:
-                    break
-                if cut > last:  # documents without tokens begin where the next one does
-                    n += 1
-                    last = cut
-                if n <= len(token_N):
-                    token_N[n - 1], document_N[n - 1] = cut - start, low
-                low += 1
-            begin_B1[i + 1] = n
-        return n
-
-    listed_borders = compile_loop(_listed_loop)
-else:
-    listed_borders = listed_borders_reference
+@compiled(listed_borders_reference)
+def listed_borders(
+    address_B: Any,
+    count_B: Any,
+    unit_B: Any,
+    start_B: Any,
+    tokens_B: Any,
+    begin_B1: Any,
+    token_N: Any,
+    document_N: Any,
+) -> int:  # pragma: no cover - compiled
+    """Compiled `listed_borders_reference`."""
+    n = 0
+    begin_B1[0] = 0
+    for i in range(len(start_B)):
+        address, count, unit, start = address_B[i], count_B[i], unit_B[i], start_B[i]
+        low, high = np.int64(0), count  # the first position behind `start`
+        while low < high:
+            middle = (low + high) >> 1
+            if _position(address, middle, unit) <= start:
+                low = middle + 1
+            else:
+                high = middle
+        if n < len(token_N):
+            token_N[n], document_N[n] = 0, max(low - 1, 0)
+        last, end = start, start + tokens_B[i]
+        n += 1
+        while low < count:
+            cut = _position(address, low, unit)
+            if cut >= end:
+                break
+            if cut > last:  # documents without tokens begin where the next one does
+                n += 1
+                last = cut
+            if n <= len(token_N):
+                token_N[n - 1], document_N[n - 1] = cut - start, low
+            low += 1
+        begin_B1[i + 1] = n
+    return n

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.data.loop_memory import carray, pointer
 from mixstream.data.sequence_rows import SequenceRows
-from mixstream.plan.kernels import compile_loop, numba
+from mixstream.plan.compiled import beside, compile_loop
 from mixstream.types import Int64
 
 JOINED = 1 << 31
@@ -186,79 +187,75 @@ def compute_spans(table: SpanTable, shard_B: Int64, row_B: Int64) -> Spans | int
     )  # fmt: skip
 
 
-if numba is not None:
-    from mixstream.data.gather import carray, pointer
-
-    def _collect_loop(
-        begin_S: Any,
-        span_S: Any,
-        rows_S: Any,
-        spans_S: Any,
-        seq_len_S: Any,
-        stored_S: Any,
-        shard_B: Any,
-        row_B: Any,
-        begin_B1: Any,
-        span_N4: Any,
-        joined_N: Any,
-    ) -> int:  # pragma: no cover - compiled
-        count, room = np.int64(0), len(joined_N)
-        for i in range(len(row_B)):
-            shard, row = shard_B[i], row_B[i]
-            if row < 0 or row >= rows_S[shard]:
+def _collect_loop(
+    begin_S: Any,
+    span_S: Any,
+    rows_S: Any,
+    spans_S: Any,
+    seq_len_S: Any,
+    stored_S: Any,
+    shard_B: Any,
+    row_B: Any,
+    begin_B1: Any,
+    span_N4: Any,
+    joined_N: Any,
+) -> int:  # pragma: no cover - compiled
+    count, room = np.int64(0), len(joined_N)
+    for i in range(len(row_B)):
+        shard, row = shard_B[i], row_B[i]
+        if row < 0 or row >= rows_S[shard]:
+            return i
+        if stored_S[shard]:
+            stored = stored_S[shard]
+            at, end, first = row * seq_len_S[shard], (row + 1) * seq_len_S[shard], True
+            while at < end:
+                tokens = min(end, (at // stored + 1) * stored) - at
+                if count < room:
+                    span_N4[0, count], span_N4[1, count] = shard, at // stored
+                    span_N4[2, count], span_N4[3, count] = at % stored, tokens
+                    joined_N[count] = not first
+                at += tokens
+                count += 1
+                first = False
+        else:
+            edges = carray(pointer(begin_S[shard] + np.uint64(4 * row)), (2,), np.uint32)
+            low, high = np.int64(edges[0]), np.int64(edges[1])
+            if low > high or high > spans_S[shard]:
                 return i
-            if stored_S[shard]:
-                stored = stored_S[shard]
-                at, end, first = row * seq_len_S[shard], (row + 1) * seq_len_S[shard], True
-                while at < end:
-                    tokens = min(end, (at // stored + 1) * stored) - at
-                    if count < room:
-                        span_N4[0, count], span_N4[1, count] = shard, at // stored
-                        span_N4[2, count], span_N4[3, count] = at % stored, tokens
-                        joined_N[count] = not first
-                    at += tokens
-                    count += 1
-                    first = False
-            else:
-                edges = carray(pointer(begin_S[shard] + np.uint64(4 * row)), (2,), np.uint32)
-                low, high = np.int64(edges[0]), np.int64(edges[1])
-                if low > high or high > spans_S[shard]:
-                    return i
-                if count + high - low <= room:
-                    some = carray(pointer(span_S[shard] + np.uint64(12 * low)), (3 * (high - low),), np.uint32)
-                    for n in range(high - low):
-                        tokens = np.int64(some[3 * n + 2])
-                        span_N4[0, count + n], span_N4[1, count + n] = shard, some[3 * n]
-                        span_N4[2, count + n], span_N4[3, count + n] = some[3 * n + 1], tokens & 0x7FFFFFFF
-                        joined_N[count + n] = tokens > 0x7FFFFFFF
-                count += high - low
-            begin_B1[i + 1] = count
-        return -1
-
-    _compiled = compile_loop(_collect_loop)
-
-    def collect_spans(table: SpanTable, shard_B: Int64, row_B: Int64) -> Spans | int:
-        """Compiled `collect_spans_reference`."""
-        if table.computed:
-            return compute_spans(table, shard_B, row_B)
-        begin_B1 = np.empty(len(row_B) + 1, dtype=np.int64)
-        begin_B1[0] = 0
-        facts = table.begin_S, table.span_S, table.rows_S, table.spans_S, table.seq_len_S, table.stored_S
-        while True:
-            span_N4 = np.empty((4, table.room), dtype=np.int64)
-            joined_N = np.empty(table.room, dtype=np.bool_)
-            bad = int(_compiled(*facts, shard_B, row_B, begin_B1, span_N4, joined_N))
-            if bad >= 0:
-                return bad
-            if (count := int(begin_B1[-1])) <= table.room:
-                span_N4, joined_N = span_N4[:, :count], joined_N[:count]
-                break
-            table.room = count + count // 4  # batches of one run are much alike
-        shard_N, sample_N, start_N, tokens_N = span_N4
-        return Spans(
-            begin_B1=begin_B1, shard_N=shard_N, sample_N=sample_N, start_N=start_N, tokens_N=tokens_N, joined_N=joined_N
-        )
+            if count + high - low <= room:
+                some = carray(pointer(span_S[shard] + np.uint64(12 * low)), (3 * (high - low),), np.uint32)
+                for n in range(high - low):
+                    tokens = np.int64(some[3 * n + 2])
+                    span_N4[0, count + n], span_N4[1, count + n] = shard, some[3 * n]
+                    span_N4[2, count + n], span_N4[3, count + n] = some[3 * n + 1], tokens & 0x7FFFFFFF
+                    joined_N[count + n] = tokens > 0x7FFFFFFF
+            count += high - low
+        begin_B1[i + 1] = count
+    return -1
 
 
-else:
-    collect_spans = collect_spans_reference
+_compiled = compile_loop(_collect_loop)
+
+
+@beside(collect_spans_reference)
+def collect_spans(table: SpanTable, shard_B: Int64, row_B: Int64) -> Spans | int:
+    """Compiled `collect_spans_reference`."""
+    if table.computed:
+        return compute_spans(table, shard_B, row_B)
+    begin_B1 = np.empty(len(row_B) + 1, dtype=np.int64)
+    begin_B1[0] = 0
+    facts = table.begin_S, table.span_S, table.rows_S, table.spans_S, table.seq_len_S, table.stored_S
+    while True:
+        span_N4 = np.empty((4, table.room), dtype=np.int64)
+        joined_N = np.empty(table.room, dtype=np.bool_)
+        bad = int(_compiled(*facts, shard_B, row_B, begin_B1, span_N4, joined_N))
+        if bad >= 0:
+            return bad
+        if (count := int(begin_B1[-1])) <= table.room:
+            span_N4, joined_N = span_N4[:, :count], joined_N[:count]
+            break
+        table.room = count + count // 4  # batches of one run are much alike
+    shard_N, sample_N, start_N, tokens_N = span_N4
+    return Spans(
+        begin_B1=begin_B1, shard_N=shard_N, sample_N=sample_N, start_N=start_N, tokens_N=tokens_N, joined_N=joined_N
+    )

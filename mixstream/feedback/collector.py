@@ -26,7 +26,7 @@ from mixstream.feedback.consensus import RankConsensus
 from mixstream.feedback.labelled import labelled
 from mixstream.feedback.loop import FeedbackLoop
 from mixstream.feedback.losses import domain_sums, fetch
-from mixstream.feedback.numbers import as_numbers
+from mixstream.feedback.numbers import as_numbers, moved
 from mixstream.threads import OwnedLock, Owner
 from mixstream.types import Float64, Int64, Rows
 
@@ -45,7 +45,7 @@ class _OpenStep:
     drawn_by_K: Int64 | None = None
     sums: torch.Tensor | None = None
     over_all_ranks: bool = False
-    matrix_VK: Float64 | None = None
+    matrix_VK: Callable[[], Float64] | None = None
     skipped: bool = False
 
     def cover(self, rows: slice, sums: torch.Tensor | None) -> None:
@@ -191,14 +191,15 @@ class LossCollector:
         loss, mask = labelled(batch, loss, mask)
         return torch.stack(domain_sums(loss, batch.domain, domains, mask=mask))
 
-    def _matrix(self, matrix: Any) -> Float64:
-        """Return `matrix` with its domains in the plan's order."""
-        order = self._listed_K
-        form = f"it has one row per validation group and one column for each of {len(order)} domains"
-        array = as_numbers(matrix, what="a matrix", form=form).double().cpu().numpy()
-        if array.ndim != 2 or array.shape[1] != len(order):
-            raise ConfigError(f"a matrix of shape {array.shape} was reported: {form}")
-        return array[np.ix_(order, order)] if array.shape[0] == len(order) else array[:, order]
+    def _matrix(self, matrix: Any) -> Callable[[], Float64]:
+        """Begin to fetch `matrix`; return what waits for it, with its domains in the plan's order."""
+        form = f"it has one row per validation group and one column for each of {len(self._listed_K)} domains"
+        values = as_numbers(matrix, what="a matrix", form=form).double()
+        if values.ndim != 2 or values.shape[1] != len(self._listed_K):
+            raise ConfigError(f"a matrix of shape {tuple(values.shape)} was reported: {form}")
+        order_K = moved(torch.tensor(self._listed_K), values.device)
+        values = values.index_select(1, order_K)  # a copy, so the trainer may change what it reported
+        return fetch(values.index_select(0, order_K) if len(values) == len(order_K) else values)
 
     def _send(self, reported: int) -> None:
         """Submit the complete steps: in order from the one that is due; if nothing learns, the one just reported."""
@@ -239,7 +240,7 @@ class LossCollector:
             both()[:, self._listed_K],
             rows_K=opened.rows_K,
             drawn_by_K=opened.drawn_by_K,
-            matrix_VK=opened.matrix_VK,
+            matrix_VK=opened.matrix_VK and opened.matrix_VK(),
             over_all_ranks=opened.over_all_ranks,
         )
 
@@ -309,7 +310,7 @@ def _summed(parts: tuple[Any, ...], domains: int) -> torch.Tensor:
         raise ConfigError(
             f"summed losses of shapes {tuple(sums.shape)} and {tuple(counts.shape)} were reported: {form}"
         )
-    return torch.stack([sums, counts.to(sums.device)])
+    return torch.stack([sums, moved(counts, sums.device)])
 
 
 def _evaluation(values: Any, domains: int, *, means: bool) -> Float64:

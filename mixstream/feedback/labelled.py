@@ -2,7 +2,7 @@
 
 Rules. A loss without a mask is masked by the labels of its batch, where the loader made them: the loss of a token that
 is not predicted is 0, and counted it would lower the mean. Losses of rows that were joined, [1, B * S], are folded
-into rows again; models that shift labels have one loss less. Nothing here waits for a device.
+into rows again; models that shift labels have one loss less. Nothing waits for a device if the losses lie there.
 
 Shape suffixes: B rows, S tokens of a row.
 """
@@ -16,6 +16,7 @@ import torch
 
 from mixstream.data.batch import Batch
 from mixstream.data.segments import IGNORED, Segments
+from mixstream.feedback.numbers import moved
 
 
 def labelled(batch: Batch, loss: Any, mask: Any) -> tuple[Any, Any]:
@@ -41,7 +42,7 @@ def labelled(batch: Batch, loss: Any, mask: Any) -> tuple[Any, Any]:
         return loss, mask
     if mask is None and isinstance(found := batch.get(marked.labels), torch.Tensor):
         counted = found != (IGNORED if marked.labels == "labels" else 0)
-        mask = _matching(counted.to(loss.device, non_blocking=True), loss, marked)
+        mask = _matching(moved(counted, loss.device), loss, marked)
     if isinstance(mask, torch.Tensor):
         mask = _by_row(mask, marked, missing=0)
     return _by_row(loss, marked, missing=math.nan), mask

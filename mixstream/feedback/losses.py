@@ -1,7 +1,7 @@
 """Losses of a batch, summed by domain, as `loader.report` takes them.
 
 Rules. Results are sums and counts, never means: sums of micro-batches and ranks add up, means do not. Nothing waits for
-the device: values stay where the losses are. The result does not depend on how rows are split over ranks and
+the device of the losses: values stay there. The result does not depend on how rows are split over ranks and
 micro-batches, nor on the order of additions, so a mixer learns the same under any world size: the sum of each row is
 rounded to a grid on which float64 adds exactly (up to 2**33 nats).
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mixstream.arguments import shown, whole
 from mixstream.errors import ConfigError
 from mixstream.feedback.cross_entropy import linear_cross_entropy
-from mixstream.feedback.numbers import as_numbers
+from mixstream.feedback.numbers import as_numbers, moved
 
 _GRID = 1 << 20
 """Parts of a nat to which a row's sum is rounded."""
@@ -179,7 +179,7 @@ def _domain_ids(domain: Any, domains: int, device: torch.device) -> torch.Tensor
                 f"domain holds numbers from {low} to {high}, and there are {domains} domains, counted from 0: pass "
                 "domains=len(dataset.streams)"
             )
-    return index.to(device, torch.int64, non_blocking=True)  # a copy that waits would stall the step
+    return moved(index, device, torch.int64)
 
 
 def _rows(loss: torch.Tensor, index: torch.Tensor) -> int:
@@ -202,7 +202,7 @@ def _term_weights(mask: Any, loss: torch.Tensor, rows: int) -> torch.Tensor:
     """Return `mask` as float64 in the shape of `loss`."""
     form = "give the mask in the shape of the loss, or one value per row"
     weight = as_numbers(mask, what="a mask", form=form, traced=loss.device.type == "meta")
-    weight = weight.to(loss.device, torch.float64, non_blocking=True)
+    weight = moved(weight, loss.device, torch.float64)
     if weight.numel() == loss.numel():
         return weight.reshape(loss.shape)
     if weight.ndim == 1 and len(weight) == rows and loss.numel() % rows == 0:  # per row, whatever T is

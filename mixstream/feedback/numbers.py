@@ -1,7 +1,7 @@
 """Numbers that a trainer reports, as tensors: taken in any usual form, or refused by name before they count.
 
-Rule: nothing here waits for a device, so only the form is checked, not the values. NaN stands for a number that is
-missing; a masked entry of a numpy array is one.
+Rule: nothing here waits for a device, but `moved` for what the host reads; so only the form is checked, not the values.
+NaN stands for a number that is missing; a masked entry of a numpy array is one.
 """
 
 import reprlib
@@ -35,6 +35,14 @@ def as_numbers(
         return _tensor(value, traced=traced)
     except (TypeError, ValueError, OverflowError, RuntimeError) as why:
         raise error(f"{what} was reported as {reprlib.repr(value)} ({why}): {form}") from why
+
+
+def moved(values: torch.Tensor, device: torch.device, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Return `values` on `device`. The host waits only for values that it needs itself.
+
+    A copy from a GPU that nobody waits for (`non_blocking`) returns memory of the host that is not filled yet.
+    """
+    return values.to(device, dtype or values.dtype, non_blocking=device.type != "cpu")
 
 
 def _tensor(value: Any, *, traced: bool = False) -> torch.Tensor:

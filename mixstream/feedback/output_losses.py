@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from mixstream.errors import ConfigError
 from mixstream.feedback.losses import domain_cross_entropy, domain_sums
+from mixstream.feedback.numbers import moved
 
 _CHUNK_LOGITS = 1 << 24
 _HEAD_CHANGES = (
@@ -112,7 +113,7 @@ class OutputLosses:
             self._why = "its outputs have neither logits nor log_probs"
 
     def _targets(self, beside: torch.Tensor) -> torch.Tensor:
-        targets = self.targets.to(beside.device, non_blocking=True)
+        targets = moved(self.targets, beside.device)
         return targets if self.shifted else targets[:, 1:]
 
     def _count(self, loss_BT: torch.Tensor, mask_BT: torch.Tensor | None) -> None:

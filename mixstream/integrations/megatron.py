@@ -76,7 +76,8 @@ class ExternalBatches:
         if loss is not None:
             loss, mask = ms.losses.labelled(batch, loss, mask)
             sums_2K = torch.stack(ms.domain_sums(loss, batch.domain, domains, mask=mask))
-        sums_2K = sums_2K.to(self.loader.device)  # where the groups' backend takes it
+        where = self.loader.device
+        sums_2K = sums_2K.to(where, non_blocking=where.type != "cpu")  # where the groups' backend takes it
         for group in groups:
             torch.distributed.all_reduce(sums_2K, group=group)
         self.loader.report(batch, (sums_2K[0], sums_2K[1]))

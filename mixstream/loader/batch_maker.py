@@ -4,23 +4,27 @@ A `BatchMaker` is used by one thread at a time. It keeps no reference to the loa
 loader is deleted. `Running` is the thread, and what ends it.
 """
 
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Self
 
+import torch
+
 from mixstream.data.assemble import Assembler
+from mixstream.data.batch import Batch
 from mixstream.data.predownload import Predownloader
-from mixstream.loader.describe import Counters
 from mixstream.loader.prefetch import BlockedError, Prefetcher
 from mixstream.loader.run import Run
+from mixstream.metering import LOCATE, PLAN, Meter
 from mixstream.plan.skips import Skips
 from mixstream.types import Addresses, Cursor, Rows, Weights
 
 _PLANNED_ROWS = 4096  # rows whose addresses are looked up together; at least those of one step
-_PLANNED_STEPS = 64  # at most, so that the first of many small batches is not delayed
+_PLANNED_STEPS = 256  # at most
+_TOGETHER_ROWS, _TOGETHER_BYTES = 2048, 1 << 23  # at most, in batches that are made together
 
 
 class BatchMaker:
@@ -32,9 +36,10 @@ class BatchMaker:
         weights: step -> weights; None for static mixing.
         skips: the steps that are left out; it makes batches up to the first of them.
         assembler: makes a batch from addresses.
-        deliver: copies a finished batch to the trainer's device.
+        deliver: copies a finished batch to the trainer's device; None where that is the CPU.
         ahead: rows of this rank whose shards are fetched ahead.
-        counters: the time spent is added to them.
+        meter: of the thread that makes batches.
+        joins: whether several small batches may be made together, of which the first is handed out later than alone.
     """
 
     def __init__(
@@ -45,55 +50,92 @@ class BatchMaker:
         weights: Weights | None,
         skips: Skips,
         assembler: Assembler,
-        deliver: Callable[[Any], Any],
+        deliver: Callable[[Any], Any] | None,
         ahead: int,
-        counters: Counters,
+        meter: Meter,
+        joins: bool = True,
     ) -> None:
         self._run, self._weights, self._skips = run, weights, skips
         self._walk, self._before = run.walk(cursor, weights), cursor
-        self._assembler, self._deliver, self._counters = assembler, deliver, counters
+        self._assembler, self._deliver, self._clock = assembler, deliver, meter.clock
         self._reader = run.reader(assembler.domains)
         self._predownloader = Predownloader(
-            run_plan=run.run_plan, domains=assembler.domains, ahead=ahead, forecast=run.forecast()
+            run_plan=run.run_plan,
+            domains=assembler.domains,
+            ahead=ahead,
+            forecast=run.forecast(),
+            traffic=meter.traffic,
         )
         self._planned: deque[tuple[Rows, Cursor, Addresses]] = deque()
+        self._joins, self._together = joins, 1
+        self._fetches = any(source.files.fetches for source in assembler.domains.sources)
+        self._steps = 1  # to plan together the next time: the first batch waits for its own rows only
 
-    def make(self) -> tuple[Any, Cursor, Rows]:
-        """Return the next batch, the position after it, and its global batch's rows.
+    def make(self) -> list[tuple[Any, Cursor, Rows]]:
+        """Return the next batches, each with the position after it and its global batch's rows.
+
+        Small batches are made together, where that takes no longer than one: their shards are mapped already.
 
         Raises:
-            BlockedError: its weights are not known yet.
+            BlockedError: the weights of the next are not known yet.
             StopIteration: too few domains are left to fill a batch, or the next step is left out.
         """
+        self._clock.enter(PLAN)
         if not self._planned:
             self._plan_ahead()
-        rows, cursor, at = self._planned.popleft()
+        return self._make_together() or [self._make_one()]
+
+    def _move(self, cursor: Cursor) -> None:
+        """Fetch what the next step needs, and some more; `cursor` is the position after it."""
         self._predownloader.look_ahead(self._before, self._weights)
-        self._before, began = cursor, time.perf_counter()
+        self._before = cursor
+
+    def _make_one(self) -> tuple[Any, Cursor, Rows]:
+        rows, cursor, at = self._planned.popleft()
+        self._move(cursor)
         batch = self._reader.read(rows, slice(None), at, lambda at: self._batch(rows, at))
-        self._counters.gathering += time.perf_counter() - began
+        if self._joins and isinstance(batch, Batch):
+            size = sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor))
+            self._together = max(min(_TOGETHER_ROWS // len(at), _TOGETHER_BYTES // max(size, 1)), 1)
         return batch, cursor, rows
+
+    def _make_together(self) -> list[tuple[Any, Cursor, Rows]] | None:
+        planned = list(islice(self._planned, self._together))
+        if self._reader.quarantine.entries:
+            return None
+        batches: list[Any] | None = self._assembler.assemble_together([(rows, at) for rows, _, at in planned])
+        if batches is None:
+            return None
+        for _, cursor, _ in planned:
+            self._planned.popleft()
+            if self._fetches:
+                self._move(cursor)
+        if self._deliver is not None:
+            batches = [self._deliver(batch) for batch in batches]
+        return [(batch, cursor, rows) for batch, (rows, cursor, _) in zip(batches, planned)]
 
     def _batch(self, rows: Rows, at: Addresses) -> Any:
         try:
-            return self._deliver(self._assembler.assemble(at, step=rows.step, repeats=rows.repeats))
+            batch = self._assembler.assemble(at, step=rows.step, repeats=rows.repeats)
+            return batch if self._deliver is None else self._deliver(batch)
         except StopIteration as error:  # here it would mean the end of the run (PEP 479 does the same for generators)
             raise RuntimeError("a transform, a collate_fn or the dataset's get_item raised StopIteration") from error
 
     def _plan_ahead(self) -> None:
-        planned: list[tuple[Rows, Cursor]] = []
-        run_plan, blocked = self._run.run_plan, False
+        run_plan, walk = self._run.run_plan, self._walk
         steps = min(-(-_PLANNED_ROWS // run_plan.batch_size), _PLANNED_STEPS)
-        while len(planned) < steps and self._walk.cursor.step not in self._skips:
-            if blocked := not self._walk.ready():
-                break
-            if (rows := self._walk.advance()) is None:
-                break
-            planned.append((rows, self._walk.cursor))
+        self._steps, steps = min(2 * self._steps, steps), min(self._steps, steps)
+        if (before_skip := self._skips.until(walk.cursor.step)) is not None:
+            steps = min(steps, before_skip)
+        planned: list[tuple[Rows, Cursor]] = []
+        while len(planned) < steps and (found := walk.advance_steps(steps - len(planned))):
+            planned.extend(found)
         if not planned:
-            raise BlockedError if blocked else StopIteration
+            raise BlockedError if steps and not walk.ready() else StopIteration
+        self._clock.enter(LOCATE)
         found = run_plan.addressing.locate([rows for rows, _ in planned], run_plan.part)
         self._planned.extend((rows, cursor, at) for (rows, cursor), at in zip(planned, found))
+        self._clock.enter(PLAN)
 
     def close(self) -> None:
         """Stop fetching shards ahead. A batch that is being made is finished, even if it waits for a shard."""
@@ -113,9 +155,9 @@ class Running:
     end: Callable[[], Any]
 
     @classmethod
-    def begin(cls, maker: BatchMaker, *, depth: int, owner: object) -> Self:
+    def begin(cls, maker: BatchMaker, *, depth: int, meter: Meter, owner: object) -> Self:
         """Start to keep `depth` batches ready, until `owner` is deleted."""
-        prefetcher = Prefetcher(maker.make, depth=depth)
+        prefetcher = Prefetcher(maker.make, depth=depth, meter=meter)
         end = weakref.finalize(owner, _end, maker, prefetcher)
         end.atexit = False  # the threads have exit handlers, which wait for fetches in flight
         return cls(prefetcher, end)

@@ -34,21 +34,39 @@ class Fetching(NamedTuple):
     Attributes:
         batch_size: samples of a batch; 1 where the DataLoader does not batch.
         drop_last: whether it drops a last batch that is not full.
+        collate: its collate_fn, if that gets the samples as they are; None if something else may see them first.
     """
 
     batch_size: int
     drop_last: bool
+    collate: Any = None
 
 
 def fetching() -> Fetching | None:
-    """Return how the DataLoader that now takes a sample does so, also through wrappers; None outside of one."""
+    """Return how the DataLoader that now takes a sample does so, also through wrappers; None outside of one.
+
+    Called by the generator of the samples.
+    """
+    taken = sys._getframe(1)
     for frame in _frames():
         if frame.f_globals.get("__name__") == "torch.utils.data._utils.fetch" and frame.f_code.co_name == "fetch":
             given = [frame.f_locals.get(name) for name in frame.f_code.co_varnames[: frame.f_code.co_argcount]]
             indices = next((value for value in given if isinstance(value, list | tuple)), None)  # whatever its name
             drop_last = any(bool(getattr(value, "drop_last", False)) for value in given)
-            return Fetching(len(indices) if indices is not None else 1, drop_last)
+            if indices is None:
+                return Fetching(1, drop_last)
+            return Fetching(len(indices), drop_last, _collate_of(frame, taken))
     return None
+
+
+def _collate_of(fetch: FrameType, taken: FrameType) -> Any:
+    """Return the collate_fn of the fetcher whose `fetch` calls the generator that runs as `taken`; None if not at once.
+
+    A wrapper written in C (`map`, `islice`) has no frame, so the fetcher's iterator must be the generator itself.
+    """
+    fetcher = fetch.f_locals.get("self")
+    at_once = getattr(getattr(fetcher, "dataset_iter", None), "gi_frame", None) is taken and taken.f_back is fetch
+    return getattr(fetcher, "collate_fn", None) if at_once else None
 
 
 def drops_last(dataset: object) -> bool:

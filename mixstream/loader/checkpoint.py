@@ -17,6 +17,7 @@ from mixstream.loader.run import Run
 from mixstream.plan.skips import Skips
 from mixstream.plan.state import RunState
 from mixstream.plan.state_record import IteratorState
+from mixstream.plan.walk import Walk
 from mixstream.types import Cursor
 from mixstream.world import World
 
@@ -216,12 +217,7 @@ def counted(
         )
     steps, within = divmod(each + (place.rows if place is not None else 0), rows)
     walk = run.walk(cursor, run.weights(None))
-    for step in range(steps):
-        if walk.cursor.epoch == cursor.epoch:
-            while walk.cursor.step in skips and walk.advance() is not None:
-                pass
-            if walk.advance() is not None:
-                continue
+    if (step := _passed(walk, steps, skips)) < steps:
         raise ConfigError(
             f"num_samples={shown(num_samples)} is more than epoch {cursor.epoch} has, which ends {step} steps of "
             f"{rows * ranks} samples later: count the samples of this epoch alone"
@@ -235,3 +231,22 @@ def counted(
         epoch=walk.cursor.epoch, rows=within, batch_rows=rows, worker=0, workers=1, batch_size=rows, phase=0
     )
     return document | {"iterator": msgspec.to_builtins(here)}
+
+
+def _passed(walk: Walk, steps: int, skips: Skips) -> int:
+    """Move past `steps` steps of the epoch, beside those left out; return how many, fewer if it ends before."""
+    step, epoch = 0, walk.cursor.epoch
+    while step < steps and walk.cursor.epoch == epoch:
+        at = walk.cursor.step
+        if plain := skips.first(at, at + min(steps - step, walk.steps_left)) - at:
+            passed = walk.pass_steps(plain)
+            step += passed
+            if passed < plain:
+                break
+            continue
+        while walk.cursor.step in skips and walk.advance() is not None:
+            pass
+        if walk.advance() is None:
+            break
+        step += 1
+    return step

@@ -17,7 +17,7 @@ from mixstream.distributed import detect_world
 from mixstream.errors import ClosedError, ConfigError
 from mixstream.loader import composer_calls
 from mixstream.loader.dataset import StreamingDataset, check_iterates_as_planned
-from mixstream.loader.document_collate import DocumentCollate
+from mixstream.loader.document_collate import marking_documents
 from mixstream.loader.document_setup import checked_labels, warn_of_padding
 from mixstream.loader.place import Place
 from mixstream.loader.reports import LossReports
@@ -25,15 +25,15 @@ from mixstream.loader.run import Run
 from mixstream.loader.sharing import LoaderLock, SharedIterator
 from mixstream.loader.skipping import SkipsSteps
 from mixstream.loader.torch_options import torch_options
+from mixstream.loader.worker_stats import CountsWorkers
 from mixstream.loader.workers import WeightRing, watched
+from mixstream.metering import IDLE, PLAN, TRANSFORM
 from mixstream.plan.walk import Walk
 from mixstream.storage import absolute
 from mixstream.types import Rows
 
-_COLLATE_FN = 5  # its place among the arguments of torch's DataLoader behind the dataset
 
-
-class StreamingDataLoader(SkipsSteps, LossReports, DataLoader[Any]):
+class StreamingDataLoader(SkipsSteps, LossReports, CountsWorkers, DataLoader[Any]):
     """A torch DataLoader over a `StreamingDataset`, with its arguments.
 
     The position counts batches handed out, not batches that workers have made ahead. Each `iter()` begins an epoch: the
@@ -74,7 +74,7 @@ class StreamingDataLoader(SkipsSteps, LossReports, DataLoader[Any]):
         if isinstance(dataset, StreamingDataset) and kwargs.get("collate_fn") is None and len(args) < 6:
             kwargs["collate_fn"] = collate_samples
         if self.documents:
-            args, kwargs = _marking(dataset, args, kwargs, labels)
+            args, kwargs = marking_documents(dataset, args, kwargs, labels)
         elif isinstance(dataset, StreamingDataset):
             warn_of_padding(dataset.domains)
         if isinstance(dataset, StreamingDataset) and not args and dataset.batch_size is not None:
@@ -88,6 +88,7 @@ class StreamingDataLoader(SkipsSteps, LossReports, DataLoader[Any]):
         self._lock = LoaderLock()
         self._handed = False  # whether the last iter() has handed out a batch
         self._crossed: int | None = None  # samples of the last iter()'s epoch, if it ended since the rest is left out
+        self._begin_counting()
         if self._source is None:
             return
         self._check_agreed(dataset)
@@ -179,23 +180,32 @@ class StreamingDataLoader(SkipsSteps, LossReports, DataLoader[Any]):
                 if following is None:
                     return
                 walk = following
-            place.await_weights(walk)
-            try:
-                if batches is None:  # not before, since its workers would wait for these weights
-                    batches = watched(super().__iter__())
-                batch = next(batches)
-            except StopIteration:
-                break
-            if (rows := walk.advance()) is None:
-                break
-            tagged = self._tagged(batch, place.run, rows)  # before it counts: a transform may raise
-            if self.documents:
-                composer_calls.check_not_cut(tagged)
+            with self._waiting(is_first=batches is None) as enter:
+                place.await_weights(walk)
+                enter(IDLE)  # unless batches are made in this thread, which turns the clock then
+                try:
+                    if batches is None:  # not before, since its workers would wait for these weights
+                        self._source.worker_meters = self._worker_meters  # for these workers, and no other loader's
+                        try:
+                            batches = watched(super().__iter__())
+                        finally:
+                            self._source.worker_meters = None
+                    batch = next(batches)
+                except StopIteration:
+                    break
+                enter(PLAN)
+                if (rows := walk.advance()) is None:
+                    break
+                enter(TRANSFORM)
+                tagged = self._tagged(batch, place.run, rows)  # before it counts: a transform may raise
+                if self.documents:
+                    composer_calls.check_not_cut(tagged)
             place.exhaustion.check(walk.cursor)
             place.hand_out(rows, walk.cursor)
             self._handed = True
             mine = rows.part or place.run.run_plan.part
             self.num_samples_yielded += mine.stop - mine.start
+            self._work.take(mine.stop - mine.start)
             yield tagged
         else:
             return
@@ -332,17 +342,3 @@ class StreamingDataLoader(SkipsSteps, LossReports, DataLoader[Any]):
             with self._lock:
                 self._source.load_state_dict(obj, strict=strict)
                 self._begin(self._source)
-
-
-def _marking(
-    dataset: Any, args: tuple[Any, ...], kwargs: dict[str, Any], labels: str | None
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a DataLoader with a `collate_fn` that marks documents."""
-    if not isinstance(dataset, StreamingDataset):
-        raise ConfigError(f"documents=True needs a StreamingDataset, which knows its rows, and this is {dataset!r}")
-    given = args[_COLLATE_FN] if len(args) > _COLLATE_FN else kwargs.get("collate_fn")
-    collate = DocumentCollate(dataset, labels=labels, collate_fn=given)
-    collate.is_last = False
-    if len(args) > _COLLATE_FN:
-        return (*args[:_COLLATE_FN], collate, *args[_COLLATE_FN + 1 :]), kwargs
-    return args, kwargs | {"collate_fn": collate}

@@ -19,7 +19,7 @@ from mixstream.data.mixable import refuse_unlike
 from mixstream.data.predownload import limited
 from mixstream.errors import ConfigError
 from mixstream.formats import ARRIVAL
-from mixstream.loader.callers import check_not_divided, check_place_in_lightning, drops_last
+from mixstream.loader.callers import Fetching, check_not_divided, check_place_in_lightning, drops_last
 from mixstream.loader.megatron_order.mixing import in_megatron_order
 from mixstream.loader.megatron_order.options import MegatronOrder, megatron_order
 from mixstream.loader.megatron_order.order import MegatronSamples
@@ -33,6 +33,7 @@ from mixstream.loader.opening import opened
 from mixstream.loader.own_order import OwnOrder
 from mixstream.loader.registry import streams_registry
 from mixstream.loader.resumable import ResumableIteration
+from mixstream.loader.row_server import RowServer, knows_rows
 from mixstream.loader.row_sharing import RowSharing
 from mixstream.loader.run_setup import Mixing
 from mixstream.loader.stream import Stream, listed, prepared
@@ -260,6 +261,18 @@ class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDa
         for i, row in enumerate(rows):
             row.at = at[i : i + 1]
         return rows
+
+    def serving(self, run: Any, fetching: Fetching | None) -> RowServer:
+        """Return what reads the rows of `run` for an iterator of this dataset that a DataLoader takes `fetching` from.
+
+        Rows are read together where they are those that are stored, and whoever gets them need not know which.
+        """
+        stored = [
+            getattr(type(self), name) is getattr(StreamingDataset, name)
+            for name in ("__getitem__", "get_item", "samples_at", "sample_at")
+        ]
+        together = all(stored) and (not self.addressed or knows_rows(fetching.collate if fetching else None))
+        return RowServer(reader=run.reader(self.domains), make=self.sample_at, together=together, fetching=fetching)
 
     def places(self) -> list[tuple[str, str]]:
         """Return each domain's name and where it is, as it was given."""

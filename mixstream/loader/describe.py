@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from mixstream.data.domain import Domain
 from mixstream.loader.run import Run
+from mixstream.loader.starving import Options, starving
+from mixstream.loader.stats import LoaderStats
 from mixstream.plan.megatron import MegatronRunPlan
 from mixstream.plan.skips import Skips
 from mixstream.plan.state_record import PACKING
@@ -18,29 +19,24 @@ from mixstream.units import show_bytes
 _NO_SKIPS = Skips()
 
 
-@dataclass(slots=True)
-class Counters:
-    """What a loader has done so far; times are in seconds of wall-clock time.
-
-    Attributes:
-        batches: batches handed to the trainer.
-        rows: rows in them (this rank's).
-        waited: time that the trainer waited for batches.
-        gathering: time that the background thread spent making batches.
-    """
-
-    batches: int = 0
-    rows: int = 0
-    waited: float = 0.0
-    gathering: float = 0.0
-
-
 def describe(
-    run: Run, cursor: Cursor, counters: Counters, weights: Mapping[str, float], skips: Skips = _NO_SKIPS
+    run: Run,
+    cursor: Cursor,
+    stats: LoaderStats,
+    weights: Mapping[str, float],
+    skips: Skips = _NO_SKIPS,
+    *,
+    options: Options,
 ) -> str:
-    """Return a picture of the run: its domains with their shares, the position, and the time spent waiting.
+    """Return a picture of the run: its domains with their shares, the position, and which stage starves the trainer.
 
-    `weights` are the newest that are known, by domain; `skips` are the steps that are left out.
+    Args:
+        run: the run.
+        cursor: the position.
+        stats: what the loader has done.
+        weights: the newest that are known, by domain.
+        skips: the steps that are left out.
+        options: of the dataset and the loader, for what would help.
     """
     cursor = run.plan.settle(cursor)
     left_out = [f"skipped  steps {skips}"] if skips else []
@@ -54,7 +50,7 @@ def describe(
         *_aside(run),
         *_storage(run),
     ]
-    return "\n".join([*lines, *_work(cursor, counters)])
+    return "\n".join([*lines, *_work(cursor, stats, options)])
 
 
 def _position(run: Run, cursor: Cursor) -> list[str]:
@@ -149,13 +145,15 @@ def _storage(run: Run) -> list[str]:
     return [f"cache    {show_bytes(cache.usage())} of {len(fetched)} domain(s) on local disk, {limit}", *waiting]
 
 
-def _work(cursor: Cursor, counters: Counters) -> list[str]:
+def _work(cursor: Cursor, stats: LoaderStats, options: Options) -> list[str]:
     lines = []
     if cursor.repeats:
         lines.append(f"repeats  {cursor.repeats} rows so far only filled up the last batch of an epoch")
-    if counters.batches:
-        lines.append(
-            f"loader   {counters.batches} batches handed out; {counters.waited:.2f} s waited for them, "
-            f"{counters.gathering:.2f} s spent making them in the background"
+    if stats.batches:
+        ready = (
+            f", {stats.mean_ready:.1f} ready on average (prefetch={stats.depth})"
+            if stats.mean_ready is not None
+            else ""
         )
-    return lines
+        lines.append(f"loader   {stats.batches} batches handed out{ready}")
+    return lines + starving(stats, options)

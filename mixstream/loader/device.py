@@ -6,8 +6,15 @@ trainer may keep batches as long as it likes, and in the steady state nothing is
 
 from __future__ import annotations
 
+import ctypes
+import threading
 import weakref
 from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,78 +22,180 @@ import torch
 from numpy.typing import NDArray
 
 from mixstream.data.batch import changed
+from mixstream.data.collate import Column, widened
+from mixstream.data.domains import Domains
+from mixstream.metering import COPY, here
+
+IN_FLIGHT = 2
+"""Copies that may run while the next batch is gathered: one keeps the bus busy, the second makes up for delays."""
+_WIDENED = (torch.uint16, torch.uint32)
+
+_Memory = Any  # a ctypes array of bytes, whose length is its size
+_SMALL = 1 << 25  # bytes
+_LINE = 64  # bytes of a line of a processor's cache
 
 
 class BufferPool:
-    """Arrays for batches, whose memory is reused once nothing refers to it.
+    """Arrays for batches, whose memory is reused once nothing refers to it; the last one given back comes first.
+
+    That one is the likeliest to be in a cache of the processor.
 
     Args:
         pinned: use page-locked memory, from which copies to a GPU run in the background.
-        kept: at most so many free buffers are kept, over all sizes; the longest unused are freed first.
+        kept: at most so many free buffers are kept, over all sizes, or 32 MiB of them if that is more; the longest
+            unused are freed first.
     """
 
     def __init__(self, *, pinned: bool = False, kept: int = 16) -> None:
         self.pinned, self.kept = pinned, kept
-        self._free: deque[NDArray[np.uint8]] = deque()  # two threads use it; its operations are atomic
-        self._leased: dict[weakref.ref[_Lease], NDArray[np.uint8]] = {}
+        self._free: deque[_Memory] = deque()  # two threads use it; its operations are atomic
+        self._leased: dict[int, tuple[weakref.ref[NDArray[Any]], _Memory]] = {}  # by the id of the reference
 
     def empty(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         """Return an uninitialised array; its memory is reused when the array and all views of it are deleted."""
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        if (memory := self._reuse(size)) is None:
-            memory = torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned).numpy()
-        # numpy collapses chains of views, so every chain ends in a lease, which is deleted after the last view.
-        lease = _Lease(memory)
-        self._leased[weakref.ref(lease, self._take_back)] = memory
-        return np.asarray(lease).view(dtype).reshape(shape)
+        size = prod(shape) * dtype.itemsize
+        memory: Any = self._reuse(size)
+        if memory is None:
+            block: Any = self._allocate(size)
+            memory = (ctypes.c_char * size).from_buffer(block)
+        # The base of a view is the array that it was taken of, or that one's base, as long as bases are arrays. The
+        # memory is none, so every chain of views ends in `array`, which is deleted after the last view.
+        array: NDArray[Any] = np.ndarray(shape, dtype, buffer=memory)
+        lease = weakref.ref(array, self._take_back)
+        self._leased[id(lease)] = lease, memory
+        return array
 
-    def _take_back(self, lease: weakref.ref[_Lease]) -> None:
-        self._free.append(self._leased.pop(lease))
-        if len(self._free) > self.kept:
-            self._free.popleft()
+    def _allocate(self, size: int) -> NDArray[np.uint8]:
+        if self.pinned:
+            return torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+        memory = np.empty(size + _LINE, dtype=np.uint8)  # numpy asks for huge pages, torch does not
+        begin = -memory.__array_interface__["data"][0] % _LINE
+        return memory[begin : begin + size]
 
-    def _reuse(self, size: int) -> NDArray[np.uint8] | None:
-        for _ in range(len(self._free)):
-            memory = self._free.popleft()
+    def _take_back(self, lease: weakref.ref[NDArray[Any]]) -> None:
+        self._free.append(self._leased.pop(id(lease))[1])
+        if len(self._free) > self.kept and sum(map(len, list(self._free))) > _SMALL:
+            with suppress(IndexError):  # another thread may have taken them
+                self._free.popleft()
+
+    def _reuse(self, size: int) -> _Memory | None:
+        found, others = None, []
+        while found is None:
+            try:
+                memory = self._free.pop()
+            except IndexError:  # empty; another thread may have taken the last one just now
+                break
             if len(memory) == size:
-                return memory
-            self._free.append(memory)
+                found = memory
+            else:
+                others.append(memory)
+        self._free.extend(reversed(others))
+        return found
+
+
+def delivery(device: torch.device, copy: DeviceCopy | None) -> Callable[[Any], Any] | None:
+    """Return how batches get to `device`: copied by `copy` for a GPU; None for the CPU, where they are made."""
+    if copy is None and device.type == "cpu":
         return None
+    move = partial(changed, change=lambda tensor: tensor.to(device)) if copy is None else copy.send
 
+    def take(batch: Any) -> Any:
+        here().clock.enter(COPY)
+        return move(batch)
 
-class _Lease:
-    """The base object of one array that was handed out."""
-
-    def __init__(self, memory: NDArray[np.uint8]) -> None:
-        self.memory = memory  # a batch may outlive its loader, and so the pool
-        self.__array_interface__ = memory.__array_interface__
+    return take
 
 
 def deliver(batch: Any, *, device: torch.device, copy: DeviceCopy | None) -> Any:
-    """Return `batch` with its tensors on `device`, copied by `copy` for a GPU."""
-    if copy is not None:
-        return copy.send(batch)
-    return batch if device.type == "cpu" else changed(batch, lambda tensor: tensor.to(device))
+    """Return `batch` with its tensors on `device`; with `copy`, for a GPU, what its `receive` takes."""
+    take = delivery(device, copy)
+    return batch if take is None else take(batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A batch whose copy to a GPU has begun.
+
+    Attributes:
+        batch: the batch with its tensors on the device, whose values are there once the copy is complete.
+        tensors: these tensors.
+        complete: recorded behind the copy.
+    """
+
+    batch: Any
+    tensors: Sequence[torch.Tensor]
+    complete: torch.cuda.Event
 
 
 class DeviceCopy:
-    """Copies batches to one GPU on a separate CUDA stream, in the thread that makes them."""
+    """Copies batches to one GPU, on a CUDA stream of its own.
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._stream = torch.cuda.Stream(device)
+    `send` is called where batches are made and only begins a copy, so the next batch is gathered while it runs. The
+    trainer's thread calls `receive`, which waits for the copy. Rules:
 
-    def send(self, batch: Any) -> Any:
-        """Return `batch` with its tensors on the device, once their copies are complete."""
+    1. What a copy reads is kept until the copy is complete, whatever becomes of the batch. So no buffer returns to its
+       pool earlier, and with `in_flight` copies the pool is a ring of `in_flight + 1` buffers for each column.
+    2. A batch is complete when the trainer has it. The host waits, not the trainer's stream (`wait_event`): batches
+       that are made ahead are complete long before, and a trainer that waits for its batch waits either way. In return
+       any stream may use the tensors, and a failed copy is raised at its own batch.
+    3. Tensors are allocated on the copies' stream, so the allocator is notified of the stream that uses them
+       (`record_stream`). Without that, later copies would overwrite a batch that queued kernels still read.
+    4. Unsigned tokens cross the bus as they are stored and are widened on the device: a quarter of the bytes, or half.
+
+    Args:
+        device: the GPU.
+        widen: turn uint16 and uint32 into int64 on the device.
+        in_flight: copies that may run when `send` returns. 0 if other code may write to the memory of a batch that it
+            has returned, such as a collate_fn that uses its buffers again.
+    """
+
+    def __init__(self, device: torch.device, *, widen: bool = False, in_flight: int = 0) -> None:
+        self._stream = torch.cuda.Stream(device, priority=-1)  # widening takes microseconds: let it overtake a step
+        self.device = self._stream.device  # with its number: "cuda" is another device in another thread
+        self._widen, self._in_flight = widen, in_flight
+        self._lock = threading.Lock()  # after a change of position, the thread before may still be at its last batch
+        self._flying: deque[tuple[torch.cuda.Event, list[torch.Tensor]]] = deque()
+
+    def send(self, batch: Any) -> Sent:
+        """Begin to copy the tensors of `batch`, in containers too; wait while more than `in_flight` copies run."""
+        sources: list[torch.Tensor] = []
+        moved: list[torch.Tensor] = []
+
+        def move(source: torch.Tensor) -> torch.Tensor:
+            sources.append(source)
+            there = source.to(self.device, non_blocking=True)
+            moved.append(there.to(torch.int64) if self._widen and there.dtype in _WIDENED else there)
+            return moved[-1]
+
         with torch.cuda.stream(self._stream):
-            moved = changed(batch, lambda tensor: tensor.to(self.device, non_blocking=True))
-        self._stream.synchronize()  # blocks the background thread, not the trainer; afterwards the source may be reused
-        return moved
+            batch = changed(batch, move)
+            complete = torch.cuda.Event(blocking=True)  # a thread that waits does not use its core
+            complete.record(self._stream)
+        with self._lock:
+            self._flying.append((complete, sources))
+            while len(self._flying) > self._in_flight:
+                self._flying[0][0].synchronize()
+                self._flying.popleft()
+        return Sent(batch, moved, complete)
 
-    def receive(self, batch: Any) -> None:
-        """Record for the allocator that the trainer's stream uses these tensors; called in the trainer's thread."""
-        changed(batch, self._record)
+    def receive(self, sent: Sent) -> Any:
+        """Return the batch, complete, for use by the current stream of the calling thread; called once for each."""
+        sent.complete.synchronize()
+        stream = torch.cuda.current_stream(self.device)
+        for tensor in sent.tensors:
+            tensor.record_stream(stream)
+        return sent.batch
 
-    def _record(self, tensor: torch.Tensor) -> None:
-        if tensor.is_cuda:
-            tensor.record_stream(torch.cuda.current_stream(self.device))
+
+def stored_columns(domains: Domains) -> dict[str, Column] | None:
+    """Return the columns of gathered batches that are widened after they are gathered; None if none are gathered.
+
+    A column is gathered as it is stored where widening that gives what gathering widened values gives. It does not
+    where domains store it as uint16 and int8, say, whose common dtype is int32.
+    """
+    wide, stored = domains.columns(widen=True), domains.columns(widen=False)
+    if wide is None or stored is None:
+        return wide
+    return {
+        name: stored[name] if widened(stored[name].dtype) == column.dtype else column for name, column in wide.items()
+    }

@@ -16,12 +16,17 @@ from mixstream.argument_kinds import checked
 from mixstream.data.batch import Batch
 from mixstream.data.collate import collate_samples
 from mixstream.data.document_masks import DocumentMasks, mark
+from mixstream.data.row_blocks import BlockRow, addresses_of, collate_rows
 from mixstream.errors import ConfigError
 from mixstream.loader.callers import check_not_dealt
 from mixstream.loader.composer_calls import check_not_cut
 from mixstream.loader.dataset import StoredRow, StreamingDataset, check_is_dataset, overrides
 from mixstream.loader.document_setup import document_masks
+from mixstream.loader.row_server import widens
+from mixstream.metering import TRAINER, TRANSFORM, here
 from mixstream.types import Addresses
+
+_COLLATE_FN = 5  # its place among the arguments of torch's DataLoader behind the dataset
 
 
 class DocumentCollate:
@@ -48,6 +53,8 @@ class DocumentCollate:
         ConfigError: nothing is known of the documents of a domain, or a subclass makes samples of its own.
     """
 
+    asks_for_addresses = True
+
     @checked
     def __init__(
         self,
@@ -60,6 +67,7 @@ class DocumentCollate:
         check_stored_rows(dataset)
         self.masks: DocumentMasks = document_masks(dataset.domains, labels=labels)
         self.collate_fn = collate_samples if collate_fn is None else collate_fn
+        self.widens = widens(self.collate_fn)  # None where it cannot take rows in blocks
         self.is_last = True  # False where transforms follow, as in a `StreamingDataLoader`
         dataset.addressed = True
 
@@ -70,6 +78,11 @@ class DocumentCollate:
             ConfigError: samples do not say their rows; or Composer or accelerate cut batches by rows.
         """
         check_not_dealt()
+        if type(samples[0]) is BlockRow:
+            batch = mark(collate_rows(samples), self.masks, addresses_of(samples))
+            if self.is_last:
+                check_not_cut(batch)
+            return batch
         if not all(isinstance(sample, StoredRow) for sample in samples):
             raise ConfigError(
                 "DocumentCollate knows documents by the row that each sample is, and a sample does not say its row: "
@@ -79,9 +92,12 @@ class DocumentCollate:
         domain_B, shard_B, row_B = (np.concatenate(part) for part in parts)
         at = Addresses(domain_B=domain_B, shard_B=shard_B, row_B=row_B)
         plain = [dict(sample) for sample in samples]
-        batch = mark(self.collate_fn(plain), self.masks, at, samples=plain)
+        made, clock = self.collate_fn(plain), here().clock
+        clock.enter(TRANSFORM)
+        batch = mark(made, self.masks, at, samples=plain)
         if self.is_last:
             check_not_cut(batch)
+        clock.enter(TRAINER)
         return batch
 
 
@@ -96,3 +112,17 @@ def check_stored_rows(dataset: StreamingDataset) -> None:
             f"documents=True knows where documents begin in stored rows, and {type(dataset).__name__} overrides "
             f"{own[0]}, which may return other tokens: change batches by transforms= instead, or leave out documents"
         )
+
+
+def marking_documents(
+    dataset: Any, args: tuple[Any, ...], kwargs: dict[str, Any], labels: str | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a DataLoader with a `collate_fn` that marks documents."""
+    if not isinstance(dataset, StreamingDataset):
+        raise ConfigError(f"documents=True needs a StreamingDataset, which knows its rows, and this is {dataset!r}")
+    given = args[_COLLATE_FN] if len(args) > _COLLATE_FN else kwargs.get("collate_fn")
+    collate = DocumentCollate(dataset, labels=labels, collate_fn=given)
+    collate.is_last = False
+    if len(args) > _COLLATE_FN:
+        return (*args[:_COLLATE_FN], collate, *args[_COLLATE_FN + 1 :]), kwargs
+    return args, kwargs | {"collate_fn": collate}

@@ -10,6 +10,7 @@ Shape suffixes: B rows of this rank in one step.
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from operator import length_hint
 from typing import Any
 
 import msgspec
@@ -17,14 +18,15 @@ import numpy as np
 from msgspec import UnsetType
 from torch.utils.data import get_worker_info
 
-from mixstream.data.bad_samples import RowReader
 from mixstream.errors import ConfigError, StateError
 from mixstream.loader.callers import Fetching
+from mixstream.loader.row_server import Portion, RowServer
 from mixstream.loader.run import Run
+from mixstream.metering import COLLATE, LOCATE, PLAN, here
 from mixstream.plan.skips import Skips
 from mixstream.plan.state_record import IteratorState
 from mixstream.plan.walk import ExhaustionWarnings
-from mixstream.types import Addresses, Cursor, Int64, Weights
+from mixstream.types import Cursor, Int64, Weights
 
 _NO_SKIPS = Skips()
 
@@ -48,8 +50,12 @@ class Share:
 
     def of_step(self, *, begin: int, rows: int) -> Int64:
         """Return which of the `rows` rows from row `begin` of the sequence on are the worker's; int64, rising."""
-        turn_B = (begin + np.arange(rows, dtype=np.int64)) // self.batch_size
+        turn_B = self.turns(begin=begin, row_N=np.arange(rows, dtype=np.int64))
         return np.flatnonzero(turn_B % self.workers == self.worker)
+
+    def turns(self, *, begin: int, row_N: Int64) -> Int64:
+        """Return in whose turn rows `row_N` of a step are, which begins at row `begin` of the sequence; int64 [N]."""
+        return (begin + row_N) // self.batch_size
 
 
 class Iteration:
@@ -89,9 +95,10 @@ class Iteration:
         self.share = Share(worker=self.worker or 0, workers=workers, batch_size=size)
         self.run, self.claim, self._epoch, self._skips = run, claim, epoch, skips
         self.walk = run.walk(cursor, weights)
-        self._before, self._passed = self.walk.cursor, place.rows if place is not None else 0
-        self._begin = phase - self._passed  # of the step, in the sequence
-        self._turned, self._drop_last = bool(turning and (phase or self._passed or cursor.step_in_epoch)), False
+        self._before, self._from = self.walk.cursor, place.rows if place is not None else 0
+        self._portion: Portion | None = None  # what is handed out; rows of the step before `_from` were passed earlier
+        self._begin = phase - self._from  # of the step, in the sequence
+        self._turned, self._drop_last = bool(turning and (phase or self._from or cursor.step_in_epoch)), False
         self.ended = False  # whether all of the epoch has been passed
 
     @property
@@ -121,17 +128,15 @@ class Iteration:
     def samples(
         self,
         *,
-        reader: RowReader,
+        server: RowServer,
         look_ahead: Callable[[Cursor, Weights | None], None],
-        make: Callable[[Addresses], Any],
         warn: bool,
     ) -> Iterator[Any]:
         """Yield the samples.
 
         Args:
-            reader: reads rows.
+            server: reads rows.
             look_ahead: called before each step, with the cursor and the run's weights.
-            make: returns the sample at one address.
             warn: whether to warn of domains that leave the mix.
         """
         run_plan, exhaustion = self.run.run_plan, ExhaustionWarnings(self.run.plan, self.walk.cursor)
@@ -140,6 +145,8 @@ class Iteration:
             skipped = self._before.step in self._skips
             if not skipped:
                 look_ahead(self._before, self.walk.weights)
+            clock = here().clock
+            clock.enter(PLAN)
             if (rows := self.walk.advance()) is None:
                 if warn:
                     warnings.warn(exhaustion.end(self.walk.cursor), stacklevel=2)
@@ -150,15 +157,25 @@ class Iteration:
                 self._before = self.walk.cursor
                 continue
             mine = self.share.of_step(begin=self._begin, rows=run_plan.batch_size)
-            mine = mine[mine >= self._passed]
+            mine = mine[mine >= self._from]
             if len(mine) and not (self._drop_last and rows.repeats):  # such a step only fills up the epoch
+                clock.enter(LOCATE)
                 (at,) = run_plan.addressing.locate([rows], run_plan.part)
-                for i in mine.tolist():
-                    sample = reader.read(rows, slice(i, i + 1), at[i : i + 1], make)
-                    self._passed = i + 1
-                    yield sample
-            self._begin, self._passed, self._before = self._begin + run_plan.batch_size, 0, self.walk.cursor
+                clock.enter(COLLATE)
+                for portion in server.portions(rows, at, mine, self.share.turns(begin=self._begin, row_N=mine)):
+                    self._portion = portion
+                    yield from portion[1]
+                    self._from, self._portion = portion[0][-1] + 1, None
+            self._begin, self._from, self._before = self._begin + run_plan.batch_size, 0, self.walk.cursor
         self.ended = True
+
+    @property
+    def _passed(self) -> int:
+        """How many rows of the running step were passed: up to the last one that was handed out."""
+        if self._portion is None:
+            return self._from
+        here, samples = self._portion
+        return here[handed - 1] + 1 if (handed := len(here) - length_hint(samples)) else self._from
 
     def document(self) -> dict[str, Any]:
         """Return the state after the rows that were handed out."""

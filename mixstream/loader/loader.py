@@ -24,8 +24,8 @@ from mixstream.loader import composer_calls
 from mixstream.loader.batch_maker import BatchMaker, Running
 from mixstream.loader.callers import check_place_in_lightning
 from mixstream.loader.dataset import StreamingDataset, check_is_dataset, check_iterates_as_planned, overrides
-from mixstream.loader.describe import Counters, describe
-from mixstream.loader.device import BufferPool, DeviceCopy, deliver
+from mixstream.loader.describe import describe
+from mixstream.loader.device import IN_FLIGHT, BufferPool, DeviceCopy, delivery, stored_columns
 from mixstream.loader.document_collate import check_stored_rows
 from mixstream.loader.document_setup import checked_labels, document_masks, warn_of_padding
 from mixstream.loader.place import Place
@@ -34,6 +34,8 @@ from mixstream.loader.reports import LossReports
 from mixstream.loader.run import Run
 from mixstream.loader.sharing import LoaderLock, SharedIterator
 from mixstream.loader.skipping import SkipsSteps
+from mixstream.loader.starving import Options
+from mixstream.loader.stats import LoaderStats, Work
 from mixstream.storage import absolute
 from mixstream.threads import weak_callback
 from mixstream.types import Cursor, Int64, Rows
@@ -87,7 +89,7 @@ class Loader(SkipsSteps, LossReports):
         prefetch, widen = whole("prefetch", prefetch, least=0, of="batches"), flag("widen", widen)
         self.dataset, self.prefetch, self.collate_fn, self.widen = dataset, prefetch, collate_fn, widen
         self.device = self._device = as_device("device", "cpu" if device is None else device)
-        self.counters, self.transforms = Counters(), checked_transforms(transforms)
+        self._work, self.transforms = Work(depth=prefetch), checked_transforms(transforms)
         self.documents, self.labels = flag("documents", documents), labels
         checked_labels(labels, documents=self.documents)
         self._source = dataset
@@ -112,7 +114,13 @@ class Loader(SkipsSteps, LossReports):
             pinned=self.device.type == "cuda",
             kept=(prefetch + 4) * max(len(self._columns or ()) + 4 * self.documents, 1),
         )
-        self._copy = DeviceCopy(self.device) if self.device.type == "cuda" else None
+        self._copy = self._device_copy() if self.device.type == "cuda" else None
+
+    def _device_copy(self) -> DeviceCopy:
+        unseen = self._columns is not None and not self.transforms  # by other code, before they are on the device
+        widens = unseen and self.widen and not self.documents
+        self._columns = stored_columns(self._domains) if widens else self._columns
+        return DeviceCopy(self.device, widen=widens, in_flight=IN_FLIGHT if unseen else 0)
 
     def _begin(self, previous: Place | None) -> Place:
         """Return the place of the dataset's position: the start, or a state that was loaded."""
@@ -175,8 +183,10 @@ class Loader(SkipsSteps, LossReports):
             self._stop()  # it has no batches beyond
             self._place.pass_skipped()
         running = self._running or self._start()
+        self._work.ask(asked, running.prefetcher.ready)
         try:
             batch, cursor, rows = self._get(running.prefetcher)
+            batch = batch if self._copy is None else self._copy.receive(batch)
         except FeedbackError:
             raise  # the trainer may report what is missing, and go on
         except BaseException:
@@ -184,18 +194,14 @@ class Loader(SkipsSteps, LossReports):
             raise
         self.run.quarantine.publish()
         self._place.hand_out(rows, cursor)
-        self.counters.waited += time.perf_counter() - asked
-        if self._copy is not None:
-            self._copy.receive(batch)
-        self.counters.batches += 1
-        self.counters.rows += self.batch_size if rows.part is None else rows.part.stop - rows.part.start
+        self._work.take(self.batch_size if rows.part is None else rows.part.stop - rows.part.start)
         return batch
 
     def _start(self) -> Running:
         """Start to make batches from the loader's position on."""
         check_place_in_lightning(at_start=not self.dataset.loads and self._place.is_at_start)
         dataset, collate = self.dataset, self.collate_fn or partial(collate_samples, widen=self.widen)
-        dataset.read_by = "mixstream.Loader"
+        dataset.read_by, meter = "mixstream.Loader", self._work.begin()
         maker = BatchMaker(
             run=self.run,
             cursor=self._place.cursor,
@@ -210,11 +216,12 @@ class Loader(SkipsSteps, LossReports):
                 transforms=self.transforms,
                 documents=self._masks,
             ),
-            deliver=partial(deliver, device=self.device, copy=self._copy),
+            deliver=delivery(self.device, self._copy),
             ahead=dataset.predownload,
-            counters=self.counters,
+            meter=meter,
+            joins=self.prefetch > 0,
         )
-        running = self._running = Running.begin(maker, depth=self.prefetch, owner=self)
+        running = self._running = Running.begin(maker, depth=self.prefetch, meter=meter, owner=self)
         return running
 
     def _get(self, prefetcher: Prefetcher[tuple[Any, Cursor, Rows]]) -> tuple[Any, Cursor, Rows]:
@@ -284,9 +291,15 @@ class Loader(SkipsSteps, LossReports):
 
     # --- life -----------------------------------------------------------------------------------------------------
 
+    def stats(self) -> LoaderStats:
+        """Return what the loader has done so far, and where its time went; the difference of two is a window."""
+        running = self._running
+        return self._work.stats(ready=running.prefetcher.ready if running is not None else 0)
+
     def describe(self) -> str:
-        """Return a picture of the run, with numbers: domains, shares, position, waiting."""
-        return describe(self.run, self._place.cursor, self.counters, self.weights, self._place.skips)
+        """Return a picture of the run, with numbers: domains, shares, position, and which stage starves the trainer."""
+        options = Options.of(self.dataset, collate_fn=self.collate_fn, widen=self.widen, lag=self.run.run_plan.lag)
+        return describe(self.run, self._place.cursor, self.stats(), self.weights, self._place.skips, options=options)
 
     def close(self) -> None:
         """End the background threads, after all reports are processed, and unmap the shards.
@@ -313,6 +326,7 @@ class Loader(SkipsSteps, LossReports):
         try:
             running.end()
         finally:
+            self._work.end()
             if running.prefetcher.alive:  # in a stalled download: leave it the shards that it has mapped
                 self._domains = self._domains.reopened()
 

@@ -11,6 +11,7 @@ import copy
 import re
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -44,7 +45,7 @@ def opened(streams: Sequence[Stream], *, allow_unsafe_types: bool) -> tuple[list
         each = list(pool.map(lambda stream: _opened(stream, allow_unsafe_types), streams))
     found = [pair for pairs in each for pair in pairs]
     names = [domain.name for _, domain in found]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, times in Counter(names).items() if times > 1):
         raise ConfigError(f"buckets and streams share the names {twice}; give the streams other names")
     return [stream for stream, _ in found], [domain for _, domain in found]
 

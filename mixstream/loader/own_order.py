@@ -134,16 +134,15 @@ class OwnOrder:
         iteration = begun or self.begin(dataset)
         at_start = not dataset.loads and iteration.walk.cursor.step in (0, dataset.first_step)
         check_place_in_lightning(at_start=at_start, at_end=iteration.is_over)
-        iteration.serve(fetching())
+        iteration.serve(how := fetching())
         ahead, epochs, run = dataset.predownload * iteration.share.workers, self._current(dataset), iteration.run
         check, first = None, iteration.walk.cursor
         if not dataset.loader and iteration.share.worker == 0 and epochs.is_first(iteration.claim):
             check = dataset.begin_check(run, lambda: run.facts(first, None, epochs.skips))
         with closing(Predownloader(run_plan=run.run_plan, domains=dataset.domains, ahead=ahead)) as predownloader:
             samples = iteration.samples(
-                reader=run.reader(dataset.domains),
+                server=dataset.serving(run, how),
                 look_ahead=predownloader.look_ahead,
-                make=dataset.sample_at,
                 warn=dataset.announce and iteration.share.worker == 0,
             )
             yield from samples if check is None else check.watch(samples, rows=run.run_plan.batch_size)

@@ -7,11 +7,13 @@ a thread that is inside torch when its interpreter exits aborts the process.
 """
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar, cast
 
 from mixstream.errors import ClosedError, WaitTimeoutError
+from mixstream.metering import IDLE, TRAINER, WEIGHTS, Meter, metered
 from mixstream.storage import waits
 from mixstream.threads import BackgroundThreads, Owner
 
@@ -26,19 +28,23 @@ class BlockedError(Exception):
 class Prefetcher(Generic[T]):
     """Items of `produce`, made ahead of time.
 
-    >>> items = Prefetcher(iter([10, 20, 30]).__next__, depth=2)
+    >>> items = Prefetcher(iter([[10, 20], [30]]).__next__, depth=2)
     >>> items.get(), items.get(), items.get()
     (10, 20, 30)
     >>> items.close()
 
     Args:
-        produce: makes the next item; raises `BlockedError` while it cannot, StopIteration at the end.
-        depth: how many finished items are kept ready; with 0, `get` makes each item in the caller's thread.
+        produce: makes the next items, one or several; raises `BlockedError` while it cannot, StopIteration at the end.
+        depth: while fewer finished items are ready, more are made; with 0, `get` makes them in the caller's thread.
         timeout: seconds that `get` waits.
+        meter: of the thread that makes the items.
     """
 
-    def __init__(self, produce: Callable[[], T], *, depth: int, timeout: float = 1800.0) -> None:
+    def __init__(
+        self, produce: Callable[[], Sequence[T]], *, depth: int, timeout: float = 1800.0, meter: Meter | None = None
+    ) -> None:
         self._produce, self._depth, self._timeout = produce, depth, timeout
+        self._meter = meter or Meter()
         self._ready: deque[T | BaseException] = deque()
         self._change = threading.Condition()
         self._owner = Owner("a loader's background thread", remedy="make a loader in the child")
@@ -60,7 +66,13 @@ class Prefetcher(Generic[T]):
         if self._thread is None:
             if self._closed:
                 raise _closed()
-            return self._produce()
+            with metered(self._meter):
+                try:
+                    if not self._ready:
+                        self._ready.extend(self._produce())
+                    return cast("T", self._ready.popleft())
+                finally:
+                    self._meter.clock.enter(IDLE)
         self._owner.check()
         with self._change:
             came = self._change.wait_for(
@@ -68,7 +80,8 @@ class Prefetcher(Generic[T]):
             )
             if self._ready:
                 item = self._ready.popleft()
-                self._change.notify_all()
+                if len(self._ready) < self._depth:
+                    self._change.notify_all()
             elif self._closed:
                 raise _closed()
             elif self._blocked:
@@ -84,6 +97,11 @@ class Prefetcher(Generic[T]):
         if isinstance(item, BaseException):
             raise item
         return item
+
+    @property
+    def ready(self) -> int:
+        """How many items are ready."""
+        return len(self._ready)
 
     def wake(self) -> None:
         """Let a blocked producer try again."""
@@ -113,6 +131,14 @@ class Prefetcher(Generic[T]):
         return self._thread is not None and self._thread.alive
 
     def _run(self) -> None:
+        with metered(self._meter):
+            try:
+                self._make()
+            finally:
+                self._meter.clock.enter(IDLE)
+
+    def _make(self) -> None:
+        clock = self._meter.clock
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._closed or (len(self._ready) < self._depth and not self._blocked))
@@ -120,19 +146,22 @@ class Prefetcher(Generic[T]):
                     return
                 wakes = self._wakes
             try:
-                item: T | BaseException = self._produce()
+                items: Sequence[T | BaseException] = self._produce()
             except BlockedError:
+                clock.enter(WEIGHTS)
                 with self._change:
                     self._blocked = wakes == self._wakes  # False if the consumer called `wake` meanwhile
                     self._change.notify_all()
                 continue
             except BaseException as error:
-                item = error
+                items = [error]
+            clock.enter(TRAINER)
+            clock.cpu = time.thread_time()
             with self._change:
                 if self._closed:
                     return
-                self._ended = isinstance(item, BaseException)
-                self._ready.append(item)
+                self._ended = isinstance(items[-1], BaseException)
+                self._ready.extend(items)
                 self._change.notify_all()
                 if self._ended:
                     return

@@ -19,6 +19,7 @@ from mixstream.loader.order import Order
 from mixstream.loader.orphans import end_with_parent
 from mixstream.loader.rank_check import RankCheck
 from mixstream.loader.run import Run
+from mixstream.loader.worker_meters import WorkerMeters
 from mixstream.plan.state import unpacked
 from mixstream.types import Addresses, Weights
 from mixstream.world import World
@@ -44,6 +45,7 @@ class ResumableIteration:
         self.announce = True  # whether iterating warns of domains that leave; a loader over the dataset warns itself
         self.loads = 0  # how often a state was loaded, by which loaders notice it
         self.weights_source: Weights | None = None  # set by a loader that runs a learning mixer
+        self.worker_meters: WorkerMeters | None = None  # set by a loader that counts what its workers do
 
     def samples_at(self, at: Addresses) -> list[Any]:
         """Return the samples at these addresses."""
@@ -99,6 +101,8 @@ class ResumableIteration:
         if get_worker_info() is None:
             return self._order.samples(self, None)
         end_with_parent()
+        if self.worker_meters is not None:
+            self.worker_meters.begin()
         try:  # begin now, since a worker is asked for its state before any sample, and workers of one iterator together
             return self._order.samples(self, self._order.begin(self))
         except MixstreamError as error:  # torch lets a worker die of what is raised here

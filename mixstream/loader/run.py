@@ -148,8 +148,7 @@ class Run:
         if (epoch, 0) < (cursor.epoch, cursor.step_in_epoch):
             cursor = self.start()
         walk = self.walk(cursor, self.weights(None))
-        while walk.cursor.epoch < epoch and walk.advance() is not None:
-            pass
+        walk.pass_steps((epoch - walk.cursor.epoch) * self.plan.steps_per_epoch - walk.cursor.step_in_epoch)
         return walk.cursor
 
     def document(self, cursor: Cursor, loop: FeedbackLoop | None, skips: Skips = _NO_SKIPS) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The user's description of a domain: where it is stored, and its weight."""
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from mixstream.errors import ConfigError
 from mixstream.feedback.replay import Replay
 from mixstream.formats import DTYPES, Options, token_stem
 from mixstream.loader.mosaic_api.stream import StreamApi, default_local
-from mixstream.mixers import LMO, Binding
+from mixstream.mixers import Binding
 from mixstream.selection.fit import OnMismatch, Unlisted
 from mixstream.storage import (
     LONGEST_TIMEOUT,
@@ -281,13 +282,14 @@ def prepared(streams: Sequence[Stream], defaults: dict[str, Any]) -> list[Stream
         _normalise(stream)
     Stream.validate_weights(copies)
     short = [s.name or domain_name(s.directory_name) for s in copies]
+    times = Counter(short)
     for stream, name in zip(copies, short):
         for key, value in defaults.items():
             if getattr(stream, key) is None:
                 setattr(stream, key, value)
-        stream.name = stream.name or (name if short.count(name) == 1 else stream._label)
+        stream.name = stream.name or (name if times[name] == 1 else stream._label)
     names = [stream.name for stream in copies]
-    if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+    if twice := sorted(str(name) for name, found in Counter(names).items() if found > 1):
         raise ConfigError(f"streams share the names {twice}; give each stream a `name` of its own")
     return copies
 
@@ -296,6 +298,10 @@ def bound(mixer: Any, domains: Sequence[Domain]) -> Any:
     """Return the mixer for these domains; a `mixers.Binding` is resolved by their names and sizes."""
     if isinstance(mixer, type):
         raise ConfigError(f"mixer={mixer.__name__} is a class: give an object of it, mixer={mixer.__name__}(...)")
+    if mixer is None:
+        return None
+    from mixstream.mixers import LMO  # a mixer of its own; it and numpy.ma take 10 ms
+
     if isinstance(mixer, LMO):
         raise ConfigError(
             "mixer=LMO(...) is no mixer: it is the step that mixers take with a matrix, and nothing gives it one; give "

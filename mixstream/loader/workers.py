@@ -33,6 +33,7 @@ from torch.utils.data import get_worker_info
 
 from mixstream.errors import ConfigError, WaitTimeoutError
 from mixstream.inherited_file import InheritedFile
+from mixstream.metering import WEIGHTS, here
 from mixstream.storage.cache.holders import describe_process, is_stopped
 from mixstream.types import Int64
 
@@ -163,6 +164,14 @@ class WeightRing:
         Raises:
             WaitTimeoutError: they were not put in time, or they were overwritten since.
         """
+        clock = here().clock
+        stage = clock.enter(WEIGHTS)
+        try:
+            return self._wait(step)
+        finally:
+            clock.enter(stage)
+
+    def _wait(self, step: int) -> Int64:
         deadline = time.monotonic() + self._timeout
         while True:
             record = np.frombuffer(self._file.read(self._record, step % self._slots * self._record), dtype=np.int64)

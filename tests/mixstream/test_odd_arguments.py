@@ -20,11 +20,13 @@ SHARES = 6
 NAMES_ANOTHER_WAY = {("Stream", "split_by")}  # the error of the scores that are not there
 NOT_TRIED = {
     "Feedback": "what a loader gives a mixer",
+    "LoaderStats": "what Loader.stats returns",
     "labelled": "its arguments are those of Loader.report",
     "Batch": "a dict of anything",
     "ValidationSet": "made by its `open`",
     "Loader.restore_state": "another name of load_state_dict",
     "Loader.save_state": "another name of state_dict",
+    "Batch.of_rows": "what loaders call, with columns that they made",
     "Batch.update": "that of dict",
 }
 """Public names that have no call in the table, and why."""

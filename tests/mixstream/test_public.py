@@ -64,6 +64,7 @@ def test_every_public_name_is_there_and_no_other():
         "Feedback",
         "JSONWriter",
         "Loader",
+        "LoaderStats",
         "LocalDataset",
         "MDSWriter",
         "MegatronOrder",

@@ -47,7 +47,7 @@ _UNFAIR = re.compile(
     r"(\w+\.)*(SyntaxError|IndentationError|ImportError|ModuleNotFoundError|NameError|UnboundLocalError)\b"
 )
 _LATE = re.compile(r"Failed: Timeout [(>]")  # pytest-timeout
-_KERNELS = re.compile(r"\bcompile_loop\(|@compiled\(")
+_KERNELS = re.compile(r"\bcompile_loop\b|@compiled\(")
 _FORK = multiprocessing.get_context("fork")
 
 

@@ -72,7 +72,7 @@ class StepLogWriter:
             "rows_K": np.bincount(batch.domain, minlength=domains).tolist(),
             "loss_sum_K": sums.tolist(),
             "count_K": counts.tolist(),
-            "waited": loader.counters.waited,
+            "waited": (stats := loader.stats()).wait + stats.first,
             "at": time.time(),
         }
         self._file.write(json.dumps(line) + "\n")

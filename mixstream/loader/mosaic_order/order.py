@@ -26,11 +26,12 @@ from mixstream.data.predownload import Predownloader
 from mixstream.errors import ConfigError
 from mixstream.inherited_file import InheritedFile
 from mixstream.loader import composer_calls
-from mixstream.loader.callers import check_place_in_lightning
+from mixstream.loader.callers import check_place_in_lightning, fetching
 from mixstream.loader.mosaic_order.origin import Origin
 from mixstream.loader.mosaic_order.run import MosaicPosition, MosaicRun, shards_of
 from mixstream.loader.mosaic_order.setup import run_plan_of
 from mixstream.loader.mosaic_order.shared_epoch import SharedEpoch
+from mixstream.loader.row_server import RowServer
 from mixstream.loader.workers import EpochClaims
 from mixstream.plan.mosaic.forecast import EpochForecast
 from mixstream.plan.mosaic.state import MosaicState
@@ -142,12 +143,12 @@ class MosaicOrder:
         check = None
         if not dataset.loader and not here.claim and (info is None or not info.id):
             check = dataset.begin_check(run, lambda: run.facts_at(here.epoch, here.read))
-        ids_QB = self._part(here, drop_last=dataset.drop_last)
+        ids_QB, how = self._part(here, drop_last=dataset.drop_last), fetching()
         forecast = EpochForecast(_Coming(run, ids_QB))
         with closing(
             Predownloader(run_plan=run.run_plan, domains=dataset.domains, ahead=dataset.predownload, forecast=forecast)
         ) as predownloader:
-            samples = _read(dataset, here, ids_QB, predownloader)
+            samples = _read(dataset, here, ids_QB, predownloader, dataset.serving(run, how))
             yield from samples if check is None else check.watch(samples, rows=run.run_plan.batch_size)
         self._note_end(here.claim, len(ids_QB))
 
@@ -293,9 +294,9 @@ class _Coming:
         return self._shard_QB, cursor.step
 
 
-def _read(dataset: Any, here: _Begun, ids_QB: Int64, predownloader: Predownloader) -> Iterator[Any]:
+def _read(dataset: Any, here: _Begun, ids_QB: Int64, predownloader: Predownloader, server: RowServer) -> Iterator[Any]:
     """Yield the samples of batches that one worker reads."""
-    run_plan, reader = here.run.run_plan, here.run.reader(dataset.domains)
+    run_plan = here.run.run_plan
     zeros_LK = np.zeros((1, len(dataset.domains)), dtype=np.int64)
     place = Cursor(
         step=0, epoch=here.epoch, step_in_epoch=0, drawn_LK=zeros_LK, base_LK=zeros_LK, credit_LK=zeros_LK,
@@ -305,7 +306,9 @@ def _read(dataset: Any, here: _Begun, ids_QB: Int64, predownloader: Predownloade
         predownloader.look_ahead(replace(place, step=q), None)
         at = run_plan.addressing.addresses(there_B := ids_B[ids_B >= 0])
         rows = Rows(step=q, domain_B=at.domain_B.astype(np.int32), draw_B=there_B, part=slice(None))
-        yield from reader.each(rows, at, dataset.sample_at)
+        mine_B = np.arange(len(at), dtype=np.int64)
+        for _, samples in server.portions(rows, at, mine_B, np.zeros_like(mine_B)):
+            yield from samples
 
 
 def _warn_of_abandoned(epoch: int) -> None:

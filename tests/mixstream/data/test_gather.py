@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixstream.data.gather import Field, ShardTable, field_span, gather, gather_reference
+from mixstream.data.gather import (
+    Field,
+    ShardTable,
+    field_span,
+    gather,
+    gather_batches,
+    gather_batches_reference,
+    gather_by_shard,
+    gather_reference,
+)
 from mixstream.formats import FixedStride, OffsetTable
 
 CONFIG = b'{"a": 1}'
@@ -77,10 +86,10 @@ def gathers(draw, *, damaged: bool = False) -> tuple[Any, ...]:
     return table, shard_B, row_B, field, cast
 
 
-def both(arguments: tuple[Any, ...]) -> list[tuple[int, np.ndarray]]:
+def all_of(arguments: tuple[Any, ...]) -> list[tuple[int, np.ndarray]]:
     table, shard_B, row_B, field, cast = arguments
     results = []
-    for function in (gather, gather_reference):
+    for function in (gather, gather_by_shard, gather_reference):
         out = np.full((len(shard_B) + 2, field.elements), 99, dtype=cast)
         to_B = np.arange(len(shard_B), dtype=np.int64)[::-1] + 1
         with np.errstate(all="ignore"):  # any bytes are floats
@@ -91,22 +100,73 @@ def both(arguments: tuple[Any, ...]) -> list[tuple[int, np.ndarray]]:
 @settings(max_examples=150)
 @given(gathers())
 def test_compiled_equals_reference(arguments):
-    (got, out), (expected, out_expected) = both(arguments)
-    assert got == expected == -1
-    assert out.tobytes() == out_expected.tobytes() or np.array_equal(out, out_expected, equal_nan=True)
-    assert (out[0] == 99).all()
-    assert (out[-1] == 99).all()
+    *found, (expected, out_expected) = all_of(arguments)
+    for got, out in found:
+        assert got == expected == -1
+        assert out.tobytes() == out_expected.tobytes() or np.array_equal(out, out_expected, equal_nan=True)
+        assert (out[0] == 99).all()
+        assert (out[-1] == 99).all()
 
 
 @settings(max_examples=300)
 @given(gathers(damaged=True))
 def test_compiled_equals_reference_on_damaged_shards(arguments):
     """The same row is refused, and no byte outside a shard is ever read."""
-    (got, out), (expected, out_expected) = both(arguments)
-    assert got == expected
-    done = len(arguments[1]) if got < 0 else got
-    if done:
-        assert np.array_equal(out[-1 - done : -1], out_expected[-1 - done : -1], equal_nan=out.dtype.kind == "f")
+    *found, (expected, out_expected) = all_of(arguments)
+    done = len(arguments[1]) if expected < 0 else expected
+    for got, out in found:
+        assert got == expected
+        if done:
+            assert np.array_equal(out[-1 - done : -1], out_expected[-1 - done : -1], equal_nan=out.dtype.kind == "f")
+
+
+@settings(max_examples=150)
+@given(gathers(damaged=True), st.sampled_from([1, 2, 3]))
+def test_batches_together_equal_their_reference_on_damaged_shards(arguments, batches):
+    table, shard_B, row_B, field, cast = arguments
+    rows = len(shard_B) // batches
+    shard_B, row_B = shard_B[: rows * batches], row_B[: rows * batches]
+    results = []
+    for function in (gather_batches, gather_batches_reference):
+        around = [np.full((rows + 2, field.elements), 99, dtype=cast) for _ in range(batches)]
+        with np.errstate(all="ignore"):
+            bad = function(table, shard_B, row_B, field, [out[1:-1] for out in around])
+        assert all((out[[0, -1]] == 99).all() for out in around)
+        done = rows * batches if bad < 0 else bad
+        results.append((bad, np.concatenate([out[1:-1] for out in around])[:done]))
+    assert results[0][0] == results[1][0]
+    assert np.array_equal(results[0][1], results[1][1], equal_nan=cast.kind == "f")
+
+
+def test_batches_of_other_sizes_are_not_gathered_together():
+    """Their rows would be written where none of them has any."""
+    table = ShardTable(1)
+    table.put(0, np.zeros(80, dtype=np.uint8))
+    field = Field(
+        rows=FixedStride(begins=0, stride=8, size=8),
+        column=0,
+        sizes_C=np.array([8]),
+        dtype=np.dtype("<u2"),
+        elements=4,
+    )
+    zero = np.zeros(4, dtype=np.int64)
+    good = [np.zeros((2, 4), dtype=np.uint16) for _ in range(2)]
+    assert gather_batches(table, zero, zero, field, good) == -1
+    for bad in ([good[0], good[0][:1]], [good[0], np.zeros((2, 4), "i8")], [good[0], np.zeros((2, 8), "u2")[:, ::2]]):
+        with pytest.raises(ValueError, match="one shape and dtype, and are contiguous"):
+            gather_batches(table, zero, zero, field, bad)
+    with pytest.raises(ValueError, match="4 rows do not fill 1 batches of 2"):
+        gather_batches(table, zero, zero, field, good[:1])
+
+
+@pytest.mark.parametrize("read", [gather, gather_reference])
+def test_a_row_before_the_first_is_refused(read):
+    """What lies before the table would make a good offset."""
+    table, out = ShardTable(1), np.zeros((1, 1), dtype=np.int64)
+    table.put(0, np.array([8, 10, 12, 7], dtype="<u4").view(np.uint8))
+    field = Field(rows=OffsetTable(begins=4), column=0, sizes_C=np.array([2]), dtype=np.dtype("<u2"), elements=1)
+    assert read(table, np.array([0]), np.array([0]), field, out, np.array([0])) == -1
+    assert read(table, np.array([0]), np.array([-1]), field, out, np.array([0])) == 0
 
 
 def test_values_arrive_where_they_belong_and_are_cast():
@@ -131,7 +191,7 @@ def test_a_shard_that_is_not_there_is_refused():
     assert out.tolist() == [[0]]
 
 
-@pytest.mark.parametrize("read", [gather, gather_reference])
+@pytest.mark.parametrize("read", [gather, gather_by_shard, gather_reference])
 def test_nothing_behind_a_shard_is_believed(read):
     """What lies behind its last byte would make good rows: the end of a sample, or the sample itself."""
     field = Field(rows=OffsetTable(begins=0), column=0, sizes_C=np.array([2]), dtype=np.dtype("<u2"), elements=1)
@@ -145,7 +205,7 @@ def test_nothing_behind_a_shard_is_believed(read):
             assert read(table, np.array([0]), np.array([0]), field, out, np.array([0])) == refused
 
 
-@pytest.mark.parametrize("read", [gather, gather_reference])
+@pytest.mark.parametrize("read", [gather, gather_by_shard, gather_reference])
 @pytest.mark.parametrize("sizes", [[2, 2], [2, -1], [-1, 2]])
 def test_a_sample_that_is_longer_or_shorter_than_its_columns_is_refused(read, sizes):
     whole = record_of([(b"ab", sizes[0] < 0), (b"cd", sizes[1] < 0)])
@@ -199,7 +259,7 @@ def test_rows_at_equal_distances_are_gathered_and_none_beyond_their_shard(stored
         elements=length + overlap,
     )
     shard_B, row_B = np.array([1, 0, 1, 0]), np.array([4, 0, 0, 3])
-    for read in (gather, gather_reference):
+    for read in (gather, gather_by_shard, gather_reference):
         out = np.zeros((6, length + overlap), dtype=made)
         assert read(table, shard_B, row_B, field, out, np.array([5, 2, 0, 1])) == -1
         for shard, row, to in zip(shard_B, row_B, [5, 2, 0, 1]):

@@ -97,6 +97,73 @@ def test_under_a_limit_the_rows_are_the_same_and_the_disk_holds_it(packed, tmp_p
     assert 2 * size <= peak <= 4 * size
 
 
+def test_the_first_batch_waits_for_no_shards_but_its_own(packed, tmp_path, monkeypatch):
+    """They are all there before the fetch of any other begins; then those follow without a further call."""
+    asked, there, fetch = [], set(), Domain.fetch
+    data = dataset(packed, tmp_path / "cache", predownload=200, shuffle=True, shuffle_block_size=100, batch_size=8)
+    own, _ = Forecast(data.run.run_plan).upcoming(data.run.start(), None, 8)
+
+    def recorded(domain: Domain, number: int, need: float) -> bool:
+        asked.append((number, set(there)))
+        if done := fetch(domain, number, need):
+            there.add(number)
+        return done
+
+    monkeypatch.setattr(Domain, "fetch", recorded)
+    with ms.Loader(data, prefetch=0) as loader:
+        next(iter(loader))
+        assert eventually(lambda: len(there) > len(own))
+    assert 1 < len(own) < 10
+    early = [number for number, before in asked if not before >= set(own.tolist())]
+    assert set(early) == set(own.tolist())
+
+
+def test_shards_that_the_next_steps_read_are_mapped_once_under_a_limit(packed, tmp_path, monkeypatch):
+    mapped, of = [], Domain.map
+    monkeypatch.setattr(Domain, "map", lambda self, number: mapped.append(number) or of(self, number))
+    order: dict[str, Any] = {"shuffle": True, "shuffle_block_size": 24, "predownload": 60}
+    size = max(shard.raw.bytes for shard in dataset(packed, tmp_path / "all").shards)
+    limited = dataset(packed, tmp_path / "few", **order, cache_limit=beside_index(packed, 8 * size))
+    assert limited.domains.unmap_after_read
+    with ms.Loader(limited, prefetch=0) as loader:
+        for _ in loader:
+            pass
+    shards = len(limited.shards)
+    assert shards <= len(mapped) <= 2 * shards  # a shard is read in three windows at most; 75 batches need 2 to 4 each
+    assert len(set(mapped)) == shards
+
+
+def test_what_is_evicted_by_its_reader_is_not_mapped_any_more(packed, tmp_path):
+    """A mapped file takes disk space even after it was evicted: the limit would not hold."""
+    order: dict[str, Any] = {"shuffle": True, "shuffle_block_size": 150, "predownload": 60}
+    size = max(shard.raw.bytes for shard in dataset(packed, tmp_path / "all").shards)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the limit is below the windows: shards are evicted that are needed at once
+        limited = dataset(packed, tmp_path / "few", **order, cache_limit=beside_index(packed, 4 * size))
+        with ms.Loader(limited, prefetch=0) as loader:
+            for _ in loader:
+                maps = Path("/proc/self/maps").read_text().splitlines()
+                assert [line for line in maps if f"{tmp_path}/few" in line and line.endswith("(deleted)")] == []
+
+
+def test_what_another_process_evicts_is_not_mapped_for_long(packed, tmp_path):
+    order: dict[str, Any] = {"shuffle": True, "shuffle_block_size": 40, "predownload": 16}
+    size = max(shard.raw.bytes for shard in dataset(packed, tmp_path / "all").shards)
+    limited = dataset(packed, tmp_path / "few", **order, cache_limit=beside_index(packed, 6 * size))
+    few = f"{tmp_path}/few/shard"
+    with ms.Loader(limited, prefetch=0) as loader:
+        batches = iter(loader)
+        for _ in range(2):
+            next(batches)
+        maps = [line for line in Path("/proc/self/maps").read_text().splitlines() if few in line]
+        assert maps
+        for path in (tmp_path / "few").glob("shard.*.mds"):
+            path.unlink()
+        next(batches)
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        assert [line for line in maps if few in line and line.endswith("(deleted)")] == []
+
+
 def held(directory: Path) -> int:
     """Return the bytes of all shards in `directory`, finished or not; others may be removing them."""
     total = 0

@@ -14,9 +14,9 @@ from mixstream.loader.prefetch import BlockedError, Prefetcher
 def counter(stop: int, error: BaseException):
     numbers = iter(range(stop))
 
-    def produce() -> int:
+    def produce() -> list[int]:
         for number in numbers:
-            return number
+            return [number]
         raise error
 
     return produce
@@ -45,7 +45,7 @@ def test_the_end_is_stop_iteration_again_and_again(depth):
 
 def test_it_works_ahead_as_deep_as_asked_and_no_deeper():
     made = []
-    items = Prefetcher(lambda: made.append(len(made)) or len(made), depth=3)
+    items = Prefetcher(lambda: made.append(len(made)) or made[-1:], depth=3)
     deadline = time.monotonic() + 20
     while len(made) < 3 and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -58,13 +58,39 @@ def test_it_works_ahead_as_deep_as_asked_and_no_deeper():
     items.close()
 
 
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_items_that_are_made_together_are_handed_out_one_by_one(depth):
+    made = iter([[0, 1], [2], [3, 4, 5]])
+    items = Prefetcher(lambda: next(made), depth=depth)
+    assert [items.get() for _ in range(6)] == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(StopIteration):
+        items.get()
+    items.close()
+
+
+def test_nothing_is_made_while_enough_is_ready():
+    made = []
+    items = Prefetcher(lambda: made.append(1) or [1, 1, 1, 1], depth=2)
+    deadline = time.monotonic() + 20
+    for ready in (4, 3, 2):
+        while not made and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(0.02)
+        assert len(made) == 1, ready
+        items.get()
+    while len(made) < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert len(made) == 2
+    items.close()
+
+
 def test_a_consumer_of_a_blocked_producer_is_told_and_can_wake_it():
     allowed = threading.Event()
 
-    def produce() -> str:
+    def produce() -> list[str]:
         if not allowed.is_set():
             raise BlockedError
-        return "item"
+        return ["item"]
 
     items = Prefetcher(produce, depth=2)
     with pytest.raises(BlockedError):
@@ -77,7 +103,7 @@ def test_a_consumer_of_a_blocked_producer_is_told_and_can_wake_it():
 
 def test_a_wait_is_bounded_and_says_what_for():
     release = threading.Event()
-    items = Prefetcher(lambda: release.wait(30), depth=1, timeout=0.05)
+    items = Prefetcher(lambda: [release.wait(30)], depth=1, timeout=0.05)
     with pytest.raises(WaitTimeoutError, match="no batch in"):
         items.get()
     release.set()
@@ -85,14 +111,14 @@ def test_a_wait_is_bounded_and_says_what_for():
 
 
 def test_close_ends_the_thread():
-    items = Prefetcher(lambda: 1, depth=2)
+    items = Prefetcher(lambda: [1], depth=2)
     items.get()
     items.close()
     assert "mixstream-prefetch" not in [thread.name for thread in threading.enumerate() if thread.is_alive()]
 
 
 def test_after_close_there_is_nothing_to_wait_for():
-    items = Prefetcher(lambda: threading.Event().wait(0.01), depth=2)
+    items = Prefetcher(lambda: [threading.Event().wait(0.01)], depth=2)
     waiting = []
 
     def consume() -> None:
@@ -116,13 +142,13 @@ def test_a_producer_woken_while_it_looks_tries_again():
     looked, acted = threading.Event(), threading.Event()
     answers = iter(["first look", "item"])
 
-    def produce() -> str:
+    def produce() -> list[str]:
         answer = next(answers, "more")
         if answer == "first look":
             looked.set()
             assert acted.wait(20)
             raise BlockedError
-        return answer
+        return [answer]
 
     items = Prefetcher(produce, depth=1)
     assert looked.wait(20)
