@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo demo-selection test check style format test-mosaic test-mosaic-suite test-trainers bench bench-text soak fuzz mutants coverage audit lock clean
+.PHONY: help demo demo-selection test check style format test-mosaic test-mosaic-suite test-trainers bench soak fuzz mutants coverage audit lock clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -56,17 +56,9 @@ test-trainers:  ## train with torchtitan, Composer, LLM Foundry and TRL, in an e
 test-mosaic-suite:  ## run that package's own tests through mixstream.compat; SUITE names its checkout
 	PYTHON=$(PYTHON) tests/mosaic/suite.sh $(SUITE) --list
 
-bench: $(READY)  ## run the benchmarks that docs/benchmarks.md quotes
-	$(BIN)/python bench/loader.py
-	$(BIN)/python bench/startup.py
-	$(BIN)/python bench/losses.py
-	$(BIN)/python bench/mixing.py
-	$(BIN)/python bench/mixing_cost.py
-	$(BIN)/python bench/storage.py
-	for part in reading lookups embedding kmeans keep scoring; do $(BIN)/python bench/selection.py $$part || exit; done
-
-bench-text: $(READY)  ## train small models on real text under every mixer (half an hour)
-	$(BIN)/python bench/mixing_text.py
+bench: $(READY)  ## run all that README and docs quote; PARTS="peers loader" some of it, QUICK=1 small forms; draw the charts
+	$(BIN)/python bench/suite.py $(PARTS) $(if $(QUICK),--quick)
+	$(BIN)/python bench/charts.py $(if $(QUICK),--images runs/bench)
 
 SEED ?= 0
 soak: $(READY)  ## read through a failing store, tight caches and kill -9 for MINUTES=3; compare every batch
@@ -90,5 +82,5 @@ mutants: $(READY)  ## put known mistakes into the code, one at a time: do the te
 	$(BIN)/python tests/mutants --only '$(ONLY)'
 
 clean:  ## remove environments and caches
-	rm -rf $(VENV) .venv-mosaic .venv-mosaic-suite .venv-trainers .pytest_cache .ruff_cache .hypothesis build dist *.egg-info runs \
+	rm -rf $(VENV) .venv-mosaic .venv-mosaic-suite .venv-trainers .venv-convert .venv-bench-* .pytest_cache .ruff_cache .hypothesis build dist *.egg-info runs \
 	  bench/data

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 import mixstream as ms
+from mixstream.plan.compiled import compile_at_once
 from mixstream_tools.cli import main as command
 from mixstream_tools.convert import Fields, Recipe, describe_tokenizer, run_conversion
 
@@ -140,6 +141,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seq-len", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=7)
+    compile_at_once()
     given = parser.parse_args()
     streams = corpus(given.megabytes, given.seq_len)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

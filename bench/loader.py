@@ -1,13 +1,12 @@
-"""How close `Loader` comes to copying bytes: rows/s and CPU-seconds per million tokens, on one core.
+"""How close `Loader` comes to copying bytes: million tokens/s and CPU time, on a pair of cores or on one.
 
-    python bench/loader.py [--rows 40000] [--batch-sizes 64 512] [--rounds 9] [--stores]
+    python bench/loader.py [--rows 40000] [--batch-sizes 8 64 256 1024 4096] [--rounds 9] [--cores 2] [--stores]
 
 8 domains x 40,000 rows x 2,048 uint16 tokens (seeded, about 1.3 GB, written once below bench/data). Beside the loader
-stands a plain numpy gather of the very same rows from the same mapped files: addresses, views and the output buffer are
-made beforehand and cost it nothing. Of two ways to write it (row by row; by shard with fancy indexing) the faster one
-counts. All take turns in one process, pinned to one core, so that the loader's background thread, its plan and its
-look-up of addresses are paid for there too. In a turn each copies the same fresh rows, every one of them for the first
-time through its own mapping; who goes first changes from turn to turn.
+stand copies of the very same rows in the same files, with all addresses known beforehand, into one array that is used
+again and again: a compiled loop of one thread (`row_kernel.py`: memcpy, or vectorised widening), and plain numpy in two
+ways (row by row; by shard with fancy indexing), of which the faster one counts. All take turns in one process. Every
+page is mapped before. Before each turn, what the loader has ready is taken untimed.
 
 With `--stores`, loaders of the same tokens in several stores take turns instead: MDS rows; the same rows of flat token
 files (Megatron pairs, documents of 1 to some 8,000 tokens, mean 1,000); rows of a packing of their documents. Each is
@@ -28,11 +27,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from row_kernel import copy_rows
 
 import mixstream as ms
+from mixstream.plan.compiled import compile_at_once
 from mixstream_tools.cli import main as mixstream_main
 
 DOMAINS, SEQ = 8, 2048
+SPARE_ROWS = 8192
 DATA = Path(__file__).parent / "data"
 
 
@@ -135,46 +137,67 @@ def make_dataset(paths: list[Path], batch_size: int) -> ms.StreamingDataset:
     return ms.StreamingDataset(streams=[ms.Stream(local=str(p)) for p in paths], batch_size=batch_size, shuffle=True)
 
 
-class PlainGather:
-    """The same batches, copied by numpy with everything known beforehand."""
+class Sources:
+    """The rows of the steps of a run, in mappings of their own: what is copied, with every address known beforehand."""
 
-    def __init__(self, dataset: ms.StreamingDataset, steps: int, dtype: type) -> None:
+    def __init__(self, dataset: ms.StreamingDataset, steps: int) -> None:
         run = dataset.run
         walk = run.walk(run.start(), None)
         found = run.run_plan.addressing.locate(
             [rows for _ in range(steps) if (rows := walk.advance())], run.run_plan.part
         )
-        self.views: list[np.ndarray] = []
-        slots: dict[int, int] = {}
-        self.batches: list[list[tuple[int, int]]] = []
-        for at in found:
-            batch = []
-            for s, r in zip(at.shard_B.tolist(), at.row_B.tolist()):
-                if s not in slots:
-                    slots[s] = len(self.views)
-                    domain, number = dataset.domains.home(s)
-                    info = domain.shards[number]
-                    raw = np.memmap(domain.files.path(info.raw.basename), dtype=np.uint8, mode="r")
-                    first = int(raw[4:8].view("<u4")[0])
-                    self.views.append(raw[first:].view("<u2").reshape(info.samples, SEQ))
-                batch.append((slots[s], r))
-            self.batches.append(batch)
+        self.views: dict[int, np.ndarray] = {}
+        for s in np.unique(np.concatenate([at.shard_B for at in found])).tolist():
+            domain, number = dataset.domains.home(s)
+            info = domain.shards[number]
+            raw = np.memmap(domain.files.path(info.raw.basename), dtype=np.uint8, mode="r")
+            first = int(raw[4:8].view("<u4")[0])
+            self.views[s] = raw[first:].view("<u2").reshape(info.samples, SEQ)
+        self.rows = [list(zip(at.shard_B.tolist(), at.row_B.tolist())) for at in found]
+        base_S = np.zeros(max(self.views) + 1, dtype=np.uint64)
+        base_S[list(self.views)] = [view.ctypes.data for view in self.views.values()]
+        self.address = [base_S[at.shard_B] + (at.row_B * 2 * SEQ).astype(np.uint64) for at in found]
         self.grouped = []
-        for batch in self.batches:
-            slot, row = np.array(batch).T
-            self.grouped.append([(s, np.flatnonzero(slot == s), row[slot == s]) for s in np.unique(slot).tolist()])
-        self.out = np.empty((len(self.batches[0]), SEQ), dtype=dtype)
+        for at in found:
+            here = [(s, np.flatnonzero(at.shard_B == s)) for s in np.unique(at.shard_B).tolist()]
+            self.grouped.append([(s, to, at.row_B[to]) for s, to in here])
+        sum(int(view[:, ::1024].max()) for view in self.views.values())  # every page is mapped
+
+
+class Plain:
+    """The same batches, copied by numpy or by a compiled loop into one array, which is used again and again."""
+
+    def __init__(self, sources: Sources, dtype: type) -> None:
+        self.sources = sources
+        self.out = np.empty((len(sources.rows[0]), SEQ), dtype=dtype)
 
     def by_row(self, step: int) -> None:
         """Copy one batch row by row."""
-        out, views = self.out, self.views
-        for i, (slot, row) in enumerate(self.batches[step]):
-            out[i] = views[slot][row]
+        out, views = self.out, self.sources.views
+        for i, (shard, row) in enumerate(self.sources.rows[step]):
+            out[i] = views[shard][row]
 
     def by_shard(self, step: int) -> None:
         """Copy one batch with one fancy-indexed copy per shard."""
-        for slot, to, rows in self.grouped[step]:
-            self.out[to] = self.views[slot][rows]
+        for shard, to, rows in self.sources.grouped[step]:
+            self.out[to] = self.sources.views[shard][rows]
+
+    def kernel(self, step: int) -> None:
+        """Copy one batch with one call of the compiled loop."""
+        copy_rows(self.sources.address[step], self.out)
+
+
+class Endless:
+    """The batches of a loader, epoch after epoch."""
+
+    def __init__(self, loader: ms.Loader) -> None:
+        self._loader, self._batches = loader, iter(loader)
+
+    def __call__(self, _: int) -> ms.Batch:
+        for batch in self._batches:
+            return batch
+        self._batches = iter(self._loader)
+        return next(self._batches)
 
 
 def timed(action: Callable[[int], object], steps: range) -> tuple[float, float]:
@@ -187,49 +210,76 @@ def timed(action: Callable[[int], object], steps: range) -> tuple[float, float]:
 
 def compare(paths: list[Path], *, batch_size: int, widen: bool, rounds: int, rows: int) -> str:
     """Return one line of the table."""
-    steps = rows // rounds // batch_size
-    dataset = make_dataset(paths, batch_size)
+    spare = max(SPARE_ROWS // batch_size, 8)  # steps that are ready before a turn, or being made: not timed
+    steps = spare + max(rows // rounds // batch_size, 24)
     dtype = np.int64 if widen else np.uint16
-    by_row, by_shard = PlainGather(dataset, rounds * steps, dtype), PlainGather(dataset, rounds * steps, dtype)
+    sources = Sources(make_dataset(paths, batch_size), rounds * steps)
+    plain = Plain(sources, dtype)
     with ms.Loader(make_dataset(paths, batch_size), widen=widen) as loader:
-        batches = iter(loader)
-        first = next(batches)["tokens"]
-        by_row.by_row(0)
-        if not torch.equal(first, torch.from_numpy(by_row.out)):
-            raise SystemExit("the loader and the plain gather do not deliver the same rows")
-        contenders = [("loader", lambda _: next(batches)), ("by row", by_row.by_row), ("by shard", by_shard.by_shard)]
+        batches, per_epoch = Endless(loader), len(loader)
+        first = batches(0)["tokens"]
+        for copy in (plain.by_row, plain.by_shard, plain.kernel):
+            plain.out[:] = 0
+            copy(0)
+            if not torch.equal(first, torch.from_numpy(plain.out)):
+                raise SystemExit("the loader and the plain gather do not deliver the same rows")
+        for _ in range(per_epoch):  # every page is mapped
+            batches(0)
+        contenders = [
+            ("loader", batches),
+            ("by row", plain.by_row),
+            ("by shard", plain.by_shard),
+            ("kernel", plain.kernel),
+        ]
         rate: dict[str, list[float]] = {name: [] for name, _ in contenders}
         cpu: dict[str, list[float]] = {name: [] for name, _ in contenders}
         for turn in range(rounds):
-            for name, action in contenders[turn % 3 :] + contenders[: turn % 3]:
-                wall, used = timed(action, range(turn * steps + (turn == 0), (turn + 1) * steps))
-                done = (steps - (turn == 0)) * batch_size
+            first_step, last = turn * steps + spare, (turn + 1) * steps
+            for name, action in contenders[turn % 4 :] + contenders[: turn % 4]:
+                timed(action, range(first_step - spare, first_step))
+                wall, used = timed(action, range(first_step, last))
+                done = (last - first_step) * batch_size
                 rate[name].append(done / wall)
                 cpu[name].append(used / (done * SEQ / 1e6))
+                time.sleep(0.02)  # the loader fills its queue
     best = max(("by row", "by shard"), key=lambda name: statistics.median(rate[name]))
-    ratios = [ours / theirs for ours, theirs in zip(rate["loader"], rate[best])]
     return (
-        f"{batch_size:>10}  {np.dtype(dtype).name:>9}  {statistics.median(rate['loader']):>13,.0f}  "
-        f"{statistics.median(rate[best]):>10,.0f} {'(' + best + ')':10}  {statistics.median(ratios):>5.2f} "
-        f"[{min(ratios):.2f}, {max(ratios):.2f}]  {statistics.median(cpu['loader']):>10.5f}  "
-        f"{statistics.median(cpu[best]):>8.5f}"
+        f"{batch_size:>6}  {np.dtype(dtype).name:>6}  {tokens_of(rate['loader']):>6,.0f}  "
+        f"{tokens_of(rate['kernel']):>6,.0f}  {ratio(rate['loader'], rate['kernel'])}  "
+        f"{ratio(cpu['loader'], cpu['kernel'])}  {ratio(rate['loader'], rate[best])}  "
+        f"{ratio(cpu['loader'], cpu[best])}  {best}"
     )
+
+
+def tokens_of(rates: list[float]) -> float:
+    """Return the median of rows/s as million tokens/s."""
+    return statistics.median(rates) * SEQ / 1e6
+
+
+def ratio(ours: list[float], theirs: list[float]) -> str:
+    """Return the median ratio of the turns, with the lowest and the highest."""
+    found = [a / b for a, b in zip(ours, theirs)]
+    return f"{statistics.median(found):>5.2f} [{min(found):.2f}, {max(found):.2f}]"
 
 
 def main() -> None:
     """Run the comparison and print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rows", type=int, default=40_000, help="rows per domain")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 512], help="rows per batch")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 64, 256, 1024, 4096], help="rows per batch")
+    parser.add_argument("--cores", type=int, default=2, help="cores that the process is pinned to")
+    parser.add_argument("--only", choices=["uint16", "int64"], help="one of the dtypes that are delivered")
     parser.add_argument("--rounds", type=int, default=9, help="turns that loader and gather take")
     parser.add_argument("--stores", action="store_true", help="rows of MDS, of flat token files, and packed ones")
+    compile_at_once()
     options = parser.parse_args()
     paths = corpus(options.rows)
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     torch.set_num_threads(1)
-    print(f"{platform.processor() or platform.machine()}, one core; Python {platform.python_version()}, ", end="")
+    cores = len(os.sched_getaffinity(0))
     print(
-        f"torch {torch.__version__}, numpy {np.__version__}; {DOMAINS} domains x {options.rows:,} rows x {SEQ} uint16"
+        f"{platform.processor() or platform.machine()}, cores: {cores}; Python {platform.python_version()}, torch "
+        f"{torch.__version__}, numpy {np.__version__}; {DOMAINS} domains x {options.rows:,} rows x {SEQ} uint16"
     )
     rows = min(DOMAINS * options.rows, 200_000)
     if options.stores:
@@ -239,12 +289,12 @@ def main() -> None:
                 sizes = {"batch_size": batch_size, "rounds": options.rounds, "rows": rows}
                 print("\n".join(compare_stores(paths, widen=widen, **sizes)), flush=True)
         return
-    print(
-        "batch rows  delivered  loader rows/s  plain gather rows/s    ratio [min, max]  CPU s/1e6 tokens: loader, plain"
-    )
+    print("million tokens/s of loader and kernel; medians of the turns' ratios [min, max]")
+    print("batch  delivers  loader  kernel  loader / kernel      CPU time             loader / numpy       CPU time")
     for batch_size in options.batch_sizes:
         for widen in (False, True):
-            print(compare(paths, batch_size=batch_size, widen=widen, rounds=options.rounds, rows=rows), flush=True)
+            if options.only in (None, "int64" if widen else "uint16"):
+                print(compare(paths, batch_size=batch_size, widen=widen, rounds=options.rounds, rows=rows), flush=True)
 
 
 if __name__ == "__main__":

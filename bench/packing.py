@@ -26,6 +26,7 @@ import numpy as np
 
 import mixstream as ms
 from mixstream.packing import PackingSettings, document_source, merge_packing, pack_documents, write_part
+from mixstream.plan.compiled import compile_at_once
 from mixstream.selection import DomainRows, provenance
 from mixstream_tools.demo.text import DOMAINS
 
@@ -148,6 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seq-len", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=7)
+    compile_at_once()
     options = parser.parse_args()
     waste(options.seq_len)
     speed(options.seq_len)

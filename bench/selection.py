@@ -60,6 +60,7 @@ from table import Table
 
 import mixstream as ms
 from mixstream.formats import FileInfo, ShardInfo
+from mixstream.plan.compiled import compile_at_once
 from mixstream.selection import Selection, ShardIdentity, ShardTable, keep, provenance, write_buckets, write_selection
 from mixstream.selection.datamodels import attribute
 from mixstream.selection.embedders import EmbedderSpec
@@ -327,6 +328,7 @@ def _entry(shard: ShardIdentity) -> ShardInfo:
 
 def main() -> int:
     """Run a part and print its table."""
+    compile_at_once()
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("part", nargs="?", choices=["reading", "lookups", "embedding", "kmeans", "keep", "scoring"])
     parser.add_argument("--large", action="store_true", help="every stage at ten million rows")

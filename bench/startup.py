@@ -1,6 +1,6 @@
 """Start-up does not grow with samples: time and memory to the first batch's addresses.
 
-    python bench/startup.py [--shards 1000]
+    python bench/startup.py [--shards 1000] [--json PATH]
 
 One domain whose index declares 10^5, 10^7 and 10^9 samples in the same number of shards; the shards themselves are not
 there, and are not looked at. Timed from `StreamingDataset(...)` to the addresses of the first global batch, in a fresh
@@ -24,6 +24,7 @@ import numpy as np
 
 import mixstream as ms
 from mixstream.formats import FileInfo, Index, ShardInfo, dump_index
+from mixstream.plan.compiled import compile_at_once
 
 
 def declare(path: Path, samples: int, shards: int) -> None:
@@ -50,6 +51,7 @@ def declare(path: Path, samples: int, shards: int) -> None:
 
 def first_addresses(path: str) -> None:
     """Open the dataset at `path` and print, as JSON, what that took."""
+    compile_at_once()
     warm = ms.StreamingDataset(local=path, batch_size=512, shuffle=True)  # load compiled loops, which are not start-up
     warm.run.run_plan.addressing.locate(
         [rows for rows in [warm.run.walk(warm.run.start(), None).advance()] if rows], slice(0, 512)
@@ -73,6 +75,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shards", type=int, default=1000)
+    parser.add_argument("--json", type=Path, help="write the curve to this file")
     parser.add_argument("--open", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.open:
@@ -81,6 +84,7 @@ def main() -> None:
     print(f"{platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}; {options.shards} shards")
     print("      samples   ms to first addresses   ratio   peak MB   ratio")
     base: tuple[float, float] | None = None
+    curve = []
     with tempfile.TemporaryDirectory() as scratch:
         for samples in (10**5, 10**7, 10**9):
             path = Path(scratch) / str(samples)
@@ -90,10 +94,13 @@ def main() -> None:
             seconds = statistics.median(f["seconds"] for f in found)
             size = statistics.median(f["bytes"] for f in found)
             base = base or (seconds, size)
+            curve.append({"samples": samples, "ms": seconds * 1e3, "mb": size / 1e6})
             print(
                 f"{samples:>13,}   {seconds * 1e3:>21.1f}   {seconds / base[0]:>5.2f}   {size / 1e6:>7.2f}   "
                 f"{size / base[1]:>5.2f}"
             )
+    if options.json:
+        options.json.write_text(json.dumps({"samples": curve}) + "\n")
 
 
 if __name__ == "__main__":

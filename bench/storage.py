@@ -35,6 +35,7 @@ from uuid import uuid4
 import numpy as np
 
 import mixstream as ms
+from mixstream.plan.compiled import compile_at_once
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests/mixstream"))
 
@@ -317,6 +318,7 @@ def run(options: argparse.Namespace, table: Table, benches: dict[str, Bench]) ->
 
 def main() -> int:
     """Run the comparison and print a table."""
+    compile_at_once()
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--shards", type=int, default=24, help="shards of 16 MiB")
     parser.add_argument("--rounds", type=int, default=7, help="turns that each contender takes")

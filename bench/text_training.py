@@ -192,7 +192,7 @@ def train(data: TextData, setting: Setting, job: Job) -> dict[str, Any]:
                 rows_TK[batch.step] = np.bincount(batch.domain, minlength=len(data.names))
                 if loader.step == setting.steps:
                     break
-        waited = loader.counters.waited
+        waited = loader.stats().wait
     spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "waited": waited}
     with validation(dataset, setting.probe + 2 * setting.judged) as rows:
         choose_K, report_K = judge(model, rows, setting)

@@ -19,6 +19,7 @@ CENTRAL = [
     "formats.mds.container:MDS",
     "plan.addressing:Addressing",
     "plan.forecast:Forecast",
+    "plan.dealing:deal_rows",
     "plan.kernels:deal_rows_reference",
     "plan.plan:Plan",
     "plan.run_plan:RunPlan",
