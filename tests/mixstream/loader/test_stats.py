@@ -186,7 +186,7 @@ def test_a_small_cache_shows_evictions_and_what_is_fetched_again(remote: FaultPr
         warnings.filterwarnings("ignore", "cache_limit=.* is less than")
         loader = ms.Loader(dataset)
     with loader:
-        drive([loader], 40)
+        drive([loader], 10)
         stats = loader.stats()
         assert stats.evicted
         assert stats.refetched
