@@ -402,3 +402,17 @@ def test_batches_on_the_gpu_are_the_same(library):
         batch = next(iter(loader))
         assert batch["tokens"].is_cuda
         assert batch["domain"].is_cuda
+
+
+def test_batches_made_together_and_states_between_them_are_those_of_batches_made_one_by_one(library):
+    """Over epochs; without prefetching, each batch is made by itself."""
+    one, many = (ms.Loader(make_dataset(library), prefetch=depth) for depth in (0, 6))
+    steps = 3 * len(one) // 2
+    with one, many:
+        for _ in range(2):
+            for alone, together in zip(one, many, strict=True):
+                assert alone.step == together.step
+                assert alone.keys() == together.keys()
+                assert all(torch.equal(alone[name], together[name]) for name in alone)
+                assert one.state_dict() == many.state_dict()
+    assert many.step > steps
