@@ -238,7 +238,7 @@ class Work:
             self._wait += seconds
         if self._before is not None and (clock := self._clock) is not None:
             spent = zip(self._waited_for, self._before, clock.seconds())
-            self._waited_for = [waited + after - before for waited, before, after in spent]
+            self._waited_for = [waited + (after - before) for waited, before, after in spent]
         self._batches, self._rows = self._batches + 1, self._rows + rows
         self._ready, self._empty = self._ready + self._found, self._empty + (not self._found)
 
