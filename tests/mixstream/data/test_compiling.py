@@ -132,6 +132,23 @@ def test_a_fork_in_the_middle_leaves_no_lock_to_the_child():
     run(FORKS)
 
 
+def test_a_fork_waits_for_the_part_that_is_loaded():
+    code = """
+held, begun = threading.Lock(), threading.Event()
+def part():
+    with held:
+        begun.set()
+        time.sleep(0.3)
+compiled.parts = lambda: iter([part])
+compiling.begin()
+assert begun.wait(20)
+if (child := os.fork()) == 0:
+    os._exit(held.locked())
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    run(code)
+
+
 @pytest.mark.parametrize("pause", [0.0, 0.05, 0.3])
 def test_an_exit_in_the_middle_is_quiet(pause):
     run(f"compiled.compile_loop(lambda x: x).__class__\ncompiling.begin()\ntime.sleep({pause})\nassert loading()")

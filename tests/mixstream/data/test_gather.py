@@ -219,20 +219,22 @@ def test_a_sample_that_is_longer_or_shorter_than_its_columns_is_refused(read, si
             assert read(table, np.array([0]), np.array([0]), field, out, np.array([0])) == refused
 
 
-def test_a_header_that_differs_is_refused():
+@pytest.mark.parametrize("read", [gather, gather_by_shard, gather_reference])
+@pytest.mark.parametrize("size", [-1, 4])
+def test_a_header_that_differs_is_refused(read, size):
     """As where a row of an `ndarray:uint16` column has another shape than the first."""
     table = ShardTable(1)
-    table.put(0, shard_of([record_of([(b"\x01\x04ab", True)]), record_of([(b"\x01\x05ab", True)])]))
+    table.put(0, shard_of([record_of([(b"\x01\x04ab", size < 0)]), record_of([(b"\x01\x05ab", size < 0)])]))
     field = Field(
         rows=OffsetTable(begins=4),
         column=0,
-        sizes_C=np.array([-1]),
+        sizes_C=np.array([size]),
         dtype=np.dtype("u1"),
         elements=2,
         header=b"\x01\x04",
     )
     out = np.zeros((2, 2), dtype=np.uint8)
-    assert gather(table, np.array([0, 0]), np.array([0, 1]), field, out, np.array([0, 1])) == 1
+    assert read(table, np.array([0, 0]), np.array([0, 1]), field, out, np.array([0, 1])) == 1
     assert out.tolist() == [[97, 98], [0, 0]]
 
 

@@ -243,6 +243,13 @@ def test_a_limit_that_holds_everything_costs_nothing(packed, tmp_path, monkeypat
     assert sorted(mapped) == list(range(len(data.shards)))
 
 
+def test_shards_stay_mapped_where_they_fit_beside_the_copy_of_their_index(packed, tmp_path):
+    size = sum(shard.raw.bytes for shard in dataset(packed, tmp_path / "all").shards)
+    for room, evicts in ((size, False), (size - 1, True)):
+        data = dataset(packed, tmp_path / str(room), cache_limit=beside_index(packed, room), shuffle=True)
+        assert data.domains.unmap_after_read == evicts
+
+
 def test_what_a_loader_told_others_goes_with_it(packed, tmp_path):
     data = dataset(packed, tmp_path / "cache", predownload=40, cache_limit=beside_index(packed, 2 << 10))
     told = lambda: list((tmp_path / "cache").glob(".mixstream-needs/*"))  # noqa: E731

@@ -97,10 +97,11 @@ def test_passed_steps_lead_to_the_cursor_of_a_walk(kind, steps):
         np.testing.assert_array_equal(getattr(many.cursor, field), getattr(one.cursor, field), err_msg=field)
 
 
-def test_a_domain_leaves_where_it_does_in_a_walk():
+@pytest.mark.parametrize("samples", range(396, 404))
+def test_a_domain_leaves_where_it_does_in_a_walk(samples):
     plan = Plan(
         names=("a", "b"),
-        samples_K=np.array([400, 900]),
+        samples_K=np.array([samples, 900]),
         choose_K=None,
         share_K=np.array([3, 5]),
         epoch_size=5000,
