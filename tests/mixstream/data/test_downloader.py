@@ -191,7 +191,7 @@ def test_when_there_is_room_again_those_that_waited_come_at_once():
     store = Store(lambda number: room.is_set())
     fetcher = Downloader(fetch=store.fetch, threads=1)
     follow(fetcher, range(10))
-    until(lambda: store.numbers.count(0) == 5)  # the next pause is 0.8 s
+    until(lambda: store.numbers.count(9) == 5)  # the next pause is 0.8 s
     room.set()
     asked = len(store.asked)
     with OwnTime() as clock:
