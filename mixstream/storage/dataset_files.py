@@ -24,6 +24,7 @@ from mixstream.storage.cache.owner import CacheOwner, digest_of, private_directo
 from mixstream.storage.companions import Companions
 from mixstream.storage.in_place import InPlace
 from mixstream.storage.index_file import origin_of, read_index
+from mixstream.storage.large_file import LargeFile
 from mixstream.storage.made_index import IndexMaker, made_of
 from mixstream.storage.mapping import map_file
 from mixstream.storage.original import Original
@@ -193,16 +194,33 @@ class DatasetFiles:
             UnfinishedError: there is none yet, or the directory is a part of a dataset (also an IndexNotFoundError).
             StoreError: the store cannot be read, and no index was kept from an earlier run.
         """
+        data, where = self.open_index(large=None)
+        assert isinstance(data, bytes)
+        return data, where
+
+    def open_index(self, *, large: int | None) -> tuple[bytes | LargeFile, str]:
+        """Return the index as `read_index` does; where it is on local disk and of `large` bytes or more, as a file.
+
+        The caller closes the file, and says with `identify` which version it has read.
+        """
         places = self.store, self.origin, self.home
         data, where, self._version = read_index(
-            *places, retry=self.retry, name=self.index, identity=self.identity, maker=self.maker
+            *places, retry=self.retry, name=self.index, identity=self.identity, maker=self.maker, large=large
         )
         self._companions, self._in_place = Companions(), InPlace()
         self._index_bytes = len(data) if self.store is not None else 0
-        self._cache = self._cache_of(digest_of(data), data if self.store is not None else None)
+        if isinstance(data, bytes):
+            self._identify(digest_of(data), data)
+        return data, where
+
+    def identify(self, digest: str) -> None:
+        """Say which version of the dataset is read: `index_digest` of the file that `open_index` returned."""
+        self._identify(digest, None)
+
+    def _identify(self, digest: str, data: bytes | None) -> None:
+        self._cache = self._cache_of(digest, data if self.store is not None else None)
         if self.store is not None and self.home is None:
             warn_of_earlier(self._cache.owner, self.store.url)
-        return data, where
 
     def present(self, spec: ShardSpec) -> bool:
         """Return whether a raw file of the right size is on local disk; its bytes are not looked at."""
