@@ -20,6 +20,7 @@ from mixstream.formats import (
     check_index_hash,
     dump_shard_list,
     is_index_of_many,
+    kinds_of,
     load_shard_list,
     open_container,
     read_blocks,
@@ -27,7 +28,7 @@ from mixstream.formats import (
 from mixstream.storage import DatasetFiles, KeptFile, index_hash
 
 _BEGIN = 256  # bytes of an index that say what kind it is
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 
 
 def read_container(files: DatasetFiles, validate_hash: str | None) -> tuple[Container, str]:
@@ -72,7 +73,9 @@ def _read(files: DatasetFiles, arrives: str | None) -> tuple[Container, str]:
 
 
 def _many(files: DatasetFiles, blocks: Callable[[], Iterator[bytes]]) -> tuple[Index, str] | None:
-    """Return the index of many shards that `blocks` yields, and its digest; None if it has to be read as a whole.
+    """Return the index of many shards that `blocks` yields, and a digest; None if it has to be read as a whole.
+
+    Where shards are unpacked, the digest is the one that cache directories have; elsewhere any digest does.
 
     Args:
         files: of the dataset.
@@ -83,18 +86,21 @@ def _many(files: DatasetFiles, blocks: Callable[[], Iterator[bytes]]) -> tuple[I
         pass
     if (data := kept.read()) is not None and (found := load_shard_list(data, text=text.hexdigest())) is not None:
         return found
-    digest = index_hash()
     text.reset()  # it is that of the bytes that are read now
-    if (index := read_blocks(_hashed(blocks(), text, digest))) is None:
+    if (index := read_blocks(_hashed(blocks(), text))) is None:
         return None
+    digest = text
+    if any(kind.zip is not None for kind in kinds_of(index.shards)):  # a cache directory is named after it
+        digest = index_hash()
+        for _ in _hashed(blocks(), digest):
+            pass
     if (made := dump_shard_list(index, text=text.hexdigest(), digest=digest.hexdigest())) is not None:
         kept.write(made)
     return index, digest.hexdigest()
 
 
-def _hashed(blocks: Iterable[bytes], *hashes: Any) -> Iterator[bytes]:
-    """Yield `blocks`, and add them to hashes."""
+def _hashed(blocks: Iterable[bytes], whole: Any) -> Iterator[bytes]:
+    """Yield `blocks`, and add them to the hash `whole`."""
     for block in blocks:
-        for each in hashes:
-            each.update(block)
+        whole.update(block)
         yield block

@@ -1,6 +1,6 @@
 """The compact form of a large index: a `ShardList` and what else the index says, as bytes that load at once.
 
-    magic · xxh3_128 of all that follows, 16 bytes · u32 size of the header · header, JSON · kinds, an index.json · arrays
+    magic · xxh3_128 of all that follows · u32 size of the header · header, JSON · kinds, an index.json · arrays
 
 Rules. It stands for one text of an index, whose digest is in it. A text that is another's, damaged, cut or of another
 version of this file is no error: `load_shard_list` returns None, and the index is read. A checksum detects damage only,

@@ -22,7 +22,7 @@ _MIX_2 = 0x94D049BB133111EB
 _ROUNDS = 8
 _FEW = 1 << 22  # entries that numpy permutes in less time than importing numba takes
 _FEW_DOMAINS = 64
-_CACHED = 1 << 14  # values that are permuted together by numpy: what is between stays in the processor's cache
+_CACHED = 1 << 15  # values that numpy permutes together: what is between stays in the processor's cache
 _MIN_BITS = 6  # fewer bits reach too few of the permutations; small sizes walk more often instead
 
 
@@ -45,13 +45,15 @@ def permute_reference(index_B: Int64, size: int, key: int) -> Int64:
     >>> permute_reference(np.arange(8), size=8, key=5).tolist()
     [0, 3, 2, 1, 5, 7, 6, 4]
     """
+    if len(index_B) > _CACHED:
+        return np.concatenate(
+            [permute_reference(index_B[at : at + _CACHED], size, key) for at in range(0, len(index_B), _CACHED)]
+        )
     bits = max(int(size - 1).bit_length(), _MIN_BITS)
     low_bits = np.uint64(bits - bits // 2)
     low_mask, high_mask = np.uint64((1 << int(low_bits)) - 1), np.uint64((1 << (bits // 2)) - 1)
 
     def applied(value_B: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        if len(value_B) > _CACHED:
-            return np.concatenate([applied(value_B[at : at + _CACHED]) for at in range(0, len(value_B), _CACHED)])
         low, high = value_B & low_mask, value_B >> low_bits
         for r in range(0, _ROUNDS, 2):
             high ^= _mix_reference(low ^ np.uint64((key + (r + 1) * _GOLDEN) & (2**64 - 1))) & high_mask

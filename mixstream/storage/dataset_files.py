@@ -214,7 +214,11 @@ class DatasetFiles:
         return data, where
 
     def identify(self, digest: str) -> None:
-        """Say which version of the dataset is read: `index_digest` of the file that `open_index` returned."""
+        """Say which version of the dataset is read.
+
+        Args:
+            digest: `index_hash` of the file that `open_index` returned; if nothing is ever fetched, any other will do.
+        """
         self._identify(digest, None)
 
     def _identify(self, digest: str, data: bytes | None) -> None:

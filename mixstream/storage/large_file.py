@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from mixstream.storage.disk_errors import named_disk_errors
 
-BLOCK = 1 << 20  # bytes
+_BLOCK = 1 << 18  # bytes
 
 
 class LargeFile:
@@ -45,7 +45,7 @@ class LargeFile:
         """Close the file."""
         self._file.close()
 
-    def blocks(self, *, size: int = BLOCK) -> Iterator[bytes]:
+    def blocks(self, *, size: int = _BLOCK) -> Iterator[bytes]:
         """Yield all of it, `size` bytes at a time.
 
         Raises:

@@ -95,13 +95,13 @@ def parse_index(data: bytes, *, where: str) -> Index:
     """
     with _decoding(where):
         top = TOP.decode(data)
-        shards = top.pop("shards", b"null")
+        entries = top.pop("shards", b"null")
         extra, hashes = top_level(top, where=where)
-        wire = _SHARDS.decode(shards)
+        wire = _SHARDS.decode(entries)
     checker = Checker(where)
-    found = tuple(map(checker.shard, range(len(wire)), _taken(wire)))
-    checker.paths(found)
-    return Index(shards=found, extra=extra, hashes=hashes)
+    shards = tuple(map(checker.shard, range(len(wire)), _taken(wire)))
+    checker.paths(shards)
+    return Index(shards=shards, extra=extra, hashes=hashes)
 
 
 def top_level(top: Mapping[str, msgspec.Raw], *, where: str) -> tuple[dict[str, object], tuple[str, ...]]:

@@ -34,9 +34,16 @@ _ENTRIES = msgspec.json.Decoder(list[msgspec.Raw])
 _INTEGERS = msgspec.json.Decoder(list[int])
 _CHANGES = 1000  # of the kind, from one entry to the next; with more, this way is the slower one
 _LONGEST_NAME = 240  # bytes; `paths` looks at the parts of longer ones
-_LONGEST_TAIL = 1 << 24  # bytes
+_LONGEST_HEAD, _LONGEST_TAIL = 1 << 20, 1 << 24  # bytes
 _TAKEN = (b".tmp\n", b"index.json\n")
-_UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, UnusualError, IndexCorruptError)
+_UNREADABLE = (
+    msgspec.MsgspecError,
+    RecursionError,
+    UnicodeDecodeError,
+    IncompleteError,
+    UnusualError,
+    IndexCorruptError,
+)
 
 
 def read_blocks(blocks: Iterable[bytes]) -> Index | None:
@@ -82,9 +89,11 @@ class _Reading:
 
     def _head(self) -> dict[str, msgspec.Raw]:
         """Return what stands before the entries, and leave these in `_text`."""
-        text = next(self._blocks, b"")
-        if (found := _HEAD.search(text)) is None:
-            raise UnusualError
+        text = b""
+        while (found := _HEAD.search(text)) is None:
+            if len(text) > _LONGEST_HEAD or not (more := next(self._blocks, b"")):
+                raise UnusualError
+            text += more
         top = TOP.decode(text[: found.end()] + b"]}")
         if next(reversed(top), "") != "shards" or bytes(top.pop("shards")).strip(_WHITE + b"[]"):
             raise UnusualError
@@ -111,7 +120,7 @@ class _Reading:
                     raise UnusualError
             if (more := next(self._blocks, None)) is None:
                 return
-            self._text += more
+            self._text = (self._text + more).lstrip(_WHITE)  # a block may end between a comma and a space
 
     def _tail(self) -> dict[str, msgspec.Raw]:
         """Read the last entry, and return what stands behind it."""

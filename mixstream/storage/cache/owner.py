@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2s
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import msgspec
 
@@ -31,9 +31,6 @@ from mixstream.storage.original import Original
 from mixstream.storage.spec import INDEX, PREFIX
 from mixstream.storage.store import ObjectInfo
 from mixstream.storage.whole_files import sync
-
-if TYPE_CHECKING:
-    import hashlib
 
 _NOTE = f"{PREFIX}origin"
 _ORIGINAL = f"{PREFIX}original"
@@ -264,7 +261,7 @@ def digest_of(index: bytes) -> str:
     return index_hash(index).hexdigest()
 
 
-def index_hash(begin: bytes = b"") -> "hashlib._Hash":
+def index_hash(begin: bytes = b"") -> blake2s:
     """Return the hash that `digest_of` an index is, of the bytes that it begins with; the others are to be added.
 
     >>> found = index_hash(b"{")
