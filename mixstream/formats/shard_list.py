@@ -178,11 +178,13 @@ class ShardList(Sequence[ShardInfo]):
             samples, sizes = self.samples_S[begin:end].tolist(), self.raw.bytes_S[begin:end].tolist()
             names = self.raw.names.between(begin, end)  # without quotes and backslashes, as the hashes are
             if not kind.raw.hashes:
-                each = (f"('{n}', {s}, {b}, {columns}, [])" for n, s, b in zip(names, samples, sizes))
-            else:
-                hashes = (sorted(zip(kind.raw.hashes, t.split(" "))) for t in self.raw.hashes.between(begin, end))
-                each = (f"('{n}', {s}, {b}, {columns}, {h!r})" for n, s, b, h in zip(names, samples, sizes, hashes))
-            yield "".join(each)
+                yield "".join(f"('{n}', {s}, {b}, {columns}, [])" for n, s, b in zip(names, samples, sizes))
+                continue
+            listed = list(kind.raw.hashes)
+            form = ", ".join(f"({_plain(repr(name))}, '{{{listed.index(name)}}}')" for name in sorted(listed))
+            hashes = map(str.split, self.raw.hashes.between(begin, end))
+            each = (f"('{n}', {s}, {b}, {columns}, [" for n, s, b in zip(names, samples, sizes))
+            yield "".join(f"{start}{form.format(*values)}])" for start, values in zip(each, hashes))
 
     def _runs(self) -> Iterator[tuple[int, int]]:
         """Yield stretches [begin, end) of shards of one kind, none longer than `_BLOCK`."""
@@ -211,6 +213,11 @@ class ShardList(Sequence[ShardInfo]):
                 raw=raw,
                 zip=zipped,
             )
+
+
+def _plain(text: str) -> str:
+    """Return `text` as `str.format` takes it where nothing is to be put in."""
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def kinds_of(shards: Sequence[ShardEntry]) -> Sequence[ShardEntry]:

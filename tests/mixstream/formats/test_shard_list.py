@@ -27,7 +27,7 @@ from mixstream.formats.mds.index import Index
 
 
 def info(number, kind):
-    hashes = ({}, {"xxh64": f"{number:x}"}, {"sha1": "b", "xxh64": f"{number:x}"})[kind]
+    hashes = ({}, {"xxh64": f"{number:x}"}, {"xxh64": f"{number:x}", "sha1": "b", "{0}": "c"})[kind]
     raw = FileInfo(basename=f"{number:05}.mds", bytes=1000 + number, hashes=hashes)
     return ShardInfo(
         samples=number % 7,
