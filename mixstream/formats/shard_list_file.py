@@ -26,6 +26,7 @@ from mixstream.types import Int64
 
 _MAGIC = b"mixstream entries 1\n"  # the number changes with everything that the bytes mean
 _LONGEST = (1 << 16) - 1  # of a text
+_ARRAYS = ("<u2", "<u4", "<u4", "<u4", "<u2", "<u2", "<u2", "<u2")  # kinds, samples, raw and zip bytes, 4 of lengths
 
 
 class _Header(msgspec.Struct, kw_only=True):
@@ -34,6 +35,7 @@ class _Header(msgspec.Struct, kw_only=True):
     hashes: tuple[str, ...]
     shards: int
     kinds: int  # bytes
+    arrays: tuple[bool, ...]  # whether there is one, or all of it is zero: those of `_ARRAYS`
     texts: tuple[int, ...]  # bytes of raw names, raw hashes, compressed names, their hashes
 
 
@@ -55,6 +57,8 @@ def dump_shard_list(index: Index, *, text: str, digest: str) -> bytes | None:
         kinds = dump_index(Index(shards=shards.kinds, extra=index.extra), hashes=())
     except (ValueError, TypeError, RecursionError):
         return None
+    numbers = shards.kind_S, shards.samples_S, shards.raw.bytes_S, shards.zip.bytes_S, *length_4S
+    arrays = [each.astype(dtype).tobytes() if each.any() else b"" for dtype, each in zip(_ARRAYS, numbers)]
     header = msgspec.json.encode(
         _Header(
             index=text,
@@ -62,14 +66,13 @@ def dump_shard_list(index: Index, *, text: str, digest: str) -> bytes | None:
             hashes=index.hashes,
             shards=len(shards),
             kinds=len(kinds),
+            arrays=tuple(map(bool, arrays)),
             texts=tuple(len(each.data) for each in texts),
         )
     )
     parts = [
         len(header).to_bytes(4, "little") + header + kinds,
-        shards.kind_S.astype("<u2").tobytes(),
-        *(each.astype("<u4").tobytes() for each in (shards.samples_S, shards.raw.bytes_S, shards.zip.bytes_S)),
-        *(each.astype("<u2").tobytes() for each in length_4S),
+        *arrays,
         *(each.data.tobytes() for each in texts),
     ]
     whole = xxhash.xxh3_128()
@@ -91,7 +94,7 @@ def load_shard_list(data: bytes, *, text: str) -> tuple[Index, str] | None:
     size = int.from_bytes(data[at : at + 4], "little")
     try:
         header = msgspec.json.decode(data[at + 4 : at + 4 + size], type=_Header)
-        if header.index != text or len(header.texts) != 4:
+        if header.index != text or (len(header.arrays), len(header.texts)) != (len(_ARRAYS), 4):
             return None
         at += 4 + size
         kinds = parse_index(data[at : at + header.kinds], where="")
@@ -107,19 +110,21 @@ def _shards(data: bytes, at: int, header: _Header, kinds: object) -> ShardList:
     Raises:
         ValueError: they are not there, or contradict each other.
     """
-
-    def taken(dtype: str, count: int) -> Int64:
-        nonlocal at
-        found = np.frombuffer(data, dtype=dtype, count=count, offset=at)
-        at += found.nbytes
-        return found.astype(np.int64)
-
     assert isinstance(kinds, tuple)
-    kind_S = taken("<u2", header.shards)
-    samples_S, raw_S, zip_S = (taken("<u4", header.shards) for _ in range(3))
-    end_4S = [np.cumsum(taken("<u2", header.shards)) for _ in range(4)]
+    if header.shards > len(data):  # each has a name
+        raise ValueError
+    found: list[Int64] = []
+    for dtype, written in zip(_ARRAYS, header.arrays):
+        if written:
+            array = np.frombuffer(data, dtype=dtype, count=header.shards, offset=at)
+            at += array.nbytes
+            found.append(array.astype(np.int64))
+        else:
+            found.append(np.zeros(header.shards, dtype=np.int64))
+    kind_S, samples_S, raw_S, zip_S, *length_4S = found
     texts = []
-    for end_S, size in zip(end_4S, header.texts):
+    for length_S, written, size in zip(length_4S, header.arrays[4:], header.texts):
+        end_S = np.cumsum(length_S, out=length_S) if written else length_S
         text = np.frombuffer(data, dtype=np.uint8, count=size, offset=at)
         at += size
         if size != (end_S[-1] if len(end_S) else 0) or (text >= 128).any():

@@ -179,10 +179,11 @@ def check_sizes(kinds: Sequence[ShardInfo], kind_S: Int64, samples_S: Int64, raw
     smallest = [smallest_sample(kind.column_sizes) for kind in kinds]
     if max(smallest) > MAX_OFFSET or (samples_S > MAX_OFFSET).any() or (raw_S > MAX_OFFSET).any():
         raise UnusualError
-    row_S = (4 + np.array(smallest, dtype=np.int64))[kind_S]
+    of_S = kind_S if len(kinds) > 1 else 0
+    row_S = (4 + np.array(smallest, dtype=np.int64))[of_S]
     if (samples_S > (raw_S - 8) // row_S).any():  # 8 + samples * row bytes are the least
         raise UnusualError
-    zipped_S = np.array([kind.zip is not None for kind in kinds], dtype=bool)[kind_S]
+    zipped_S = np.array([kind.zip is not None for kind in kinds], dtype=bool)[of_S]
     if ((zip_S <= 0) & zipped_S).any() or ((zip_S > 2 * raw_S + 4096) & zipped_S).any():
         raise UnusualError
 
