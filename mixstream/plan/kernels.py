@@ -110,6 +110,8 @@ def _permute(index_B: Any, size: int, key: Any) -> Any:
 
 def permute(index_B: Int64, size: int, key: int) -> Int64:
     """Compiled `permute_reference`."""
+    if size == 1:  # domains of one shard
+        return np.zeros(len(index_B), dtype=np.int64)
     return _permute(index_B, size, np.uint64(key))
 
 
