@@ -6,13 +6,14 @@ here: `read_blocks` returns None, and `parse_index` reads the index, or refuses 
 kept, so memory is that of the arrays.
 
 Why a split text means the same: the head, closed by `]}`, is a whole object whose last key is "shards"; so what follows
-the head are entries. A matched entry is a whole value and a comma. What is left then, behind `{"shards": [`, is the end
-of the object, with at least one entry.
+the head are entries. A matched entry is a whole value and a comma. What is left then, behind `{"some key": [`, is the
+end of the object, with at least one entry and no second "shards".
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from itertools import pairwise
 from operator import lt
 
@@ -27,7 +28,6 @@ from mixstream.formats.shard_list import FileTable, ShardList, Texts
 from mixstream.types import Int64
 
 _HEAD = re.compile(rb'[{,][ \t\r\n]*("shards"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*)')
-_BEHIND = b'{"shards": ['
 _WHITE = b" \t\r\n"
 _ENTRY = msgspec.json.Decoder(WireShard)
 _ENTRIES = msgspec.json.Decoder(list[msgspec.Raw])
@@ -97,8 +97,8 @@ class _Reading:
         top = TOP.decode(text[: found.end()] + b"]}")
         if next(reversed(top), "") != "shards" or bytes(top.pop("shards")).strip(_WHITE + b"[]"):
             raise UnusualError
-        # The texts outlive the block.
         self._text = text[found.end() :]
+        # Copied, since what was decoded holds the whole block.
         return {key: msgspec.Raw(bytes(value)) for key, value in top.items()}
 
     def _entries(self) -> None:
@@ -124,13 +124,17 @@ class _Reading:
 
     def _tail(self) -> dict[str, msgspec.Raw]:
         """Read the last entry, and return what stands behind it."""
-        parts, size = [_BEHIND, self._text], len(self._text)
+        parts, size = [self._text], len(self._text)
         for more in self._blocks:
             parts.append(more)
             if (size := size + len(more)) > _LONGEST_TAIL:
                 raise UnusualError
-        tail = TOP.decode(b"".join(parts))
-        entries = _ENTRIES.decode(tail.pop("shards"))
+        text = b"".join(parts)
+        key = blake2b(text).hexdigest()  # no key in the text: of two that are alike, the decoder tells the last one
+        tail = TOP.decode(b'{"%b": [%b' % (key.encode(), text))
+        if "shards" in tail:
+            raise UnusualError
+        entries = _ENTRIES.decode(tail.pop(key))
         for entry in entries:
             self._text = bytes(entry) + b","
             if not self._match(*self._pattern()) or self._text:

@@ -142,6 +142,8 @@ TEXTS = {
     "no comma": lambda text: text.replace(b"null}, {", b"null} {", 1),
     "two commas": lambda text: text.replace(b"null}, {", b"null},, {", 1),
     "shards twice": lambda text: text[:-1] + b', "shards": []}',
+    "shards twice, with entries": lambda text: text[:-1] + b', "shards": ' + dumped([entry(9)])[11:-15] + b"}",
+    "shards twice, by an escape": lambda text: text[:-1] + b', "shard\\u0073": ' + dumped([entry(9)])[11:-15] + b"}",
     "shards twice before": lambda text: b'{"shards": [], ' + text[1:],
     "shards in a text": lambda text: b'{"x\\"shards": [' + text.partition(b"[")[2],
     "shards further in": lambda text: b'{"a": ' + text + b', "version": 2}',
