@@ -22,7 +22,7 @@ from mixstream.data.domain import Domain
 from mixstream.data.domains import Domains
 from mixstream.data.downloader import Downloader
 from mixstream.errors import ConfigError
-from mixstream.formats import raw_bytes_of, zip_bytes_of
+from mixstream.formats import raw_bytes_of, raw_names, zip_bytes_of
 from mixstream.metering import PLAN, Meter, Traffic, here, metered
 from mixstream.plan.forecast import Forecast
 from mixstream.plan.run_plan import RunPlan
@@ -286,7 +286,7 @@ class _Evictions:
         for source, first in zip(domains.sources, domains.shard_offset_F.tolist()):
             if source.files.fetches:
                 names = self._numbers.setdefault(source.files.directory, {})
-                names.update({shard.raw.basename: first + i for i, shard in enumerate(source.shards)})
+                names.update({name: first + i for i, name in enumerate(raw_names(source.shards))})
         self._at: tuple[Cursor, Float64 | None] | None = None
         self._reader: int | None = None  # the thread that maps shards
         self._limit.unmap = weak_callback(self._unmap, None)

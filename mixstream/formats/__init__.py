@@ -74,6 +74,7 @@ from mixstream.formats.shard_list import (
     kinds_of,
     of_kinds,
     raw_bytes_of,
+    raw_names,
     samples_of,
     zip_bytes_of,
 )
@@ -190,6 +191,7 @@ __all__ = [
     "parse_token_index",
     "quickest_hash",
     "raw_bytes_of",
+    "raw_names",
     "read_blocks",
     "read_offsets",
     "samples_of",

@@ -8,7 +8,7 @@ Shape suffixes: S shards.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, chain, pairwise
 from operator import attrgetter
 from typing import Self, overload
@@ -20,6 +20,7 @@ from mixstream.formats.entry import ShardInfo
 from mixstream.types import Int64, UInt8
 
 _BLOCK = 1 << 14  # shards whose facts are made at once
+_MADE = 1 << 10  # entries that are kept as objects: those of the shards that are open are asked for row by row
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,7 @@ class ShardList(Sequence[ShardInfo]):
     samples_S: Int64
     raw: FileTable
     zip: FileTable
+    _made: dict[int, ShardInfo] = field(default_factory=dict, repr=False)
 
     @classmethod
     def joined(cls, kinds: Sequence[ShardInfo], parts: Sequence[Self]) -> Self:
@@ -145,7 +147,11 @@ class ShardList(Sequence[ShardInfo]):
         if not -len(self) <= number < len(self):
             raise IndexError(f"shard {number} of {len(self)}")
         number = int(number) % len(self)
-        return next(self._run(number, number + 1))
+        if (found := self._made.get(number)) is None:
+            if len(self._made) >= _MADE:
+                self._made.clear()
+            found = self._made[number] = next(self._run(number, number + 1))
+        return found
 
     def __iter__(self) -> Iterator[ShardInfo]:
         for begin, end in self._runs():
@@ -259,6 +265,13 @@ def zip_bytes_of(shards: Sequence[ShardEntry]) -> Int64:
     if isinstance(shards, ShardList):
         return shards.zip.bytes_S
     return np.fromiter(map(attrgetter("zip_bytes"), shards), dtype=np.int64, count=len(shards))
+
+
+def raw_names(shards: Sequence[ShardEntry]) -> Iterator[str]:
+    """Yield the name of each shard's raw file of rows."""
+    if isinstance(shards, ShardList):
+        return shards.raw.names.between(0, len(shards))
+    return (shard.raw.basename for shard in shards)
 
 
 def file_names(shards: Sequence[ShardEntry], *, remote: bool) -> Mapping[str, str | None]:

@@ -19,6 +19,7 @@ from mixstream.formats import (
     of_kinds,
     parse_index,
     raw_bytes_of,
+    raw_names,
     read_blocks,
     samples_of,
     zip_bytes_of,
@@ -65,6 +66,7 @@ def test_facts_are_those_that_states_were_made_of():
 
 
 def test_names_of_files():
+    assert list(raw_names(SHARDS)) == list(raw_names(ENTRIES))
     assert file_names(SHARDS, remote=True) == file_names(ENTRIES, remote=False) == file_names(SHARDS, remote=False)
     bare = read_blocks([dump_index(Index(shards=ENTRIES[:9], extra={}))]).shards
     assert (len(file_names(bare, remote=True)), len(file_names(bare, remote=False))) == (9, 0)
