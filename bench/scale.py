@@ -6,7 +6,8 @@ Each curve is printed as a table, and written to PATH as {curve: [{column: numbe
 its own, imports and the loading of compiled loops not counted; the figure is the best of a few runs in that process,
 except for starts. Indexes only declare their shards (as in bench/startup.py) unless batches are read.
 
-- shards: from `StreamingDataset(...)` to the first addresses, first and later start, and the memory over the imports;
+- shards: from `StreamingDataset(...)` to the first addresses: seconds, CPU seconds and memory over the imports, for
+  the first start on an index and a later one; and CPU seconds of the first state, which has a digest of all entries;
 - domains, batch: ms a step of 1024 rows: planning, locating, and a whole batch of `Loader`; the state's size and how
   long it takes to save and load;
 - ranks: seconds that one of N simulated ranks takes to open and plan, and what a step costs it;
@@ -108,9 +109,13 @@ def warm() -> None:
 def of_shards(scratch: str, shards: int) -> dict[str, float]:
     """Measure one start on an index of `shards` shards."""
     warm()
-    before, began = peak(), time.perf_counter()
-    first_addresses(ms.StreamingDataset(local=f"{scratch}/shards{shards}", batch_size=512, shuffle=True))
-    return {"s": time.perf_counter() - began, "mb": peak() - before}
+    before, began, cpu = peak(), time.perf_counter(), time.process_time()
+    dataset = ms.StreamingDataset(local=f"{scratch}/shards{shards}", batch_size=512, shuffle=True)
+    first_addresses(dataset)
+    found = {"s": time.perf_counter() - began, "cpu_s": time.process_time() - cpu, "mb": peak() - before}
+    cpu = time.process_time()
+    dataset.state_dict()
+    return {**found, "state_s": time.process_time() - cpu}
 
 
 def streams(scratch: str, domains: int) -> list[Any]:
@@ -303,10 +308,8 @@ def shards_curve(scratch: Path, quick: bool) -> list[dict[str, float]]:
             {
                 "shards": shards,
                 "index_mb": index,
-                "first_s": first["s"],
-                "first_mb": first["mb"],
-                "later_s": later["s"],
-                "later_mb": later["mb"],
+                **{f"first_{name}": value for name, value in first.items()},
+                **{f"later_{name}": value for name, value in later.items()},
             }
         )
         shutil.rmtree(scratch / f"shards{shards}")

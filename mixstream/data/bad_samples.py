@@ -26,6 +26,7 @@ from mixstream.cached import cached_property
 from mixstream.data.domains import Domains
 from mixstream.distributed import RankNotes
 from mixstream.errors import ExhaustedError, MixstreamError, StateError
+from mixstream.formats import samples_of
 from mixstream.inherited_file import InheritedFile
 from mixstream.plan.rng import derive_key
 from mixstream.plan.run_plan import RunPlan
@@ -133,7 +134,7 @@ class Quarantine:
         """
         found, saved = cls(domains, load=load), {(domain.name, domain.fingerprint) for domain in state.domains}
         wholes = [domain.whole or domain for domain in domains if (domain.name, domain.fingerprint) in saved]
-        shards = {domain.name: [shard.samples for shard in domain.shards] for domain in wholes}
+        shards = {domain.name: samples_of(domain.shards) for domain in wholes}
         offset = {
             (domain.whole or domain).name: first for domain, first in zip(domains, domains.shard_offset_K.tolist())
         }

@@ -16,18 +16,16 @@ from numpy.typing import NDArray
 
 from mixstream.cached import cached_property
 from mixstream.data.packed import Packed
+from mixstream.data.read_container import read_container
 from mixstream.data.shard_specs import check_hashes, shard_spec
 from mixstream.data.token_index import with_borders
 from mixstream.errors import (
-    ConfigError,
-    IndexCorruptError,
     SelectionError,
     ShardCorruptError,
     ShardNotFoundError,
     UnsafeEncodingError,
 )
 from mixstream.formats import (
-    ARRIVAL,
     PART,
     Container,
     Cuts,
@@ -35,8 +33,11 @@ from mixstream.formats import (
     ShardEntry,
     TokenFiles,
     TokenStore,
+    content_facts,
+    file_names,
     hash_hex,
-    open_container,
+    kinds_of,
+    samples_of,
 )
 from mixstream.formats import is_mds_encoding_safe as is_safe
 from mixstream.plan.addressing import View, WholeShards
@@ -81,19 +82,10 @@ class Domain:
             IndexCorruptError: its content is not valid.
             UnsafeEncodingError: a column is pickled, and `allow_unsafe_types` is False.
         """
-        if validate_hash not in (None, ARRIVAL) and files.maker is not None:
-            where, given = files.describe(), f"validate_hash={validate_hash!r}"
-            raise ConfigError(f"{where}: {given}, but its files have no index with hashes; pass validate_hash=None")
-        arrives = validate_hash if validate_hash != ARRIVAL or files.store is not None else None
-        data, where = files.read_index()
-        try:
-            container = open_container(data, where=where, validate_hash=arrives)
-        except IndexCorruptError:  # it may have been damaged in transfer
-            data, where = files.read_index()
-            container = open_container(data, where=where, validate_hash=arrives)
+        container, where = read_container(files, validate_hash)
         container = with_borders(container, files)
         domain = cls(name=name, container=container, files=files, validate_hash=validate_hash)
-        for columns in {shard.column_encodings: shard.columns for shard in domain.shards}.values():
+        for columns in {shard.column_encodings: shard.columns for shard in kinds_of(domain.shards)}.values():
             for column, encoding in columns.items():
                 if not allow_unsafe_types and not is_safe(encoding):
                     raise UnsafeEncodingError(
@@ -121,8 +113,9 @@ class Domain:
         """Which samples of the shards count, and which stored row each of them is."""
         if self.kept is not None:
             return self.kept
-        rows_S = np.fromiter((shard.samples for shard in self.shards), dtype=np.int64, count=len(self.shards))
-        return WholeShards(samples_S=rows_S, id=None if self.packed is None else f"{PACKING} {self.packed.id}")
+        return WholeShards(
+            samples_S=samples_of(self.shards), id=None if self.packed is None else f"{PACKING} {self.packed.id}"
+        )
 
     @property
     def view_id(self) -> str | None:
@@ -162,10 +155,8 @@ class Domain:
         if self.packed is not None:
             return self.packed.fingerprint(replace(self, container=self.packed.inner).fingerprint)
         digest = blake2b(digest_size=16)
-        for shard in self.shards:
-            raw, hashes = shard.raw, sorted(shard.raw.hashes.items())
-            facts = (raw.basename, shard.samples, raw.bytes, shard.column_names, shard.column_encodings, hashes)
-            digest.update(repr(facts if shard.part is None else (*facts, shard.part.name, shard.part.begin)).encode())
+        for facts in content_facts(self.shards):
+            digest.update(facts.encode())
         for listed in self.container.borders() if isinstance(self.container, TokenFiles) else ():
             digest.update(hash_hex("xxh3_128", listed.data).encode())
         return digest.hexdigest()
@@ -248,10 +239,10 @@ class Domain:
 
     def within(self, limit: CacheLimit) -> Self:
         """Return the domain, which is no bucket, with its cache directory under `limit`."""
-        pairs = (file for shard in self.shards for file in shard.files)
-        names = {raw.basename: packed.basename if packed else None for raw, packed in pairs}
-        computes = any(shard.part is not None and shard.part.begin is None for shard in self.shards)
-        files = self.files.within(limit, names, computes=computes)
+        computes = any(shard.part is not None and shard.part.begin is None for shard in kinds_of(self.shards))
+        files = self.files.within(
+            limit, file_names(self.shards, remote=self.files.store is not None), computes=computes
+        )
         stored = with_borders(self.stored, files)
         container = stored if self.packed is None else replace(self.packed, inner=stored)
         return replace(self, files=files, container=container)

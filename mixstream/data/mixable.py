@@ -17,7 +17,7 @@ import numpy as np
 from mixstream.data.domain import Domain
 from mixstream.data.packed import TOKENS
 from mixstream.errors import ConfigError
-from mixstream.formats import fixed_array, ndarray_dtype
+from mixstream.formats import fixed_array, kinds_of, ndarray_dtype
 
 _KINDS = {
     "str": "text",
@@ -100,7 +100,7 @@ def refuse_unlike(domains: Sequence[Domain], *, stacked: bool = True) -> None:
     layouts = {
         (domain.name, shard.column_names, shard.column_encodings)
         for domain in whole.values()
-        for shard in domain.shards
+        for shard in kinds_of(domain.shards)
     }
     records: dict[str, list[Mapping[str, str]]] = {}
     for name, columns, encodings in sorted(layouts):

@@ -12,7 +12,6 @@ import warnings
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import compress
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from mixstream.data.domain import Domain
 from mixstream.data.domains import Domains
 from mixstream.data.downloader import Downloader
 from mixstream.errors import ConfigError
-from mixstream.formats import ShardEntry
+from mixstream.formats import raw_bytes_of, raw_names, zip_bytes_of
 from mixstream.metering import PLAN, Meter, Traffic, here, metered
 from mixstream.plan.forecast import Forecast
 from mixstream.plan.run_plan import RunPlan
@@ -70,10 +69,10 @@ def limited(domains: Domains, limit: int | None) -> Domains:
         return within[id(domain)]
 
     domains = replace(domains, domains=tuple(map(limited_domain, domains)))
-    read = [shard for f, source in enumerate(domains.sources) if source.files.fetches for shard in _used(domains, f)]
+    read = [f for f, source in enumerate(domains.sources) if source.files.fetches and domains.used[f].any()]
     if limit is None or not read:
         return domains
-    _check_limit(domains, limit, largest=max(shard.raw_bytes for shard in read))
+    _check_limit(domains, limit, largest=max(int(_raw_bytes(domains, f).max()) for f in read))
     cached = _index_bytes(domains) + sum(_cached_bytes(domains, f) for f in range(len(domains.sources)))
     return replace(domains, unmap_after_read=limit < cached)
 
@@ -103,16 +102,18 @@ def _index_bytes(domains: Domains) -> int:
     return sum(source.files.index_bytes for source in domains.sources if source.files.fetches)
 
 
-def _used(domains: Domains, f: int) -> list[ShardEntry]:
-    """Return the shards of source `f` that may be read."""
-    return list(compress(domains.sources[f].shards, domains.used[f].tolist()))
+def _raw_bytes(domains: Domains, f: int) -> Int64:
+    """Return the bytes of each shard of source `f` that may be read, int64."""
+    return raw_bytes_of(domains.sources[f].shards)[domains.used[f]]
 
 
 def _cached_bytes(domains: Domains, f: int) -> int:
     """Return the bytes that all shards of source `f` that may be read take in its cache."""
     files = domains.sources[f].files
-    shards = _used(domains, f) if files.fetches else ()
-    return sum(shard.raw_bytes + (shard.zip_bytes if files.keep_compressed else 0) for shard in shards)
+    if not files.fetches:
+        return 0
+    kept_S = zip_bytes_of(domains.sources[f].shards)[domains.used[f]] if files.keep_compressed else 0
+    return int((_raw_bytes(domains, f) + kept_S).sum())
 
 
 def warn_of_refetching(run_plan: RunPlan, domains: Domains, limit: int | None) -> None:
@@ -177,7 +178,7 @@ def _readers(domains: Domains, run_plan: RunPlan) -> dict[int, list[_Reader]]:
     readers: dict[int, list[_Reader]] = {}
     for (f, _), of_K in together.items():
         samples_S = np.sum([domains[k].samples_S for k in of_K], axis=0)
-        size = sum(shard.raw_bytes for shard in compress(domains.sources[f].shards, (samples_S > 0).tolist()))
+        size = int(raw_bytes_of(domains.sources[f].shards)[samples_S > 0].sum())
         total, owned_L = samples_S.sum(), owned_LK[lanes.start : lanes.stop, of_K].sum(axis=1)
         least = float(total / np.count_nonzero(samples_S))
         readers.setdefault(f, []).append(_Reader(size / total, least, owned_L))
@@ -285,7 +286,7 @@ class _Evictions:
         for source, first in zip(domains.sources, domains.shard_offset_F.tolist()):
             if source.files.fetches:
                 names = self._numbers.setdefault(source.files.directory, {})
-                names.update({shard.raw.basename: first + i for i, shard in enumerate(source.shards)})
+                names.update({name: first + i for i, name in enumerate(raw_names(source.shards))})
         self._at: tuple[Cursor, Float64 | None] | None = None
         self._reader: int | None = None  # the thread that maps shards
         self._limit.unmap = weak_callback(self._unmap, None)

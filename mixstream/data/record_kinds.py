@@ -12,7 +12,17 @@ import numpy as np
 
 from mixstream.data.gather import Field, field_span
 from mixstream.errors import ShardCorruptError
-from mixstream.formats import Container, GatheredRows, RowLayout, ShardEntry, fixed_array, kind_of, mds_decode
+from mixstream.formats import (
+    Container,
+    GatheredRows,
+    RowLayout,
+    ShardEntry,
+    first_of_kinds,
+    fixed_array,
+    kind_of,
+    mds_decode,
+    of_kinds,
+)
 from mixstream.types import Int64, UInt8
 
 
@@ -21,12 +31,14 @@ def record_kinds(containers: Iterable[Container]) -> tuple[list[ShardEntry], Int
     kinds: dict[tuple[Any, ...], int] = {}
     examples, kind_S = [], []
     for container in containers:
-        for number, shard in enumerate(container.shards):
+        found_N = []
+        for number, shard in first_of_kinds(container.shards):
             layout = (shard.column_names, shard.column_encodings, kind_of(container.rows(number)))
-            kind_S.append(kinds.setdefault(layout, len(kinds)))
+            found_N.append(kinds.setdefault(layout, len(kinds)))
             if len(examples) < len(kinds):
                 examples.append(shard)
-    return examples, np.asarray(kind_S, dtype=np.int64)
+        kind_S.append(of_kinds(container.shards, found_N))
+    return examples, np.concatenate([np.empty(0, dtype=np.int64), *kind_S])
 
 
 def field_of(

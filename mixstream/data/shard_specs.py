@@ -4,7 +4,7 @@ Bytes are compared with the hashes that the index lists: with the one that the u
 with the quickest when they arrive, if the user did not choose; and likewise when a file on disk is in doubt.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from mixstream.formats import (
     ShardEntry,
     decompress,
     hash_hex,
+    kinds_of,
     quickest_hash,
 )
 from mixstream.storage import CompressedSpec, ObjectPart, ShardSpec
@@ -77,7 +78,7 @@ def shard_spec(
     )
 
 
-def check_hashes(shards: Iterable[ShardEntry], validate_hash: str, *, where: str) -> None:
+def check_hashes(shards: Sequence[ShardEntry], validate_hash: str, *, where: str) -> None:
     """Check that the index has the hashes by which shards are to be checked, as `validate_hash` of `shard_spec` says.
 
     With `ARRIVAL`, only what an entry promises has to be there: of a shard without hashes nothing is checked.
@@ -86,7 +87,7 @@ def check_hashes(shards: Iterable[ShardEntry], validate_hash: str, *, where: str
         ConfigError: a shard does not have the hash that the user chose.
         IndexCorruptError: a shard is said to have a hash, and the index has no value of it.
     """
-    for shard in shards:
+    for shard in kinds_of(shards):
         if validate_hash != ARRIVAL and validate_hash not in shard.hashes:
             raise ConfigError(
                 f"{where}: validate_hash={validate_hash!r}, but shard {shard.raw.basename} carries the hashes "

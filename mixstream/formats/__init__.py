@@ -8,6 +8,7 @@ they are used, and every error names the file, the fact and the remedy. In the o
     hashing      digests of files, by name
     container    the protocol of a format: its shards, where a row's bytes lie, what they decode to
     mds/         MDS version 2, as mosaicml-streaming writes and reads it; the index of all its formats
+    shard_list   the entries of an index of many shards, as arrays, and their compact form (`shard_list_file`)
     split/       its JSON, CSV, TSV and XSV shards, of two files each
     mixed        shards of any of these formats
     columns/     columns of token ids in Parquet and Arrow files
@@ -41,6 +42,7 @@ from mixstream.formats.container import (
 from mixstream.formats.cuts import CutRows, Cuts
 from mixstream.formats.entry import ShardInfo
 from mixstream.formats.hashing import ARRIVAL, hash_hex, hash_names, is_hash, quickest_hash
+from mixstream.formats.mds.container import MDS
 from mixstream.formats.mds.encodings import (
     fixed_array,
     fixed_row_tokens,
@@ -53,6 +55,7 @@ from mixstream.formats.mds.encodings import (
     ndarray_dtype,
 )
 from mixstream.formats.mds.index import INDEX_HASHES, Index, check_index_hash, dump_index, parse_index
+from mixstream.formats.mds.large_index import read_blocks
 from mixstream.formats.mds.shard import encode_sample, encode_shard
 from mixstream.formats.mixed import decode_sample, join_files, read_offsets
 from mixstream.formats.names import (
@@ -62,7 +65,20 @@ from mixstream.formats.names import (
     get_hashes,
     get_index_basename,
 )
-from mixstream.formats.open import TokenStore, open_container
+from mixstream.formats.open import MANY, TokenStore, is_index_of_many, open_container
+from mixstream.formats.shard_list import (
+    ShardList,
+    content_facts,
+    file_names,
+    first_of_kinds,
+    kinds_of,
+    of_kinds,
+    raw_bytes_of,
+    raw_names,
+    samples_of,
+    zip_bytes_of,
+)
+from mixstream.formats.shard_list_file import dump_shard_list, load_shard_list
 from mixstream.formats.split.encodings import (
     get_json_encodings,
     get_xsv_encodings,
@@ -96,6 +112,8 @@ __all__ = [
     "DTYPES",
     "FORMATS",
     "INDEX_HASHES",
+    "MANY",
+    "MDS",
     "PART",
     "SHARD_BYTES",
     "ComputesShards",
@@ -114,6 +132,7 @@ __all__ = [
     "RowLayout",
     "ShardEntry",
     "ShardInfo",
+    "ShardList",
     "SpanRows",
     "SplitInfo",
     "SplitOffsets",
@@ -125,14 +144,18 @@ __all__ = [
     "check_index_hash",
     "compress",
     "compression_names",
+    "content_facts",
     "decode_sample",
     "decompress",
     "dump_index",
+    "dump_shard_list",
     "dump_token_index",
     "encode_sample",
     "encode_shard",
     "extension",
+    "file_names",
     "find_files",
+    "first_of_kinds",
     "fixed_array",
     "fixed_row_tokens",
     "get_compression_extension",
@@ -148,6 +171,7 @@ __all__ = [
     "hash_names",
     "is_compression",
     "is_hash",
+    "is_index_of_many",
     "is_json_encoded",
     "is_json_encoding",
     "is_mds_encoding",
@@ -156,17 +180,25 @@ __all__ = [
     "is_xsv_encoding",
     "join_files",
     "kind_of",
+    "kinds_of",
+    "load_shard_list",
     "mds_decode",
     "mds_encode",
     "ndarray_dtype",
+    "of_kinds",
     "open_container",
     "parse_index",
     "parse_token_index",
     "quickest_hash",
+    "raw_bytes_of",
+    "raw_names",
+    "read_blocks",
     "read_offsets",
+    "samples_of",
     "sequence_starts",
     "token_stem",
     "whole_file",
     "xsv_decode",
     "xsv_encode",
+    "zip_bytes_of",
 ]

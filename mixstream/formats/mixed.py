@@ -73,7 +73,7 @@ class Mixed:
     index: Index
 
     @property
-    def shards(self) -> tuple[ShardInfo, ...]:
+    def shards(self) -> Sequence[ShardInfo]:
         """All shards, in order."""
         return self.index.shards
 

@@ -10,6 +10,9 @@ from mixstream.formats.mixed import Mixed
 from mixstream.formats.tokens.container import TokenFiles
 from mixstream.formats.tokens.index import KEY, parse_token_index
 
+MANY = 2 << 20
+"""Bytes of an index from which on `read_blocks` should read it: some 7,000 shards."""
+
 TokenStore = TokenFiles | Columns
 """The containers of files that have no index of their own: what is read of them follows from options. Both have
 `index.kind`, `index.files` and `index.row`, `row_tokens`, `dropped`, `lists_borders` and `cuts`."""
@@ -34,3 +37,13 @@ def open_container(index: bytes, *, where: str, validate_hash: str | None = None
     check_index_hash(index, validate_hash, where=where)
     parsed = parse_index(index, where=where)
     return MDS(parsed) if all(shard.meta is None for shard in parsed.shards) else Mixed(parsed)
+
+
+def is_index_of_many(begin: bytes, size: int) -> bool:
+    """Return whether an index has so many shards that `read_blocks` should read it.
+
+    Args:
+        begin: its first bytes.
+        size: in bytes.
+    """
+    return size >= MANY and not begin.startswith((KEY, COLUMNS))

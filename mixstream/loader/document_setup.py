@@ -24,7 +24,7 @@ from mixstream.data.row_documents import BorderTokens, RowDocuments, WholeRows
 from mixstream.data.span_documents import SpanDocuments
 from mixstream.documents import ROW_KIND, BorderPositions, Documents
 from mixstream.errors import ConfigError
-from mixstream.formats import ComputesShards, TokenStore, fixed_row_tokens
+from mixstream.formats import ComputesShards, TokenStore, fixed_row_tokens, kinds_of
 from mixstream.storage import Store, open_store
 from mixstream.types import Int64
 
@@ -82,7 +82,7 @@ def row_documents(domain: Domain) -> RowDocuments | BorderTokens:
     if domain.eos_id is not None or domain.bos_id is not None:
         for name, token in (("eos_id", domain.eos_id), ("bos_id", domain.bos_id)):
             if token is not None:
-                check_border_token(domain.shards, name, token, domain=domain.name)
+                check_border_token(kinds_of(domain.shards), name, token, domain=domain.name)
         return BorderTokens(end=domain.eos_id, begin=domain.bos_id)
     if isinstance(ends := (domain.tokenizer or {}).get("eos"), int):
         return BorderTokens(end=ends)

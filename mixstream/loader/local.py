@@ -18,7 +18,7 @@ from mixstream.data.domain import Domain
 from mixstream.data.domains import Domains
 from mixstream.data.predownload import limited
 from mixstream.errors import ConfigError
-from mixstream.formats import ARRIVAL, ShardEntry
+from mixstream.formats import ARRIVAL, ShardEntry, samples_of
 from mixstream.storage import DatasetFiles
 from mixstream.types import Int64
 
@@ -83,7 +83,7 @@ class LocalDataset(Dataset):
     @cached_property
     def _end_S(self) -> Int64:
         """Number of the sample after each shard's last one, int64 [S]."""
-        return np.cumsum([shard.samples for shard in self.shards], dtype=np.int64)
+        return np.cumsum(samples_of(self.shards))
 
     def __len__(self) -> int:
         return self.num_samples

@@ -14,6 +14,8 @@ Importing this is cheap: obstore, boto3 and fsspec are imported when a URL needs
     disk_errors     what a local disk refuses, by name
     whole_files     files that are there whole or not at all, also after a power cut
     built_once      files below the temporary directory that one process builds for all of a machine
+    kept_file       a file below the temporary directory that saves a later process some work
+    large_file      a file that is read in blocks
     domain_directory  which directory a domain's name has
     fork_server     makes the requests of forked processes                         stores/fork_proxy, forks
 
@@ -23,6 +25,7 @@ Other packages and tools import from here only.
 from mixstream.storage.built_once import build_once
 from mixstream.storage.cache.holders import holder_of
 from mixstream.storage.cache.limit import CacheLimit
+from mixstream.storage.cache.owner import index_hash
 from mixstream.storage.cache.waits import waits
 from mixstream.storage.dataset_files import DatasetFiles
 from mixstream.storage.destination import LOCK, Destination, check_writable, find_destinations, prepare_destinations
@@ -36,6 +39,7 @@ from mixstream.storage.disk_errors import (
 )
 from mixstream.storage.domain_directory import domain_directory, domain_name
 from mixstream.storage.forks import ProcessLocal, unforked
+from mixstream.storage.kept_file import KeptFile
 from mixstream.storage.made_index import IndexMaker, OriginalFiles
 from mixstream.storage.mapping import map_file, map_files
 from mixstream.storage.open import open_store
@@ -71,6 +75,7 @@ __all__ = [
     "DatasetFiles",
     "Destination",
     "IndexMaker",
+    "KeptFile",
     "ObjectBytes",
     "ObjectInfo",
     "ObjectPart",
@@ -92,6 +97,7 @@ __all__ = [
     "find_conversion",
     "find_destinations",
     "holder_of",
+    "index_hash",
     "is_local",
     "is_part_name",
     "join",

@@ -20,14 +20,15 @@ from mixstream.storage.cache.contents import CacheContents
 from mixstream.storage.cache.directory import Cache
 from mixstream.storage.cache.limit import CacheLimit
 from mixstream.storage.cache.materialize import ShardSource
-from mixstream.storage.cache.owner import CacheOwner, digest_of, private_directory, private_origin, warn_of_earlier
+from mixstream.storage.cache.owner import CacheOwner, digest_of, warn_of_earlier
 from mixstream.storage.companions import Companions
 from mixstream.storage.in_place import InPlace
 from mixstream.storage.index_file import origin_of, read_index
+from mixstream.storage.large_file import LargeFile
 from mixstream.storage.made_index import IndexMaker, made_of
 from mixstream.storage.mapping import map_file
 from mixstream.storage.original import Original
-from mixstream.storage.places import Places
+from mixstream.storage.places import Places, version_directory
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX, ShardSpec, check_names
 from mixstream.storage.store import Store
@@ -193,16 +194,35 @@ class DatasetFiles:
             UnfinishedError: there is none yet, or the directory is a part of a dataset (also an IndexNotFoundError).
             StoreError: the store cannot be read, and no index was kept from an earlier run.
         """
+        data, where = self.open_index(large=None)
+        assert isinstance(data, bytes)
+        return data, where
+
+    def open_index(self, *, large: int | None) -> tuple[bytes | LargeFile, str]:
+        """Return the index as `read_index` does; where it is on local disk and of `large` bytes or more, as a file.
+
+        The caller closes the file, and says with `identify` which version it has read.
+        """
         places = self.store, self.origin, self.home
         data, where, self._version = read_index(
-            *places, retry=self.retry, name=self.index, identity=self.identity, maker=self.maker
+            *places, retry=self.retry, name=self.index, identity=self.identity, maker=self.maker, large=large
         )
         self._companions, self._in_place = Companions(), InPlace()
         self._index_bytes = len(data) if self.store is not None else 0
-        self._cache = self._cache_of(digest_of(data), data if self.store is not None else None)
+        if isinstance(data, bytes):
+            self.identify(digest_of(data), data)
+        return data, where
+
+    def identify(self, digest: str, data: bytes | None = None) -> None:
+        """Say which version of the dataset is read.
+
+        Args:
+            digest: `index_hash` of the index that `open_index` returned; if nothing is ever fetched, any other will do.
+            data: the index itself, to be kept beside shards of a store.
+        """
+        self._cache = self._cache_of(digest, data if self.store is not None else None)
         if self.store is not None and self.home is None:
             warn_of_earlier(self._cache.owner, self.store.url)
-        return data, where
 
     def present(self, spec: ShardSpec) -> bool:
         """Return whether a raw file of the right size is on local disk; its bytes are not looked at."""
@@ -323,10 +343,7 @@ class DatasetFiles:
         directory = self.home
         if directory is None:
             original = self.origin / INDEX if self.origin is not None and self.maker is None else None
-            # A dataset may be rebuilt with the same sizes, and so the same index; on local disk, its modification time
-            # tells versions apart.
-            stamp = f":{original.stat().st_mtime_ns}" if original is not None and original.is_file() else ""
-            directory = private_directory(private_origin(origin + stamp, self.identity)) / digest
+            directory = version_directory(origin, original, self.identity) / digest
         owner = CacheOwner(
             directory=directory,
             origin=origin if self._refillable else None,

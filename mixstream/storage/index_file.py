@@ -7,6 +7,7 @@ from pathlib import Path
 from mixstream import errors
 from mixstream.storage.cache.owner import kept_index, read_original
 from mixstream.storage.disk_errors import named_disk_errors
+from mixstream.storage.large_file import LargeFile
 from mixstream.storage.made_index import IndexMaker, made_of, make_index
 from mixstream.storage.original import Original, begins, is_timeless, without_time
 from mixstream.storage.redaction import redact
@@ -30,8 +31,11 @@ def read_index(
     name: str = INDEX,
     identity: str = "",
     maker: IndexMaker | None = None,
-) -> tuple[bytes, str, Original]:
-    """Return the index of a dataset, where it was read, and of which original it is. Arguments are `DatasetFiles`'s.
+    large: int | None = None,
+) -> tuple[bytes | LargeFile, str, Original]:
+    """Return the index of a dataset, where it was read, and of which original it is.
+
+    Arguments are `DatasetFiles`'s; of an index on local disk of `large` bytes or more, the file is returned.
 
     Raises:
         IndexNotFoundError: there is none.
@@ -46,7 +50,7 @@ def read_index(
             found = make_index(maker, LocalStore(origin), retry=retry)
         else:
             directories = (directory for directory in (origin, home) if directory is not None)
-            found = read_local_index(*directories, remote=origin is not None)
+            found = read_local_index(*directories, remote=origin is not None, large=large)
     except errors.IndexNotFoundError as error:
         if maker is not None or name != INDEX:
             raise
@@ -58,12 +62,15 @@ def read_index(
     return found
 
 
-def read_local_index(*directories: Path, remote: bool = True) -> tuple[bytes, str, Original]:
+def read_local_index(
+    *directories: Path, remote: bool = True, large: int | None = None
+) -> tuple[bytes | LargeFile, str, Original]:
     """Return the index of the first directory that has one, its path, and of which original it is.
 
     Args:
         directories: where it may be.
         remote: whether one of them is the `remote` that the user gave, for errors.
+        large: bytes of an index that is returned as a file; None for none.
 
     Raises:
         IndexNotFoundError: none has.
@@ -75,6 +82,8 @@ def read_local_index(*directories: Path, remote: bool = True) -> tuple[bytes, st
             began, info = time.time(), info_of(path.stat())
             _refuse_large(str(path), info.size)
             original = Original(place=str(directory), index=info, began=began, started=began)
+            if large is not None and info.size >= large:
+                return LargeFile(path), str(path), original
             with named_disk_errors(path, "read"):
                 return path.read_bytes(), str(path), original
     place = directories[0]

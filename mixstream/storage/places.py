@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from mixstream.errors import ConfigError
+from mixstream.storage.cache.owner import private_directory, private_origin
 from mixstream.storage.disk_errors import check_directory
 from mixstream.storage.identity import identity_of
 from mixstream.storage.open import open_store
@@ -56,3 +57,18 @@ class Places:
             elif home is not None:  # another disk, such as a network mount: it is copied from, as from any store
                 store, origin = open_store(str(origin)), None
         return cls(home=home, origin=origin, store=store, identity=identity)
+
+
+def version_directory(origin: str, index: Path | None, identity: str) -> Path:
+    """Return the directory below the temporary one where versions of a dataset have theirs.
+
+    A dataset may be rebuilt with the same sizes, and so the same index; on local disk, its modification time tells
+    versions apart.
+
+    Args:
+        origin: where the dataset is.
+        index: the file of its index, if that is on local disk; None otherwise.
+        identity: what identifies it besides (`identity_of`).
+    """
+    stamp = f":{index.stat().st_mtime_ns}" if index is not None and index.is_file() else ""
+    return private_directory(private_origin(origin + stamp, identity))

@@ -134,7 +134,7 @@ def check_path(text: str, name: str) -> str:
         ) from error
     if scheme_of(text):
         split_url(text, name)
-    else:
+    elif size > _LONGEST_NAME:
         longest = max(len(os.fsencode(part)) for part in text.split("/"))
         if longest > _LONGEST_NAME or size > _LONGEST_PATH:
             raise ConfigError(

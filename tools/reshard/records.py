@@ -24,7 +24,7 @@ class Records(OutputJob):
 
     command: str = COMMAND
 
-    def part(self, name: str, shards: tuple[int, int], borders: Sequence[int]) -> tuple[ShardInfo, ...] | None:
+    def part(self, name: str, shards: tuple[int, int], borders: Sequence[int]) -> Sequence[ShardInfo] | None:
         """Return the entries of a part that is done; None if it is not."""
         data = self.read(self._part(name, shards))
         if data is None:

@@ -35,7 +35,7 @@ class Source:
     """
 
     url: str
-    shards: tuple[ShardInfo, ...]
+    shards: Sequence[ShardInfo]
     entry: ShardInfo
     retry: Retry
 

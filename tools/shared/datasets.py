@@ -97,7 +97,7 @@ class Dataset:
         return shown_name(self.name)
 
     @property
-    def shards(self) -> tuple[ShardInfo, ...]:
+    def shards(self) -> Sequence[ShardInfo]:
         """The shards in the index; empty if there is no index."""
         return self.index.shards if self.index is not None else ()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mixstream.formats import FileInfo, ShardEntry, ShardInfo, compress, decompress, join_files
@@ -63,7 +63,7 @@ def decompressed(info: ShardInfo, raw: FileInfo, data: bytes) -> bytes:
     return decompress(info.compression, data, raw_bytes=raw.bytes, where=where)
 
 
-def require_codecs(shards: tuple[ShardInfo, ...]) -> None:
+def require_codecs(shards: Sequence[ShardInfo]) -> None:
     """Check that the packages for the shards' compression are installed.
 
     Raises:

@@ -1,6 +1,6 @@
 """MDS as a container: `index.json` lists the shards, and a table of offsets in each shard locates its rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ class MDS:
     index: Index
 
     @property
-    def shards(self) -> tuple[ShardInfo, ...]:
+    def shards(self) -> Sequence[ShardInfo]:
         """All shards, in order."""
         return self.index.shards
 

@@ -15,7 +15,7 @@ other change. It guards against damage and mix-ups, but not against attackers, w
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -42,17 +42,19 @@ class Index:
     """A whole `index.json`.
 
     Attributes:
-        shards: in order.
+        shards: in order; a tuple, or the arrays of a large index (`ShardList`).
         extra: the top-level keys that are not part of the format.
         hashes: names of the hashes of itself that it contains, or that `dump_index` adds.
     """
 
-    shards: tuple[ShardInfo, ...]
+    shards: Sequence[ShardInfo]
     extra: Mapping[str, object]
     hashes: tuple[str, ...] = ()
 
 
-class _WireShard(msgspec.Struct, gc=False):
+class WireShard(msgspec.Struct, gc=False):
+    """A shard's entry as it stands in the index."""
+
     # Keys that only MDS has are optional, so that another format is refused by its name, not by a missing key.
     # `gc=False`: entries hold no cycles, and collecting garbage among 100,000 of them doubles the time.
     version: int
@@ -74,8 +76,9 @@ class _WireShard(msgspec.Struct, gc=False):
     separator: str | None = None
 
 
-_TOP = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_SHARDS = msgspec.json.Decoder(list[_WireShard])
+TOP = msgspec.json.Decoder(dict[str, msgspec.Raw])
+"""Decodes the top level of an index."""
+_SHARDS = msgspec.json.Decoder(list[WireShard])
 _HASHES = msgspec.json.Decoder(dict[str, str])
 
 _Columns = tuple[tuple[str, ...], tuple[str, ...], tuple[int | None, ...]]
@@ -91,20 +94,32 @@ def parse_index(data: bytes, *, where: str) -> Index:
         IndexCorruptError: it is not JSON, not of version 2, or invalid.
     """
     with _decoding(where):
-        top = _TOP.decode(data)
-        version = msgspec.json.decode(top.pop("version", b"null"))
-        if version != VERSION:
-            _refuse(where, f"version is {version!r}; mixstream reads version {VERSION}, with shards of format 'mds'")
-        wire = _SHARDS.decode(top.pop("shards", b"null"))
-        hashes = _HASHES.decode(top.pop(INDEX_HASHES, b"{}"))
-        extra = {key: msgspec.json.decode(value) for key, value in top.items()}
-    checker = _Checker(where)
+        top = TOP.decode(data)
+        entries = top.pop("shards", b"null")
+        extra, hashes = top_level(top, where=where)
+        wire = _SHARDS.decode(entries)
+    checker = Checker(where)
     shards = tuple(map(checker.shard, range(len(wire)), _taken(wire)))
     checker.paths(shards)
-    return Index(shards=shards, extra=extra, hashes=tuple(sorted(hashes)))
+    return Index(shards=shards, extra=extra, hashes=hashes)
 
 
-def _taken(wire: list[_WireShard]) -> Iterator[_WireShard]:
+def top_level(top: Mapping[str, msgspec.Raw], *, where: str) -> tuple[dict[str, object], tuple[str, ...]]:
+    """Return what the top level of an index says besides its shards: `Index.extra` and `Index.hashes`.
+
+    Raises:
+        IndexCorruptError: it is of another version.
+        msgspec.MsgspecError: a value is not valid.
+    """
+    version = msgspec.json.decode(top.get("version", b"null"))
+    if version != VERSION:
+        _refuse(where, f"version is {version!r}; mixstream reads version {VERSION}, with shards of format 'mds'")
+    hashes = _HASHES.decode(top.get(INDEX_HASHES, b"{}"))
+    extra = {key: msgspec.json.decode(value) for key, value in top.items() if key not in ("version", INDEX_HASHES)}
+    return extra, tuple(sorted(hashes))
+
+
+def _taken(wire: list[WireShard]) -> Iterator[WireShard]:
     """Yield the entries, and free each once the next is asked for: there may be millions."""
     wire.reverse()
     while wire:
@@ -157,10 +172,14 @@ def check_index_hash(data: bytes, algorithm: str | None, *, where: str) -> None:
     if algorithm is None:
         return
     with _decoding(where):
-        hashes = _HASHES.decode(_TOP.decode(data).get(INDEX_HASHES, b"{}"))
+        hashes = _HASHES.decode(TOP.decode(data).get(INDEX_HASHES, b"{}"))
         algorithm = quickest_hash(hashes) if algorithm == ARRIVAL else algorithm
         if algorithm is None or (expected := hashes.get(algorithm)) is None:
             return
+        begin = data.find(f'"{INDEX_HASHES}": {{'.encode())
+        end = data.find(b"}, ", begin)
+        if begin >= 0 <= end and hash_hex(algorithm, data[:begin] + data[end + 3 :]) == expected:
+            return  # it stands as `dump_index` wrote it, so nothing has to be sorted
         top = msgspec.json.decode(data)
         del top[INDEX_HASHES]
         found = hash_hex(algorithm, _canonical(top))
@@ -203,7 +222,7 @@ def _refuse(where: str, fact: str, cause: BaseException | None = None) -> NoRetu
     raise IndexCorruptError(f"{where}: {fact}; {_REMEDY}") from cause
 
 
-class _Checker:
+class Checker:
     """Checks entries one by one; columns and compressions that several shards have are checked once and shared."""
 
     def __init__(self, where: str) -> None:
@@ -212,7 +231,7 @@ class _Checker:
         self._hashes: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._compressions: dict[str | None, bool] = {None: True}
 
-    def shard(self, position: int, entry: _WireShard) -> ShardInfo:
+    def shard(self, position: int, entry: WireShard) -> ShardInfo:
         """Check one entry and return it."""
         if entry.version != VERSION or entry.format not in (FORMAT, *FORMATS):
             self._fail(
@@ -246,7 +265,7 @@ class _Checker:
             zip=entry.zip_data,
         )
 
-    def _split_shard(self, position: int, entry: _WireShard) -> SplitInfo:
+    def _split_shard(self, position: int, entry: WireShard) -> SplitInfo:
         try:
             info = check_entry(entry)
         except ValueError as error:
@@ -268,7 +287,7 @@ class _Checker:
         for clash in paths.both():
             _refuse(self._where, f"{clash!r} is both a file and a directory")
 
-    def _check_columns(self, position: int, entry: _WireShard) -> tuple[_Columns, int]:
+    def _check_columns(self, position: int, entry: WireShard) -> tuple[_Columns, int]:
         names, encodings, sizes = entry.column_names, entry.column_encodings, entry.column_sizes
         if names is None or encodings is None or sizes is None:
             self._fail(position, "lacks column_names, column_encodings or column_sizes")
@@ -295,7 +314,7 @@ class _Checker:
         return self._columns.setdefault(key, (key, smallest_sample(sizes)))
 
     def _check_compression(
-        self, position: int, entry: _WireShard, what: str, raw: FileInfo, packed: FileInfo | None
+        self, position: int, entry: WireShard, what: str, raw: FileInfo, packed: FileInfo | None
     ) -> None:
         compression = entry.compression
         if compression not in self._compressions:

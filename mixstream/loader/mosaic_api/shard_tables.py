@@ -9,7 +9,7 @@ from mixstream.arguments import shown, whole
 from mixstream.cached import cached_property
 from mixstream.data.domains import Domains
 from mixstream.errors import ConfigError
-from mixstream.formats import ShardEntry
+from mixstream.formats import ShardEntry, samples_of
 from mixstream.loader.mosaic_api.stream import Spanner
 from mixstream.types import Addresses, Int64
 
@@ -31,7 +31,8 @@ class ShardTables:
     @cached_property
     def samples_per_shard(self) -> Int64:
         """Samples of each shard, int64 [S]."""
-        return np.array([shard.samples for shard in self.shards], dtype=np.int64)
+        samples = [samples_of(domain.shards) for domain in self.domains.listed]
+        return np.concatenate([np.empty(0, dtype=np.int64), *samples])
 
     @cached_property
     def sample_offset_per_shard(self) -> Int64:
@@ -56,7 +57,7 @@ class ShardTables:
     @cached_property
     def samples_per_stream(self) -> Int64:
         """Samples of each stream, int64 [K]."""
-        samples = [sum(shard.samples for shard in domain.shards) for domain in self.domains.listed]
+        samples = [int(samples_of(domain.shards).sum()) for domain in self.domains.listed]
         return np.array(samples, dtype=np.int64)
 
     @cached_property

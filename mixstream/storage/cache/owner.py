@@ -88,7 +88,7 @@ class CacheOwner:
                 return  # asked again, once there is room for the note
         latest = self.directory.parent / _LATEST  # the version of the dataset that was read last
         if self.private and index is not None and read_own(latest.parent, _LATEST) != self.digest.encode():
-            self._put(latest.parent, _LATEST, self.digest.encode())
+            self.put(latest.parent, _LATEST, self.digest.encode())
         self._bound, self.index = True, None
 
     def make_private(self) -> None:
@@ -130,7 +130,7 @@ class CacheOwner:
                 self._note(lock)
                 self._note_original()
                 if index is not None and read_own(self.directory, INDEX) != index:
-                    self._put(self.directory, INDEX, index)
+                    self.put(self.directory, INDEX, index)
             finally:
                 release(lock)
 
@@ -159,10 +159,10 @@ class CacheOwner:
         self.changed = before is not None and before.index is not None
         began = self.version.began if self.version is not None else 0.0
         noted = OriginalNote(self.identity, _Facts.of(index) if index is not None else None, began, files)
-        self._put(self.directory, _ORIGINAL, msgspec.json.encode(noted))
+        self.put(self.directory, _ORIGINAL, msgspec.json.encode(noted))
 
-    def _put(self, directory: Path, name: str, data: bytes) -> None:
-        """Write a small file whole. On a full or read-only disk it is left out: it only helps while a store is away."""
+    def put(self, directory: Path, name: str, data: bytes) -> None:
+        """Write a file whole. On a full or read-only disk it is left out: it only helps while a store is away."""
         with parent_of(directory, name) as (parent, leaf):
             lock = try_lock(parent, partial_name(leaf))
             if lock is None:
@@ -258,7 +258,18 @@ def read_original(directory: Path, *, linked: bool = False) -> OriginalNote | No
 
 def digest_of(index: bytes) -> str:
     """Return what identifies an index: hexadecimal of 128 bits."""
-    return blake2s(index, digest_size=16).hexdigest()
+    return index_hash(index).hexdigest()
+
+
+def index_hash(begin: bytes = b"") -> blake2s:
+    """Return the hash that `digest_of` an index is, of the bytes that it begins with; the others are to be added.
+
+    >>> found = index_hash(b"{")
+    >>> found.update(b"}")
+    >>> found.hexdigest() == digest_of(b"{}")
+    True
+    """
+    return blake2s(begin, digest_size=16)
 
 
 def private_directory(origin: str) -> Path:

@@ -30,6 +30,13 @@ def test_permute_is_a_bijection_under_any_key(size, key):
     assert sorted(whole(size, key)) == list(range(size))
 
 
+def test_the_reference_permutes_many_values_as_it_permutes_few():
+    index_B = np.arange(70_000, dtype=np.int64)
+    got = kernels.permute_reference(index_B, 70_001, 5)
+    np.testing.assert_array_equal(got, kernels.permute(index_B, 70_001, 5))
+    np.testing.assert_array_equal(got[60_000:60_010], kernels.permute_reference(index_B[60_000:60_010], 70_001, 5))
+
+
 @settings(deadline=None)
 @given(st.integers(1, 1 << 62), KEYS, st.lists(st.integers(0, 1 << 62), min_size=1, max_size=20))
 def test_permute_equals_its_reference_at_any_size(size, key, index):
