@@ -137,9 +137,9 @@ class _Queue:
         with self._change:
             self._need, self._fresh = need, deque(need)
             self._done &= need.keys()
-            self._first = first - self._done
             late = time.monotonic() - _AFTER_ERROR
             self._failed = {number: when for number, when in self._failed.items() if when > late}
+            self._first = first - self._done - self._failed.keys()
             self._waiting = {number: wait for number, wait in self._waiting.items() if number in need}
             self._retry(self._slots)
             self._change.notify_all()

@@ -121,6 +121,22 @@ def test_others_do_not_wait_for_those_that_failed():
     fetcher.close()
 
 
+def test_others_do_not_wait_for_those_that_failed_before_they_were_listed():
+    store, failed = Store(), threading.Event()
+
+    def fetch(number: int, need: float) -> bool:
+        failed.set() if number == 0 else None
+        return store.fetch(number, need) and 1 // number > 0
+
+    fetcher = Downloader(fetch=fetch, threads=2)
+    fetcher.follow(np.array([0]), np.array([0.0]), before=1)
+    until(lambda: failed.is_set() and not store.at_once.total())
+    time.sleep(0.01)  # until the downloader knows of it, too
+    fetcher.follow(np.array([0, 5]), np.array([0.0, 1]), before=1)
+    until(lambda: 5 in store.numbers)
+    fetcher.close()
+
+
 def test_a_new_list_ends_the_wait_for_the_first():
     store = Store(lambda number: number != 1)  # 1 is never available
     fetcher = Downloader(fetch=store.fetch, threads=2)
