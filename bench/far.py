@@ -1,6 +1,6 @@
 """From far away: the time to the first batch, and epochs from a cold cache, beside what wire and cores give bare.
 
-    python bench/far.py [--rounds 5] [--wire 80] [--threads 4]
+    python bench/far.py [--rounds 3] [--wire 80] [--threads 4] [--json FILE]
 
 A real S3 server (SeaweedFS, loopback) has 24 shards of 16 MiB as 8 domains, raw and in zstd. Clocks start when the
 dataset is open, since bare clients do not read an index; what opening takes is printed by itself.
@@ -8,8 +8,10 @@ dataset is open, since bare clients do not read an index; what opening takes is 
 First batch: from `Loader(...)` to its first batch, against a bare download of exactly the shards that its rows lie in,
 by `--threads` threads: obstore, written to files; in zstd, unpacked and written. Once at the speed of loopback, where
 the server and the reader share the cores, and once through a wire of `--wire` MB/s in all, where nothing but the order
-of the requests counts. Epochs: all rows gathered, against all shards bare. Limit: an epoch of many small shards in zstd
-on local disk under a `cache_limit` that evicts, against one without limit; the shuffle's windows fit.
+of the requests counts. Epochs: all rows gathered, against all shards bare, once to files as a cache has to write them,
+once to memory that is dropped; over loopback with no core to spare, the CPU of both decides. Limit: an epoch of many
+small shards in zstd on local disk under a `cache_limit` that evicts, against one without limit; the shuffle's windows
+fit.
 
 To compare two versions in one run, run it in turns with PYTHONPATH set to either: all ratios are within a turn.
 """
@@ -51,6 +53,7 @@ SEQ, SHARD, BATCH, DOMAINS, SHARDS = 2048, 16 << 20, 256, 8, 3
 ROWS = (SHARD - 1024) // (2 * SEQ + 4)  # of a shard
 DATA = Path(__file__).parent / "data"
 _CHUNK = 1 << 16
+_WRITE = 1 << 18  # bytes that a bare client writes at once; all of a shard at once takes up to four times the CPU
 
 
 def write(place: Path, domains: int, rows: int, size: int, compression: str | None) -> Path:
@@ -163,8 +166,13 @@ class Far:
             assert rows >= DOMAINS * SHARDS * ROWS - BATCH
             return time.perf_counter() - wall, time.process_time() - cpu
 
-    def bare(self, names: list[str]) -> tuple[float, float]:
-        """Return the wall and CPU seconds of a bare download of objects to files, unpacked if they are in zstd."""
+    def bare(self, names: list[str], *, to_files: bool = True) -> tuple[float, float]:
+        """Return the wall and CPU seconds of a bare download of objects, unpacked if they are in zstd.
+
+        Args:
+            names: of the objects.
+            to_files: whether they are written to files, in pieces of 256 KiB, the quickest way; otherwise dropped.
+        """
         import obstore
         from obstore.store import S3Store
 
@@ -183,8 +191,10 @@ class Far:
             data = obstore.get(store, name).bytes()
             if name.endswith(".zstd"):
                 data = zstandard.ZstdDecompressor().decompress(memoryview(data))
-            with Path(local, name.replace("/", "-")).open("wb", buffering=0) as file:
-                file.write(data)
+            if to_files:
+                view = memoryview(data)
+                with Path(local, name.replace("/", "-")).open("wb", buffering=0) as file:
+                    file.writelines(view[at : at + _WRITE] for at in range(0, len(view), _WRITE))
 
         with tempfile.TemporaryDirectory(dir=self.scratch) as local, ThreadPoolExecutor(self.threads) as pool:
             wall, cpu = time.perf_counter(), time.process_time()
@@ -220,21 +230,32 @@ def first_batches(table: Table, places: dict[str, Far], rounds: int) -> None:
 
 
 def epochs(table: Table, places: dict[str, Far], rounds: int) -> None:
-    """Measure epochs from a cold cache."""
+    """Measure epochs from a cold cache: gathered by mixstream; bare to files, and bare to memory that is dropped."""
     size = DOMAINS * SHARDS * ROWS * SEQ * 2 / 1e9
     for place, far in places.items():
         names = [name for name in far.place.names() if not name.endswith("index.json")]
-        ours, theirs = [], []
+        contenders: dict[str, Callable[[], tuple[float, float]]] = {
+            "mixstream": lambda far=far: far.epoch(predownload=8 * ROWS, shuffle_block_size=ROWS),
+            "bare, to files": lambda far=far, names=names: far.bare(names),
+            "bare, to memory": lambda far=far, names=names: far.bare(names, to_files=False),
+        }
+        took: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
         for turn in range(rounds + 1):
-            for ours_now in random.Random(turn).sample([True, False], 2):
-                (ours if ours_now else theirs).append(
-                    far.epoch(predownload=8 * ROWS, shuffle_block_size=ROWS) if ours_now else far.bare(names)
-                )
+            for name in random.Random(turn).sample(list(contenders), len(contenders)):
+                found = contenders[name]()
+                took[name] += [found] * (turn > 0)
+        ours, files, memory = took.values()
         table.title(f"An epoch from a cold cache, gathered, against all shards bare: {place}")
-        speed = [bare[0] / epoch[0] for epoch, bare in zip(ours[1:], theirs[1:])]
-        table.line("speed over bare", speed, at_least=0.8 if "zstd" in place else 0.9)
-        table.line("CPU seconds per GB, mixstream", [cpu / size for _, cpu in ours[1:]])
-        table.line("CPU seconds per GB, bare", [cpu / size for _, cpu in theirs[1:]])
+        goal = 0.8 if "zstd" in place else 0.9
+        table.line("speed over bare, to files", [b[0] / a[0] for a, b in zip(ours, files)], at_least=goal)
+        table.line("speed over bare, to memory", [b[0] / a[0] for a, b in zip(ours, memory)])
+        table.line("speed of bare to files over bare to memory", [b[0] / a[0] for a, b in zip(files, memory)])
+        table.line(
+            "CPU of bare to files over ours: the speed where no core is idle",
+            [b[1] / a[1] for a, b in zip(ours, files)],
+        )
+        for name, each in took.items():
+            table.line(f"CPU seconds per GB, {name}", [cpu / size for _, cpu in each])
 
 
 def limits(table: Table, source: Path, scratch: str, rounds: int) -> None:
@@ -269,10 +290,11 @@ def limits(table: Table, source: Path, scratch: str, rounds: int) -> None:
 def main() -> int:
     """Run the comparison and print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="turns that each contender takes")
+    parser.add_argument("--rounds", type=int, default=3, help="turns that each contender takes")
     parser.add_argument("--threads", type=int, default=4, help="threads of the bare client")
     parser.add_argument("--wire", type=float, default=80.0, help="MB/s of the slow wire")
     parser.add_argument("--parts", nargs="+", default=["first", "epoch", "limit"], help="what to measure")
+    parser.add_argument("--json", type=Path, help="file to write all values to")
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.port is not None:
@@ -302,7 +324,7 @@ def main() -> int:
                 epochs(table, places | {name: far for name, far in slow.items() if "raw" in name}, options.rounds)
         if "limit" in options.parts:
             limits(table, write(DATA / "far-many", 1, 20_000, 1 << 20, "zstd:1"), scratch, options.rounds)
-    return table.close()
+    return table.close(options.json)
 
 
 if __name__ == "__main__":

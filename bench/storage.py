@@ -1,6 +1,6 @@
 """How close a cold cache fills to the speed of the wire: MB/s beside bare obstore and boto3, CPU, and peak disk.
 
-    python bench/storage.py [--shards 24] [--rounds 7] [--threads 4]
+    python bench/storage.py [--shards 24] [--rounds 7] [--threads 4] [--json FILE]
 
 A real S3 server (SeaweedFS, loopback, warm) holds 24 shards of 16 MiB, raw, and the same rows again in zstd. In a turn
 each contender fills an empty directory of the same disk with the same raw shards, by as many threads: a bare obstore
@@ -323,6 +323,7 @@ def main() -> int:
     parser.add_argument("--shards", type=int, default=24, help="shards of 16 MiB")
     parser.add_argument("--rounds", type=int, default=7, help="turns that each contender takes")
     parser.add_argument("--threads", type=int, default=4, help="threads of each contender")
+    parser.add_argument("--json", type=Path, help="file to write all values to")
     options = parser.parse_args()
     paths = corpus(options.shards)
     print(
@@ -345,7 +346,7 @@ def main() -> int:
             place.upload(source)
             benches[kind] = Bench(place, source, scratch, options.threads)
         run(options, table, benches)
-    return table.close()
+    return table.close(options.json)
 
 
 if __name__ == "__main__":

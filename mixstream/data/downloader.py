@@ -12,9 +12,9 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
 from functools import partial
-from itertools import chain
 
 import numpy as np
 
@@ -97,7 +97,7 @@ class _Queue:
         self._change = threading.Condition()  # re-entrant: the garbage collector may call `end` at any point
         self._closed = False
         self._need: dict[int, float] = {}  # the shards to fetch, the most urgent first
-        self._fresh: Iterator[int] = iter(())  # those of them that were not looked at yet
+        self._fresh = deque[int]()  # those of them that were not looked at yet
         self._first: set[int] = set()  # those that are to be there before the fetch of any other begins
         self._flying: set[int] = set()
         self._done: set[int] = set()
@@ -135,11 +135,11 @@ class _Queue:
     def follow(self, need: dict[int, float], first: set[int]) -> None:
         """Replace the list of shards to fetch."""
         with self._change:
-            self._need, self._fresh = need, iter(need)
+            self._need, self._fresh = need, deque(need)
             self._done &= need.keys()
-            self._first = first - self._done
             late = time.monotonic() - _AFTER_ERROR
             self._failed = {number: when for number, when in self._failed.items() if when > late}
+            self._first = first - self._done - self._failed.keys()
             self._waiting = {number: wait for number, wait in self._waiting.items() if number in need}
             self._retry(self._slots)
             self._change.notify_all()
@@ -163,12 +163,13 @@ class _Queue:
         if len(self._waiting) >= _MAX_WAITING:
             return None
         done, others = self._done, (self._flying, self._failed, self._waiting)
-        for number in self._fresh:
+        while self._fresh:
+            number = self._fresh[0]
             if number not in done and not any(number in known for known in others):
                 if self._first and number not in self._first:
-                    self._fresh = chain((number,), self._fresh)
-                    return None
-                return number
+                    return None  # it stays the next
+                return self._fresh.popleft()
+            self._fresh.popleft()
         return None
 
     def landed(self, number: int, there: bool) -> None:

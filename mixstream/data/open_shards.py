@@ -3,17 +3,22 @@
 Shape suffixes: B rows, S shards.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 
 from mixstream.data.gather import ShardTable
 from mixstream.metering import OPEN, here
+from mixstream.storage import ProcessLocal
 from mixstream.types import Int64, UInt8
 
 _OFTEN = 0.1  # seconds for which a shard's file is not looked at again
+_OF_ONE, _OF_ALL = 1 << 14, 1 << 15  # shards that stay mapped, of one reader and of all readers of a process
+_FEW = 1 << 10  # shards that any reader may have mapped, whatever the others have
 
 
 class OpenShards:
@@ -29,14 +34,15 @@ class OpenShards:
 
     Args:
         shards: how many there are.
-        capacity: how many stay mapped; below the kernel's limit on mappings per process (65,530 by default).
+        capacity: how many stay mapped; fewer while the readers of this process have too many together: the kernel's
+            limit on its mappings is 65,530 by default, and a shard of two files takes three.
         unmap_after_read: as in `Domains`; also set when the disk is full.
 
     Attributes:
         soon: the shards that stay mapped even so, since the next steps read them again.
     """
 
-    def __init__(self, shards: int, capacity: int = 1 << 14, unmap_after_read: bool = False) -> None:
+    def __init__(self, shards: int, capacity: int = _OF_ONE, unmap_after_read: bool = False) -> None:
         self.table, self._capacity, self.unmap_after_read = ShardTable(shards), capacity, unmap_after_read
         self.soon: frozenset[int] = frozenset()
         self._used_S, self._turn = np.zeros(shards, dtype=np.int64), 0
@@ -132,10 +138,13 @@ class OpenShards:
         self.table = ShardTable(len(self._used_S))
 
     def _make_room(self) -> None:
-        if (excess := len(self.table.data) - self._capacity) <= 0:
+        mapped, capacity = len(self.table.data), self._capacity
+        if mapped > min(_FEW, capacity):
+            capacity = min(capacity, _readers.value.room_of(self))
+        if (excess := mapped - capacity) <= 0:
             return
         number_N = np.fromiter(list(self.table.data), dtype=np.int64)
-        idle_N = number_N[np.lexsort((number_N, self._used_S[number_N]))][: excess + self._capacity // 8]
+        idle_N = number_N[np.lexsort((number_N, self._used_S[number_N]))][: excess + capacity // 8]
         for number in idle_N[self._used_S[idle_N] < self._turn].tolist():
             self.table.drop(number)
 
@@ -145,6 +154,23 @@ class OpenShards:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         OpenShards.__init__(self, **state)
+
+
+class _Readers:
+    """The readers of this process, which share the mappings that it may have. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock, self._known = threading.Lock(), WeakSet[OpenShards]()
+
+    def room_of(self, reader: OpenShards) -> int:
+        """Return how many shards may stay mapped for a reader: what the others leave, at least an equal share."""
+        with self._lock:
+            self._known.add(reader)
+            counts = [len(other.table.data) for other in self._known if other is not reader]
+        return max(_OF_ALL - sum(counts), _OF_ALL // (1 + sum(map(bool, counts))))
+
+
+_readers = ProcessLocal(_Readers)
 
 
 def _opened(number: int, opener: Callable[[int], UInt8]) -> UInt8:

@@ -203,7 +203,7 @@ class Predownloader:
         self, *, run_plan: Any, domains: Domains, ahead: int, forecast: Any = None, traffic: Traffic | None = None
     ) -> None:
         self._meter = Meter(traffic=traffic or here().traffic)
-        self._domains, self._rows = domains, max(ahead, run_plan.batch_size)
+        self._domains, self._rows, self._first_rows = domains, max(ahead, run_plan.batch_size), run_plan.batch_size
         self._pause = max(self._rows // run_plan.batch_size // _REFRESHES, 1)
         self._looked = -self._pause
         self._share_K: Float64 | None = None
@@ -236,7 +236,15 @@ class Predownloader:
         if weights is not None and (weight_K := weights(cursor.step)) is not None:
             self._share_K = weight_K / weight_K.sum()
         begins, self._looked = self._looked < 0, cursor.step
-        number_N, steps_N = forecast.upcoming(cursor, self._share_K, self._rows)
+        if begins and self._rows > self._first_rows:
+            # The shards of the first batch are on their way while those of all others are found.
+            self._follow(downloader, forecast, cursor, self._first_rows, begins=True)
+        self._follow(downloader, forecast, cursor, self._rows, begins=begins)
+        clock.enter(stage)
+
+    def _follow(self, downloader: Downloader, forecast: Any, cursor: Cursor, rows: int, *, begins: bool) -> None:
+        """Fetch the shards of the next `rows` rows of this rank."""
+        number_N, steps_N = forecast.upcoming(cursor, self._share_K, rows)
         if self._evictions is not None:
             self._evictions.follow(cursor, self._share_K, number_N, steps_N)
             self._domains.opened.keep(self._evictions.still_there(number_N.tolist()))
@@ -244,7 +252,6 @@ class Predownloader:
         number_N, steps_N = number_N[missing_N], steps_N[missing_N]
         # The first batch waits for its own shards only. Later, while a reader waits, others fill what it leaves free.
         downloader.follow(number_N, steps_N, before=int(np.count_nonzero(steps_N == 0)) if begins else 0)
-        clock.enter(stage)
 
     def _fetch(self, number: int, need: float) -> bool:
         with metered(self._meter):

@@ -159,6 +159,12 @@ class Answer:
         while done + filled < size:
             if not (piece := self._piece(min(len(view) - filled, size - done - filled))):
                 raise self.fault("the connection was closed before the end of the body")
+            if not filled and 2 * len(piece) > len(
+                view
+            ):  # as it is: small ones are put together, to be written at once
+                write(memoryview(piece), done)
+                done += len(piece)
+                continue
             view[filled : filled + len(piece)] = piece
             filled += len(piece)
             if filled == len(view) or done + filled == size:

@@ -96,11 +96,44 @@ def test_those_that_have_to_be_there_before_all_others_have_the_line_to_themselv
     fetcher.close()
 
 
+def test_waiting_for_the_first_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("mixstream.data.downloader._FIRST_PAUSE", 1e-6)
+    monkeypatch.setattr("mixstream.data.downloader._LAST_PAUSE", 1e-6)
+    there = threading.Event()
+    store = Store(lambda number: number != 1 or there.wait(0.0005))  # another process fetches 1
+    fetcher = Downloader(fetch=store.fetch, threads=2)
+    fetcher.follow(np.array([1, 2, 3]), np.array([0.0, 0, 1]), before=2)
+    until(lambda: len(store.asked) > 100)
+    known, asked = len(gc.get_objects()), len(store.asked)
+    until(lambda: len(store.asked) > asked + 500)  # the other thread looks as often
+    assert len(gc.get_objects()) - known < 250
+    assert set(store.numbers) == {1, 2}
+    there.set()
+    until(lambda: 3 in store.numbers)
+    fetcher.close()
+
+
 def test_others_do_not_wait_for_those_that_failed():
     store = Store()
     fetcher = Downloader(fetch=lambda number, need: store.fetch(number, need) and 1 // number > 0, threads=2)
     fetcher.follow(np.array([0, 1, 5]), np.array([0.0, 0, 1]), before=2)  # 0 raises an error
     until(lambda: set(store.numbers) == {0, 1, 5})
+    fetcher.close()
+
+
+def test_others_do_not_wait_for_those_that_failed_before_they_were_listed():
+    store, failed = Store(), threading.Event()
+
+    def fetch(number: int, need: float) -> bool:
+        failed.set() if number == 0 else None
+        return store.fetch(number, need) and 1 // number > 0
+
+    fetcher = Downloader(fetch=fetch, threads=2)
+    fetcher.follow(np.array([0]), np.array([0.0]), before=1)
+    until(lambda: failed.is_set() and not store.at_once.total())
+    time.sleep(0.01)  # until the downloader knows of it, too
+    fetcher.follow(np.array([0, 5]), np.array([0.0, 1]), before=1)
+    until(lambda: 5 in store.numbers)
     fetcher.close()
 
 

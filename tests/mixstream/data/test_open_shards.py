@@ -45,6 +45,29 @@ def test_those_unused_for_longest_are_closed_first_and_never_those_in_use():
         assert (opened.table.size_S[number] > 0) == (number in opened.table.data)
 
 
+def test_readers_of_a_process_share_the_mappings_that_the_kernel_allows():
+    byte, readers = np.zeros(1, dtype=np.uint8), [OpenShards(16_000) for _ in range(4)]
+
+    def read(reader: OpenShards) -> None:
+        for number_B in np.split(np.arange(16_000), 16):
+            reader.need(number_B, lambda number: byte)
+
+    read(readers[0])
+    assert len(readers[0].table.data) == 16_000  # alone, or beside one that has few, it keeps all
+    readers[1].need(np.arange(10), lambda number: byte)
+    read(readers[0])
+    assert len(readers[0].table.data) == 16_000
+    for reader in readers * 2:
+        read(reader)
+        assert sum(len(each.table.data) for each in readers) < 60_000
+    assert sum(len(each.table.data) for each in readers) <= 1 << 15
+    assert min(len(each.table.data) for each in readers) > 6_000
+    del readers[1:]
+    gc.collect()
+    read(readers[0])
+    assert len(readers[0].table.data) == 16_000
+
+
 def test_close_and_travel_leave_mappings_behind():
     opened = OpenShards(5)
     opened.need(np.array([1]), shards().__getitem__)

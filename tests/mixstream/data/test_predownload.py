@@ -118,6 +118,24 @@ def test_the_first_batch_waits_for_no_shards_but_its_own(packed, tmp_path, monke
     assert set(early) == set(own.tolist())
 
 
+def test_shards_of_the_first_batch_are_fetched_while_those_of_later_ones_are_found(packed, tmp_path, monkeypatch):
+    fetch, upcoming, begun = Domain.fetch, Forecast.upcoming, threading.Event()
+
+    def fetched(domain: Domain, number: int, need: float) -> bool:
+        begun.set()
+        return fetch(domain, number, need)
+
+    def found(self: Forecast, cursor: Any, share: Any, rows: int) -> Any:
+        assert rows <= 8 or begun.wait(20), "nothing was fetched while shards far ahead were looked for"
+        return upcoming(self, cursor, share, rows)
+
+    monkeypatch.setattr(Domain, "fetch", fetched)
+    monkeypatch.setattr(Forecast, "upcoming", found)
+    data = dataset(packed, tmp_path / "cache", predownload=200, shuffle=True, batch_size=8)
+    with ms.Loader(data, prefetch=0) as loader:
+        next(iter(loader))
+
+
 def test_shards_that_the_next_steps_read_are_mapped_once_under_a_limit(packed, tmp_path, monkeypatch):
     mapped, of = [], Domain.map
     monkeypatch.setattr(Domain, "map", lambda self, number: mapped.append(number) or of(self, number))
