@@ -53,6 +53,7 @@ PARTS = {
         "Loader against a plain gather",
         quick="{python} bench/loader.py --rows 2000 --rounds 3",
     ),
+    "row_buffers": Part("{python} bench/row_buffers.py", "what several buffers cost, and stores past the caches"),
     "stores": Part("{python} bench/loader.py --rows 16000 --stores", "MDS, token files and packings"),
     "first_batch": Part("{python} bench/first_batch.py", "the first batch of a fresh process"),
     "dataloader": Part("{python} bench/dataloader.py", "StreamingDataset in torch's DataLoader"),

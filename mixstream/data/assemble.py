@@ -84,18 +84,22 @@ class Assembler:
         """
         if self.columns is None or self.transforms or self.documents is not None:
             return None
+        if len({len(at) for _, at in batches}) != 1:
+            return None
         here().clock.enter(GATHER)
-        gathered = self.domains.gather_batches([at for _, at in batches], self.columns, self.alloc)
+        at = Addresses.joined([at for _, at in batches])
+        gathered = self.domains.gather_batches(at, len(batches), self.columns, self.alloc)
         if gathered is None:
             return None
-        domain_GB = self.domains.listed_K[np.stack([at.domain_B for _, at in batches])]
-        columns_G = map(torch.from_numpy, domain_GB.copy())  # a copy: users may write into a column
-        made = []
-        for arrays, (rows, _), domain_B, column in zip(gathered, batches, domain_GB, columns_G):
-            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            tensors.setdefault("domain", column)
-            made.append(Batch.of_rows(tensors, domain=domain_B, step=rows.step, repeats=rows.repeats))
-        return made
+        tensors = {name: list(map(torch.from_numpy, arrays)) for name, arrays in gathered.items()}
+        domain_GB = self.domains.listed_K[at.domain_B].reshape(len(batches), -1)
+        if "domain" not in tensors:
+            tensors["domain"] = list(map(torch.from_numpy, domain_GB.copy()))  # a copy: users may write into a column
+        names, of_rows = tuple(tensors), Batch.of_rows
+        return [
+            of_rows(dict(zip(names, columns)), domain=domain_B, step=rows.step, repeats=rows.repeats)
+            for (rows, _), domain_B, columns in zip(batches, domain_GB, zip(*tensors.values()))
+        ]
 
     def _collated(self, samples: list[Any], at: Addresses) -> Any:
         if getattr(self.collate, "func", self.collate) is collate_samples:  # torch would not say which domains differ

@@ -236,16 +236,20 @@ class Domains:
         return found
 
     def gather_batches(
-        self, batches: Sequence[Addresses], columns: Mapping[str, Column], alloc: Alloc
-    ) -> list[dict[str, NDArray[Any]]] | None:
-        """Return the columns of several batches, as `gather` does for each; None if that takes one call for each."""
-        if len({len(at) for at in batches}) != 1:
-            return None
-        shard_B, row_B = np.concatenate([(at.shard_B, at.row_B) for at in batches], axis=1)
+        self, at: Addresses, batches: int, columns: Mapping[str, Column], alloc: Alloc
+    ) -> dict[str, list[NDArray[Any]]] | None:
+        """Return the columns of several batches, as `gather` does for each; None if that takes one call for each.
+
+        Args:
+            at: the addresses of the rows of all batches, one batch after the other, as many rows each.
+            batches: how many these are.
+            columns: from `columns`.
+            alloc: allocates the arrays that are returned.
+        """
         known = Together(opened=self.opened, kinds=self._kinds, fields=self._fields)
-        found = known.gather(shard_B, row_B, len(batches), columns, alloc)
+        found = known.gather(at.shard_B, at.row_B, batches, columns, alloc)
         try:
-            self._check_mapped(shard_B)
+            self._check_mapped(at.shard_B)
         except MixstreamError:  # `gather` raises it again, at the batch that it belongs to
             self.opened.look_again()
             return None

@@ -5,6 +5,8 @@ shards as arrays, and the two must return the same. Bounds are checked for every
 it is mapped: if another process overwrites the file, the loop reports an error and reads nothing outside it. (A file
 that is truncated while it is mapped raises SIGBUS, as for every mapping.)
 
+Several batches together are written past the processor's caches: they are more than fits, and are read later.
+
 Rows lie by a table of offsets in the shard, or at equal distances (`FixedStride`: flat files of tokens), with one
 column and no sizes. Layout of a sample (specs/mds.md section 2): u32 sizes of the variable columns, then the payloads
 in column order. A column may begin with a header that is the same in every row (in an `ndarray:DT`, its shape); it is
@@ -20,13 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixstream.data.loop_memory import carray, memcpy, pointer, prefetch
+from mixstream.data import gather_loops
 from mixstream.formats import FixedStride, GatheredRows, OffsetTable
-from mixstream.plan.compiled import beside, compile_loop
+from mixstream.plan.compiled import beside
 from mixstream.types import Int64, UInt8
 
-_OFFSETS_AHEAD = 16  # rows whose offsets are prefetched
-_AHEAD, _LINES = 2, 4  # rows ahead of the one that is copied, and lines of 64 bytes of them, that are prefetched
+_STREAMED = 64  # words of 8 bytes of a row, from which on it is worth it to write past the caches
+_WORDS = np.empty(0, dtype=np.int64)
 
 
 class ShardTable:
@@ -209,91 +211,12 @@ def gather_batches_reference(
     return -1
 
 
-def _find_rows(
-    address_S: Any,
-    size_S: Any,
-    shard_B: Any,
-    row_B: Any,
-    rows_at: int,
-    stride: int,
-    sizes_C: Any,
-    column: int,
-    header: Any,
-    nbytes: int,
-    source_B: Any,
-) -> int:  # pragma: no cover - compiled
-    variable = 0
-    for c in range(len(sizes_C)):
-        variable += sizes_C[c] < 0
-    for i in range(len(row_B)):
-        base, size, row = address_S[shard_B[i]], size_S[shard_B[i]], row_B[i]
-        if stride > 0:
-            begin = rows_at + stride * row
-            end = begin + sizes_C[0]
-        else:
-            ahead = min(i + _OFFSETS_AHEAD, len(row_B) - 1)  # prefetching from any address is harmless
-            prefetch(address_S[shard_B[ahead]] + np.uint64(rows_at + 4 * row_B[ahead]))
-            if row < 0 or rows_at + 4 * row + 8 > size:
-                return i
-            offset = carray(pointer(base + np.uint64(rows_at + 4 * row)), (2,), np.uint32)
-            begin, end = np.int64(offset[0]), np.int64(offset[1])
-        if begin < 0 or begin > end or end > size or begin + 4 * variable > end:
-            return i
-        sizes = carray(pointer(base + np.uint64(begin)), (variable,), np.uint32)
-        last, at, length, v = begin + 4 * variable, np.int64(0), np.int64(0), 0
-        for c in range(len(sizes_C)):
-            taken = sizes_C[c]
-            if taken < 0:
-                taken = np.int64(sizes[v])
-                v += 1
-            if c == column:
-                at, length = last, taken
-            last += taken
-        if last != end or length != len(header) + nbytes:
-            return i
-        payload = carray(pointer(base + np.uint64(at)), (length,), np.uint8)
-        for h in range(len(header)):
-            if payload[h] != header[h]:
-                return i
-        source_B[i] = base + np.uint64(at + len(header))
-    return -1
-
-
-def _copy_rows(source_B: Any, target_B: Any, nbytes: int) -> None:  # pragma: no cover - compiled
-    last = len(source_B) - 1
-    for i in range(len(source_B)):
-        ahead = source_B[min(i + _AHEAD, last)]
-        for line in range(min(_LINES, nbytes >> 6)):
-            prefetch(ahead + np.uint64(64 * line))
-        memcpy(target_B[i], source_B[i], nbytes)
-
-
-def _cast_rows(
-    source_B: Any, target_B: Any, elements: int, stored: Any, made: Any
-) -> None:  # pragma: no cover - compiled
-    last = len(source_B) - 1
-    for i in range(len(source_B)):
-        ahead = source_B[min(i + _AHEAD, last)]
-        for line in range(min(_LINES, (elements * stored.itemsize) >> 6)):
-            prefetch(ahead + np.uint64(64 * line))
-        values = carray(pointer(source_B[i]), (elements,), stored.dtype)
-        target = carray(pointer(target_B[i]), (elements,), made.dtype)
-        for n in range(elements):
-            target[n] = values[n]
-
-
-_compiled_find = compile_loop(_find_rows)
-_compiled_copy = compile_loop(_copy_rows)  # of all dtypes
-_compiled_cast = compile_loop(_cast_rows)  # compiled for each pair of dtypes
-
-
 @beside(gather_by_shard)
 def gather(table: ShardTable, shard_B: Int64, row_B: Int64, field: Field, out: NDArray[Any], to_B: Int64) -> int:
     """Compiled `gather_reference`."""
     if not (_is_compiled(field.dtype, out.dtype) and out.flags.c_contiguous):
         return gather_reference(table, shard_B, row_B, field, out, to_B)
-    target_B = (_address(out) + to_B * out.strides[0]).view(np.uint64)
-    return _gather(table, shard_B, row_B, field, out.dtype, target_B)
+    return _gather(table, shard_B, row_B, field, [out], to_B, streams=False)
 
 
 @beside(gather_batches_reference)
@@ -301,13 +224,12 @@ def gather_batches(table: ShardTable, shard_B: Int64, row_B: Int64, field: Field
     """Compiled `gather_batches_reference`."""
     if not _is_compiled(field.dtype, outs[0].dtype):
         return gather_batches_reference(table, shard_B, row_B, field, outs)
-    if {(out.shape, out.dtype, out.flags.c_contiguous) for out in outs} != {(outs[0].shape, outs[0].dtype, True)}:
+    shape, dtype = outs[0].shape, outs[0].dtype
+    if any([out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous for out in outs]):  # noqa: C419 - quicker
         raise ValueError("batches that are gathered together have one shape and dtype, and are contiguous")
     if len(row_B) != len(outs) * len(outs[0]):
         raise ValueError(f"{len(row_B)} rows do not fill {len(outs)} batches of {len(outs[0])}")
-    begin_G, place_R = [_address(out) for out in outs], np.arange(len(outs[0])) * outs[0].strides[0]
-    target_B = (np.array(begin_G, dtype=np.int64)[:, None] + place_R).view(np.uint64).reshape(-1)
-    return _gather(table, shard_B, row_B, field, outs[0].dtype, target_B)
+    return _gather(table, shard_B, row_B, field, outs, np.arange(len(outs[0])), streams=True)
 
 
 def _is_compiled(stored: np.dtype[Any], made: np.dtype[Any]) -> bool:
@@ -319,14 +241,20 @@ def _gather(
     shard_B: Int64,
     row_B: Int64,
     field: Field,
-    made: np.dtype[Any],
-    target_B: NDArray[np.uint64],
+    outs: Sequence[NDArray[Any]],
+    to_R: Int64,
+    *,
+    streams: bool,
 ) -> int:
-    """Copy rows to the addresses `target_B`, of rows of the dtype `made`; return as `gather_reference`."""
-    nbytes = field.elements * field.dtype.itemsize
-    source_B = np.empty(len(row_B), dtype=np.uint64)
+    """Copy R rows to each of `outs`, [*, ...], to its rows `to_R`; return as `gather_reference`.
+
+    With `streams`, larger rows are written past the caches, for a reader that comes later and in another thread.
+    """
+    made, nbytes = outs[0].dtype, field.elements * field.dtype.itemsize
+    begin_G = np.array(list(map(_address, outs)), dtype=np.uint64)
+    source_B, target_B = np.empty((2, len(row_B)), dtype=np.uint64)
     bad = int(
-        _compiled_find(
+        gather_loops.find_rows(
             table.address_S,
             table.size_S,
             shard_B,
@@ -337,16 +265,25 @@ def _gather(
             field.column,
             np.frombuffer(field.header, dtype=np.uint8),
             nbytes,
+            begin_G,
+            to_R,
+            outs[0].strides[0],
             source_B,
+            target_B,
         )
     )
     if bad >= 0:
         source_B, target_B = source_B[:bad], target_B[:bad]
-    if field.dtype == made:
-        _compiled_copy(source_B, target_B, nbytes)
+    words = nbytes // 8 if field.dtype == made and nbytes % 8 == 0 else 0
+    if streams and words >= _STREAMED:
+        gather_loops.stream_rows(source_B, target_B, words, _WORDS)
+    elif field.dtype == made:
+        gather_loops.copy_rows(source_B, target_B, nbytes)
+    elif streams and field.elements >= _STREAMED and made == np.int64 and field.dtype.kind in "iu":
+        gather_loops.stream_rows(source_B, target_B, field.elements, np.empty(0, dtype=field.dtype))
     else:
         like = np.empty(0, dtype=field.dtype), np.empty(0, dtype=made)
-        _compiled_cast(source_B, target_B, field.elements, *like)
+        gather_loops.cast_rows(source_B, target_B, field.elements, *like)
     return bad
 
 

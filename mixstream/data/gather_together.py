@@ -41,8 +41,8 @@ class Together:
         batches: int,
         columns: Mapping[str, Column],
         alloc: Callable[[np.dtype[Any], tuple[int, ...]], NDArray[Any]],
-    ) -> list[dict[str, NDArray[Any]]] | None:
-        """Return the columns of each batch; None if they cannot be gathered together, or a row cannot be copied.
+    ) -> dict[str, list[NDArray[Any]]] | None:
+        """Return column -> an array for each batch; None if they cannot be gathered together, or a row not be copied.
 
         Args:
             shard_R: int64 [R], the shards of the rows of all batches, one batch after the other.
@@ -53,17 +53,17 @@ class Together:
         """
         if self.opened.unmap_after_read or not self.opened.all_open(shard_R):
             return None
-        kind_R = self.kinds[1][shard_R] if len(self.kinds[0]) > 1 else np.zeros(1, dtype=np.int64)
-        kind, rows = int(kind_R[0]), len(shard_R) // batches
-        if (kind_R != kind).any():
-            return None
-        found: list[dict[str, NDArray[Any]]] = [{} for _ in range(batches)]
+        kind, rows = 0, len(shard_R) // batches
+        if len(self.kinds[0]) > 1:
+            kind = int(self.kinds[1][shard_R[0]])
+            if (self.kinds[1][shard_R] != kind).any():
+                return None
+        found: dict[str, list[NDArray[Any]]] = {}
         for name, column in columns.items():
             if (form := self.fields.get((kind, name))) is None:
                 return None
-            outs = [alloc(column.dtype, (rows, *form[1])) for _ in range(batches)]
+            shape = rows, *form[1]
+            outs = found[name] = [alloc(column.dtype, shape) for _ in range(batches)]
             if gather_batches(self.opened.table, shard_R, row_R, form[0], outs) >= 0:
                 return None
-            for arrays, out in zip(found, outs):
-                arrays[name] = out
         return found

@@ -74,13 +74,7 @@ def collate_rows(rows: Sequence[Any], *, collate_fn_map: Any = None) -> dict[str
 def addresses_of(rows: Sequence[BlockRow]) -> Addresses:
     """Return the addresses of consecutive rows of one block, or of several."""
     pieces = [block.at[here] for block, here in _parts(rows)]
-    if len(pieces) == 1:
-        return pieces[0]
-    return Addresses(
-        domain_B=np.concatenate([piece.domain_B for piece in pieces]),
-        shard_B=np.concatenate([piece.shard_B for piece in pieces]),
-        row_B=np.concatenate([piece.row_B for piece in pieces]),
-    )
+    return Addresses.joined(pieces)
 
 
 def _parts(rows: Sequence[BlockRow]) -> list[tuple[RowBlock, slice]]:

@@ -23,8 +23,8 @@ from mixstream.plan.skips import Skips
 from mixstream.types import Addresses, Cursor, Rows, Weights
 
 _PLANNED_ROWS = 4096  # rows whose addresses are looked up together; at least those of one step
-_PLANNED_STEPS = 256  # at most
-_TOGETHER_ROWS, _TOGETHER_BYTES = 2048, 1 << 23  # at most, in batches that are made together
+_PLANNED_STEPS = 64  # at most: Python's garbage collector looks at all that is planned, again and again
+_TOGETHER_ROWS, _TOGETHER_BYTES, _TOGETHER = 2048, 1 << 25, 32  # rows, bytes and batches, at most, made together
 
 
 class BatchMaker:
@@ -96,7 +96,8 @@ class BatchMaker:
         batch = self._reader.read(rows, slice(None), at, lambda at: self._batch(rows, at))
         if self._joins and isinstance(batch, Batch):
             size = sum(value.nbytes for value in batch.values() if isinstance(value, torch.Tensor))
-            self._together = max(min(_TOGETHER_ROWS // len(at), _TOGETHER_BYTES // max(size, 1)), 1)
+            most = min(_TOGETHER_ROWS // len(at), _TOGETHER_BYTES // max(size, 1), _TOGETHER)
+            self._together = max(most, 1)
         return batch, cursor, rows
 
     def _make_together(self) -> list[tuple[Any, Cursor, Rows]] | None:

@@ -32,7 +32,8 @@ _WIDENED = (torch.uint16, torch.uint32)
 
 _Memory = Any  # a ctypes array of bytes, whose length is its size
 _SMALL = 1 << 25  # bytes
-_LINE = 64  # bytes of a line of a processor's cache
+_LINE, _PAGE = 64, 4096  # bytes of a line of a processor's cache, and of a page of memory
+_SIZES = 16  # of free buffers
 
 
 class BufferPool:
@@ -42,20 +43,21 @@ class BufferPool:
 
     Args:
         pinned: use page-locked memory, from which copies to a GPU run in the background.
-        kept: at most so many free buffers are kept, over all sizes, or 32 MiB of them if that is more; the longest
-            unused are freed first.
+        kept: at most so many free buffers of one size are kept, or 32 MiB of them if that is more. Those of the sizes
+            that came first are freed when there are many sizes.
     """
 
     def __init__(self, *, pinned: bool = False, kept: int = 16) -> None:
         self.pinned, self.kept = pinned, kept
-        self._free: deque[_Memory] = deque()  # two threads use it; its operations are atomic
+        self._free: dict[int, list[_Memory]] = {}  # by size; two threads use it, by operations that are atomic
         self._leased: dict[int, tuple[weakref.ref[NDArray[Any]], _Memory]] = {}  # by the id of the reference
 
     def empty(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         """Return an uninitialised array; its memory is reused when the array and all views of it are deleted."""
-        size = prod(shape) * dtype.itemsize
-        memory: Any = self._reuse(size)
-        if memory is None:
+        size = -(-prod(shape) * dtype.itemsize // _PAGE) * _PAGE  # arrays of similar sizes use the same buffers
+        try:
+            memory: Any = self._free[size].pop()
+        except (KeyError, IndexError):
             block: Any = self._allocate(size)
             memory = (ctypes.c_char * size).from_buffer(block)
         # The base of a view is the array that it was taken of, or that one's base, as long as bases are arrays. The
@@ -73,24 +75,19 @@ class BufferPool:
         return memory[begin : begin + size]
 
     def _take_back(self, lease: weakref.ref[NDArray[Any]]) -> None:
-        self._free.append(self._leased.pop(id(lease))[1])
-        if len(self._free) > self.kept and sum(map(len, list(self._free))) > _SMALL:
+        memory = self._leased.pop(id(lease))[1]
+        size = len(memory)
+        if (free := self._free.get(size)) is None:
+            free = self._of_size(size)
+        free.append(memory)
+        if len(free) > self.kept and len(free) * size > _SMALL:
             with suppress(IndexError):  # another thread may have taken them
-                self._free.popleft()
+                free.pop(0)
 
-    def _reuse(self, size: int) -> _Memory | None:
-        found, others = None, []
-        while found is None:
-            try:
-                memory = self._free.pop()
-            except IndexError:  # empty; another thread may have taken the last one just now
-                break
-            if len(memory) == size:
-                found = memory
-            else:
-                others.append(memory)
-        self._free.extend(reversed(others))
-        return found
+    def _of_size(self, size: int) -> list[_Memory]:
+        for oldest in list(self._free)[: 1 - _SIZES]:
+            self._free.pop(oldest, None)
+        return self._free.setdefault(size, [])
 
 
 def delivery(device: torch.device, copy: DeviceCopy | None) -> Callable[[Any], Any] | None:

@@ -4,7 +4,6 @@ It owns the background thread, the buffers and the copies to the GPU, and connec
 not a torch DataLoader, so trainers use it as it is and do not wrap it.
 """
 
-import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -227,11 +226,12 @@ class Loader(SkipsSteps, LossReports):
     def _get(self, prefetcher: Prefetcher[tuple[Any, Cursor, Rows]]) -> tuple[Any, Cursor, Rows]:
         """Return the next batch; wait for its weights if they are being computed."""
         while True:
-            with contextlib.suppress(BlockedError):
+            try:
                 return prefetcher.get()
-            assert self._place.session is not None
-            self._place.session.collector.await_weights(self._place.cursor.step)
-            prefetcher.wake()
+            except BlockedError:
+                assert self._place.session is not None
+                self._place.session.collector.await_weights(self._place.cursor.step)
+                prefetcher.wake()
 
     def _wake(self, step: int, weights_K: Int64) -> None:
         """Wake the background thread, which may wait for these weights."""

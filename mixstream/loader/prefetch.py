@@ -48,7 +48,7 @@ class Prefetcher(Generic[T]):
         self._ready: deque[T | BaseException] = deque()
         self._change = threading.Condition()
         self._owner = Owner("a loader's background thread", remedy="make a loader in the child")
-        self._blocked = self._closed = self._ended = False
+        self._blocked = self._closed = self._ended = self._full = False
         self._wakes = 0
         self._thread = BackgroundThreads(self._run, name="mixstream-prefetch", at_exit=self.close) if depth else None
 
@@ -74,29 +74,38 @@ class Prefetcher(Generic[T]):
                 finally:
                     self._meter.clock.enter(IDLE)
         self._owner.check()
+        while True:
+            try:
+                item = self._ready.popleft()  # atomic: no lock for each of many items that were made together
+                break
+            except IndexError:
+                self._wait()
+        if self._full and len(self._ready) < self._depth:  # else the thread looks before it waits
+            with self._change:
+                self._change.notify_all()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def _wait(self) -> None:
+        """Wait until an item is ready; raise as `get` does if none will be."""
         with self._change:
             came = self._change.wait_for(
                 lambda: self._ready or self._blocked or self._ended or self._closed, timeout=self._timeout
             )
             if self._ready:
-                item = self._ready.popleft()
-                if len(self._ready) < self._depth:
-                    self._change.notify_all()
-            elif self._closed:
+                return
+            if self._closed:
                 raise _closed()
-            elif self._blocked:
+            if self._blocked:
                 raise BlockedError
-            elif came:
+            if came:
                 raise StopIteration
-            else:
-                held = "".join(f"; it waits for {line}" for line in waits())
-                raise WaitTimeoutError(
-                    f"no batch in {self._timeout:g} s: the background thread is still reading shards; "
-                    f"check the storage (a stalled network file system?){held}"
-                )
-        if isinstance(item, BaseException):
-            raise item
-        return item
+            held = "".join(f"; it waits for {line}" for line in waits())
+            raise WaitTimeoutError(
+                f"no batch in {self._timeout:g} s: the background thread is still reading shards; "
+                f"check the storage (a stalled network file system?){held}"
+            )
 
     @property
     def ready(self) -> int:
@@ -141,7 +150,11 @@ class Prefetcher(Generic[T]):
         clock = self._meter.clock
         while True:
             with self._change:
+                self._full = (
+                    True  # before it looks whether it is: then `get` sees that it waits, or it sees the item gone
+                )
                 self._change.wait_for(lambda: self._closed or (len(self._ready) < self._depth and not self._blocked))
+                self._full = False
                 if self._closed:
                     return
                 wakes = self._wakes

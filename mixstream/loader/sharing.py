@@ -54,9 +54,11 @@ class LoaderLock:
                 self._lock.release()
 
     def _check(self) -> None:
-        if not self.here and not self.iterators:
-            self.__init__()  # in a child that is the first to use the loader; its parent may hold the lock
-        self._owner.check()
+        if self._owner.here:
+            return
+        if self.iterators:
+            self._owner.check()
+        self.__init__()  # in a child that is the first to use the loader; its parent may hold the lock
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LoaderLock, ()

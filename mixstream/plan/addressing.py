@@ -20,8 +20,9 @@ from mixstream.cached import cached_property
 from mixstream.plan.compiled import NotCompiledError
 from mixstream.plan.layouts import LayoutTable
 from mixstream.plan.shuffle import Order
-from mixstream.types import Addresses, Int64, Rows
+from mixstream.types import Addresses, Int64, Rows, record_maker
 
+_make_addresses = record_maker(Addresses)
 _FEW = 8
 """Domains up to which each is asked for its rows."""
 
@@ -137,9 +138,7 @@ class Addressing:
                 found_2B = self._find_many(domain_B, lane_B, draw_B)
         if found_2B is None:
             found_2B = self._find_few(domain_B, draw_B, total=total, part=part, batches=len(batches))
-        found = Addresses(domain_B=domain_B, shard_B=found_2B[0], row_B=found_2B[1])
-        size = len(found) // len(batches)
-        return [found[i * size : (i + 1) * size] for i in range(len(batches))]
+        return list(map(_make_addresses, *(each_B.reshape(len(batches), -1) for each_B in (domain_B, *found_2B))))
 
     def _find_few(
         self, domain_B: Int64, draw_B: Int64, *, total: int, part: slice, batches: int

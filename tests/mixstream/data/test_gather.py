@@ -159,6 +159,37 @@ def test_batches_of_other_sizes_are_not_gathered_together():
         gather_batches(table, zero, zero, field, good[:1])
 
 
+@pytest.mark.parametrize("elements", [63, 64, 65, 200, 2049])
+@pytest.mark.parametrize("kinds", ["<u2 i8", "<i4 i8", "<u1 i8", "<u2 <u2", "<f4 <f4"])
+@pytest.mark.parametrize("shift", [0, 8, 3])
+def test_long_rows_of_several_batches_arrive_wherever_their_memory_begins(elements, kinds, shift):
+    """They are written past the caches, a line of 64 bytes at a time; the first and the last may be of others too."""
+    stored, made = kinds.split()
+    dtype, table = np.dtype(stored), ShardTable(1)
+    values = np.random.default_rng(0).integers(0, 1 << 60, (5, elements)).astype(dtype)
+    values = values if dtype.kind == "u" else -values
+    table.put(0, np.frombuffer(bytes(1) + values.tobytes(), dtype=np.uint8)[1:])
+    size = elements * dtype.itemsize
+    field = Field(
+        rows=FixedStride(begins=0, stride=size, size=size),
+        column=0,
+        sizes_C=np.array([size]),
+        dtype=dtype,
+        elements=elements,
+    )
+    batch_bytes, outs = 2 * elements * np.dtype(made).itemsize, []
+    for _ in range(2):
+        memory = np.full(batch_bytes + 256, 7, dtype=np.uint8)
+        begin = -memory.ctypes.data % 64 + shift
+        outs.append((memory, begin, memory[begin : begin + batch_bytes].view(made).reshape(2, elements)))
+    row_B = np.array([4, 0, 2, 1])
+    assert gather_batches(table, np.zeros(4, dtype=np.int64), row_B, field, [out for *_, out in outs]) == -1
+    assert np.array_equal(np.concatenate([out for *_, out in outs]), values[row_B])
+    for memory, begin, _ in outs:
+        assert (memory[:begin] == 7).all()
+        assert (memory[begin + batch_bytes :] == 7).all()
+
+
 @pytest.mark.parametrize("read", [gather, gather_reference])
 def test_a_row_before_the_first_is_refused(read):
     """What lies before the table would make a good offset."""

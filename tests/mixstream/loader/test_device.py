@@ -39,7 +39,7 @@ def test_a_view_of_numpy_keeps_its_buffer_too():
 def test_the_buffer_that_came_back_last_is_used_first():
     pool = BufferPool()
     first, second = pool.empty(INT64, (8,)), pool.empty(INT64, (8,))
-    other, last = pool.empty(INT64, (9,)), second.ctypes.data
+    other, last = pool.empty(INT64, (999,)), second.ctypes.data
     del first, second, other
     assert pool.empty(INT64, (8,)).ctypes.data == last
 

@@ -25,7 +25,7 @@ from harness import (
 from torch.utils.data import DataLoader
 
 import mixstream as ms
-from mixstream.errors import ConfigError, ExhaustedError, ShardCorruptError, ShardNotFoundError
+from mixstream.errors import ConfigError, ExhaustedError, ShardCorruptError, ShardNotFoundError, StoreChangedError
 
 STORED = [FIRST[name] + i for name in SIZES for i in range(SIZES[name])]
 
@@ -416,3 +416,31 @@ def test_batches_made_together_and_states_between_them_are_those_of_batches_made
                 assert all(torch.equal(alone[name], together[name]) for name in alone)
                 assert one.state_dict() == many.state_dict()
     assert many.step > steps
+
+
+# --- files that change ------------------------------------------------------------------------------------------------
+
+
+def test_a_shard_that_is_written_to_while_batches_are_made_together_is_refused_and_no_row_of_it_is_handed_out(tmp_path):
+    """It is mapped, so its rows change: batches made before have the old ones, and those made after are an error."""
+    rows = np.arange(4096, dtype=np.uint16)
+    with ms.MDSWriter(columns={"tokens": "ndarray:uint16:64"}, out=str(tmp_path / "web")) as writer:
+        for row in rows:
+            writer.write({"tokens": np.full(64, row, dtype=np.uint16)})
+    dataset = ms.StreamingDataset(streams=[ms.Stream(local=str(tmp_path / "web"))], batch_size=8, shuffle=False)
+    with ms.Loader(dataset, widen=False) as loader:
+        batches, seen = iter(loader), []
+        for _ in range(8):
+            seen.extend(next(batches)["tokens"][:, 0].tolist())
+        until = time.monotonic() + 20
+        while loader.stats().ready < 4 and time.monotonic() < until:
+            time.sleep(0.01)
+        (shard,) = (tmp_path / "web").glob("*.mds")
+        time.sleep(0.11)  # what was looked at less than 0.1 s ago counts as unchanged
+        with shard.open("r+b") as file:
+            file.seek(-64 * 2 * 3000, 2)
+            file.write(bytes(64 * 2 * 3000))
+        with pytest.raises(StoreChangedError, match=shard.name):
+            seen.extend(row for batch in batches for row in batch["tokens"][:, 0].tolist())
+    assert seen == rows[: len(seen)].tolist()
+    assert len(seen) < 1024
