@@ -14,7 +14,6 @@ Shape suffixes: B rows, C columns of the record, S shards, N elements of a row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from mixstream.data.loop_memory import carray, memcpy, pointer, prefetch
 from mixstream.formats import FixedStride, GatheredRows, OffsetTable
 from mixstream.plan.compiled import beside, compile_loop
+from mixstream.records import dataclass
 from mixstream.types import Int64, UInt8
 
 _OFFSETS_AHEAD = 16  # rows whose offsets are prefetched

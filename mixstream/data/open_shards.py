@@ -11,6 +11,7 @@ import numpy as np
 
 from mixstream.data.gather import ShardTable
 from mixstream.metering import OPEN, here
+from mixstream.plan.distinct import distinct
 from mixstream.types import Int64, UInt8
 
 _OFTEN = 0.1  # seconds for which a shard's file is not looked at again
@@ -58,7 +59,7 @@ class OpenShards:
         self._turn += 1
         self._used_S[number_B] = self._turn
         missing_B = number_B[self.table.size_S[number_B] == 0]
-        for number in np.unique(missing_B).tolist():
+        for number in distinct(missing_B).tolist():
             self.table.put(number, _opened(number, opener))
         self._make_room()
 
@@ -76,7 +77,7 @@ class OpenShards:
         due_B = self._looked_S[number_B] < now - _OFTEN
         if not due_B.any():
             return []
-        number_N = np.unique(number_B[due_B])
+        number_N = distinct(number_B[due_B])
         self._looked_S[number_N] = now
         return number_N.tolist()
 

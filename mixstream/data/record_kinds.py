@@ -15,6 +15,9 @@ from mixstream.errors import ShardCorruptError
 from mixstream.formats import Container, GatheredRows, RowLayout, ShardEntry, fixed_array, kind_of, mds_decode
 from mixstream.types import Int64, UInt8
 
+TOKENS = "tokens"
+"""The column of packed rows, and of rows of token files."""
+
 
 def record_kinds(containers: Iterable[Container]) -> tuple[list[ShardEntry], Int64]:
     """Return one shard of each kind of records, and the kind of every shard: int64 [S], over all containers."""

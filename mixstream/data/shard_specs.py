@@ -6,20 +6,17 @@ with the quickest when they arrive, if the user did not choose; and likewise whe
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixstream.errors import ConfigError, IndexCorruptError, ShardCorruptError
-from mixstream.formats import (
-    ARRIVAL,
-    ComputesShards,
-    Container,
-    FileInfo,
-    ShardEntry,
-    decompress,
-    hash_hex,
-    quickest_hash,
-)
+from mixstream.formats import ARRIVAL, ComputesShards, Container, FileInfo, ShardEntry, hash_hex, quickest_hash
+from mixstream.lazy import later
 from mixstream.storage import CompressedSpec, ObjectPart, ShardSpec
+
+if TYPE_CHECKING:
+    from mixstream.formats.compression import decompress
+else:
+    (decompress,) = later("mixstream.formats.compression", "decompress")
 
 
 def shard_spec(
