@@ -9,13 +9,14 @@ Shape suffixes: D ranks of the run, N nodes, R ranks of the job.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import blake2b
 
 import numpy as np
 
 from mixstream.arguments import whole
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 _MOST = 1 << 24

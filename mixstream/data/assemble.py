@@ -7,9 +7,10 @@ to its device.
 Shape suffixes: B rows, K domains.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,12 +18,21 @@ import torch
 from mixstream.arguments import shown
 from mixstream.data.batch import Batch
 from mixstream.data.collate import Column, collate_samples
-from mixstream.data.document_masks import DocumentMasks, check_covered, mark
 from mixstream.data.domains import Alloc, Domains
 from mixstream.data.mixable import refuse_unstackable
 from mixstream.errors import ConfigError
+from mixstream.lazy import later
 from mixstream.metering import COLLATE, GATHER, TRANSFORM, here
+from mixstream.records import dataclass
 from mixstream.types import Addresses, Int64, Rows
+
+if TYPE_CHECKING:
+    from mixstream.data.document_masks import DocumentMasks, check_covered, mark
+else:
+    DocumentMasks, check_covered, mark = later(
+        "mixstream.data.document_masks", "DocumentMasks", "check_covered", "mark"
+    )
+
 
 Transform = Callable[[Batch], Batch]
 """Returns another batch with the same rows in the same order."""

@@ -16,23 +16,30 @@ import struct
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import blake2b
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
 from mixstream.cached import cached_property
 from mixstream.data.domains import Domains
-from mixstream.distributed import RankNotes
 from mixstream.errors import ExhaustedError, MixstreamError, StateError
 from mixstream.formats import samples_of
 from mixstream.inherited_file import InheritedFile
+from mixstream.lazy import later
 from mixstream.plan.rng import derive_key
 from mixstream.plan.run_plan import RunPlan
-from mixstream.plan.state import RunState, SetAside
+from mixstream.plan.state_record import RunState, SetAside
+from mixstream.records import dataclass
 from mixstream.storage import ProcessLocal
 from mixstream.types import Addresses, Rows
+
+if TYPE_CHECKING:
+    from mixstream.distributed.notes import RankNotes
+else:
+    (RankNotes,) = later("mixstream.distributed.notes", "RankNotes")
+
 
 T = TypeVar("T")
 Entry = tuple[int, int]

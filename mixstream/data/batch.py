@@ -12,17 +12,23 @@ Shape suffixes: B rows.
 from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch.utils._pytree import MappingKey, register_pytree_node
 
 from mixstream.arguments import shown, whole
-from mixstream.data.segments import Segments
 from mixstream.errors import ConfigError
+from mixstream.lazy import later
+from mixstream.records import dataclass
+
+if TYPE_CHECKING:
+    from mixstream.data.segments import Segments
+else:
+    (Segments,) = later("mixstream.data.segments", "Segments")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from mixstream.errors import ConfigError, MissingColumnError
 from mixstream.formats import fixed_array, ndarray_dtype
 from mixstream.metering import TRAINER, here
+from mixstream.records import dataclass
 
 _WIDENED = {np.dtype(np.uint16), np.dtype(np.uint32)}  # torch can hold these, but not compute with them
 _REMEDY = (

@@ -14,9 +14,9 @@ from mixstream.formats.columns import (
     ColumnIndex,
     begins_with_lists_of,
     check_others,
-    describe,
     dump_column_index,
 )
+from mixstream.formats.columns.describe import describe
 
 _LARGE = 1 << 30  # bytes of tokens of a row group
 

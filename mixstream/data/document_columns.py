@@ -174,21 +174,23 @@ def mask_documents(
                 return -1
             ends_N1[n] = i * length + first
             longest = max(longest, last - first)
-            place, of, to = positions[first:last], documents[first:last], labels[first:last]
-            for t in range(last - first):  # one loop for each array: those are vectorised
+            size = last - first
+            place, of, to, row = positions[first:last], documents[first:last], labels[first:last], tokens[first:last]
+            for t in range(size):  # one loop for each array: those are vectorised, and `of[:] = ...` compiles for long
                 place[t] = t
             if document_N[n] < 0:
-                of[:] = -1
-                to[:] = IGNORED
+                for t in range(size):
+                    of[t] = -1
+                for t in range(size):
+                    to[t] = IGNORED
                 continue
-            of[:] = number
+            for t in range(size):
+                of[t] = number
             number += np.int32(1)
-            if shifted:
-                to[:-1] = tokens[first + 1 : last]
-                to[-1] = IGNORED
-            else:
-                to[:] = tokens[first:last]
-                to[0] = IGNORED
+            by = 1 if shifted else 0
+            for t in range(1 - by, size - by):
+                to[t] = row[t + by]
+            to[size - 1 if shifted else 0] = IGNORED
         if counts_BS.shape[0]:
             counts, by = counts_BS[i], 1 if shifted else 0
             for t in range(length - by):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, get_args
 
 import numpy as np
@@ -20,6 +20,7 @@ from mixstream.data.document_columns import COLUMNS, Alloc, Labels, document_col
 from mixstream.data.row_documents import BorderTokens, RowBorders, RowDocuments, joined, padded
 from mixstream.data.segments import Segments
 from mixstream.errors import ConfigError, ShardCorruptError
+from mixstream.records import dataclass
 from mixstream.types import Addresses, Int64
 
 TOKENS = ("tokens", "input_ids")

@@ -4,18 +4,19 @@ Rules: sizes are checked against the index before any byte is used; a shard is v
 memory is O(shards), plus the page cache. `formats` decodes rows, `storage` finds files.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.cached import cached_property
-from mixstream.data.packed import Packed
 from mixstream.data.read_container import read_container
 from mixstream.data.shard_specs import check_hashes, shard_spec
 from mixstream.data.token_index import with_borders
@@ -28,10 +29,8 @@ from mixstream.errors import (
 from mixstream.formats import (
     PART,
     Container,
-    Cuts,
     FileInfo,
     ShardEntry,
-    TokenFiles,
     TokenStore,
     content_facts,
     file_names,
@@ -40,10 +39,22 @@ from mixstream.formats import (
     samples_of,
 )
 from mixstream.formats import is_mds_encoding_safe as is_safe
+from mixstream.lazy import later
 from mixstream.plan.addressing import View, WholeShards
-from mixstream.plan.selection import KeptRows
 from mixstream.plan.state_record import PACKING
+from mixstream.records import dataclass
 from mixstream.storage import CacheLimit, DatasetFiles, ShardSpec, map_files
+
+if TYPE_CHECKING:
+    from mixstream.data.packed import Packed
+    from mixstream.formats.cuts import Cuts
+    from mixstream.formats.tokens.container import TokenFiles
+    from mixstream.plan.selection import KeptRows
+else:
+    (Packed,) = later("mixstream.data.packed", "Packed")
+    (Cuts,) = later("mixstream.formats.cuts", "Cuts")
+    (TokenFiles,) = later("mixstream.formats.tokens.container", "TokenFiles")
+    (KeptRows,) = later("mixstream.plan.selection", "KeptRows")
 
 
 @dataclass(frozen=True, kw_only=True)

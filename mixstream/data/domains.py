@@ -7,10 +7,12 @@ domains read it. Rows are returned as gathered columns or as decoded samples.
 Shape suffixes: B rows, F sources, K domains, S shards of one source.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +25,22 @@ from mixstream.data.gather import Field, gather
 from mixstream.data.gather_together import Together
 from mixstream.data.mixable import common_dtypes
 from mixstream.data.open_shards import OpenShards
-from mixstream.data.packed_rows import PackedRows
 from mixstream.data.record_kinds import field_of, record_kinds
 from mixstream.data.sources import find_sources, first_of_each, header_checks, used_shards
 from mixstream.errors import CacheFullError, MixstreamError, SelectionError, ShardCorruptError, ShardNotFoundError
 from mixstream.formats import ShardEntry, fixed_row_tokens
+from mixstream.lazy import later
 from mixstream.plan import compiled
 from mixstream.plan.addressing import shard_offsets
+from mixstream.records import dataclass
 from mixstream.storage import unforked
 from mixstream.types import Addresses, Int64, UInt8
+
+if TYPE_CHECKING:
+    from mixstream.data.packed_rows import PackedRows
+else:
+    (PackedRows,) = later("mixstream.data.packed_rows", "PackedRows")
+
 
 compiled.load_by(compiling.begin, whole=unforked)  # a process that reads rows goes on meanwhile
 

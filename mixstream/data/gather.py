@@ -16,7 +16,6 @@ Shape suffixes: B rows, C columns of the record, S shards, N elements of a row.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from mixstream.data import gather_loops
 from mixstream.formats import FixedStride, GatheredRows, OffsetTable
 from mixstream.plan.compiled import beside
+from mixstream.records import dataclass
 from mixstream.types import Int64, UInt8
 
 _STREAMED = 64  # words of 8 bytes of a row, from which on it is worth it to write past the caches

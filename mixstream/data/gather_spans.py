@@ -8,7 +8,6 @@ Everything is untrusted: every span is checked against its sample, every sample 
 Shape suffixes: B rows, C columns of the record, N spans, S shards, L tokens of a row.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from mixstream.data.loop_memory import carray, pointer
 from mixstream.data.span_table import Spans
 from mixstream.formats import OffsetTable
 from mixstream.plan.compiled import beside, compile_loop
+from mixstream.records import dataclass
 from mixstream.types import Int64, UInt8
 
 

@@ -7,7 +7,6 @@ Shape suffixes: R rows of all batches, S shards.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from mixstream.data.collate import Column
 from mixstream.data.gather import Field, gather_batches
 from mixstream.data.open_shards import OpenShards
 from mixstream.formats import ShardEntry
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 

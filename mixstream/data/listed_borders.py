@@ -9,7 +9,7 @@ Shape suffixes: B rows, N segments, S shards.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mixstream.data.loop_memory import carray, pointer
 from mixstream.data.row_documents import RowBorders
 from mixstream.plan.compiled import compile_loop, compiled
+from mixstream.records import dataclass
 from mixstream.types import Int64, UInt8
 
 

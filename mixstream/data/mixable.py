@@ -7,7 +7,6 @@ first batch. Tokens of different tokenizers stack, and mean nothing together.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from numbers import Number
 from typing import Any
@@ -15,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from mixstream.data.domain import Domain
-from mixstream.data.packed import TOKENS
+from mixstream.data.record_kinds import TOKENS
 from mixstream.errors import ConfigError
 from mixstream.formats import fixed_array, kinds_of, ndarray_dtype
+from mixstream.records import dataclass
 
 _KINDS = {
     "str": "text",

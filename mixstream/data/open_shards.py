@@ -13,6 +13,7 @@ import numpy as np
 
 from mixstream.data.gather import ShardTable
 from mixstream.metering import OPEN, here
+from mixstream.plan.distinct import distinct
 from mixstream.storage import ProcessLocal
 from mixstream.types import Int64, UInt8
 
@@ -64,7 +65,7 @@ class OpenShards:
         self._turn += 1
         self._used_S[number_B] = self._turn
         missing_B = number_B[self.table.size_S[number_B] == 0]
-        for number in np.unique(missing_B).tolist():
+        for number in distinct(missing_B).tolist():
             self.table.put(number, _opened(number, opener))
         self._make_room()
 
@@ -82,7 +83,7 @@ class OpenShards:
         due_B = self._looked_S[number_B] < now - _OFTEN
         if not due_B.any():
             return []
-        number_N = np.unique(number_B[due_B])
+        number_N = distinct(number_B[due_B])
         self._looked_S[number_N] = now
         return number_N.tolist()
 

@@ -9,7 +9,7 @@ Shape suffixes: C columns of a record, S shards.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import blake2b
 from typing import Any
 
@@ -19,6 +19,7 @@ from mixstream.cached import cached_property
 from mixstream.data.gather import ShardTable
 from mixstream.data.gather_spans import SpanField, gather_spans_reference
 from mixstream.data.packed_rows import PackedForm
+from mixstream.data.record_kinds import TOKENS
 from mixstream.data.span_table import EvenRows, RowSpans, SpanTable, collect_spans_reference
 from mixstream.errors import ConfigError, ShardCorruptError
 from mixstream.formats import (
@@ -32,9 +33,8 @@ from mixstream.formats import (
     kind_of,
     ndarray_dtype,
 )
+from mixstream.records import dataclass
 from mixstream.types import Int64, UInt8
-
-TOKENS = "tokens"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -4,7 +4,6 @@ Shape suffixes: B rows, L tokens of a row.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from mixstream.data.collate import Column
 from mixstream.data.gather import ShardTable
 from mixstream.data.gather_spans import SpanField, gather_spans
 from mixstream.data.span_table import RowSpans, Spans, SpanTable, collect_spans
+from mixstream.records import dataclass
 from mixstream.types import Addresses, Int64
 
 

@@ -6,7 +6,7 @@ Small indexes leave nothing behind.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
@@ -14,18 +14,26 @@ from mixstream.errors import ConfigError, IndexCorruptError
 from mixstream.formats import (
     ARRIVAL,
     MANY,
-    MDS,
     Container,
     Index,
     check_index_hash,
-    dump_shard_list,
     is_index_of_many,
     kinds_of,
-    load_shard_list,
     open_container,
-    read_blocks,
 )
-from mixstream.storage import DatasetFiles, KeptFile, index_hash
+from mixstream.lazy import later
+from mixstream.storage import DatasetFiles, index_hash
+
+if TYPE_CHECKING:
+    from mixstream.formats.mds.container import MDS
+    from mixstream.formats.mds.large_index import read_blocks
+    from mixstream.formats.shard_list_file import dump_shard_list, load_shard_list
+    from mixstream.storage.kept_file import KeptFile
+else:
+    (MDS,) = later("mixstream.formats.mds.container", "MDS")
+    (read_blocks,) = later("mixstream.formats.mds.large_index", "read_blocks")
+    dump_shard_list, load_shard_list = later("mixstream.formats.shard_list_file", "dump_shard_list", "load_shard_list")
+    (KeptFile,) = later("mixstream.storage.kept_file", "KeptFile")
 
 _BEGIN = 256  # bytes of an index that say what kind it is
 _BLOCK = 1 << 18

@@ -25,6 +25,9 @@ from mixstream.formats import (
 )
 from mixstream.types import Int64, UInt8
 
+TOKENS = "tokens"
+"""The column of packed rows, and of rows of token files."""
+
 
 def record_kinds(containers: Iterable[Container]) -> tuple[list[ShardEntry], Int64]:
     """Return one shard of each kind of records, and the kind of every shard: int64 [S], over all containers."""

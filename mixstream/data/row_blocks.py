@@ -11,7 +11,6 @@ Shape suffixes: B rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import repeat
 from typing import Any
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from torch.utils.data import default_collate, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from mixstream.records import dataclass
 from mixstream.types import Addresses
 
 _STOCK = default_collate.__module__

@@ -13,12 +13,12 @@ Shape suffixes: B rows, N segments, S tokens of a row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 

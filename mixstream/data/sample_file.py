@@ -9,7 +9,6 @@ Shape suffixes: D, N and S as in `sequence_rows`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from mixstream.cached import cached_property
 from mixstream.data.sequence_rows import SequenceRows
 from mixstream.formats import TokenIndex, hash_hex, sequence_starts
 from mixstream.plan.megatron import SampleIndex, build_sample_index, split_sequences
+from mixstream.records import dataclass
 from mixstream.storage import DatasetFiles, build_once, map_file, write_whole
 from mixstream.types import Int64, UInt8
 

@@ -8,12 +8,13 @@ Shape suffixes: B rows, S tokens of a row, D segments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 
 IGNORED = -100
 """The label of a token that is not predicted, as torch's cross_entropy and all trainers have it."""

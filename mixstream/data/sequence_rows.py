@@ -7,11 +7,10 @@ Shape suffixes: B rows, D sequences over all epochs, N samples, S sequences of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from mixstream.plan.megatron.sample_index import SampleIndex
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 

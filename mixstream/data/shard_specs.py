@@ -6,7 +6,7 @@ with the quickest when they arrive, if the user did not choose; and likewise whe
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixstream.errors import ConfigError, IndexCorruptError, ShardCorruptError
 from mixstream.formats import (
@@ -15,12 +15,17 @@ from mixstream.formats import (
     Container,
     FileInfo,
     ShardEntry,
-    decompress,
     hash_hex,
     kinds_of,
     quickest_hash,
 )
+from mixstream.lazy import later
 from mixstream.storage import CompressedSpec, ObjectPart, ShardSpec
+
+if TYPE_CHECKING:
+    from mixstream.formats.compression import decompress
+else:
+    (decompress,) = later("mixstream.formats.compression", "decompress")
 
 
 def shard_spec(

@@ -6,13 +6,14 @@ Shape suffixes: B rows, N spans, M segments, L tokens of a row.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
 from mixstream.data.row_documents import RowBorders
 from mixstream.data.span_table import RowSpans, Spans, SpanTable, collect_spans
 from mixstream.errors import ShardCorruptError
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 

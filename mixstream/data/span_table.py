@@ -6,7 +6,6 @@ call that releases the GIL, over all shards. The compiled loop reads memory addr
 Shape suffixes: B rows of a batch, N spans, R rows of a shard, S shards.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from mixstream.data.loop_memory import carray, pointer
 from mixstream.data.sequence_rows import SequenceRows
 from mixstream.plan.compiled import beside, compile_loop
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 JOINED = 1 << 31

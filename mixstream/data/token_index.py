@@ -4,29 +4,36 @@ Rules. The index is made from headers and sizes, a few reads a file. Border file
 where it is, or fetched once for all processes of the machine, and checked as a whole when a process first needs it.
 """
 
+from __future__ import annotations
+
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mixstream.data.column_index import make_column_index
 from mixstream.errors import ConfigError
-from mixstream.formats import (
-    FORMATS,
-    SHARD_BYTES,
-    Container,
-    Cuts,
-    Look,
-    Options,
-    TokenFiles,
-    TokenIndex,
-    dump_token_index,
-    find_files,
-)
-from mixstream.formats.columns import find_column_files
+from mixstream.formats import FORMATS, SHARD_BYTES, Container, Look, Options
+from mixstream.lazy import later
+from mixstream.records import dataclass
 from mixstream.storage import DatasetFiles, map_file
 from mixstream.types import Int64, UInt8
+
+if TYPE_CHECKING:
+    from mixstream.data.column_index import make_column_index
+    from mixstream.formats.columns.files import find_column_files
+    from mixstream.formats.cuts import Cuts
+    from mixstream.formats.tokens.container import TokenFiles
+    from mixstream.formats.tokens.index import TokenIndex, dump_token_index
+    from mixstream.formats.tokens.kinds import find_files
+else:
+    (make_column_index,) = later("mixstream.data.column_index", "make_column_index")
+    (find_column_files,) = later("mixstream.formats.columns.files", "find_column_files")
+    (Cuts,) = later("mixstream.formats.cuts", "Cuts")
+    (TokenFiles,) = later("mixstream.formats.tokens.container", "TokenFiles")
+    TokenIndex, dump_token_index = later("mixstream.formats.tokens.index", "TokenIndex", "dump_token_index")
+    (find_files,) = later("mixstream.formats.tokens.kinds", "find_files")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ options is an MDS dataset if it has an index, and is looked at for token files o
 
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from mixstream.data.token_index import TokenIndexMaker
 from mixstream.errors import ConfigError, IndexNotFoundError, StoreError, UnfinishedError
 from mixstream.formats import Options, TokenStore, is_token_file
 from mixstream.formats.columns import is_column_file
+from mixstream.records import dataclass
 from mixstream.storage import DatasetFiles, Retry, is_local, local_path, redact, split_name
 
 LONGEST_ROW = (1 << 29) - 2

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +11,7 @@ from mixstream.cached import cached_property
 from mixstream.distributed.bounded import Attendance, group_timeout
 from mixstream.distributed.group import check_not_inherited, default_group
 from mixstream.errors import ConfigError, RanksDisagreeError
+from mixstream.records import dataclass
 from mixstream.types import Float64, Int64
 from mixstream.world import World
 

@@ -11,18 +11,42 @@ Shards stay as they are, and programs that read MDS ignore it. In the order of t
 Other packages and tools import from here only.
 """
 
-from mixstream.documents.border_file import BorderPositions
-from mixstream.documents.reading import Borders, Documents
-from mixstream.documents.schema import (
-    COLUMNS,
-    DIRECTORY,
-    FILES,
-    ROW_KIND,
-    DocumentsFile,
-    RowKind,
-    dump_files,
-    parse_files,
+from typing import TYPE_CHECKING
+
+from mixstream.lazy import lazily
+
+if TYPE_CHECKING:
+    from mixstream.documents.border_file import BorderPositions
+    from mixstream.documents.reading import Borders, Documents
+    from mixstream.documents.schema import (
+        COLUMNS,
+        DIRECTORY,
+        FILES,
+        ROW_KIND,
+        DocumentsFile,
+        RowKind,
+        dump_files,
+        parse_files,
+    )
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "border_file": ["BorderPositions"],
+        "reading": ["Borders", "Documents"],
+        "schema": [
+            "COLUMNS",
+            "DIRECTORY",
+            "DocumentsFile",
+            "FILES",
+            "ROW_KIND",
+            "RowKind",
+            "dump_files",
+            "parse_files",
+        ],
+    },
 )
+
 
 __all__ = [
     "COLUMNS",

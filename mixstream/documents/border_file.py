@@ -11,7 +11,7 @@ Shape suffixes: N segments.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +21,7 @@ import numpy as np
 from mixstream.cached import cached_property
 from mixstream.documents.reading import Documents
 from mixstream.errors import ShardCorruptError
+from mixstream.records import dataclass
 from mixstream.storage import build_once, map_file, write_whole
 from mixstream.types import Int64, UInt8
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import numpy as np
 from mixstream.documents.schema import COLUMNS, FILES, ROW_KIND, DocumentsFile, RowKind, parse_files
 from mixstream.errors import ConfigError, IndexNotFoundError, ShardCorruptError, ShardNotFoundError, StoreNotFoundError
 from mixstream.formats import parse_index
+from mixstream.records import dataclass
 from mixstream.storage import INDEX, Retry, Store, StoredFile, open_store, redact
 from mixstream.types import Int64
 
@@ -57,7 +57,7 @@ class Documents:
     files: Sequence[DocumentsFile]
     row_kind: RowKind
     seq_len: int | None
-    retry: Retry = Retry()  # noqa: RUF009  # frozen
+    retry: Retry = Retry()  # frozen
 
     @classmethod
     def open(cls, url: str, *, retry: Retry = Retry()) -> Documents:  # noqa: B008  # frozen

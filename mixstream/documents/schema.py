@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from mixstream.errors import IndexCorruptError
+from mixstream.records import dataclass
 
 RowKind = Literal["packed", "documents"]
 """What a sample holds: cuts of the joined documents, all of one length, or one document."""

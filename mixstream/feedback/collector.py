@@ -11,7 +11,6 @@ plan's), V validation groups.
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,6 +26,7 @@ from mixstream.feedback.labelled import labelled
 from mixstream.feedback.loop import FeedbackLoop
 from mixstream.feedback.losses import domain_sums, fetch
 from mixstream.feedback.numbers import as_numbers, moved
+from mixstream.records import dataclass
 from mixstream.threads import OwnedLock, Owner
 from mixstream.types import Float64, Int64, Rows
 

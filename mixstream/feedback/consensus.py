@@ -10,7 +10,7 @@ Shape suffixes: K domains in the plan's order, V validation groups.
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from mixstream.feedback.loop import Agree, FeedbackLoop
 from mixstream.feedback.shares import Shares
 from mixstream.plan.skips import Skips
 from mixstream.plan.weights import WEIGHT_UNIT
+from mixstream.records import dataclass
 from mixstream.types import Float64, Int64, Weights
 
 _TOLERANCE = WEIGHT_UNIT >> 20  # what rounding may differ by between kinds of processors
@@ -55,7 +56,7 @@ class RankConsensus:
     publish: Callable[[int, Int64], None]
     channel: Channel
     log: MixingLog | None
-    skips: Skips = Skips()  # noqa: RUF009  # frozen
+    skips: Skips = Skips()  # frozen
     _odd: dict[str, Any] = field(default_factory=dict, init=False)  # in what this rank differs from rank 0
     _shares: Shares | None = field(default=None, init=False)  # from the first sum on
 

@@ -12,13 +12,13 @@ Shape suffixes: N tokens, C tokens of a chunk, D width, V vocabulary.
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from mixstream.arguments import MOST, choice, shown, whole
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 
 _CHUNK_LOGITS = 1 << 24
 _CHUNK_LOGITS_GPU = 1 << 26  # 512 tokens of 131,072 classes: the weight's gradient is read and written once a chunk

@@ -32,7 +32,6 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -44,6 +43,7 @@ from mixstream.mixers import Adapting, Checking, Explaining, Mixer, Opening, Val
 from mixstream.mixers.form import check_alike
 from mixstream.mixers.whole_parts import whole_parts
 from mixstream.plan.weights import WEIGHT_UNIT
+from mixstream.records import dataclass
 from mixstream.types import Feedback, Float64, Int64
 
 Agree = Callable[[int, Int64], Int64]

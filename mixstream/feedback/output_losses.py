@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.nn import functional
 from mixstream.errors import ConfigError
 from mixstream.feedback.losses import domain_cross_entropy, domain_sums
 from mixstream.feedback.numbers import moved
+from mixstream.records import dataclass
 
 _CHUNK_LOGITS = 1 << 24
 _HEAD_CHANGES = (

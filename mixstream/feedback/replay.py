@@ -9,7 +9,7 @@ Shape suffixes: T logged steps, K domains, V validation groups, C changes of the
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import blake2b
 from typing import Any
 
@@ -25,6 +25,7 @@ from mixstream.feedback.logged_plan import LoggedPlan, other_samples, warn_of_ot
 from mixstream.mixers.static import by_name
 from mixstream.plan.skips import Skips
 from mixstream.plan.weights import WEIGHT_UNIT, normalise
+from mixstream.records import dataclass
 from mixstream.types import Float64, Int64
 
 
@@ -148,7 +149,7 @@ class LoggedRun:
     count_TK: Float64
     validation: Mapping[int, Mapping[str, float]]
     explained: Mapping[int, Mapping[str, Any]]
-    skips: Skips = Skips()  # noqa: RUF009  # frozen
+    skips: Skips = Skips()  # frozen
 
     @property
     def header(self) -> Begin:

@@ -9,7 +9,6 @@ Shape suffixes: K domains, V validation groups.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from mixstream.errors import StateError
 from mixstream.feedback.json_arrays import from_json
 from mixstream.plan.weights import WEIGHT_UNIT
+from mixstream.records import dataclass
 from mixstream.types import Float64, Int64
 
 _KEYS = ("lag", "origin", "reported", "state", "log", "drawn", "waiting")

@@ -3,20 +3,32 @@
 A session ends when its loader takes up another position or is deleted, or when the interpreter exits.
 """
 
+from __future__ import annotations
+
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from mixstream.distributed import Channel, job
-from mixstream.feedback.collector import LossCollector
-from mixstream.feedback.consensus import RankConsensus
-from mixstream.feedback.log import MixingLog
-from mixstream.feedback.loop import FeedbackLoop
+from mixstream.distributed import job
+from mixstream.lazy import later
 from mixstream.plan.run_plan import RunPlan
 from mixstream.plan.skips import Skips
+from mixstream.records import dataclass
 from mixstream.types import Int64, Weights
+
+if TYPE_CHECKING:
+    from mixstream.distributed.exchange import Channel
+    from mixstream.feedback.collector import LossCollector
+    from mixstream.feedback.consensus import RankConsensus
+    from mixstream.feedback.log import MixingLog
+    from mixstream.feedback.loop import FeedbackLoop
+else:
+    (Channel,) = later("mixstream.distributed.exchange", "Channel")
+    (LossCollector,) = later("mixstream.feedback.collector", "LossCollector")
+    (RankConsensus,) = later("mixstream.feedback.consensus", "RankConsensus")
+    (MixingLog,) = later("mixstream.feedback.log", "MixingLog")
+    (FeedbackLoop,) = later("mixstream.feedback.loop", "FeedbackLoop")
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,11 +10,12 @@ Shape suffixes: K domains, S slots.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
 from mixstream.errors import RanksDisagreeError
+from mixstream.records import dataclass
 from mixstream.types import Float64
 from mixstream.world import World
 

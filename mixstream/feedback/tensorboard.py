@@ -5,10 +5,11 @@ Written through torch's `FileWriter`: `SummaryWriter.add_scalar` takes about 100
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Self
 
+from mixstream.records import dataclass
 from mixstream.storage import named_disk_errors
 
 Numbers = Mapping[str, float]

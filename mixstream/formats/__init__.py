@@ -21,91 +21,182 @@ A further format is a folder beside `mds/` that implements `Container`, and a li
 have MDS's names of encodings (`"ndarray:uint16:2048"`).
 """
 
-from mixstream.formats.compression import compress, compression_names, decompress, extension, is_compression
-from mixstream.formats.container import (
-    PART,
-    ComputesShards,
-    Container,
-    DocumentRows,
-    FileInfo,
-    FilePart,
-    FixedStride,
-    GatheredRows,
-    OffsetTable,
-    RowLayout,
-    ShardEntry,
-    SpanRows,
-    SplitOffsets,
-    TailRows,
-    kind_of,
+from typing import TYPE_CHECKING
+
+from mixstream.lazy import lazily
+
+if TYPE_CHECKING:
+    from mixstream.formats.compression import compress, compression_names, decompress, extension, is_compression
+    from mixstream.formats.container import (
+        PART,
+        ComputesShards,
+        Container,
+        DocumentRows,
+        FileInfo,
+        FilePart,
+        FixedStride,
+        GatheredRows,
+        OffsetTable,
+        RowLayout,
+        ShardEntry,
+        SpanRows,
+        SplitOffsets,
+        TailRows,
+        kind_of,
+    )
+    from mixstream.formats.cuts import CutRows, Cuts
+    from mixstream.formats.entry import ShardInfo
+    from mixstream.formats.hashing import ARRIVAL, hash_hex, hash_names, is_hash, quickest_hash
+    from mixstream.formats.mds.container import MDS
+    from mixstream.formats.mds.encodings import (
+        fixed_array,
+        fixed_row_tokens,
+        get_mds_encoded_size,
+        get_mds_encodings,
+        is_mds_encoding,
+        is_mds_encoding_safe,
+        mds_decode,
+        mds_encode,
+        ndarray_dtype,
+    )
+    from mixstream.formats.mds.index import INDEX_HASHES, Index, check_index_hash, dump_index, parse_index
+    from mixstream.formats.mds.large_index import read_blocks
+    from mixstream.formats.mds.shard import encode_sample, encode_shard
+    from mixstream.formats.mixed import decode_sample, join_files, read_offsets
+    from mixstream.formats.names import (
+        get_compression_extension,
+        get_compressions,
+        get_hash,
+        get_hashes,
+        get_index_basename,
+    )
+    from mixstream.formats.open import MANY, TokenStore, is_index_of_many, open_container
+    from mixstream.formats.shard_list import (
+        ShardList,
+        content_facts,
+        file_names,
+        first_of_kinds,
+        kinds_of,
+        of_kinds,
+        raw_bytes_of,
+        raw_names,
+        samples_of,
+        zip_bytes_of,
+    )
+    from mixstream.formats.shard_list_file import dump_shard_list, load_shard_list
+    from mixstream.formats.split.encodings import (
+        get_json_encodings,
+        get_xsv_encodings,
+        is_json_encoded,
+        is_json_encoding,
+        is_xsv_encoding,
+        xsv_decode,
+        xsv_encode,
+    )
+    from mixstream.formats.split.info import SplitInfo
+    from mixstream.formats.tokens import (
+        DTYPES,
+        FORMATS,
+        SHARD_BYTES,
+        Look,
+        Options,
+        TokenFile,
+        TokenFiles,
+        TokenIndex,
+        dump_token_index,
+        find_files,
+        is_token_file,
+        parse_token_index,
+        sequence_starts,
+        token_stem,
+        whole_file,
+    )
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "compression": ["compress", "compression_names", "decompress", "extension", "is_compression"],
+        "container": [
+            "ComputesShards",
+            "Container",
+            "DocumentRows",
+            "FileInfo",
+            "FilePart",
+            "FixedStride",
+            "GatheredRows",
+            "OffsetTable",
+            "PART",
+            "RowLayout",
+            "ShardEntry",
+            "SpanRows",
+            "SplitOffsets",
+            "TailRows",
+            "kind_of",
+        ],
+        "cuts": ["CutRows", "Cuts"],
+        "entry": ["ShardInfo"],
+        "hashing": ["ARRIVAL", "hash_hex", "hash_names", "is_hash", "quickest_hash"],
+        "mds.encodings": [
+            "fixed_array",
+            "fixed_row_tokens",
+            "get_mds_encoded_size",
+            "get_mds_encodings",
+            "is_mds_encoding",
+            "is_mds_encoding_safe",
+            "mds_decode",
+            "mds_encode",
+            "ndarray_dtype",
+        ],
+        "mds.index": ["INDEX_HASHES", "Index", "check_index_hash", "dump_index", "parse_index"],
+        "mds.container": ["MDS"],
+        "mds.large_index": ["read_blocks"],
+        "mds.shard": ["encode_sample", "encode_shard"],
+        "mixed": ["decode_sample", "join_files", "read_offsets"],
+        "names": ["get_compression_extension", "get_compressions", "get_hash", "get_hashes", "get_index_basename"],
+        "open": ["MANY", "TokenStore", "is_index_of_many", "open_container"],
+        "shard_list": [
+            "ShardList",
+            "content_facts",
+            "file_names",
+            "first_of_kinds",
+            "kinds_of",
+            "of_kinds",
+            "raw_bytes_of",
+            "raw_names",
+            "samples_of",
+            "zip_bytes_of",
+        ],
+        "shard_list_file": ["dump_shard_list", "load_shard_list"],
+        "split.encodings": [
+            "get_json_encodings",
+            "get_xsv_encodings",
+            "is_json_encoded",
+            "is_json_encoding",
+            "is_xsv_encoding",
+            "xsv_decode",
+            "xsv_encode",
+        ],
+        "split.info": ["SplitInfo"],
+        "tokens": [
+            "DTYPES",
+            "FORMATS",
+            "Look",
+            "Options",
+            "SHARD_BYTES",
+            "TokenFile",
+            "TokenFiles",
+            "TokenIndex",
+            "dump_token_index",
+            "find_files",
+            "is_token_file",
+            "parse_token_index",
+            "sequence_starts",
+            "token_stem",
+            "whole_file",
+        ],
+    },
 )
-from mixstream.formats.cuts import CutRows, Cuts
-from mixstream.formats.entry import ShardInfo
-from mixstream.formats.hashing import ARRIVAL, hash_hex, hash_names, is_hash, quickest_hash
-from mixstream.formats.mds.container import MDS
-from mixstream.formats.mds.encodings import (
-    fixed_array,
-    fixed_row_tokens,
-    get_mds_encoded_size,
-    get_mds_encodings,
-    is_mds_encoding,
-    is_mds_encoding_safe,
-    mds_decode,
-    mds_encode,
-    ndarray_dtype,
-)
-from mixstream.formats.mds.index import INDEX_HASHES, Index, check_index_hash, dump_index, parse_index
-from mixstream.formats.mds.large_index import read_blocks
-from mixstream.formats.mds.shard import encode_sample, encode_shard
-from mixstream.formats.mixed import decode_sample, join_files, read_offsets
-from mixstream.formats.names import (
-    get_compression_extension,
-    get_compressions,
-    get_hash,
-    get_hashes,
-    get_index_basename,
-)
-from mixstream.formats.open import MANY, TokenStore, is_index_of_many, open_container
-from mixstream.formats.shard_list import (
-    ShardList,
-    content_facts,
-    file_names,
-    first_of_kinds,
-    kinds_of,
-    of_kinds,
-    raw_bytes_of,
-    raw_names,
-    samples_of,
-    zip_bytes_of,
-)
-from mixstream.formats.shard_list_file import dump_shard_list, load_shard_list
-from mixstream.formats.split.encodings import (
-    get_json_encodings,
-    get_xsv_encodings,
-    is_json_encoded,
-    is_json_encoding,
-    is_xsv_encoding,
-    xsv_decode,
-    xsv_encode,
-)
-from mixstream.formats.split.info import SplitInfo
-from mixstream.formats.tokens import (
-    DTYPES,
-    FORMATS,
-    SHARD_BYTES,
-    Look,
-    Options,
-    TokenFile,
-    TokenFiles,
-    TokenIndex,
-    dump_token_index,
-    find_files,
-    is_token_file,
-    parse_token_index,
-    sequence_starts,
-    token_stem,
-    whole_file,
-)
+
 
 __all__ = [
     "ARRIVAL",

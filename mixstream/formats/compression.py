@@ -15,7 +15,6 @@ import bz2
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import zstandard
 
 from mixstream.errors import ConfigError, ShardCorruptError
+from mixstream.records import dataclass
 
 # The most output bytes for a byte of a stream. zstd: a block takes at least four bytes (RLE) and gives at most 128 KiB.
 # snappy: a copy of more than eleven bytes takes at least three and gives at most 64.

@@ -6,14 +6,19 @@ and datasets with shards of several formats (`mixed.py`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2s
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 
-from mixstream.formats.cuts import CutRows
+from mixstream.lazy import later
+from mixstream.records import dataclass
 from mixstream.types import Buffer, Int64, UInt8
+
+if TYPE_CHECKING:
+    from mixstream.formats.cuts import CutRows
+else:
+    (CutRows,) = later("mixstream.formats.cuts", "CutRows")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

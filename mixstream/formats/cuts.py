@@ -6,10 +6,10 @@ Kernels read the same bytes by address. All of a border file was checked before 
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
+from mixstream.records import dataclass
 from mixstream.types import Int64, UInt8
 
 

@@ -4,10 +4,10 @@ Entries of MDS shards are of this class; those of JSON, CSV, TSV and XSV shards 
 itself is read and written in `mds.index`.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from mixstream.formats.container import ShardEntry
+from mixstream.records import dataclass
 
 VERSION = 2
 MAX_OFFSET = (1 << 32) - 1  # offsets inside a shard are u32

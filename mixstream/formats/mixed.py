@@ -4,7 +4,6 @@ Functions take the whole raw shard as one array; of a split shard, that are both
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from mixstream.formats.mds import shard as mds
 from mixstream.formats.mds.index import Index
 from mixstream.formats.split import layout, lines
 from mixstream.formats.split.info import SplitInfo
+from mixstream.records import dataclass
 from mixstream.types import UInt8
 
 _OFFSETS = OffsetTable(begins=4)

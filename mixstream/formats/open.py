@@ -1,14 +1,27 @@
 """The index of a dataset becomes a container: the one place where a format is chosen."""
 
-from mixstream.formats.columns.container import Columns
+from typing import TYPE_CHECKING
+
 from mixstream.formats.columns.index import KEY as COLUMNS
-from mixstream.formats.columns.index import parse_column_index
 from mixstream.formats.container import Container
 from mixstream.formats.mds.container import MDS
 from mixstream.formats.mds.index import check_index_hash, parse_index
-from mixstream.formats.mixed import Mixed
-from mixstream.formats.tokens.container import TokenFiles
-from mixstream.formats.tokens.index import KEY, parse_token_index
+from mixstream.formats.tokens.index import KEY
+from mixstream.lazy import later
+
+if TYPE_CHECKING:
+    from mixstream.formats.columns.container import Columns
+    from mixstream.formats.columns.index import parse_column_index
+    from mixstream.formats.mixed import Mixed
+    from mixstream.formats.tokens.container import TokenFiles
+    from mixstream.formats.tokens.index import parse_token_index
+else:
+    (Columns,) = later("mixstream.formats.columns.container", "Columns")
+    (parse_column_index,) = later("mixstream.formats.columns.index", "parse_column_index")
+    (Mixed,) = later("mixstream.formats.mixed", "Mixed")
+    (TokenFiles,) = later("mixstream.formats.tokens.container", "TokenFiles")
+    (parse_token_index,) = later("mixstream.formats.tokens.index", "parse_token_index")
+
 
 MANY = 2 << 20
 """Bytes of an index from which on `read_blocks` should read it: some 7,000 shards."""

@@ -8,7 +8,7 @@ Shape suffixes: S shards.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import accumulate, chain, pairwise
 from operator import attrgetter
 from typing import Self, overload
@@ -17,6 +17,7 @@ import numpy as np
 
 from mixstream.formats.container import FileInfo, ShardEntry
 from mixstream.formats.entry import ShardInfo
+from mixstream.records import dataclass
 from mixstream.types import Int64, UInt8
 
 _BLOCK = 1 << 14  # shards whose facts are made at once

@@ -7,7 +7,6 @@ loader is deleted. `Running` is the thread, and what ends it.
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Self
 
@@ -20,6 +19,7 @@ from mixstream.loader.prefetch import BlockedError, Prefetcher
 from mixstream.loader.run import Run
 from mixstream.metering import LOCATE, PLAN, Meter
 from mixstream.plan.skips import Skips
+from mixstream.records import dataclass
 from mixstream.types import Addresses, Cursor, Rows, Weights
 
 _PLANNED_ROWS = 4096  # rows whose addresses are looked up together; at least those of one step

@@ -3,23 +3,32 @@
 A `Position` does not move: loaders take their own copy of its feedback loop. Its later epochs are `Epochs`.
 """
 
+from __future__ import annotations
+
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mixstream.arguments import shown
 from mixstream.cached import cached_property
 from mixstream.errors import ConfigError
-from mixstream.feedback.loop import FeedbackLoop
+from mixstream.lazy import later
 from mixstream.loader.run import Run
 from mixstream.plan.skips import Skips
-from mixstream.plan.state import RunState
 from mixstream.plan.state_record import IteratorState
 from mixstream.plan.walk import Walk
+from mixstream.records import dataclass
 from mixstream.types import Cursor
 from mixstream.world import World
+
+if TYPE_CHECKING:
+    from mixstream.feedback.loop import FeedbackLoop
+    from mixstream.plan.state_record import RunState
+else:
+    (FeedbackLoop,) = later("mixstream.feedback.loop", "FeedbackLoop")
+    (RunState,) = later("mixstream.plan.state_record", "RunState")
+
 
 _NO_SKIPS = Skips()
 

@@ -18,7 +18,7 @@ from mixstream.errors import ClosedError, ConfigError
 from mixstream.loader import composer_calls
 from mixstream.loader.dataset import StreamingDataset, check_iterates_as_planned
 from mixstream.loader.document_collate import marking_documents
-from mixstream.loader.document_setup import checked_labels, warn_of_padding
+from mixstream.loader.document_options import checked_labels, warn_of_padding
 from mixstream.loader.place import Place
 from mixstream.loader.reports import LossReports
 from mixstream.loader.run import Run

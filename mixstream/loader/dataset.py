@@ -4,6 +4,8 @@ It connects other parts and computes nothing itself: an `order.Order` knows what
 trainers call, `mosaic_api` what programs of mosaicml-streaming read and call.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from multiprocessing.context import get_spawning_popen
 from os import PathLike
@@ -19,11 +21,9 @@ from mixstream.data.mixable import refuse_unlike
 from mixstream.data.predownload import limited
 from mixstream.errors import ConfigError
 from mixstream.formats import ARRIVAL
+from mixstream.lazy import later
 from mixstream.loader.callers import Fetching, check_not_divided, check_place_in_lightning, drops_last
-from mixstream.loader.megatron_order.mixing import in_megatron_order
 from mixstream.loader.megatron_order.options import MegatronOrder, megatron_order
-from mixstream.loader.megatron_order.order import MegatronSamples
-from mixstream.loader.megatron_order.switch import check_fits as check_fits_megatron
 from mixstream.loader.mosaic_api.cache_control import CacheControl
 from mixstream.loader.mosaic_api.epoch_tables import EpochTables
 from mixstream.loader.mosaic_api.options import check_options
@@ -33,7 +33,6 @@ from mixstream.loader.opening import opened
 from mixstream.loader.own_order import OwnOrder
 from mixstream.loader.registry import streams_registry
 from mixstream.loader.resumable import ResumableIteration
-from mixstream.loader.row_server import RowServer, knows_rows
 from mixstream.loader.row_sharing import RowSharing
 from mixstream.loader.run_setup import Mixing
 from mixstream.loader.stream import Stream, listed, prepared
@@ -41,6 +40,18 @@ from mixstream.mixers import Binding, Mixer, OpenLoop, Static
 from mixstream.types import Addresses
 from mixstream.units import parse_bytes
 from mixstream.world import World
+
+if TYPE_CHECKING:
+    from mixstream.loader.megatron_order.mixing import in_megatron_order
+    from mixstream.loader.megatron_order.order import MegatronSamples
+    from mixstream.loader.megatron_order.switch import check_fits as check_fits_megatron
+    from mixstream.loader.row_server import RowServer, knows_rows
+else:
+    (in_megatron_order,) = later("mixstream.loader.megatron_order.mixing", "in_megatron_order")
+    (MegatronSamples,) = later("mixstream.loader.megatron_order.order", "MegatronSamples")
+    (check_fits_megatron,) = later("mixstream.loader.megatron_order.switch", "check_fits")
+    RowServer, knows_rows = later("mixstream.loader.row_server", "RowServer", "knows_rows")
+
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -148,7 +159,7 @@ class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDa
         shuffle_block_size: int | None = None,
         batching_method: str = "random",
         allow_unsafe_types: bool = False,
-        replication: "int | DeviceMesh | ProcessGroup | None" = None,
+        replication: int | DeviceMesh | ProcessGroup | None = None,
         stream_name: str = "stream",
         stream_config: Mapping[str, Any] | None = None,
         mixer: Mixer | OpenLoop | Static | Binding | None = None,
@@ -160,7 +171,7 @@ class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDa
         nodes: int | None = None,
         mixed_rows: bool = False,
         order: str | MegatronOrder = "mixstream",
-        loss_parts: "int | DeviceMesh | ProcessGroup | None" = None,
+        loss_parts: int | DeviceMesh | ProcessGroup | None = None,
         durable: bool = False,
     ) -> None:
         megatron = megatron_order(order)

@@ -12,7 +12,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from math import prod
 from typing import Any
@@ -25,6 +24,7 @@ from mixstream.data.batch import changed
 from mixstream.data.collate import Column, widened
 from mixstream.data.domains import Domains
 from mixstream.metering import COPY, here
+from mixstream.records import dataclass
 
 IN_FLIGHT = 2
 """Copies that may run while the next batch is gathered: one keeps the bus busy, the second makes up for delays."""

@@ -7,14 +7,12 @@ a domain of which nothing is known is refused.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from mixstream.arguments import shown
 from mixstream.data.document_masks import DocumentMasks
 from mixstream.data.domain import Domain
 from mixstream.data.domains import Domains
@@ -145,27 +143,3 @@ def _sidecar(domain: Domain, about: Mapping[str, Any]) -> RowDocuments | None:
 
 def _packed_rows(file: BorderFile, token_S: Int64, seq_len: int, shard: int) -> ShardRows:
     return ShardRows(file=file, token=int(token_S[shard]), stride=seq_len, tokens=seq_len)
-
-
-def warn_of_padding(domains: Domains) -> None:
-    """Warn that packed rows have padding, where no column says which tokens these are."""
-    padded = [(domain.name, domain.packed) for domain in domains if domain.packed is not None and domain.packed.padding]
-    if padded:
-        names, packed = ", ".join(repr(name) for name, _ in padded[:8]), padded[0][1]
-        warnings.warn(
-            f"packed rows of {names} have padding ({packed.padding:,} times token {packed.pad_id} in {packed.where}), "
-            "and a loss of plain batches counts it: pass documents=True, whose labels leave it out, or mask that token",
-            stacklevel=4,
-        )
-
-
-def checked_labels(labels: str | None, *, documents: bool) -> None:
-    """Check that `labels` are asked for together with documents.
-
-    Raises:
-        ConfigError: they are not.
-    """
-    if labels is not None and not documents:
-        raise ConfigError(
-            f"labels={shown(labels)} says what the labels of documents are: give documents=True, or leave it out"
-        )

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from mixstream.errors import ConfigError
 from mixstream.loader.stream import Stream
 from mixstream.mixers import Mixer, OpenLoop, Static
 from mixstream.plan.weights import apportion, normalise, resolve_choose, whole_shares
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 

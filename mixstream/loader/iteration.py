@@ -7,11 +7,13 @@ dataset's batch size. The position is therefore a place in the sequence, and it 
 Shape suffixes: B rows of this rank in one step.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import length_hint
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -19,14 +21,21 @@ from msgspec import UnsetType
 from torch.utils.data import get_worker_info
 
 from mixstream.errors import ConfigError, StateError
+from mixstream.lazy import later
 from mixstream.loader.callers import Fetching
-from mixstream.loader.row_server import Portion, RowServer
 from mixstream.loader.run import Run
 from mixstream.metering import COLLATE, LOCATE, PLAN, here
 from mixstream.plan.skips import Skips
 from mixstream.plan.state_record import IteratorState
 from mixstream.plan.walk import ExhaustionWarnings
+from mixstream.records import dataclass
 from mixstream.types import Cursor, Int64, Weights
+
+if TYPE_CHECKING:
+    from mixstream.loader.row_server import Portion, RowServer
+else:
+    (RowServer,) = later("mixstream.loader.row_server", "RowServer")
+
 
 _NO_SKIPS = Skips()
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -19,25 +19,35 @@ from mixstream.data.assemble import Assembler, Transform, checked_transforms
 from mixstream.data.batch import as_device
 from mixstream.data.collate import collate_samples
 from mixstream.errors import ConfigError, FeedbackError
+from mixstream.lazy import later
 from mixstream.loader import composer_calls
 from mixstream.loader.batch_maker import BatchMaker, Running
 from mixstream.loader.callers import check_place_in_lightning
 from mixstream.loader.dataset import StreamingDataset, check_is_dataset, check_iterates_as_planned, overrides
-from mixstream.loader.describe import describe
 from mixstream.loader.device import IN_FLIGHT, BufferPool, DeviceCopy, delivery, stored_columns
-from mixstream.loader.document_collate import check_stored_rows
-from mixstream.loader.document_setup import checked_labels, document_masks, warn_of_padding
+from mixstream.loader.document_options import checked_labels, warn_of_padding
 from mixstream.loader.place import Place
 from mixstream.loader.prefetch import BlockedError, Prefetcher
 from mixstream.loader.reports import LossReports
 from mixstream.loader.run import Run
 from mixstream.loader.sharing import LoaderLock, SharedIterator
 from mixstream.loader.skipping import SkipsSteps
-from mixstream.loader.starving import Options
 from mixstream.loader.stats import LoaderStats, Work
 from mixstream.storage import absolute
 from mixstream.threads import weak_callback
 from mixstream.types import Cursor, Int64, Rows
+
+if TYPE_CHECKING:
+    from mixstream.loader.describe import describe
+    from mixstream.loader.document_collate import check_stored_rows
+    from mixstream.loader.document_setup import document_masks
+    from mixstream.loader.starving import Options
+else:
+    (describe,) = later("mixstream.loader.describe", "describe")
+    (check_stored_rows,) = later("mixstream.loader.document_collate", "check_stored_rows")
+    (document_masks,) = later("mixstream.loader.document_setup", "document_masks")
+    (Options,) = later("mixstream.loader.starving", "Options")
+
 
 _CLOSE_TIMEOUT = 10.0  # seconds that `close` waits for another thread that is taking a batch
 

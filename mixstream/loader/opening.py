@@ -7,6 +7,8 @@ ranks and processes of a machine share them.
 Shape suffixes: b buckets, K domains.
 """
 
+from __future__ import annotations
+
 import copy
 import re
 import shutil
@@ -18,17 +20,32 @@ from dataclasses import replace
 from hashlib import blake2b
 from os import fspath
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mixstream.data.domain import Domain
 from mixstream.errors import ConfigError, SelectionError
-from mixstream.loader.packed_streams import packed_domain
+from mixstream.lazy import later
 from mixstream.loader.stream import CONCAT, Stream, retry_of
-from mixstream.packing import Packing
-from mixstream.selection import Scores, Selection, find_artefacts, split
-from mixstream.selection.artefact_files import open_files
 from mixstream.storage import build_once, is_local
+
+if TYPE_CHECKING:
+    from mixstream.loader.packed_streams import packed_domain
+    from mixstream.packing.packing import Packing
+    from mixstream.selection.artefact_files import open_files
+    from mixstream.selection.manifest import find_artefacts
+    from mixstream.selection.scores import Scores
+    from mixstream.selection.selection import Selection
+    from mixstream.selection.splitting import split
+else:
+    (packed_domain,) = later("mixstream.loader.packed_streams", "packed_domain")
+    (Packing,) = later("mixstream.packing.packing", "Packing")
+    (open_files,) = later("mixstream.selection.artefact_files", "open_files")
+    (find_artefacts,) = later("mixstream.selection.manifest", "find_artefacts")
+    (Scores,) = later("mixstream.selection.scores", "Scores")
+    (Selection,) = later("mixstream.selection.selection", "Selection")
+    (split,) = later("mixstream.selection.splitting", "split")
 
 
 def opened(streams: Sequence[Stream], *, allow_unsafe_types: bool) -> tuple[list[Stream], list[Domain]]:

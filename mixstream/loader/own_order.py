@@ -6,9 +6,11 @@ how far this process has come in it.
 Shape suffixes: N samples of an epoch, S shards.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch.utils.data import get_worker_info
@@ -17,6 +19,7 @@ from mixstream.arguments import MOST, flag, whole
 from mixstream.data.bad_samples import Quarantine
 from mixstream.data.predownload import Predownloader
 from mixstream.errors import ConfigError
+from mixstream.lazy import later
 from mixstream.loader import composer_calls
 from mixstream.loader.callers import check_place_in_lightning, fetching
 from mixstream.loader.checkpoint import Checkpoint, Epochs, Position, counted
@@ -29,10 +32,16 @@ from mixstream.loader.run_setup import Mixing, run_of
 from mixstream.loader.workers import EpochClaims
 from mixstream.mixers import Mixer
 from mixstream.plan.skips import Skips
-from mixstream.plan.state import RunState, parse_state
 from mixstream.plan.state_record import IteratorState
 from mixstream.types import Cursor, Int64
 from mixstream.world import World
+
+if TYPE_CHECKING:
+    from mixstream.plan.state import parse_state
+    from mixstream.plan.state_record import RunState
+else:
+    (parse_state,) = later("mixstream.plan.state", "parse_state")
+    (RunState,) = later("mixstream.plan.state_record", "RunState")
 
 
 class OwnOrder:

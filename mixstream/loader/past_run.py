@@ -11,7 +11,6 @@ Shape suffixes: B rows of the global batch, K domains, L lanes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from mixstream.loader.stream import Stream, prepared
 from mixstream.plan.run_plan import RunPlan
 from mixstream.plan.skips import Skips
 from mixstream.plan.walk import Walk
+from mixstream.records import dataclass
 from mixstream.types import Addresses, Cursor, Int64, Rows
 
 _STEPS_AT_ONCE = 64

@@ -6,20 +6,29 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixstream.errors import ExhaustedError
 from mixstream.feedback.session import FeedbackSession
+from mixstream.lazy import later
 from mixstream.loader.callers import under_checkpoint
 from mixstream.loader.dataset import StreamingDataset
 from mixstream.loader.iteration import check_between_steps
-from mixstream.loader.rank_check import RankCheck
-from mixstream.loader.skipping import SkipNotes, asked_range, check_can_skip
 from mixstream.plan.skips import Skips
-from mixstream.plan.state import packed
 from mixstream.plan.walk import ExhaustionWarnings, Walk
 from mixstream.threads import Owner
 from mixstream.types import Cursor, Int64, Rows
+
+if TYPE_CHECKING:
+    from mixstream.loader.rank_check import RankCheck
+    from mixstream.loader.skipping import SkipNotes, asked_range, check_can_skip
+    from mixstream.plan.state import packed
+else:
+    (RankCheck,) = later("mixstream.loader.rank_check", "RankCheck")
+    SkipNotes, asked_range, check_can_skip = later(
+        "mixstream.loader.skipping", "SkipNotes", "asked_range", "check_can_skip"
+    )
+    (packed,) = later("mixstream.plan.state", "packed")
 
 
 class Place:

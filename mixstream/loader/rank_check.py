@@ -17,12 +17,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Self
 
 from mixstream.distributed import RankNotes, differences
 from mixstream.errors import RanksDisagreeError
+from mixstream.records import dataclass
 
 BATCHES = 8
 """Batches of this rank, and of another, after which they are taken to read what they are meant to."""

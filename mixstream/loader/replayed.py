@@ -4,20 +4,26 @@ Shape suffixes: K domains.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mixstream.errors import ConfigError
 from mixstream.feedback.logged_plan import LoggedPlan
-from mixstream.feedback.replay import Replay
+from mixstream.lazy import later
 from mixstream.loader.epoch_counts import EpochCounts
 from mixstream.loader.stream import Stream
-from mixstream.mixers.static import by_name
 from mixstream.plan.run_plan import RunPlan
 from mixstream.plan.skips import Skips
 from mixstream.plan.weights import apportion
 from mixstream.types import Int64
+
+if TYPE_CHECKING:
+    from mixstream.feedback.replay import Replay
+    from mixstream.mixers.static import by_name
+else:
+    (Replay,) = later("mixstream.feedback.replay", "Replay")
+    (by_name,) = later("mixstream.mixers.static", "by_name")
 
 
 def fixed_plan(mixer: Any) -> LoggedPlan | None:

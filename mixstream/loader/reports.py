@@ -3,8 +3,10 @@
 The methods pass everything on to the loader's `FeedbackSession`, and do nothing where there is none.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,13 +15,19 @@ from mixstream.arguments import whole
 from mixstream.cached import cached_property
 from mixstream.data.assemble import Transform
 from mixstream.data.batch import Batch
-from mixstream.feedback.evaluate import evaluate
 from mixstream.feedback.session import FeedbackSession
+from mixstream.lazy import later
 from mixstream.loader.dataset import StreamingDataset
 from mixstream.loader.place import Place
-from mixstream.loader.validation import ValidationSet
 from mixstream.plan.weights import WEIGHT_UNIT
 from mixstream.types import Float64
+
+if TYPE_CHECKING:
+    from mixstream.feedback.evaluate import evaluate
+    from mixstream.loader.validation import ValidationSet
+else:
+    (evaluate,) = later("mixstream.feedback.evaluate", "evaluate")
+    (ValidationSet,) = later("mixstream.loader.validation", "ValidationSet")
 
 
 class LossReports:

@@ -3,8 +3,10 @@
 Here is what does not depend on the order of the samples: who calls, which loader reads, how often a state was loaded.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import get_worker_info
 
@@ -13,16 +15,25 @@ from mixstream.data.collate import warn_of_none
 from mixstream.data.domains import Domains
 from mixstream.distributed import detect_world, job
 from mixstream.errors import ConfigError, MixstreamError
+from mixstream.lazy import later
 from mixstream.loader.callers import check_epoch_can_be_asked_for, check_not_divided, check_not_skipping
 from mixstream.loader.iteration import raising
-from mixstream.loader.order import Order
-from mixstream.loader.orphans import end_with_parent
-from mixstream.loader.rank_check import RankCheck
 from mixstream.loader.run import Run
-from mixstream.loader.worker_meters import WorkerMeters
-from mixstream.plan.state import unpacked
 from mixstream.types import Addresses, Weights
 from mixstream.world import World
+
+if TYPE_CHECKING:
+    from mixstream.loader.order import Order
+    from mixstream.loader.orphans import end_with_parent
+    from mixstream.loader.rank_check import RankCheck
+    from mixstream.loader.worker_meters import WorkerMeters
+    from mixstream.plan.state import unpacked
+else:
+    (Order,) = later("mixstream.loader.order", "Order")
+    (end_with_parent,) = later("mixstream.loader.orphans", "end_with_parent")
+    (RankCheck,) = later("mixstream.loader.rank_check", "RankCheck")
+    (WorkerMeters,) = later("mixstream.loader.worker_meters", "WorkerMeters")
+    (unpacked,) = later("mixstream.plan.state", "unpacked")
 
 
 class ResumableIteration:

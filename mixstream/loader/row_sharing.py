@@ -4,13 +4,19 @@ A mesh or process group is looked at once, when the dataset is made, and not kep
 processes, which have none.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
 
 from mixstream.arguments import whole
-from mixstream.distributed import groups_of, part_of
 from mixstream.errors import ConfigError
+from mixstream.lazy import later
+from mixstream.records import dataclass
 from mixstream.world import World
+
+if TYPE_CHECKING:
+    from mixstream.distributed.mesh import groups_of, part_of
+else:
+    groups_of, part_of = later("mixstream.distributed.mesh", "groups_of", "part_of")
 
 
 @dataclass(frozen=True, kw_only=True)

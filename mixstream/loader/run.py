@@ -6,11 +6,13 @@ opens no file except those of its domains.
 Shape suffixes: K domains.
 """
 
+from __future__ import annotations
+
 import json
 import warnings
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -19,19 +21,32 @@ from mixstream.data.bad_samples import Quarantine, RowReader
 from mixstream.data.domains import Domains
 from mixstream.errors import StateError
 from mixstream.feedback.logged_plan import LoggedPlan
-from mixstream.feedback.loop import FeedbackLoop
-from mixstream.feedback.replay import Replay
+from mixstream.lazy import later
 from mixstream.mixers import Mixer, OpenLoop, Static
-from mixstream.mixers.settings import former_versions, settings_text
-from mixstream.mixers.whole_parts import open_loop_weights
 from mixstream.plan.forecast import Forecast
 from mixstream.plan.plan import Plan
 from mixstream.plan.run_plan import RunPlan
 from mixstream.plan.skips import Skips
-from mixstream.plan.state import RunState, load_state, save_state, settings_of
 from mixstream.plan.walk import Walk
 from mixstream.plan.weights import quantise
+from mixstream.records import dataclass
 from mixstream.types import Cursor, Int64, Origin, Weights
+
+if TYPE_CHECKING:
+    from mixstream.feedback.loop import FeedbackLoop
+    from mixstream.feedback.replay import Replay
+    from mixstream.mixers.settings import former_versions, settings_text
+    from mixstream.mixers.whole_parts import open_loop_weights
+    from mixstream.plan.state import load_state, save_state, settings_of
+    from mixstream.plan.state_record import RunState
+else:
+    (FeedbackLoop,) = later("mixstream.feedback.loop", "FeedbackLoop")
+    (Replay,) = later("mixstream.feedback.replay", "Replay")
+    former_versions, settings_text = later("mixstream.mixers.settings", "former_versions", "settings_text")
+    (open_loop_weights,) = later("mixstream.mixers.whole_parts", "open_loop_weights")
+    load_state, save_state, settings_of = later("mixstream.plan.state", "load_state", "save_state", "settings_of")
+    (RunState,) = later("mixstream.plan.state_record", "RunState")
+
 
 _NO_SKIPS = Skips()
 

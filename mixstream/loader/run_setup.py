@@ -3,10 +3,11 @@
 Shape suffixes: K domains.
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,19 +17,26 @@ from mixstream.data.domains import Domains
 from mixstream.data.predownload import warn_of_refetching
 from mixstream.errors import ConfigError
 from mixstream.feedback.logged_plan import LoggedPlan
+from mixstream.lazy import later
 from mixstream.loader.epoch_counts import EpochCounts, epoch_counts, weighted
 from mixstream.loader.replayed import fixed_plan, logged_counts, logged_lanes, warn_of_other_settings
 from mixstream.loader.run import Run, mixing_method
 from mixstream.loader.stream import Stream, bound
 from mixstream.mixers import Mixer, OpenLoop, Static
-from mixstream.plan.fixed_sample import sampled
 from mixstream.plan.run_plan import RunPlan
 from mixstream.plan.shuffle import window_size
-from mixstream.plan.state import RunState
-from mixstream.plan.state_carry import with_shares
-from mixstream.plan.state_record import Settings
 from mixstream.plan.stretches import fitting_lanes
+from mixstream.records import dataclass
 from mixstream.world import World
+
+if TYPE_CHECKING:
+    from mixstream.plan.fixed_sample import sampled
+    from mixstream.plan.state_carry import with_shares
+    from mixstream.plan.state_record import RunState, Settings
+else:
+    (sampled,) = later("mixstream.plan.fixed_sample", "sampled")
+    (with_shares,) = later("mixstream.plan.state_carry", "with_shares")
+    RunState, Settings = later("mixstream.plan.state_record", "RunState", "Settings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +54,7 @@ class Mixing:
     in_order: bool
 
     @classmethod
-    def of(cls, dataset: Any, found: Sequence[Domain], *, epoch_size: int | None) -> "Mixing":
+    def of(cls, dataset: Any, found: Sequence[Domain], *, epoch_size: int | None) -> Mixing:
         """Return the mixing of `dataset`, whose streams are the domains `found`.
 
         Raises:

@@ -5,13 +5,13 @@ remedy is given only where the numbers show that it would work.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Self
 
 from mixstream.formats import ARRIVAL
 from mixstream.loader.dataset import StreamingDataset, overrides
 from mixstream.loader.stats import LoaderStats
 from mixstream.metering import STAGES
+from mixstream.records import dataclass
 from mixstream.units import show_bytes
 
 _HARDLY = 0.01  # of the time: waiting that no one has to look at

@@ -6,11 +6,12 @@ words which stage starves the trainer.
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from functools import partial
 from typing import Any, Self
 
 from mixstream.metering import STAGES, Meter, SampleMeter, StageClock, Traffic
+from mixstream.records import dataclass
 from mixstream.units import show_bytes
 
 _NOW = ("depth", "ready")  # of this moment; all others are totals

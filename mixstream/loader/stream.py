@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 
@@ -16,11 +16,11 @@ from mixstream.arguments import MOST, flag, has_items, real, shown, text, whole
 from mixstream.data.domain import Domain
 from mixstream.data.token_place import LONGEST_ROW, locate, names_token_files, open_domain
 from mixstream.errors import ConfigError
-from mixstream.feedback.replay import Replay
 from mixstream.formats import DTYPES, Options, token_stem
+from mixstream.lazy import later
 from mixstream.loader.mosaic_api.stream import StreamApi, default_local
 from mixstream.mixers import Binding
-from mixstream.selection.fit import OnMismatch, Unlisted
+from mixstream.selection.changed_shards import OnMismatch, Unlisted
 from mixstream.storage import (
     LONGEST_TIMEOUT,
     DatasetFiles,
@@ -32,6 +32,12 @@ from mixstream.storage import (
     place_of,
     redact,
 )
+
+if TYPE_CHECKING:
+    from mixstream.feedback.replay import Replay
+else:
+    (Replay,) = later("mixstream.feedback.replay", "Replay")
+
 
 CONCAT = "concat"
 """The packing without a file."""

@@ -12,10 +12,9 @@ Shape suffixes: B rows of a batch, K domains in the order of `streams`, R rows o
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from os import fspath
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -30,15 +29,23 @@ from mixstream.data.document_masks import DocumentMasks
 from mixstream.data.domain import Domain
 from mixstream.data.domains import Domains
 from mixstream.errors import ConfigError, IndexNotFoundError
+from mixstream.lazy import later
 from mixstream.loader.dataset import StreamingDataset, overrides
 from mixstream.loader.device import deliver
-from mixstream.loader.document_setup import checked_labels, document_masks
+from mixstream.loader.document_options import checked_labels
 from mixstream.loader.opening import opened
 from mixstream.loader.stream import Stream, prepared
 from mixstream.plan.rng import derive_key
 from mixstream.plan.shuffle import Order
+from mixstream.records import dataclass
 from mixstream.types import Addresses, Int64
 from mixstream.world import World
+
+if TYPE_CHECKING:
+    from mixstream.loader.document_setup import document_masks
+else:
+    (document_masks,) = later("mixstream.loader.document_setup", "document_masks")
+
 
 Collate = Callable[[list[Any]], dict[str, Any]]
 

@@ -15,13 +15,32 @@ order of the flow:
 Other packages and tools import from here only.
 """
 
-from mixstream.packing.algorithms import Algorithm, LongDocuments, Pieces, pack_documents
-from mixstream.packing.documents import ShardDocuments
-from mixstream.packing.packing import Packing
-from mixstream.packing.record import Totals
-from mixstream.packing.settings import PackingSettings
-from mixstream.packing.source import DocumentSource, document_source, packable_columns
-from mixstream.packing.writer import PackingWriter, check_pad, merge_packing, part_is_done, write_part
+from typing import TYPE_CHECKING
+
+from mixstream.lazy import lazily
+
+if TYPE_CHECKING:
+    from mixstream.packing.algorithms import Algorithm, LongDocuments, Pieces, pack_documents
+    from mixstream.packing.documents import ShardDocuments
+    from mixstream.packing.packing import Packing
+    from mixstream.packing.record import Totals
+    from mixstream.packing.settings import PackingSettings
+    from mixstream.packing.source import DocumentSource, document_source, packable_columns
+    from mixstream.packing.writer import PackingWriter, check_pad, merge_packing, part_is_done, write_part
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "algorithms": ["Algorithm", "LongDocuments", "Pieces", "pack_documents"],
+        "documents": ["ShardDocuments"],
+        "packing": ["Packing"],
+        "record": ["Totals"],
+        "settings": ["PackingSettings"],
+        "source": ["DocumentSource", "document_source", "packable_columns"],
+        "writer": ["PackingWriter", "check_pad", "merge_packing", "part_is_done", "write_part"],
+    },
+)
+
 
 __all__ = [
     "Algorithm",

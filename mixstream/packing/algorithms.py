@@ -19,7 +19,6 @@ Shape suffixes: D documents, I items (a document, or a cut of a long one), L tok
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -27,6 +26,7 @@ import numpy as np
 from mixstream.arguments import choice, shown, whole
 from mixstream.errors import ConfigError
 from mixstream.packing.fit import best_fit, first_fit
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 Algorithm = Literal["concat", "best-fit", "first-fit"]

@@ -12,7 +12,7 @@ Shape suffixes: C columns of the record, D documents, M samples of the shard, N 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -24,6 +24,7 @@ from mixstream.data.span_table import JOINED
 from mixstream.documents import Borders
 from mixstream.errors import ConfigError, ShardCorruptError
 from mixstream.formats import Container, DocumentRows, FixedStride, fixed_array
+from mixstream.records import dataclass
 from mixstream.types import Int64, UInt8
 
 _MOST = (1 << 32) - 1  # tokens of a shard: spans are stored as u32

@@ -15,7 +15,7 @@ held in memory per row.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from os import PathLike
 from typing import Any
 
@@ -43,6 +43,7 @@ from mixstream.packing.record import (
     packing_id,
 )
 from mixstream.packing.settings import PackingSettings
+from mixstream.records import dataclass
 from mixstream.selection.artefact_files import ArtefactFiles, check_files, open_files
 from mixstream.selection.manifest import decode_manifest
 from mixstream.selection.npy import refuse

@@ -12,7 +12,6 @@ Shape suffixes: S shards.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,6 +34,7 @@ from mixstream.packing.documents import (
 )
 from mixstream.packing.settings import DocumentsBy
 from mixstream.plan.selection import KeptRows
+from mixstream.records import dataclass
 from mixstream.types import Int64, UInt8
 
 _BLOCK = 1 << 22  # tokens that are looked through at a time

@@ -7,20 +7,29 @@ A draw becomes a stored row in two steps: the domain's `Order` maps draw n to sa
 Shape suffixes: B rows, F sources, K domains, L lanes, S shards of one domain.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.cached import cached_property
+from mixstream.lazy import later
 from mixstream.plan.compiled import NotCompiledError
-from mixstream.plan.layouts import LayoutTable
+from mixstream.plan.distinct import distinct
 from mixstream.plan.shuffle import Order
+from mixstream.records import dataclass
 from mixstream.types import Addresses, Int64, Rows, record_maker
+
+if TYPE_CHECKING:
+    from mixstream.plan.layouts import LayoutTable
+else:
+    (LayoutTable,) = later("mixstream.plan.layouts", "LayoutTable")
 
 _make_addresses = record_maker(Addresses)
 _FEW = 8
@@ -175,7 +184,7 @@ class Addressing:
 
     def _find_many(self, domain_B: Int64, lane_B: Int64, draw_B: Int64) -> tuple[Int64, Int64]:
         """Return (shard_B, row_B), int64 [B], of draws of many domains: those of a table by one call."""
-        lanes = np.unique(lane_B).tolist()
+        lanes = distinct(lane_B).tolist()
         table = self._tables.get("now")
         if table is None or not set(lanes) <= set(table.lanes):
             known = () if table is None else table.lanes

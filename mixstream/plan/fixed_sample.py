@@ -7,7 +7,6 @@ samples than the domain has reads all equally often, and those that are chosen o
 Shape suffixes: B rows, S shards of one domain.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from mixstream.plan import kernels
 from mixstream.plan.addressing import View
 from mixstream.plan.rng import derive_key
 from mixstream.plan.weights import apportion
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 

@@ -14,12 +14,13 @@ a lane owns, over all domains), R rows of a lane, S shards of all domains.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from mixstream.plan.run_plan import RunPlan
 from mixstream.plan.weights import quantise
+from mixstream.records import dataclass
 from mixstream.types import Cursor, Float64, Int64, Rows
 from mixstream.world import World
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.plan.compiled import beside, compile_loop, compiled
+from mixstream.plan.distinct import distinct
 from mixstream.types import Int64
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -135,7 +136,7 @@ def locate_reference(
     position_B = np.asarray(position_B, dtype=np.int64).copy()
     if shuffle:
         window_B = np.searchsorted(window_start_W, position_B, side="right") - 1
-        for window in np.unique(window_B):
+        for window in distinct(window_B):
             here = window_B == window
             start = window_start_W[window]
             size = int(window_start_W[window + 1] - start)

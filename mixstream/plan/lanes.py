@@ -9,13 +9,12 @@ Rule 3: a domain that has used up its `max_epochs` leaves the lane. Epochs are n
 Shape suffixes: B rows of this lane in the step, K domains.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.plan.dealing import deal_lanes, deal_rows
 from mixstream.plan.weights import rescale
+from mixstream.records import dataclass
 from mixstream.types import Cursor, Int64
 
 _NEVER = np.int64(1) << 62

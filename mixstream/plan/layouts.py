@@ -8,7 +8,7 @@ Shape suffixes: B rows, K domains, L lanes, N layouts, P pieces and W windows of
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from mixstream.plan.compiled import compile_loop
 from mixstream.plan.kernels import bits_of, permute_one
 from mixstream.plan.shuffle import Layout, Order
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 _MOST_PIECES = 1 << 10

@@ -13,7 +13,10 @@ therefore changes no batch.
 Shape suffixes: B rows of the global batch, K domains, L lanes.
 """
 
-from dataclasses import dataclass, replace
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +24,20 @@ from numpy.typing import NDArray
 from mixstream.arguments import counted
 from mixstream.cached import cached_property
 from mixstream.errors import ConfigError
-from mixstream.plan.lanes import Lane, fill_lanes
+from mixstream.lazy import later
 from mixstream.plan.many_steps import advance_steps
-from mixstream.plan.quotas import Quotas, moved_credit, pass_rows
 from mixstream.plan.stretches import Stretch
 from mixstream.plan.weights import WEIGHT_UNIT, deal, quantise, rescale, stagger
+from mixstream.records import dataclass
 from mixstream.types import Cursor, Int64, Rows
+
+if TYPE_CHECKING:
+    from mixstream.plan.lanes import Lane, fill_lanes
+    from mixstream.plan.quotas import Quotas, moved_credit, pass_rows
+else:
+    Lane, fill_lanes = later("mixstream.plan.lanes", "Lane", "fill_lanes")
+    Quotas, moved_credit, pass_rows = later("mixstream.plan.quotas", "Quotas", "moved_credit", "pass_rows")
+
 
 _NEVER = np.int64(1) << 62
 _LARGEST_BATCH = 1 << 31

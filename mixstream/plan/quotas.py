@@ -9,8 +9,6 @@ its part in an epoch, and over many epochs more; over all lanes, every epoch is 
 Shape suffixes: K domains, L lanes.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +17,7 @@ from mixstream.cached import cached_property
 from mixstream.plan.dealing import deal_rows
 from mixstream.plan.jump import LEAST_JUMP, credit_after, drawn_after
 from mixstream.plan.weights import deal, deal_beside
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 _CHUNK = 1 << 16

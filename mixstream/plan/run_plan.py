@@ -7,22 +7,28 @@ Shape suffixes: K domains.
 """
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from mixstream.cached import cached_property
 from mixstream.errors import ConfigError
+from mixstream.lazy import later
 from mixstream.plan.addressing import Addressing, View, WholeShards
-from mixstream.plan.fixed_sample import FixedSample
 from mixstream.plan.plan import Plan
-from mixstream.plan.selection import KeptRows
 from mixstream.plan.shuffle import Order
 from mixstream.plan.stretches import Stretch
 from mixstream.plan.weights import normalise, whole_shares
+from mixstream.records import dataclass
 from mixstream.types import Float64, Int64
 from mixstream.world import World
+
+if TYPE_CHECKING:
+    from mixstream.plan.fixed_sample import FixedSample
+    from mixstream.plan.selection import KeptRows
+else:
+    (FixedSample,) = later("mixstream.plan.fixed_sample", "FixedSample")
+    (KeptRows,) = later("mixstream.plan.selection", "KeptRows")
 
 
 class PlannedDomain(Protocol):

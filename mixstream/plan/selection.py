@@ -8,7 +8,7 @@ Shape suffixes: B rows of a batch, N kept rows of all shards, S shards of one do
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from mixstream.errors import SelectionError
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 UInt32 = NDArray[np.uint32]

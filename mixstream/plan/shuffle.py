@@ -9,7 +9,7 @@ domains changes nothing. Nothing here knows a file.
 Shape suffixes: B rows, L lanes, S shards, P pieces (the part of a shard that a lane owns), W windows.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from mixstream.cached import cached_property
 from mixstream.errors import ConfigError
 from mixstream.plan import kernels
+from mixstream.plan.distinct import distinct
 from mixstream.plan.rng import derive_key
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 _KEPT_LAYOUTS = 4
@@ -131,7 +133,7 @@ class Order:
             return self._locate(lane, epoch, draw_B - epoch * length)
         epoch_B, position_B = np.divmod(draw_B, length)
         shard_B, row_B = np.empty_like(position_B), np.empty_like(position_B)
-        for epoch in np.unique(epoch_B).tolist():
+        for epoch in distinct(epoch_B).tolist():
             here = epoch_B == epoch
             shard_B[here], row_B[here] = self._locate(lane, epoch, position_B[here])
         return shard_B, row_B

@@ -5,8 +5,9 @@ when it was asked for.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Self
+
+from mixstream.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ Shape suffixes: K domains, L lanes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ from mixstream.plan.state_epochs import (
     wrong_quotas,
 )
 from mixstream.plan.weights import WEIGHT_UNIT
+from mixstream.records import dataclass
 from mixstream.types import Cursor, Int64, Origin
 
 _EXACT_ROWS = 1 << 22

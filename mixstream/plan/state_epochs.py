@@ -11,7 +11,6 @@ Shape suffixes: K domains, L lanes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from mixstream.arguments import counted
 from mixstream.plan.plan import Plan
+from mixstream.records import dataclass
 from mixstream.types import Cursor, Int64
 
 APART = 4

@@ -9,7 +9,6 @@ Shape suffixes: B rows of the global batch, G lanes that share a stretch, K doma
 of a lane in one stretch, U stretches.
 """
 
-from dataclasses import dataclass
 from math import gcd
 from typing import Self
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from mixstream.errors import ConfigError
 from mixstream.plan.dealing import deal_rows
 from mixstream.plan.weights import rescale, stagger
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 _NEVER = np.int64(1) << 62

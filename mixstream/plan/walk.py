@@ -5,12 +5,12 @@ agree on them.
 """
 
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 
 from mixstream.plan.passing import pass_steps
 from mixstream.plan.plan import Plan
+from mixstream.records import dataclass
 from mixstream.types import Cursor, Rows, Weights
 
 

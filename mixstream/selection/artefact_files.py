@@ -8,7 +8,7 @@ disk cache of `mixstream.storage`: verified by the sizes and hashes in its manif
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mixstream.errors import IndexNotFoundError, SelectionError, ShardCorruptError, ShardNotFoundError
 from mixstream.formats import hash_hex
+from mixstream.records import dataclass
 from mixstream.selection.manifest import FileRecord
 from mixstream.selection.npy import REMEDY, hash_file, map_npy, refuse
 from mixstream.selection.staging import MANIFEST, PARTS

@@ -10,7 +10,6 @@ Shape suffixes: N stored rows, S shards, K buckets.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 from mixstream.selection.manifest import provenance
 from mixstream.selection.selection import Selection
 from mixstream.selection.selection_writer import write_buckets, write_selection

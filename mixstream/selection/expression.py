@@ -15,13 +15,13 @@ import operator
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 
 _LONGEST, _DEEPEST = 10_000, 100
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {

@@ -6,19 +6,18 @@ Shape suffixes: S shards of the dataset.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError, SelectionError
 from mixstream.formats import ShardEntry
+from mixstream.records import dataclass
+from mixstream.selection.changed_shards import OnMismatch, Unlisted
 from mixstream.selection.shard_table import Match, ShardIdentity, ShardTable
 from mixstream.types import Int64
 
-OnMismatch = Literal["error", "drop", "keep_all"]
-Unlisted = Literal["error", "drop", "keep"]
 _CHOICE = "make it again, or pass on_selection_mismatch='drop' or 'keep_all'"
 _MOVE = (
     "; if the corpus was sharded anew, `mixstream select rebase` carries the selection over, by keys that `mixstream "

@@ -11,13 +11,14 @@ Shape suffixes: N rows of all domains, B lines of a block of the table, M meetin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 from mixstream.selection.keys import Keys, UInt64, parse_hashes, read_keys, value_keys
 from mixstream.selection.rows import DomainRows
 from mixstream.selection.shard_table import ShardTable

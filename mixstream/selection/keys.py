@@ -10,7 +10,6 @@ Shape suffixes: B rows of a block, N rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 from mixstream.selection.rows import DomainRows
 from mixstream.selection.shard_table import fingerprint
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 from mixstream.selection.keys import UInt64
 
 DEFAULT_NGRAM = 13

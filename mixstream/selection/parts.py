@@ -8,7 +8,7 @@ agree on domain, shards, columns and `made["inputs"]`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import msgspec
 from numpy.typing import NDArray
 
 from mixstream.errors import SelectionError
+from mixstream.records import dataclass
 from mixstream.selection.artefact_files import ArtefactFiles, check_files
 from mixstream.selection.column import FLAGS_DTYPE, Column, ColumnRecord, column_files, read_columns
 from mixstream.selection.manifest import SCORES_PART, FileRecord, decode_manifest

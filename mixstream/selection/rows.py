@@ -10,7 +10,7 @@ Shape suffixes: N rows of a block, S shards.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from mixstream.data.domain import Domain
 from mixstream.data.token_place import locate, names_token_files, open_domain
 from mixstream.errors import ConfigError
 from mixstream.formats import Options, ShardEntry, ndarray_dtype
+from mixstream.records import dataclass
 from mixstream.selection.shard_table import ShardTable, fingerprint
 from mixstream.storage import CacheLimit, Retry
 from mixstream.types import Int64

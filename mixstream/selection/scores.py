@@ -8,7 +8,7 @@ read: no value of a scored row is NaN or infinite.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import blake2b
 from os import PathLike
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError, SelectionError
+from mixstream.records import dataclass
 from mixstream.selection.artefact_files import check_files, open_files
 from mixstream.selection.column import FLAGS, SCORED, Column, ColumnRecord, column_files, columns_json, read_columns
 from mixstream.selection.manifest import SCORES, FileRecord, decode_manifest

@@ -14,7 +14,7 @@ a shard are compared with their hash when they are first read. Nothing is held i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from hashlib import blake2b
 from os import PathLike
@@ -28,8 +28,10 @@ from mixstream.cached import cached_property
 from mixstream.errors import ConfigError, SelectionError
 from mixstream.formats import ShardEntry
 from mixstream.plan.selection import KeptRows
+from mixstream.records import dataclass
 from mixstream.selection.artefact_files import ArtefactFiles, check_files, open_files
-from mixstream.selection.fit import Fit, OnMismatch, Unlisted, fit_shards, refuse_missing
+from mixstream.selection.changed_shards import OnMismatch, Unlisted
+from mixstream.selection.fit import Fit, fit_shards, refuse_missing
 from mixstream.selection.manifest import SELECTION, decode_manifest
 from mixstream.selection.npy import refuse
 from mixstream.selection.selection_record import (

@@ -8,7 +8,6 @@ Shape suffixes: S shards, K buckets of the selection.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -17,6 +16,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from mixstream.records import dataclass
 from mixstream.selection.manifest import FileRecord
 from mixstream.selection.npy import refuse
 from mixstream.selection.shard_table import ShardIdentity, ShardTable

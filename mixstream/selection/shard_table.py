@@ -10,7 +10,7 @@ Shape suffixes: B rows, S shards.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from hashlib import blake2b
 
 import msgspec
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError, SelectionError
 from mixstream.formats import Container, ShardEntry, hash_hex
+from mixstream.records import dataclass
 from mixstream.types import Int64, UInt8
 
 MAX_ROWS = (1 << 32) - 1  # of one shard: selections store the rows of a shard as u4

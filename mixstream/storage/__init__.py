@@ -22,45 +22,94 @@ Importing this is cheap: obstore, boto3 and fsspec are imported when a URL needs
 Other packages and tools import from here only.
 """
 
-from mixstream.storage.built_once import build_once
-from mixstream.storage.cache.holders import holder_of
-from mixstream.storage.cache.limit import CacheLimit
-from mixstream.storage.cache.owner import index_hash
-from mixstream.storage.cache.waits import waits
-from mixstream.storage.dataset_files import DatasetFiles
-from mixstream.storage.destination import LOCK, Destination, check_writable, find_destinations, prepare_destinations
-from mixstream.storage.disk_errors import (
-    FULL,
-    check_directory,
-    disk_error,
-    named_disk_errors,
-    named_full_disk,
-    open_regular,
-)
+from typing import TYPE_CHECKING
+
+from mixstream.lazy import lazily
 from mixstream.storage.domain_directory import domain_directory, domain_name
 from mixstream.storage.forks import ProcessLocal, unforked
-from mixstream.storage.kept_file import KeptFile
-from mixstream.storage.made_index import IndexMaker, OriginalFiles
-from mixstream.storage.mapping import map_file, map_files
-from mixstream.storage.open import open_store
-from mixstream.storage.redaction import place_of, redact
-from mixstream.storage.retry import LONGEST_TIMEOUT, Retry
-from mixstream.storage.spec import INDEX, CompressedSpec, ObjectPart, ShardSpec
-from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
-from mixstream.storage.stored_file import StoredFile
-from mixstream.storage.transfer import read_object
-from mixstream.storage.unfinished import (
-    RUN,
-    SUMMARY,
-    Conversion,
-    describe_conversion,
-    find_conversion,
-    is_part_name,
-    refuse_conversion,
-    refuse_part,
+
+if TYPE_CHECKING:
+    from mixstream.storage.built_once import build_once
+    from mixstream.storage.cache.holders import holder_of
+    from mixstream.storage.cache.limit import CacheLimit
+    from mixstream.storage.cache.owner import index_hash
+    from mixstream.storage.cache.waits import waits
+    from mixstream.storage.dataset_files import DatasetFiles
+    from mixstream.storage.destination import LOCK, Destination, check_writable, find_destinations, prepare_destinations
+    from mixstream.storage.disk_errors import (
+        FULL,
+        check_directory,
+        disk_error,
+        named_disk_errors,
+        named_full_disk,
+        open_regular,
+    )
+    from mixstream.storage.kept_file import KeptFile
+    from mixstream.storage.made_index import IndexMaker, OriginalFiles
+    from mixstream.storage.mapping import map_file, map_files
+    from mixstream.storage.open import open_store
+    from mixstream.storage.redaction import place_of, redact
+    from mixstream.storage.retry import LONGEST_TIMEOUT, Retry
+    from mixstream.storage.spec import INDEX, CompressedSpec, ObjectPart, ShardSpec
+    from mixstream.storage.store import ObjectBytes, ObjectInfo, Store
+    from mixstream.storage.stored_file import StoredFile
+    from mixstream.storage.transfer import read_object
+    from mixstream.storage.unfinished import (
+        RUN,
+        SUMMARY,
+        Conversion,
+        describe_conversion,
+        find_conversion,
+        is_part_name,
+        refuse_conversion,
+        refuse_part,
+    )
+    from mixstream.storage.url import absolute, check_utf8, is_local, join, local_path, split_name, split_url
+    from mixstream.storage.whole_files import move_whole, sync, write_whole
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "built_once": ["build_once"],
+        "cache.holders": ["holder_of"],
+        "cache.limit": ["CacheLimit"],
+        "cache.owner": ["index_hash"],
+        "cache.waits": ["waits"],
+        "dataset_files": ["DatasetFiles"],
+        "destination": ["Destination", "LOCK", "check_writable", "find_destinations", "prepare_destinations"],
+        "disk_errors": [
+            "FULL",
+            "check_directory",
+            "disk_error",
+            "named_disk_errors",
+            "named_full_disk",
+            "open_regular",
+        ],
+        "kept_file": ["KeptFile"],
+        "made_index": ["IndexMaker", "OriginalFiles"],
+        "mapping": ["map_file", "map_files"],
+        "open": ["open_store"],
+        "redaction": ["place_of", "redact"],
+        "retry": ["LONGEST_TIMEOUT", "Retry"],
+        "spec": ["CompressedSpec", "INDEX", "ObjectPart", "ShardSpec"],
+        "store": ["ObjectBytes", "ObjectInfo", "Store"],
+        "stored_file": ["StoredFile"],
+        "transfer": ["read_object"],
+        "unfinished": [
+            "Conversion",
+            "RUN",
+            "SUMMARY",
+            "describe_conversion",
+            "find_conversion",
+            "is_part_name",
+            "refuse_conversion",
+            "refuse_part",
+        ],
+        "url": ["absolute", "check_utf8", "is_local", "join", "local_path", "split_name", "split_url"],
+        "whole_files": ["move_whole", "sync", "write_whole"],
+    },
 )
-from mixstream.storage.url import absolute, check_utf8, is_local, join, local_path, split_name, split_url
-from mixstream.storage.whole_files import move_whole, sync, write_whole
+
 
 __all__ = [
     "FULL",

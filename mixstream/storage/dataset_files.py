@@ -8,15 +8,16 @@ leads out of the directory. Where there is no index, one is made from the files 
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.lazy import later
+from mixstream.records import dataclass
 from mixstream.storage.cache.confirm import warn_if_replaced
-from mixstream.storage.cache.contents import CacheContents
 from mixstream.storage.cache.directory import Cache
 from mixstream.storage.cache.limit import CacheLimit
 from mixstream.storage.cache.materialize import ShardSource
@@ -33,6 +34,12 @@ from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX, ShardSpec, check_names
 from mixstream.storage.store import Store
 from mixstream.storage.stores.local import info_of
+
+if TYPE_CHECKING:
+    from mixstream.storage.cache.contents import CacheContents
+else:
+    (CacheContents,) = later("mixstream.storage.cache.contents", "CacheContents")
+
 
 _SLACK = 60.0  # seconds that a waiting process allows for unpacking, hashing and a slow disk
 

@@ -15,13 +15,14 @@ import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 from uuid import uuid4
 
 from mixstream.argument_kinds import is_path
 from mixstream.arguments import shown
 from mixstream.errors import ConfigError, OutputExistsError, StoreAccessError, StoreError, StoreNotFoundError
+from mixstream.records import dataclass
 from mixstream.storage.directory_destination import LOCK, OWN_FILE, DirectoryDestination, not_empty
 from mixstream.storage.disk_errors import check_directory
 from mixstream.storage.open import open_store

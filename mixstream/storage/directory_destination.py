@@ -8,10 +8,11 @@ import time
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from mixstream.errors import ConfigError, OutputExistsError
+from mixstream.records import dataclass
 from mixstream.storage.cache.holders import holder_of
 from mixstream.storage.cache.locks import parent_of, release, try_lock
 from mixstream.storage.disk_errors import named_disk_errors

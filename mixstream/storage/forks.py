@@ -17,6 +17,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
+from mixstream.lazy import import_in
+
 T = TypeVar("T")
 
 
@@ -73,3 +75,6 @@ def unforked() -> Iterator[None]:
     """Make forks by other threads wait until the block ends. For short work: imports, the start of a process."""
     with _forks.lock:
         yield
+
+
+import_in(unforked)

@@ -3,8 +3,10 @@
 import time
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mixstream import errors
+from mixstream.lazy import later
 from mixstream.storage.cache.owner import kept_index, read_original
 from mixstream.storage.disk_errors import named_disk_errors
 from mixstream.storage.large_file import LargeFile
@@ -15,8 +17,13 @@ from mixstream.storage.retry import Retry
 from mixstream.storage.spec import INDEX, SHARD_FILE
 from mixstream.storage.store import Store, look_at
 from mixstream.storage.stores.local import LocalStore, info_of
-from mixstream.storage.transfer import read_object
 from mixstream.storage.unfinished import explain_missing, refuse_part
+
+if TYPE_CHECKING:
+    from mixstream.storage.transfer import read_object
+else:
+    (read_object,) = later("mixstream.storage.transfer", "read_object")
+
 
 _LARGEST = 1 << 30
 _SHARDS = "; there are shards, so the writing was not finished; run the program that writes it again"

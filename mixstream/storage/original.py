@@ -15,12 +15,13 @@ after each shard that was read.
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from math import floor, inf
 from typing import Protocol, runtime_checkable
 
 from mixstream.errors import StoreChangedError
+from mixstream.records import dataclass
 from mixstream.storage.spec import INDEX
 from mixstream.storage.store import ObjectInfo
 from mixstream.storage.url import OBJECT_SCHEMES, scheme_of

@@ -1,11 +1,11 @@
 """Where a dataset's files may be, from the `remote` and `local` that the user gave."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 from mixstream.storage.cache.owner import private_directory, private_origin
 from mixstream.storage.disk_errors import check_directory
 from mixstream.storage.identity import identity_of

@@ -11,6 +11,8 @@ Both take time linear in the text.
 import re
 from urllib.parse import unquote
 
+from mixstream.lazy import pattern
+
 # In these, the part before the @ is a container, not a user.
 _CONTAINER_SCHEMES = ("az", "azure", "azure-dl", "abfs", "abfss", "wasb", "wasbs")
 NETWORK = (
@@ -19,35 +21,35 @@ NETWORK = (
 )
 """Schemes that are followed by two slashes and a host, as a pattern."""
 
-_HOST = re.compile(r"[^:\[\]]*(:\d*)?|\[[^\[\]]*\](:\d*)?")
-_URL = re.compile(
+_HOST = pattern(r"[^:\[\]]*(:\d*)?|\[[^\[\]]*\](:\d*)?")
+_URL = pattern(
     r"""(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,40})://(?P<host>[^\s"'<>`/?#]*)(?P<path>[^\s"'<>`?#]*)[^\s"'<>`]*"""
 )
 _SLASH = r"(?:[/\\\u2044\u2215\uff0f\uff3c]|%2f|%5c)"
-_AT = re.compile(r"@|\uff20|\ufe6b|%(?:25)*40", re.IGNORECASE)
+_AT = pattern(r"@|\uff20|\ufe6b|%(?:25)*40", re.IGNORECASE)
 _COLON = r"(?::|\uff1a|%(?:25)*3a)"
 # A scheme and a colon, or two slashes. What comes next may be a user.
-_BEGIN = re.compile(
+_BEGIN = pattern(
     rf"(?<![A-Za-z0-9+.-])(?:(?:{NETWORK}){_COLON}{_SLASH}*|[A-Za-z][A-Za-z0-9+.-]*{_COLON}{_SLASH}+)"
     rf"|(?<![:/\w\\%]){_SLASH}{{2}}",
     re.IGNORECASE,
 )
 _PORT = r"\d{0,5}(?:[/?#]|\Z)|\d{1,5}[\\\s\"'<>`]"
-_USER = re.compile(rf"[^\s/?#]{{0,200}}?{_COLON}(?!{_PORT})", re.IGNORECASE)
+_USER = pattern(rf"[^\s/?#]{{0,200}}?{_COLON}(?!{_PORT})", re.IGNORECASE)
 _LONGEST = 512  # characters of a user and password
 _BLANKS = 2  # in a password, before an @; a sentence has more
-_AFTER = re.compile(r"(?<=//\*\*\*)[\s\"'<>`][^\s@]{0,200}@")  # the end of a password that a quote or blank has cut
+_AFTER = pattern(r"(?<=//\*\*\*)[\s\"'<>`][^\s@]{0,200}@")  # the end of a password that a quote or blank has cut
 _AT_SIGN = rf"(?:{_AT.pattern})"
 # user:password@host without a scheme, as scp, rsync and registries write it: a slash is in the password only if a colon
 # and a path follow the host. What begins with a quote or slash is none: text in code, a path, or what is shown.
-_ALONE = re.compile(
+_ALONE = pattern(
     rf"(?<![\w.%+-])[\w.%+-]{{1,64}}?{_COLON}(?![\s/\\\"'`<>]|(?:[\w.-]{{1,64}}:){{0,3}}\*\*\*@)"
     rf"(?:[^\s/\\]{{1,200}}{_AT_SIGN}|[^\s\\]{{1,200}}{_AT_SIGN}(?=[\w.-]+:/))",
     re.IGNORECASE,
 )
-_ORACLE = re.compile(rf"(?<=:)[^\s/:]{{1,64}}/[^\s@]{{1,200}}{_AT_SIGN}")
-_PATH = re.compile(r"[^\s\"'<>`?#]*")
-_QUERY = re.compile(r"[?#][^\s\"'<>`]*")
+_ORACLE = pattern(rf"(?<=:)[^\s/:]{{1,64}}/[^\s@]{{1,200}}{_AT_SIGN}")
+_PATH = pattern(r"[^\s\"'<>`?#]*")
+_QUERY = pattern(r"[?#][^\s\"'<>`]*")
 
 # Names of secrets: those that mean nothing else, and those that do so in queries only.
 _NAMES = (
@@ -63,18 +65,18 @@ _IN_QUERY = (
 )
 _VALUE = r"""(?P<value>\"[^\"]*\"?|'[^']*'?|[^\s&\"'<>`,;)}\]]+)"""
 _HEADER = r"(?:proxy-)?authorization|x-amz-[a-z-]+|x-api-key|(?:set-)?cookie"
-_PAIR = re.compile(
+_PAIR = pattern(
     rf"""(?P<name>(?<![A-Za-z0-9])(?:(?:{_NAMES})(?:[\"']\s*[:=]|\s*(?:=|%3d))|(?:{_HEADER})\s*:)\s*"""
     rf"(?:(?:basic|bearer|aws4-hmac-sha256)\s+)?){_VALUE}",
     re.IGNORECASE,
 )
-_QUERY_PAIR = re.compile(
+_QUERY_PAIR = pattern(
     rf"(?P<name>(?:[?&;]|%26|%3f)(?:{_NAMES}|{_IN_QUERY})(?:=|%3d))(?P<value>[^\s&\"'<>`]+)", re.IGNORECASE
 )
-_KNOWN = re.compile(
+_KNOWN = pattern(
     r"\b(?:A[KS]IA[A-Z0-9]{16}|hf_[A-Za-z0-9]{30,}|gh[opsu]_[A-Za-z0-9]{30,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*)"
 )
-_SUSPICIOUS = re.compile(rf"=|{_COLON}|%3d|{_SLASH}{{2}}|{_KNOWN.pattern}", re.IGNORECASE)
+_SUSPICIOUS = pattern(rf"=|{_COLON}|%3d|{_SLASH}{{2}}|{_KNOWN.pattern}", re.IGNORECASE)
 
 
 def place_of(url: str) -> str:

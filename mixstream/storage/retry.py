@@ -12,11 +12,11 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from mixstream.errors import ConfigError, StoreAccessError, StoreBusyError, StoreError, StoreFaultError
 from mixstream.metering import here
+from mixstream.records import dataclass
 from mixstream.storage.redaction import redact
 
 T = TypeVar("T")

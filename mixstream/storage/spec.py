@@ -9,12 +9,12 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from hashlib import blake2s
 from pathlib import Path
 from typing import BinaryIO
 
 from mixstream.errors import IndexCorruptError, ShardCorruptError
+from mixstream.records import dataclass
 from mixstream.storage.mapping import map_file, range_of
 from mixstream.types import Buffer
 

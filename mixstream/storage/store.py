@@ -6,7 +6,6 @@ is believed unchecked; texts for users contain no credentials. `open` turns a UR
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -18,6 +17,7 @@ from mixstream.errors import (
     StoreFaultError,
     StoreNotFoundError,
 )
+from mixstream.records import dataclass
 from mixstream.types import Buffer
 
 WHOLE = 1 << 30

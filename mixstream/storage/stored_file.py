@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixstream.errors import NoRangesError
+from mixstream.lazy import later
 from mixstream.storage.retry import Retry
 from mixstream.storage.store import ObjectInfo, Store, needs_ranges
-from mixstream.storage.transfer import read_object
 from mixstream.storage.url import scheme_of
+
+if TYPE_CHECKING:
+    from mixstream.storage.transfer import read_object
+else:
+    (read_object,) = later("mixstream.storage.transfer", "read_object")
+
 
 _WHOLE = 1 << 30  # bytes of an object that is kept in memory where the server has no ranges
 

@@ -15,10 +15,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from mixstream import errors
 from mixstream.metering import carried, here
+from mixstream.records import dataclass
 from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.part_limit import PartLimit
 from mixstream.storage.retry import Retry

@@ -8,7 +8,6 @@ part is no dataset: it has the rows of some of a dataset's documents.
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from hashlib import sha256
 
 from mixstream.errors import (
@@ -19,6 +18,7 @@ from mixstream.errors import (
     StoreNotFoundError,
     UnfinishedError,
 )
+from mixstream.records import dataclass
 from mixstream.storage.domain_directory import domain_directory
 from mixstream.storage.open import open_store
 from mixstream.storage.store import Store, read_at_most

@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from mixstream.argument_kinds import is_path
 from mixstream.arguments import shown
 from mixstream.errors import ConfigError
+from mixstream.lazy import pattern
 from mixstream.storage.redaction import NETWORK, redact
 
 OBJECT_SCHEMES = frozenset({"s3", "gs", "gcs", "az", "azure", "azure-dl", "abfs", "abfss", "http", "https"})
@@ -20,7 +21,7 @@ _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes: the limits of Linux and macOS
 _SHOWN = 120  # characters of a long path in an error
 
 # What was meant to be a URL: a scheme with one slash, a backslash or, if it is a network's, none; or a user without it.
-_SLIP = re.compile(
+_SLIP = pattern(
     rf"[A-Za-z][A-Za-z0-9+.-]+:(?:/(?!/)|\\|:)|(?:{NETWORK}):(?!//)|//[^/\s:]*(?::|%3a)[^/]{{0,200}}(?:@|%(?:25)*40)",
     re.IGNORECASE,
 )

@@ -14,7 +14,6 @@ import io
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
@@ -31,6 +30,7 @@ from mixstream.formats.columns.arrow_messages import (
 )
 from mixstream.formats.columns.lists import Bools, Lists, bits_of, refuse
 from mixstream.formats.columns.schema import ListColumn
+from mixstream.records import dataclass
 from mixstream.types import UInt8
 
 if TYPE_CHECKING:

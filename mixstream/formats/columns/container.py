@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -16,6 +15,7 @@ from mixstream.formats.columns.raw import check_raw, cuts_of, raw_bytes, table_a
 from mixstream.formats.columns.shards import ColumnShard, left_over, shards_of
 from mixstream.formats.container import FileInfo, FilePart, FixedStride, ShardEntry, TailRows, part_name
 from mixstream.formats.cuts import Cuts
+from mixstream.records import dataclass
 from mixstream.types import Buffer, UInt8
 
 _HEADER = 1 << 12  # bytes of a shard that tell it from another one of equally many rows

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
@@ -22,6 +21,7 @@ from mixstream.formats.columns.index import ColumnFile, Group, Kind
 from mixstream.formats.columns.lists import one_length, refuse
 from mixstream.formats.columns.parquet import at_a_time, open_table, read_footer, read_lists
 from mixstream.formats.columns.schema import MASK, TARGETS, ListColumn, find_column
+from mixstream.records import dataclass
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -5,15 +5,24 @@ files in it are caches. Any other directory has its Parquet or Arrow files, by n
 the hub keeps in one directory, are never read as one.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mixstream.errors import ConfigError, IndexCorruptError, IndexNotFoundError
-from mixstream.formats.columns.describe import Described
-from mixstream.formats.columns.schema import shown
+from mixstream.lazy import later, pattern
+
+if TYPE_CHECKING:
+    from mixstream.formats.columns.describe import Described
+    from mixstream.formats.columns.schema import shown
+else:
+    (Described,) = later("mixstream.formats.columns.describe", "Described")
+    (shown,) = later("mixstream.formats.columns.schema", "shown")
+
 
 SUFFIXES = (".parquet", ".arrow", ".feather", ".ipc")
 """How files end that have columns of token ids."""
@@ -21,8 +30,8 @@ SUFFIXES = (".parquet", ".arrow", ".feather", ".ipc")
 STATE, SPLITS, INFO = "state.json", "dataset_dict.json", "dataset_info.json"
 _LARGEST = 64 << 20
 _TOKENS = (".idx", ".bin", ".ds", ".npy")  # files of bare tokens
-_OF_SPLIT = re.compile(r"(?P<split>.+?)[-_.]\d{5}-of-\d{5}\.\w+", re.ASCII)
-_SPLIT_NAME = re.compile(r"(?P<split>train|test|validation|valid|val|dev|eval)(ing)?([-_.\d].*)?", re.ASCII)
+_OF_SPLIT = pattern(r"(?P<split>.+?)[-_.]\d{5}-of-\d{5}\.\w+", re.ASCII)
+_SPLIT_NAME = pattern(r"(?P<split>train|test|validation|valid|val|dev|eval)(ing)?([-_.\d].*)?", re.ASCII)
 
 
 class Files(Protocol):

@@ -7,13 +7,13 @@ are untrusted: they are checked before a value is read.
 Shape suffixes: N lists, V values.
 """
 
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ShardCorruptError
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 Bools = NDArray[np.bool_]

@@ -7,10 +7,10 @@ they are, shards are ranges of it, else they are computed (`make`).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 
 from mixstream.formats.columns.index import ColumnFile, ColumnIndex, Group
+from mixstream.records import dataclass
 
 _LARGEST = (
     4  # shards that are computed from parts of one row group are larger, since each has to read what is before it

@@ -1,12 +1,12 @@
 """MDS as a container: `index.json` lists the shards, and a table of offsets in each shard locates its rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from mixstream.formats.container import OffsetTable
 from mixstream.formats.mds.index import Index, ShardInfo
 from mixstream.formats.mds.shard import decode_sample, read_offsets
+from mixstream.records import dataclass
 from mixstream.types import UInt8
 
 _OFFSETS = OffsetTable(begins=4)

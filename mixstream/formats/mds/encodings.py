@@ -9,7 +9,6 @@ or `ShardCorruptError` (bytes that are not a value of the column). Decoding chec
 import json
 import pickle
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache, partial
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 
 from mixstream.errors import EncodingError, MixstreamError, ShardCorruptError
 from mixstream.formats.mds import images, ndarrays
+from mixstream.records import dataclass
 
 Bytes = bytes | bytearray | memoryview
 

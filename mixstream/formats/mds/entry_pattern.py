@@ -9,9 +9,10 @@ an object has twice.
 """
 
 import re
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
+
+from mixstream.records import dataclass
 
 _TOKEN = re.compile(rb'[ \t\r\n]*("[ !#-\[\]-~]*"|-?(?:0|[1-9][0-9]*)(?![0-9.eE])|null|true|false|[{}\[\]:,])')
 # Names between slashes, of printable ASCII without quotes, backslash and colon, that do not begin with a dot.

@@ -14,22 +14,32 @@ separated by `", "` and `": "`. It is independent of the order of keys, of white
 other change. It guards against damage and mix-ups, but not against attackers, who can write a matching hash.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
 from mixstream.errors import IndexCorruptError
-from mixstream.formats.compression import is_compression
 from mixstream.formats.container import FileInfo
 from mixstream.formats.entry import MAX_OFFSET, VERSION, ShardInfo
 from mixstream.formats.hashing import ARRIVAL, hash_hex, quickest_hash
 from mixstream.formats.mds.encodings import get_mds_encoded_size, get_mds_encodings, is_mds_encoding
 from mixstream.formats.mds.paths import Paths
-from mixstream.formats.split.info import FORMATS, SplitInfo, check_entry
+from mixstream.formats.split.encodings import FORMATS
+from mixstream.lazy import later
+from mixstream.records import dataclass
+
+if TYPE_CHECKING:
+    from mixstream.formats.compression import is_compression
+    from mixstream.formats.split.info import SplitInfo, check_entry
+else:
+    (is_compression,) = later("mixstream.formats.compression", "is_compression")
+    SplitInfo, check_entry = later("mixstream.formats.split.info", "SplitInfo", "check_entry")
+
 
 FORMAT = "mds"
 INDEX_HASHES = "mixstream_hashes"  # top-level key of the index's hashes of itself

@@ -8,11 +8,12 @@ Everything is little-endian. Sizes that the bytes declare are checked before any
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mixstream.records import dataclass
 
 _DTYPE_OF_CODE = {
     8: "uint8",

@@ -9,10 +9,12 @@ import re
 from collections.abc import Iterable
 from unicodedata import normalize
 
+from mixstream.lazy import pattern
+
 # One or more names between slashes, none empty, "." or "..", without backslash, colon, control character or line
 # break: a path that stays below its directory on every system.
 _NAME = r"(?!\.{1,2}(?:/|\Z))[^\x00-\x1f\x7f-\x9f\u2028\u2029\\/:]+"
-_BASENAME = re.compile(f"{_NAME}(?:/{_NAME})*")
+_BASENAME = pattern(f"{_NAME}(?:/{_NAME})*")
 # Files that a cache keeps beside the shards (`mixstream.storage`), and temporary files of writers, in any directory.
 _TAKEN = re.compile(r"(?:.*/)?(?:\.mixstream-.*|\.[^/]*\.partial(?:/.*)?|[^/]*\.tmp|index\.json)", re.DOTALL)
 _PLAIN = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)*[A-Za-z0-9_][\w.-]*", re.ASCII)  # valid, unless it ends as one of these

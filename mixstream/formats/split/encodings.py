@@ -11,6 +11,7 @@ import numpy as np
 from mixstream.errors import EncodingError, ShardCorruptError
 
 _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int, np.integer), "float": (float, np.floating)}
+FORMATS = ("json", "csv", "tsv", "xsv")
 _KINDS: dict[str, type] = {"str": str, "int": int, "float": float}
 MDS_NAMES = {"str": "str", "int": "str_int", "float": "str_float"}
 """The encodings of MDS that hold the same values, as text too."""

@@ -4,14 +4,13 @@ Rule: an entry is untrusted. `check_entry` raises plain `ValueError` with the fa
 `IndexCorruptError`.
 """
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mixstream.formats.container import FileInfo
 from mixstream.formats.entry import MAX_OFFSET, VERSION, ShardInfo
 from mixstream.formats.split.encodings import MDS_NAMES, is_json_encoding
+from mixstream.records import dataclass
 
-FORMATS = ("json", "csv", "tsv", "xsv")
 SEPARATORS = {"csv": ",", "tsv": "\t"}  # of these formats, an index does not say it
 META = ".meta"  # what the name of a meta file has behind that of its data file
 

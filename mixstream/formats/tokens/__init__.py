@@ -13,18 +13,35 @@
 A further format is a module with `describe` (and `cuts`, if it stores borders) and a line in the table of `kinds`.
 """
 
-from mixstream.formats.tokens.container import CutsOf, TokenFiles, whole_file
-from mixstream.formats.tokens.index import (
-    KEY,
-    SHARD_BYTES,
-    TokenFile,
-    TokenIndex,
-    dump_token_index,
-    parse_token_index,
+from typing import TYPE_CHECKING
+
+from mixstream.lazy import lazily
+
+if TYPE_CHECKING:
+    from mixstream.formats.tokens.container import CutsOf, TokenFiles, whole_file
+    from mixstream.formats.tokens.index import (
+        KEY,
+        SHARD_BYTES,
+        TokenFile,
+        TokenIndex,
+        dump_token_index,
+        parse_token_index,
+    )
+    from mixstream.formats.tokens.kinds import FORMATS, find_files, is_token_file, token_stem
+    from mixstream.formats.tokens.look import DTYPES, Look, Options
+    from mixstream.formats.tokens.megatron import sequence_starts
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "container": ["CutsOf", "TokenFiles", "whole_file"],
+        "index": ["KEY", "SHARD_BYTES", "TokenFile", "TokenIndex", "dump_token_index", "parse_token_index"],
+        "kinds": ["FORMATS", "find_files", "is_token_file", "token_stem"],
+        "look": ["DTYPES", "Look", "Options"],
+        "megatron": ["sequence_starts"],
+    },
 )
-from mixstream.formats.tokens.kinds import FORMATS, find_files, is_token_file, token_stem
-from mixstream.formats.tokens.look import DTYPES, Look, Options
-from mixstream.formats.tokens.megatron import sequence_starts
+
 
 __all__ = [
     "DTYPES",

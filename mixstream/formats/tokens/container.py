@@ -6,7 +6,7 @@ rows a shard has depends on the index alone, and for documents on the border fil
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from mixstream.errors import ShardCorruptError
 from mixstream.formats.container import FileInfo, FilePart, FixedStride, ShardEntry, part_name
 from mixstream.formats.cuts import CutRows, Cuts
 from mixstream.formats.tokens.index import TokenFile, TokenIndex
+from mixstream.records import dataclass
 from mixstream.types import UInt8
 
 _HEADER = 1 << 12  # bytes of a shard that tell it from another one of equally many rows

@@ -5,16 +5,39 @@ format; what is ambiguous is refused by name.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mixstream.errors import ConfigError, IndexNotFoundError
 from mixstream.formats.columns.files import SUFFIXES as COLUMNS
 from mixstream.formats.columns.files import column_directories
 from mixstream.formats.cuts import Cuts
-from mixstream.formats.tokens import datatrove, llmc, megatron, olmo, raw
 from mixstream.formats.tokens.index import TokenFile
 from mixstream.formats.tokens.look import Keep, Look, Options, size_of
+from mixstream.lazy import later
+from mixstream.records import dataclass
 from mixstream.types import UInt8
+
+if TYPE_CHECKING:
+    from mixstream.formats.tokens.datatrove import cuts as cuts_datatrove
+    from mixstream.formats.tokens.datatrove import describe as describe_datatrove
+    from mixstream.formats.tokens.llmc import describe as describe_llmc
+    from mixstream.formats.tokens.llmc import is_llmc
+    from mixstream.formats.tokens.megatron import borders_of as borders_of_megatron
+    from mixstream.formats.tokens.megatron import cuts as cuts_megatron
+    from mixstream.formats.tokens.megatron import describe as describe_megatron
+    from mixstream.formats.tokens.olmo import borders_of as borders_of_olmo
+    from mixstream.formats.tokens.olmo import cuts as cuts_olmo
+    from mixstream.formats.tokens.olmo import describe as describe_olmo
+    from mixstream.formats.tokens.raw import describe as describe_raw
+    from mixstream.formats.tokens.raw import is_numpy
+else:
+    cuts_datatrove, describe_datatrove = later("mixstream.formats.tokens.datatrove", "cuts", "describe")
+    describe_llmc, is_llmc = later("mixstream.formats.tokens.llmc", "describe", "is_llmc")
+    borders_of_megatron, cuts_megatron, describe_megatron = later(
+        "mixstream.formats.tokens.megatron", "borders_of", "cuts", "describe"
+    )
+    borders_of_olmo, cuts_olmo, describe_olmo = later("mixstream.formats.tokens.olmo", "borders_of", "cuts", "describe")
+    describe_raw, is_numpy = later("mixstream.formats.tokens.raw", "describe", "is_numpy")
 
 SUFFIXES = (".idx", ".bin", ".ds", ".npy")
 """How files end that name a store by themselves."""
@@ -39,11 +62,11 @@ class Format:
 FORMATS = {
     made.name: made
     for made in (
-        Format(name="megatron", describe=megatron.describe, cuts=megatron.cuts),
-        Format(name="datatrove", describe=datatrove.describe, cuts=datatrove.cuts),
-        Format(name="olmo", describe=olmo.describe, cuts=olmo.cuts),
-        Format(name="llmc", describe=llmc.describe),
-        Format(name="raw", describe=raw.describe),
+        Format(name="megatron", describe=describe_megatron, cuts=cuts_megatron),
+        Format(name="datatrove", describe=describe_datatrove, cuts=cuts_datatrove),
+        Format(name="olmo", describe=describe_olmo, cuts=cuts_olmo),
+        Format(name="llmc", describe=describe_llmc),
+        Format(name="raw", describe=describe_raw),
     )
 }
 
@@ -142,11 +165,11 @@ def _kind(look: Look, name: str, is_there: Callable[[str], bool]) -> str:
     if name.endswith(".ds"):
         return "datatrove"
     if name.endswith(".bin"):
-        if is_there(megatron.borders_of(name)):
+        if is_there(borders_of_megatron(name)):
             return "megatron"
-        return "llmc" if llmc.is_llmc(_head(look, name)) else "raw"
-    numpy = raw.is_numpy(_head(look, name))
-    return "raw" if numpy or not is_there(olmo.borders_of(name)) else "olmo"
+        return "llmc" if is_llmc(_head(look, name)) else "raw"
+    numpy = is_numpy(_head(look, name))
+    return "raw" if numpy or not is_there(borders_of_olmo(name)) else "olmo"
 
 
 def _head(look: Look, name: str) -> bytes:

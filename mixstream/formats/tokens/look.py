@@ -1,10 +1,10 @@
 """How formats look at the files of a store: through a small protocol, since nothing here opens a file."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import BinaryIO, Protocol, TypeVar
 
 from mixstream.errors import ConfigError, StoreNotFoundError
+from mixstream.records import dataclass
 from mixstream.types import Int64, UInt8
 
 T = TypeVar("T")

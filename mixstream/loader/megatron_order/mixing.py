@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
@@ -22,6 +22,7 @@ from mixstream.loader.stream import Stream
 from mixstream.plan.megatron import Blend, MegatronRunPlan, samples_needed
 from mixstream.plan.run_plan import RunPlan
 from mixstream.plan.weights import apportion
+from mixstream.records import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from mixstream.arguments import choice, flag, text, whole
 from mixstream.errors import ConfigError
 from mixstream.plan.megatron import PARTS, split_sequences
+from mixstream.records import dataclass
 
 NAME = "megatron"
 

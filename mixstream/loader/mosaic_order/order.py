@@ -13,7 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -37,6 +37,7 @@ from mixstream.plan.mosaic.forecast import EpochForecast
 from mixstream.plan.mosaic.state import MosaicState
 from mixstream.plan.mosaic.steps import MosaicCursor
 from mixstream.plan.mosaic.weights import StreamShares
+from mixstream.records import dataclass
 from mixstream.types import Cursor, Int64, Rows
 from mixstream.world import World
 

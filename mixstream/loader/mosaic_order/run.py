@@ -4,7 +4,6 @@ Loaders use both alike. Nothing learns here, and nothing is set aside: that orde
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from mixstream.data.bad_samples import Quarantine, RowReader
@@ -16,6 +15,7 @@ from mixstream.plan.mosaic.state import MosaicState
 from mixstream.plan.mosaic.steps import MosaicCursor, MosaicPlan, MosaicWalk
 from mixstream.plan.skips import Skips
 from mixstream.plan.weights import quantise
+from mixstream.records import dataclass
 from mixstream.types import Cursor, Int64
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mixstream.errors import ConfigError, StateError
+from mixstream.records import dataclass
 
 if TYPE_CHECKING:
     from mixstream.loader.mosaic_order.order import MosaicOrder

@@ -10,10 +10,26 @@ It is here for programs that go on from a run of Megatron, or are compared with 
     run_plan      step -> the rows of the global batch, as (domain, draw), in the order of the ranks
 """
 
-from mixstream.plan.megatron.blend import Blend, samples_needed
-from mixstream.plan.megatron.run_plan import MegatronPlan, MegatronRunPlan
-from mixstream.plan.megatron.sample_index import SampleIndex, build_sample_index
-from mixstream.plan.megatron.splits import PARTS, split_sequences
+from typing import TYPE_CHECKING
+
+from mixstream.lazy import lazily
+
+if TYPE_CHECKING:
+    from mixstream.plan.megatron.blend import Blend, samples_needed
+    from mixstream.plan.megatron.run_plan import MegatronPlan, MegatronRunPlan
+    from mixstream.plan.megatron.sample_index import SampleIndex, build_sample_index
+    from mixstream.plan.megatron.splits import PARTS, split_sequences
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "blend": ["Blend", "samples_needed"],
+        "run_plan": ["MegatronPlan", "MegatronRunPlan"],
+        "sample_index": ["SampleIndex", "build_sample_index"],
+        "splits": ["PARTS", "split_sequences"],
+    },
+)
+
 
 __all__ = [
     "PARTS",

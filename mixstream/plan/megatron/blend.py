@@ -13,7 +13,6 @@ Shape suffixes: B samples, K datasets.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from mixstream.errors import ConfigError
 from mixstream.plan.compiled import compiled
 from mixstream.plan.megatron.splits import normalised
+from mixstream.records import dataclass
 from mixstream.types import Float64, Int64
 
 _SURPLUS = 0.005  # `mid_level_dataset_surplus`

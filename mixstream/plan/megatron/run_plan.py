@@ -13,7 +13,7 @@ Shape suffixes: B rows of the global batch, K domains.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from mixstream.plan.megatron.blend import Blend
 from mixstream.plan.plan import Plan
 from mixstream.plan.run_plan import RunPlan
 from mixstream.plan.weights import whole_shares
+from mixstream.records import dataclass
 from mixstream.types import Cursor, Int64, Rows
 
 

@@ -12,7 +12,6 @@ Shape suffixes: D sequences over all epochs, N samples, S sequences of the file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
 from mixstream.plan.compiled import compiled
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 _THRESHOLD = 0.80

@@ -5,7 +5,6 @@ Shape suffixes: S shards over all streams, K streams, N samples, Q batches, B sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
@@ -14,6 +13,7 @@ from mixstream.cached import cached_property
 from mixstream.plan.mosaic.batching import Ranks, generate_work
 from mixstream.plan.mosaic.sampling import get_sampling, resample
 from mixstream.plan.mosaic.weights import StreamShares
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 

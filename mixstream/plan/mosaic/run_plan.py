@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 
 import numpy as np
@@ -17,6 +17,7 @@ from mixstream.plan.mosaic.topology import Topology
 from mixstream.plan.run_plan import PlannedDomain
 from mixstream.plan.selection import KeptRows
 from mixstream.plan.weights import normalise
+from mixstream.records import dataclass
 from mixstream.types import Float64, Int64
 from mixstream.world import World
 

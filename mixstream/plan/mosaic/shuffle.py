@@ -16,11 +16,11 @@ Shape suffixes: N samples, U units, M pieces.
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 DEFAULT_BLOCK = 1 << 18

@@ -7,12 +7,13 @@ do; that package ignores them, and a state of its own comes without.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Self
 
 from mixstream.arguments import MOST, shown
 from mixstream.errors import StateError
 from mixstream.plan.state_text import keys_of
+from mixstream.records import dataclass
 
 KEYS = ("epoch", "sample_in_epoch", "num_canonical_nodes", "shuffle_seed")
 _MORE = "initial_physical_nodes"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from mixstream.errors import ConfigError
 from mixstream.plan.addressing import View
 from mixstream.plan.mosaic.epoch_plan import EpochPlan
 from mixstream.plan.mosaic.topology import Topology
+from mixstream.records import dataclass
 from mixstream.types import Addresses, Cursor, Int64, Rows
 
 

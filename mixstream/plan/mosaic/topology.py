@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 from mixstream.world import World
 
 

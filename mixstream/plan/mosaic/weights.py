@@ -4,11 +4,11 @@ Shape suffixes: K streams.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from mixstream.plan.weights import normalise, resolve_choose
+from mixstream.records import dataclass
 from mixstream.types import Float64, Int64
 
 

@@ -26,13 +26,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 from mixstream.types import Float64
 
 Damping = float | Literal["auto"]

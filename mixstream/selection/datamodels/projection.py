@@ -19,7 +19,6 @@ Shape suffixes: B rows, P parameters (inputs), F features (outputs), R parameter
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from mixstream.errors import ConfigError
 from mixstream.plan.rng import derive_key
+from mixstream.records import dataclass
 
 Kind = Literal["rademacher", "gaussian"]
 """The distribution of a projection's entries."""

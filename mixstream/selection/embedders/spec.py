@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,6 +18,7 @@ import numpy as np
 
 from mixstream.cached import cached_property
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 from mixstream.selection.embedders.encoder import DEFAULT_TOKENS, Encoder, Pool, Precision, pool_of, tokens_limit
 from mixstream.selection.embedders.files import hash_model_file, load_json, tensor_shapes
 from mixstream.selection.embedders.function import FunctionEmbedder, hash_of_function

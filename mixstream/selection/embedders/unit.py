@@ -5,11 +5,10 @@ Shape suffixes: N texts, D dimensions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 

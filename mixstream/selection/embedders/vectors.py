@@ -9,7 +9,6 @@ Shape suffixes: D dimensions, M rows of a row group, N rows of the range, S shar
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 from mixstream.selection.shard_table import ShardTable
 from mixstream.types import Int64
 

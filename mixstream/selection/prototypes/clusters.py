@@ -9,13 +9,13 @@ Shape suffixes: N rows, E chosen rows, K clusters, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 

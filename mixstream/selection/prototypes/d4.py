@@ -13,13 +13,13 @@ Shape suffixes: N rows, E chosen rows, S surviving rows, K clusters, D dimension
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 from mixstream.selection.rules import ceil_share, keep
 from mixstream.types import Int64
 

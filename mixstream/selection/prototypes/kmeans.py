@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +28,7 @@ from numpy.typing import NDArray
 from mixstream.errors import ConfigError
 from mixstream.plan.kernels import permute
 from mixstream.plan.rng import derive_key
+from mixstream.records import dataclass
 from mixstream.types import Int64
 
 from .fixed_point import GRID, Vectors, full_precision, margin

@@ -7,7 +7,7 @@ these, so that vectors of another embedder are refused. A reader checks the file
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import blake2b
 from os import PathLike
 from typing import Any
@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 from mixstream.selection.artefact_files import check_files, open_files
 from mixstream.selection.manifest import (
     PROTOTYPES,

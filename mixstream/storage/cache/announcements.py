@@ -9,12 +9,12 @@ import os
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import msgspec
 
+from mixstream.records import dataclass
 from mixstream.storage.cache.locks import parent_of, release, remove_if_dead, try_lock
 from mixstream.storage.disk_errors import FORBIDDEN, FULL
 from mixstream.storage.forks import ProcessLocal

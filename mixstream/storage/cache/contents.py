@@ -10,9 +10,10 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from mixstream.records import dataclass
 from mixstream.storage.cache.locks import parent_of, remove_if_dead
 from mixstream.storage.cache.records import record_name
 from mixstream.storage.disk_errors import FORBIDDEN

@@ -12,7 +12,7 @@ import time
 import warnings
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from mixstream.errors import (
     MixstreamError,
@@ -22,9 +22,9 @@ from mixstream.errors import (
     StoreError,
     StoreFaultError,
 )
+from mixstream.lazy import later
 from mixstream.metering import SHARDS, here
 from mixstream.storage.cache.confirm import is_current
-from mixstream.storage.cache.contents import partial_name
 from mixstream.storage.cache.fill import CacheFill, Partial, opened, opened_range
 from mixstream.storage.cache.limit import CacheLimit, disk_full
 from mixstream.storage.cache.locks import forbidden, holder, parent_of, try_lock
@@ -35,6 +35,12 @@ from mixstream.storage.cache.waits import StallTimeout, WakingCount
 from mixstream.storage.disk_errors import FORBIDDEN, FULL, disk_error, other_than_file, out_of_inodes
 from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.spec import ShardSpec
+
+if TYPE_CHECKING:
+    from mixstream.storage.cache.contents import partial_name
+else:
+    (partial_name,) = later("mixstream.storage.cache.contents", "partial_name")
+
 
 _TRIES = 3  # when the disk turns out to be full, or the directory is cleared, while a file is written
 _Identity = tuple[int, int, int, int]  # device, inode, bytes, time of the last write

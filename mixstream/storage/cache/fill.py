@@ -11,11 +11,12 @@ import io
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from mixstream.storage.cache.contents import partial_name
+from mixstream.lazy import later
+from mixstream.records import dataclass
 from mixstream.storage.cache.locks import release, same_file
 from mixstream.storage.cache.own_files import is_own
 from mixstream.storage.cache.records import write_record
@@ -24,9 +25,16 @@ from mixstream.storage.mapping import FileRange
 from mixstream.storage.original import may_be_rewritten_unseen
 from mixstream.storage.spec import CompressedSpec, ShardSpec
 from mixstream.storage.store import ObjectInfo
-from mixstream.storage.transfer import write_all
 from mixstream.storage.whole_files import rename_whole
 from mixstream.types import Buffer
+
+if TYPE_CHECKING:
+    from mixstream.storage.cache.contents import partial_name
+    from mixstream.storage.transfer import write_all
+else:
+    (partial_name,) = later("mixstream.storage.cache.contents", "partial_name")
+    (write_all,) = later("mixstream.storage.transfer", "write_all")
+
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 

@@ -12,6 +12,8 @@ Members are directories that can be filled again. The lock and the announcements
 whose first member is the same share one limit and see each other's announcements; others keep a limit each.
 """
 
+from __future__ import annotations
+
 import errno
 import os
 import warnings
@@ -20,17 +22,24 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mixstream.errors import CacheFullError, ConfigError, WaitTimeoutError
+from mixstream.lazy import later
 from mixstream.metering import here
 from mixstream.storage.cache.announcements import Announcement, announced
-from mixstream.storage.cache.contents import CacheContents, CachedShard, Scan
 from mixstream.storage.cache.fill import CacheFill
 from mixstream.storage.cache.holders import holder_of
 from mixstream.storage.cache.locks import holder, parent_of, release, try_lock
 from mixstream.storage.cache.waits import StallTimeout
 from mixstream.storage.disk_errors import is_full, out_of_inodes, shortage
 from mixstream.storage.spec import PREFIX, shard_of
+
+if TYPE_CHECKING:
+    from mixstream.storage.cache.contents import CacheContents, CachedShard, Scan
+else:
+    CacheContents, CachedShard, Scan = later("mixstream.storage.cache.contents", "CacheContents", "CachedShard", "Scan")
+
 
 _GUARD = f"{PREFIX}lock"
 _SHORT = 0.25  # seconds that a fetch ahead of time waits for its turn

@@ -11,14 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from mixstream.errors import ShardCorruptError, ShardNotFoundError, StoreError, StoreNotFoundError
+from mixstream.lazy import later
 from mixstream.metering import here
+from mixstream.records import dataclass
 from mixstream.storage.cache.confirm import is_current
-from mixstream.storage.cache.contents import remove
 from mixstream.storage.cache.fill import Partial, opened
 from mixstream.storage.cache.own_files import LINKED, is_own, open_own
 from mixstream.storage.cache.read_original import compute, original_of, read_file
@@ -32,6 +32,12 @@ from mixstream.storage.spec import INDEX, CompressedSpec, ShardSpec, wrong_size
 from mixstream.storage.store import ObjectInfo, Store, ask_about, look_at
 from mixstream.storage.stores.local import info_of
 from mixstream.types import Buffer
+
+if TYPE_CHECKING:
+    from mixstream.storage.cache.contents import remove
+else:
+    (remove,) = later("mixstream.storage.cache.contents", "remove")
+
 
 T = TypeVar("T")
 

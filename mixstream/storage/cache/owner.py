@@ -12,16 +12,17 @@ import stat
 import tempfile
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import blake2s
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
 from mixstream.arguments import shown
 from mixstream.errors import ConfigError, MixstreamError
-from mixstream.storage.cache.contents import partial_name
+from mixstream.lazy import later
+from mixstream.records import dataclass
 from mixstream.storage.cache.fill import Partial
 from mixstream.storage.cache.locks import forbidden, holder, parent_of, release, try_lock
 from mixstream.storage.cache.own_files import read_any, read_own
@@ -31,6 +32,12 @@ from mixstream.storage.original import Original
 from mixstream.storage.spec import INDEX, PREFIX
 from mixstream.storage.store import ObjectInfo
 from mixstream.storage.whole_files import sync
+
+if TYPE_CHECKING:
+    from mixstream.storage.cache.contents import partial_name
+else:
+    (partial_name,) = later("mixstream.storage.cache.contents", "partial_name")
+
 
 _NOTE = f"{PREFIX}origin"
 _ORIGINAL = f"{PREFIX}original"

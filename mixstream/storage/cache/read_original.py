@@ -5,18 +5,25 @@ the server has no ranges, a file of moderate size is read whole. `materialize` v
 """
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from mixstream.errors import NoRangesError, StoreChangedError
+from mixstream.lazy import later
 from mixstream.storage.cache.confirm import Source
 from mixstream.storage.cache.fill import Partial
 from mixstream.storage.retry import Retry
 from mixstream.storage.spec import CompressedSpec, ShardSpec
 from mixstream.storage.store import ObjectInfo, Store, needs_ranges
-from mixstream.storage.stored_file import StoredFile
 from mixstream.storage.stores.local import LocalStore
-from mixstream.storage.transfer import read_object
 from mixstream.types import Buffer
+
+if TYPE_CHECKING:
+    from mixstream.storage.stored_file import StoredFile
+    from mixstream.storage.transfer import read_object
+else:
+    (StoredFile,) = later("mixstream.storage.stored_file", "StoredFile")
+    (read_object,) = later("mixstream.storage.transfer", "read_object")
+
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ https://learn.microsoft.com/en-us/rest/api/storageservices/blob-service-error-co
 """
 
 import re
-from dataclasses import dataclass
 
 from mixstream import errors
+from mixstream.records import dataclass
 from mixstream.storage.url import redact
 
 _DUMP = "\n\nDebug source:"

@@ -13,7 +13,7 @@ azure://account.host/container/dir (as in mosaicml-streaming); http(s)://any/dir
 import base64
 import os
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
@@ -23,6 +23,7 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 from mixstream.storage.forks import ProcessLocal
 from mixstream.storage.stores.client_errors import Operation
 from mixstream.storage.stores.http_objects import HttpObjects

@@ -10,7 +10,7 @@ import os
 import socket
 import ssl
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -25,6 +25,7 @@ import urllib3
 from urllib3.util import parse_url
 
 from mixstream.errors import ConfigError
+from mixstream.records import dataclass
 from mixstream.storage.stores.timed_connections import timed
 
 _CONNECTIONS = 32  # kept open to one host

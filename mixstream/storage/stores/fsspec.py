@@ -9,12 +9,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mixstream import errors
+from mixstream.records import dataclass
 from mixstream.storage.redaction import place_of, redact, redact_with
 from mixstream.storage.store import WHOLE, ObjectBytes, ObjectInfo, check_version, check_whole, range_end
 from mixstream.storage.url import scheme_of

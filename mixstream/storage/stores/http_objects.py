@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree as ET
 
 from mixstream.errors import NoRangesError, StoreError
+from mixstream.records import dataclass
 from mixstream.storage.store import ObjectBytes, ObjectInfo, Take, check_whole
 from mixstream.storage.stores.answers import check_answer
 from mixstream.storage.stores.client_errors import Operation, failed, refused_answer

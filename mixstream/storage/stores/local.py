@@ -11,11 +11,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 
 from mixstream.errors import StoreAccessError, StoreError, StoreFaultError, StoreNotFoundError
+from mixstream.records import dataclass
 from mixstream.storage.disk_errors import CROWDED, FULL, open_regular, shortage
 from mixstream.storage.store import ObjectBytes, ObjectInfo, check_version, range_end
 from mixstream.storage.whole_files import PARTIAL, move_whole

@@ -9,13 +9,14 @@ that a process inherited by a fork sends its requests through `fork_proxy`. Whic
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from mixstream.cached import cached_property
 from mixstream.errors import StoreError, StoreFaultError, StoreNotFoundError
+from mixstream.records import dataclass
 from mixstream.storage.forks import must_use_proxy
 from mixstream.storage.redaction import place_of, redact
 from mixstream.storage.store import WHOLE, ObjectBytes, ObjectInfo, Store, Take, check_version, check_whole, range_end

@@ -14,13 +14,14 @@ It leaves a body with Content-Encoding as it is: bytes arrive as they are stored
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import obstore
 
 from mixstream.errors import StoreAccessError, StoreError
+from mixstream.records import dataclass
 from mixstream.storage.store import ObjectBytes, ObjectInfo, Take, check_whole
 from mixstream.storage.stores.answers import check_answer
 from mixstream.storage.stores.client_errors import Operation, explain, wants_other_region

@@ -11,7 +11,7 @@ https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html
 
 import os
 import threading
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mixstream.errors import ConfigError, StoreAccessError
+from mixstream.records import dataclass
 from mixstream.storage.url import redact
 
 ACCESS = (

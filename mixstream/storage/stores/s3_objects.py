@@ -11,13 +11,14 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, BinaryIO
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 from mixstream.errors import StoreError, StoreFaultError
+from mixstream.records import dataclass
 from mixstream.storage.stores.client_errors import Operation, code_in, failed, is_of_other_region, refused_answer
 from mixstream.storage.stores.http_objects import HttpObjects, opened, parse_xml, sized
 from mixstream.storage.stores.transport import Answer, Sign

@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -27,6 +26,7 @@ from urllib3 import exceptions
 from urllib3.util import Timeout
 
 from mixstream.errors import StoreFaultError
+from mixstream.records import dataclass
 from mixstream.storage.redaction import redact
 from mixstream.storage.stores.client_errors import Operation, failed
 from mixstream.storage.stores.connections import Connections

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 
 from mixstream.errors import ConfigError, ShardCorruptError
-from mixstream.formats.columns import ColumnFacts, ColumnIndex, Columns, describe, dump_column_index, parse_column_index
+from mixstream.formats.columns import ColumnFacts, ColumnIndex, Columns, dump_column_index, parse_column_index
 from mixstream.formats.columns.arrow_messages import CONTINUED, is_little_endian
+from mixstream.formats.columns.describe import describe
 from tests.mixstream.column_files import KINDS, opened, read_lists, token_lists, write_table
 
 LISTS = {
