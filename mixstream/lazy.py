@@ -65,7 +65,7 @@ class Later:
         self.module, self.name = module, name
 
     def _imported(self) -> Any:
-        if (loaded := self._loaded()) is not None:
+        if not _is_importing(sys.modules.get(self.module)) and (loaded := self._loaded()) is not None:
             return loaded
         with _forks.held_back(), _without_collections():
             return getattr(import_module(self.module), self.name)
@@ -93,6 +93,11 @@ class Later:
 
     def __repr__(self) -> str:
         return f"<{self.module}.{self.name}>"
+
+
+def _is_importing(module: Any) -> bool:
+    """Return whether a thread runs the module's text: functions in it may name what is not there yet."""
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
 
 
 class _Either(tuple[Any, ...]):

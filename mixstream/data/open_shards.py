@@ -18,7 +18,7 @@ from mixstream.storage import ProcessLocal
 from mixstream.types import Int64, UInt8
 
 _OFTEN = 0.1  # seconds for which a shard's file is not looked at again
-_OF_ONE, _OF_ALL = 1 << 14, 1 << 15  # shards that stay mapped, of one reader and of all readers of a process
+_OF_ONE, _OF_ALL = 1 << 14, 20_000  # shards that stay mapped, of one reader, and about, of all of a process
 _FEW = 1 << 10  # shards that any reader may have mapped, whatever the others have
 
 

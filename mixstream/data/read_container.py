@@ -99,9 +99,11 @@ def _many(files: DatasetFiles, blocks: Callable[[], Iterator[bytes]]) -> tuple[I
         return None
     digest = text
     if any(kind.zip is not None for kind in kinds_of(index.shards)):  # a cache directory is named after it
-        digest = index_hash()
-        for _ in _hashed(blocks(), digest):
+        digest, again = index_hash(), xxhash.xxh3_128()
+        for _ in _hashed(_hashed(blocks(), digest), again):
             pass
+        if again.digest() != text.digest():  # it was written to meanwhile
+            return None
     if (made := dump_shard_list(index, text=text.hexdigest(), digest=digest.hexdigest())) is not None:
         kept.write(made)
     return index, digest.hexdigest()

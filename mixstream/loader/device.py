@@ -43,8 +43,8 @@ class BufferPool:
 
     Args:
         pinned: use page-locked memory, from which copies to a GPU run in the background.
-        kept: at most so many free buffers of one size are kept, or 32 MiB of them if that is more. Those of the sizes
-            that came first are freed when there are many sizes.
+        kept: at most so many free buffers are kept, over all sizes, or 32 MiB of them if that is more. Those of the
+            sizes that came first are freed first.
     """
 
     def __init__(self, *, pinned: bool = False, kept: int = 16) -> None:
@@ -80,9 +80,11 @@ class BufferPool:
         if (free := self._free.get(size)) is None:
             free = self._of_size(size)
         free.append(memory)
-        if len(free) > self.kept and len(free) * size > _SMALL:
-            with suppress(IndexError):  # another thread may have taken them
-                free.pop(0)
+        if len(free) * size > _SMALL // _SIZES:  # else all together are no more than is kept in any case
+            counts = [(len(self._free.get(each, ())), each) for each in list(self._free)]
+            if sum(n for n, _ in counts) > self.kept and sum(n * each for n, each in counts) > _SMALL:
+                with suppress(IndexError):  # another thread may have taken them
+                    next(filter(None, list(self._free.values())), free).pop(0)
 
     def _of_size(self, size: int) -> list[_Memory]:
         for oldest in list(self._free)[: 1 - _SIZES]:

@@ -239,9 +239,10 @@ class Loader(SkipsSteps, LossReports):
             try:
                 return prefetcher.get()
             except BlockedError:
-                assert self._place.session is not None
-                self._place.session.collector.await_weights(self._place.cursor.step)
-                prefetcher.wake()
+                pass  # what is raised below is not raised "during the handling" of it
+            assert self._place.session is not None
+            self._place.session.collector.await_weights(self._place.cursor.step)
+            prefetcher.wake()
 
     def _wake(self, step: int, weights_K: Int64) -> None:
         """Wake the background thread, which may wait for these weights."""

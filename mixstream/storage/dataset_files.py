@@ -208,14 +208,14 @@ class DatasetFiles:
     def open_index(self, *, large: int | None) -> tuple[bytes | LargeFile, str]:
         """Return the index as `read_index` does; where it is on local disk and of `large` bytes or more, as a file.
 
-        The caller closes the file, and says with `identify` which version it has read.
+        The caller opens and closes the file, and says with `identify` which version it has read.
         """
         places = self.store, self.origin, self.home
         data, where, self._version = read_index(
             *places, retry=self.retry, name=self.index, identity=self.identity, maker=self.maker, large=large
         )
         self._companions, self._in_place = Companions(), InPlace()
-        self._index_bytes = len(data) if self.store is not None else 0
+        self._index_bytes = len(data) if isinstance(data, bytes) and self.store is not None else 0
         if isinstance(data, bytes):
             self.identify(digest_of(data), data)
         return data, where

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from mixstream.storage.disk_errors import named_disk_errors
 
@@ -11,38 +11,34 @@ _BLOCK = 1 << 18  # bytes
 
 
 class LargeFile:
-    """A file that is read in blocks, any number of times; one put in its place meanwhile is not seen.
+    """A file that is read in blocks, any number of times, while its context lasts; one put in its place is not seen.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
     ...     _ = Path(place, "index.json").write_bytes(b"12345")
     ...     with LargeFile(Path(place, "index.json")) as file:
-    ...         print(len(file), list(file.blocks(size=3)), file.read())
-    5 [b'123', b'45'] b'12345'
+    ...         print(list(file.blocks(size=3)), file.read())
+    [b'123', b'45'] b'12345'
 
     Args:
         path: of the file.
-
-    Raises:
-        StoreError: the disk does not let it be read.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with named_disk_errors(path, "read"):
-            self._file: BinaryIO = path.open("rb", buffering=0)
+        self._file: BinaryIO
 
-    def __len__(self) -> int:
-        return os.fstat(self._file.fileno()).st_size
+    def __enter__(self) -> Self:
+        """Open the file.
 
-    def __enter__(self) -> "LargeFile":
+        Raises:
+            StoreError: the disk does not let it be read.
+        """
+        with named_disk_errors(self._path, "read"):
+            self._file = self._path.open("rb", buffering=0)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def blocks(self, *, size: int = _BLOCK) -> Iterator[bytes]:

@@ -32,6 +32,7 @@ PARTS_AT_ONCE = 16  # of all objects of a process
 _SLACK = 60.0  # seconds on top of all that retries may take, after which a client counts as hanging
 _SIZE_ATTEMPTS = 2  # at asking how large an object is whose bytes did not come
 _CHUNK = 1 << 18  # bytes of one write; one of 16 MiB takes up to four times the CPU (bench/storage.py)
+_COUNTED = 1 << 20  # bytes that are counted together
 _AT_EXIT = 2.0  # seconds that the interpreter's exit waits for requests under way
 
 
@@ -250,16 +251,19 @@ class _Reading:
     def _receive(self, begin: int, end: int | None) -> None:
         """Read a part, check it, and put it in its place."""
         self.heartbeat()
-        version, arrived = self.info.version if self.info is not None else None, 0
+        version, arrived, counted = self.info.version if self.info is not None else None, 0, 0
 
         def take(info: ObjectInfo) -> Callable[[memoryview, int], None]:
             self._accept(info)
             expected = (info.size if end is None else end) - begin
 
             def write(data: memoryview, at: int) -> None:
-                nonlocal arrived
+                nonlocal arrived, counted
                 if (arrived := at + data.nbytes) > expected:
                     raise self._other_length(arrived, begin, expected)
+                if arrived - counted >= _COUNTED:
+                    here().traffic.add("store_bytes", arrived - counted)
+                    counted = arrived
                 self._put(data, begin + at, info)
 
             return write
@@ -278,7 +282,7 @@ class _Reading:
                     take(whole.info)(memoryview(whole.data).cast("B"), 0)
                     end = whole.info.size
         finally:
-            here().traffic.add("store_bytes", arrived)
+            here().traffic.add("store_bytes", arrived - counted)
             self.answers = time.monotonic() - asked < self.retry.timeout / 2
             self.heartbeat()
         if arrived != end - begin:
