@@ -86,11 +86,13 @@ class Assembler:
         domain_B = self.domains.listed_K[at.domain_B]
         return finish(made, domain_B=domain_B, step=step, repeats=repeats, transforms=self.transforms)
 
-    def assemble_together(self, batches: Sequence[tuple[Rows, Addresses]]) -> list[Batch] | None:
+    def assemble_together(
+        self, batches: Sequence[tuple[Rows, Addresses]], *, two_threads: bool = False
+    ) -> list[Batch] | None:
         """Return the batches of several steps, of as many rows each, in fewer operations than one by one.
 
         They are equal to those of `assemble`. None if each has to be made by itself (`Together`), or may take
-        long, as a transform does.
+        long, as a transform does. With `two_threads`, a second thread copies half of the rows.
         """
         if self.columns is None or self.transforms or self.documents is not None:
             return None
@@ -98,7 +100,7 @@ class Assembler:
             return None
         here().clock.enter(GATHER)
         at = Addresses.joined([at for _, at in batches])
-        gathered = self.domains.gather_batches(at, len(batches), self.columns, self.alloc)
+        gathered = self.domains.gather_batches(at, len(batches), self.columns, self.alloc, two_threads)
         if gathered is None:
             return None
         tensors = {name: list(map(torch.from_numpy, arrays)) for name, arrays in gathered.items()}

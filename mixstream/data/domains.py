@@ -245,7 +245,7 @@ class Domains:
         return found
 
     def gather_batches(
-        self, at: Addresses, batches: int, columns: Mapping[str, Column], alloc: Alloc
+        self, at: Addresses, batches: int, columns: Mapping[str, Column], alloc: Alloc, two_threads: bool = False
     ) -> dict[str, list[NDArray[Any]]] | None:
         """Return the columns of several batches, as `gather` does for each; None if that takes one call for each.
 
@@ -254,9 +254,10 @@ class Domains:
             batches: how many these are.
             columns: from `columns`.
             alloc: allocates the arrays that are returned.
+            two_threads: whether a second thread copies half of the rows.
         """
         known = Together(opened=self.opened, kinds=self._kinds, fields=self._fields)
-        found = known.gather(at.shard_B, at.row_B, batches, columns, alloc)
+        found = known.gather(at.shard_B, at.row_B, batches, columns, alloc, two_threads)
         try:
             self._check_mapped(at.shard_B)
         except MixstreamError:  # `gather` raises it again, at the batch that it belongs to

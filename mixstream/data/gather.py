@@ -15,13 +15,14 @@ compared and skipped.
 Shape suffixes: B rows, C columns of the record, S shards, N elements of a row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixstream.data import gather_loops
+from mixstream.data.second_thread import both
 from mixstream.formats import FixedStride, GatheredRows, OffsetTable
 from mixstream.plan.compiled import beside
 from mixstream.records import dataclass
@@ -29,6 +30,7 @@ from mixstream.types import Int64, UInt8
 
 _STREAMED = 64  # words of 8 bytes of a row, from which on it is worth it to write past the caches
 _WORDS = np.empty(0, dtype=np.int64)
+_HALVES = 1 << 21  # bytes from which on a second thread is worth it: to wake it takes some 50 microseconds
 
 
 class ShardTable:
@@ -220,7 +222,14 @@ def gather(table: ShardTable, shard_B: Int64, row_B: Int64, field: Field, out: N
 
 
 @beside(gather_batches_reference)
-def gather_batches(table: ShardTable, shard_B: Int64, row_B: Int64, field: Field, outs: Sequence[NDArray[Any]]) -> int:
+def gather_batches(
+    table: ShardTable,
+    shard_B: Int64,
+    row_B: Int64,
+    field: Field,
+    outs: Sequence[NDArray[Any]],
+    two_threads: bool = False,
+) -> int:
     """Compiled `gather_batches_reference`."""
     if not _is_compiled(field.dtype, outs[0].dtype):
         return gather_batches_reference(table, shard_B, row_B, field, outs)
@@ -229,7 +238,7 @@ def gather_batches(table: ShardTable, shard_B: Int64, row_B: Int64, field: Field
         raise ValueError("batches that are gathered together have one shape and dtype, and are contiguous")
     if len(row_B) != len(outs) * len(outs[0]):
         raise ValueError(f"{len(row_B)} rows do not fill {len(outs)} batches of {len(outs[0])}")
-    return _gather(table, shard_B, row_B, field, outs, np.arange(len(outs[0])), streams=True)
+    return _gather(table, shard_B, row_B, field, outs, np.arange(len(outs[0])), streams=True, two_threads=two_threads)
 
 
 def _is_compiled(stored: np.dtype[Any], made: np.dtype[Any]) -> bool:
@@ -245,6 +254,7 @@ def _gather(
     to_R: Int64,
     *,
     streams: bool,
+    two_threads: bool = False,
 ) -> int:
     """Copy R rows to each of `outs`, [*, ...], to its rows `to_R`; return as `gather_reference`.
 
@@ -274,17 +284,28 @@ def _gather(
     )
     if bad >= 0:
         source_B, target_B = source_B[:bad], target_B[:bad]
+    copy = _copy_of(field, made, nbytes, streams=streams)
+    if two_threads and len(source_B) * field.elements * made.itemsize >= _HALVES:
+        both(lambda part: copy(source_B[part], target_B[part]), len(source_B))
+    else:
+        copy(source_B, target_B)
+    return bad
+
+
+def _copy_of(
+    field: Field, made: np.dtype[Any], nbytes: int, *, streams: bool
+) -> Callable[[NDArray[np.uint64], NDArray[np.uint64]], None]:
+    """Return what copies rows from addresses to addresses."""
     words = nbytes // 8 if field.dtype == made and nbytes % 8 == 0 else 0
     if streams and words >= _STREAMED:
-        gather_loops.stream_rows(source_B, target_B, words, _WORDS)
-    elif field.dtype == made:
-        gather_loops.copy_rows(source_B, target_B, nbytes)
-    elif streams and field.elements >= _STREAMED and made == np.int64 and field.dtype.kind in "iu":
-        gather_loops.stream_rows(source_B, target_B, field.elements, np.empty(0, dtype=field.dtype))
-    else:
-        like = np.empty(0, dtype=field.dtype), np.empty(0, dtype=made)
-        gather_loops.cast_rows(source_B, target_B, field.elements, *like)
-    return bad
+        return lambda source_B, target_B: gather_loops.stream_rows(source_B, target_B, words, _WORDS)
+    if field.dtype == made:
+        return lambda source_B, target_B: gather_loops.copy_rows(source_B, target_B, nbytes)
+    stored = np.empty(0, dtype=field.dtype)
+    if streams and field.elements >= _STREAMED and made == np.int64 and field.dtype.kind in "iu":
+        return lambda source_B, target_B: gather_loops.stream_rows(source_B, target_B, field.elements, stored)
+    like = np.empty(0, dtype=made)
+    return lambda source_B, target_B: gather_loops.cast_rows(source_B, target_B, field.elements, stored, like)
 
 
 def _address(array: NDArray[Any]) -> int:

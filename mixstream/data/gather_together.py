@@ -41,6 +41,7 @@ class Together:
         batches: int,
         columns: Mapping[str, Column],
         alloc: Callable[[np.dtype[Any], tuple[int, ...]], NDArray[Any]],
+        two_threads: bool,
     ) -> dict[str, list[NDArray[Any]]] | None:
         """Return column -> an array for each batch; None if they cannot be gathered together, or a row not be copied.
 
@@ -50,6 +51,7 @@ class Together:
             batches: how many these are, of as many rows each.
             columns: of the batches.
             alloc: allocates the arrays that are returned.
+            two_threads: whether a second thread copies half of the rows.
         """
         if self.opened.unmap_after_read or not self.opened.all_open(shard_R):
             return None
@@ -64,6 +66,6 @@ class Together:
                 return None
             shape = rows, *form[1]
             outs = found[name] = [alloc(column.dtype, shape) for _ in range(batches)]
-            if gather_batches(self.opened.table, shard_R, row_R, form[0], outs) >= 0:
+            if gather_batches(self.opened.table, shard_R, row_R, form[0], outs, two_threads) >= 0:
                 return None
         return found

@@ -15,6 +15,7 @@ import torch
 from mixstream.data.assemble import Assembler
 from mixstream.data.batch import Batch
 from mixstream.data.predownload import Predownloader
+from mixstream.data.second_thread import has_second_core
 from mixstream.loader.prefetch import BlockedError, Prefetcher
 from mixstream.loader.run import Run
 from mixstream.metering import LOCATE, PLAN, Meter
@@ -68,6 +69,7 @@ class BatchMaker:
         )
         self._planned: deque[tuple[Rows, Cursor, Addresses]] = deque()
         self._joins, self._together = joins, 1
+        self.trainer_waits: Callable[[], bool] = lambda: False
         self._fetches = any(source.files.fetches for source in assembler.domains.sources)
         self._steps = 1  # to plan together the next time: the first batch waits for its own rows only
 
@@ -104,7 +106,9 @@ class BatchMaker:
         planned = list(islice(self._planned, self._together))
         if self._reader.quarantine.entries:
             return None
-        batches: list[Any] | None = self._assembler.assemble_together([(rows, at) for rows, _, at in planned])
+        batches: list[Any] | None = self._assembler.assemble_together(
+            [(rows, at) for rows, _, at in planned], two_threads=self.trainer_waits()
+        )
         if batches is None:
             return None
         for _, cursor, _ in planned:
@@ -159,6 +163,8 @@ class Running:
     def begin(cls, maker: BatchMaker, *, depth: int, meter: Meter, owner: object) -> Self:
         """Start to keep `depth` batches ready, until `owner` is deleted."""
         prefetcher = Prefetcher(maker.make, depth=depth, meter=meter)
+        if depth and has_second_core():
+            maker.trainer_waits = lambda: not prefetcher.ready
         end = weakref.finalize(owner, _end, maker, prefetcher)
         end.atexit = False  # the threads have exit handlers, which wait for fetches in flight
         return cls(prefetcher, end)
