@@ -3,9 +3,9 @@
 A package's public names are `lazily` there. Within the package, what most programs do not need is imported `later`:
 
     if TYPE_CHECKING:
-        from mixstream.packing import Packing
+        from mixstream.packing.packing import Packing
     else:
-        (Packing,) = later("mixstream.packing", "Packing")
+        (Packing,) = later("mixstream.packing.packing", "Packing")
 
 Rules: modules do so where they name another part of the library that a plain run does not reach (a format, a view, a
 feedback loop); `tests/mixstream/test_lazy.py` says what a plain run loads. Nothing is looked up in such a name while a
@@ -18,6 +18,7 @@ from __future__ import annotations
 import gc
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
@@ -157,9 +158,13 @@ def import_in(held_back: Callable[[], AbstractContextManager[Any]]) -> None:
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """Let no garbage be collected meanwhile: what is imported stays, and to look at all that torch has takes 0.1 s."""
-    enabled = gc.isenabled()
-    gc.disable()
+    """Let no garbage be collected meanwhile: what is imported stays, and to look at all that torch has takes 0.1 s.
+
+    In the main thread only: beside another thread, the user may say meanwhile whether garbage is collected.
+    """
+    enabled = gc.isenabled() and threading.current_thread() is threading.main_thread()
+    if enabled:
+        gc.disable()
     try:
         yield
     finally:

@@ -5,8 +5,8 @@ and was half of the time to import this package. Here a class has its own `__ini
 which look at the names of its fields. `dataclasses` does the rest: `fields`, `replace` and `is_dataclass` know such a
 class, and type checkers see `dataclasses.dataclass`.
 
-Rules: nothing can tell such a class from one of the standard library's, which makes those that inherit
-from another. Only the options below are known.
+Rules: nothing can tell such a class from one of the standard library's, but for the docstring that a class without
+one gets. The standard library makes those that inherit from another. Only the options below are known.
 """
 
 from __future__ import annotations

@@ -192,7 +192,12 @@ def _columns_by_shard(
 
 
 def gather_batches_reference(
-    table: ShardTable, shard_B: Int64, row_B: Int64, field: Field, outs: Sequence[NDArray[Any]]
+    table: ShardTable,
+    shard_B: Int64,
+    row_B: Int64,
+    field: Field,
+    outs: Sequence[NDArray[Any]],
+    two_threads: bool = False,
 ) -> int:
     """Copy `field` of the rows of several batches, all of one size, which stand one after the other, to `outs`.
 
@@ -204,6 +209,7 @@ def gather_batches_reference(
         row_B: int64 [B], its number there.
         field: the column.
         outs: one contiguous array for each batch, [*, ...] of N elements a row, all of one dtype.
+        two_threads: whether a second thread copies half of many rows; not here.
     """
     for g, out in enumerate(outs):
         here = slice(g * len(out), (g + 1) * len(out))

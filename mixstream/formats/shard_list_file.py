@@ -4,8 +4,8 @@
 
 Rules. It stands for one text of an index, whose digest is in it. A text that is another's, damaged, cut or of another
 version of this file is no error: `load_shard_list` returns None, and the index is read. A checksum detects damage only,
-so what arrays say is checked besides: nothing in them leads out of a file, or to a shard that is not there. The kinds
-are checked as an index is.
+so what arrays say is checked besides: nothing in them leads out of them, or to a shard that is not there. The kinds are
+checked as an index is. Names are not: that they are those of a checked index rests on who may write this file.
 
 Shape suffixes: S shards.
 """
@@ -24,7 +24,7 @@ from mixstream.formats.mds.large_index import check_sizes
 from mixstream.formats.shard_list import FileTable, ShardList, Texts
 from mixstream.types import Int64
 
-_MAGIC = b"mixstream entries 1\n"  # the number changes with everything that the bytes mean
+_MAGIC = b"mixstream entries 2\n"  # the number changes with everything that the bytes mean
 _LONGEST = (1 << 16) - 1  # of a text
 _ARRAYS = ("<u2", "<u4", "<u4", "<u4", "<u2", "<u2", "<u2", "<u2")  # kinds, samples, raw and zip bytes, 4 of lengths
 
@@ -49,6 +49,11 @@ def dump_shard_list(index: Index, *, text: str, digest: str) -> bytes | None:
     """
     shards = index.shards
     assert isinstance(shards, ShardList)
+    files = [file for kind in shards.kinds for file in (kind.raw, kind.zip) if file is not None]
+    if any(list(file.hashes) != sorted(file.hashes) for file in files):
+        return None  # `dump_index` sorts the names, and the values stand in the order of the index
+    if shards.zip.bytes_S.max(initial=0) >= 1 << 32:
+        return None
     texts = shards.raw.names, shards.raw.hashes, shards.zip.names, shards.zip.hashes
     length_4S = [np.diff(each.end_S, prepend=0) for each in texts]
     if any(each.max(initial=0) > _LONGEST for each in length_4S):
@@ -99,7 +104,7 @@ def load_shard_list(data: bytes, *, text: str) -> tuple[Index, str] | None:
         at += 4 + size
         kinds = parse_index(data[at : at + header.kinds], where="")
         shards = _shards(data, at + header.kinds, header, kinds.shards)
-    except (msgspec.MsgspecError, IndexCorruptError, UnusualError, ValueError):
+    except (msgspec.MsgspecError, IndexCorruptError, UnusualError, ValueError, OverflowError):
         return None
     return replace(kinds, shards=shards, hashes=header.hashes), header.digest
 

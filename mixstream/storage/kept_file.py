@@ -21,19 +21,24 @@ class KeptFile:
     """
 
     def __init__(self, key: str, name: str) -> None:
-        self._directory, self._name = private_directory(key), name
-        self._owner = CacheOwner(directory=self._directory / name, origin=None, digest="", private="keep a file")
+        self._key, self._name = key, name
 
     def read(self) -> bytes | None:
         """Return its content; None if there is none that this user has written."""
         with suppress(MixstreamError, OSError):
-            if self._directory.is_dir():
-                self._owner.make_private()
-                return read_own(self._directory, self._name)
+            if (owner := self._owner()).directory.parent.is_dir():
+                owner.make_private()
+                return read_own(owner.directory.parent, self._name)
         return None
 
     def write(self, data: bytes) -> None:
         """Write its content, if it can be written; what another process writes at the same time may stay instead."""
         with suppress(MixstreamError, OSError):
-            self._owner.make_private()
-            self._owner.put(self._directory, self._name, data)
+            owner = self._owner()
+            owner.make_private()
+            owner.put(owner.directory.parent, self._name, data)
+
+    def _owner(self) -> CacheOwner:
+        """Return what checks the directory. Raises OSError if there is no temporary directory at all."""
+        directory = private_directory(self._key) / self._name
+        return CacheOwner(directory=directory, origin=None, digest="", private="keep a file")

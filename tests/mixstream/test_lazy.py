@@ -7,6 +7,7 @@ import importlib
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,29 @@ if pid == 0:
 thread.join()
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
+
+
+def test_a_function_is_called_when_all_of_its_module_is_there(tmp_path, monkeypatch):
+    """It may name what stands further down, and another thread may still be importing the module."""
+    (tmp_path / "half_there.py").write_text(
+        "import threading\n\ndef first():\n    return second()\n\n"
+        "threading.half_there.set()\nthreading.goes_on.wait(20)\n\ndef second():\n    return 1\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    half_there, goes_on, found = threading.Event(), threading.Event(), []
+    monkeypatch.setattr(threading, "half_there", half_there, raising=False)
+    monkeypatch.setattr(threading, "goes_on", goes_on, raising=False)
+    first = Later("half_there", "first")
+    threads = [threading.Thread(target=lambda: found.append(first())) for _ in range(2)]
+    threads[0].start()
+    assert half_there.wait(20)
+    threads[1].start()
+    threads[1].join(0.2)
+    assert not found
+    goes_on.set()
+    for thread in threads:
+        thread.join(20)
+    assert found == [1, 1]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -35,6 +35,8 @@ _INTEGERS = msgspec.json.Decoder(list[int])
 _CHANGES = 1000  # of the kind, from one entry to the next; with more, this way is the slower one
 _LONGEST_NAME = 240  # bytes; `paths` looks at the parts of longer ones
 _LONGEST_HEAD, _LONGEST_TAIL = 1 << 20, 1 << 24  # bytes
+_LONGEST_WAIT = 1 << 17  # bytes: an entry, and white space behind it
+_LONGEST_KINDS = 1 << 20  # bytes of all patterns: to compile one takes some microseconds a byte
 _TAKEN = (b".tmp\n", b"index.json\n")
 _UNREADABLE = (
     msgspec.MsgspecError,
@@ -74,6 +76,7 @@ class _Reading:
         self._kinds: list[ShardInfo] = []
         self._parts: list[ShardList] = []
         self._names = _Names()
+        self._written = 0  # bytes of all patterns
 
     def index(self) -> Index:
         """Return the index."""
@@ -115,6 +118,8 @@ class _Reading:
                         if behind.startswith(b"]"):
                             return
                         raise UnusualError
+                    if len(self._text) > _LONGEST_WAIT:  # white space, which would be looked at again with each block
+                        raise UnusualError
                     break
                 if (changes := changes + 1) > _CHANGES:
                     raise UnusualError
@@ -148,6 +153,9 @@ class _Reading:
         pattern = EntryPattern.of(self._text)
         if (known := self._patterns.get(pattern.source)) is not None:
             return known[0], replace(known[1], text=pattern.text)
+        if (written := self._written + len(pattern.source)) > _LONGEST_KINDS:
+            raise UnusualError
+        self._written = written
         self._kinds.append(self._checker.shard(0, _ENTRY.decode(pattern.text)))
         if type(self._kinds[-1]) is not ShardInfo or len(self._kinds) > _CHANGES:
             raise UnusualError

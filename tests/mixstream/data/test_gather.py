@@ -127,15 +127,17 @@ def test_batches_together_equal_their_reference_on_damaged_shards(arguments, bat
     rows = len(shard_B) // batches
     shard_B, row_B = shard_B[: rows * batches], row_B[: rows * batches]
     results = []
-    for function in (gather_batches, gather_batches_reference):
+    for function, two_threads in ((gather_batches, False), (gather_batches, True), (gather_batches_reference, True)):
         around = [np.full((rows + 2, field.elements), 99, dtype=cast) for _ in range(batches)]
-        with np.errstate(all="ignore"):
-            bad = function(table, shard_B, row_B, field, [out[1:-1] for out in around])
+        with np.errstate(all="ignore"), pytest.MonkeyPatch.context() as patched:
+            patched.setattr("mixstream.data.gather._HALVES", 0)
+            bad = function(table, shard_B, row_B, field, [out[1:-1] for out in around], two_threads)
         assert all((out[[0, -1]] == 99).all() for out in around)
         done = rows * batches if bad < 0 else bad
         results.append((bad, np.concatenate([out[1:-1] for out in around])[:done]))
-    assert results[0][0] == results[1][0]
-    assert np.array_equal(results[0][1], results[1][1], equal_nan=cast.kind == "f")
+    for bad, found in results[:-1]:
+        assert bad == results[-1][0]
+        assert np.array_equal(found, results[-1][1], equal_nan=cast.kind == "f")
 
 
 def test_batches_of_other_sizes_are_not_gathered_together():

@@ -44,6 +44,44 @@ def declared(directory, *, samples=lambda i: 1 + i % 3):
     return data
 
 
+def rewritten(directory, change):
+    """Write an index of many shards with `change(i, entry)` made to each entry."""
+    listed = json.loads(declared(directory))
+    for i, entry in enumerate(listed["shards"]):
+        change(i, entry)
+    (directory / "index.json").write_text(json.dumps(listed))
+
+
+def with_two_hashes(i, entry):
+    entry |= {"hashes": ["xxh64", "sha1"]}
+    entry["raw_data"]["hashes"] = {"xxh64": f"{i:016x}", "sha1": f"{i:040x}"}
+
+
+def with_large_files(i, entry):
+    entry |= {"compression": "zstd", "zip_data": {"basename": f"shard.{i:05}.mds.zstd", "hashes": {}}}
+    entry["raw_data"]["bytes"], entry["zip_data"]["bytes"] = 4_294_900_000, 4_295_000_000
+
+
+@pytest.mark.parametrize("change", [with_two_hashes, with_large_files])
+def test_a_second_start_says_what_the_first_did(tmp_path, change):
+    rewritten(tmp_path / "d", change)
+    first, second = opened(tmp_path / "d"), opened(tmp_path / "d")
+    assert first.fingerprint == second.fingerprint
+    for number in (0, 7, 7499):
+        assert first.shards[number] == second.shards[number]
+
+
+def test_an_index_is_read_where_there_is_no_temporary_directory(tmp_path, monkeypatch):
+    declared(tmp_path / "d")
+
+    def refuse():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._get_default_tempdir", refuse)
+    assert len(opened(tmp_path / "d").shards) == 7500
+
+
 def opened(directory):
     return Domain.open(name="a", files=DatasetFiles.locate(remote=None, local=str(directory), split=None))
 

@@ -192,3 +192,22 @@ def test_any_change_of_the_text_is_seen_alike(at, text, size):
 def test_many_kinds_are_left_to_parse_index():
     assert checked(dumped([entry(i, size_limit=i % 900) for i in range(900)]), size=1 << 20) is not None
     assert checked(dumped([entry(i, size_limit=i) for i in range(1200)]), size=1 << 20) is None
+
+
+def test_white_space_behind_an_entry_and_many_large_kinds_are_left_to_the_decoder():
+    """Each block would be looked at again with all that follow, and a pattern takes long to compile."""
+    taken = []
+    head, tail = dumped([entry(0), entry(1)]).split(b"}, {", 1)
+
+    def blocks():
+        yield head + b"}"
+        for _ in range(1000):
+            taken.append(len(taken))
+            yield b" " * 4096
+
+    assert read_blocks(iter([head + b"}", *[b" " * 4096] * 3, b", {" + tail])) is not None
+    assert read_blocks(blocks()) is None
+    assert len(taken) < 40
+    many = [entry(i, about="x" * 30_000 + str(i)) for i in range(60)]
+    assert read_blocks([dumped(many)]) is None
+    assert read_blocks([dumped(many[:20])]) is not None
