@@ -59,7 +59,9 @@ def batches(
         for d in range(DOMAINS)
     ]
     mixture = CombinedStreamingDataset(domains, weights=corpus.weights, iterate_over_all=False)
-    loader = StreamingDataLoader(mixture, batch_size=batch_size, num_workers=num_workers, drop_last=True)
+    loader = StreamingDataLoader(
+        mixture, batch_size=batch_size, num_workers=num_workers, drop_last=True, persistent_workers=num_workers > 0
+    )
     while True:
         for batch in loader:
             if len(batch) == batch_size:  # an epoch may end within a batch

@@ -40,7 +40,9 @@ def batches(
         shutil.copytree(data / str(d), own / str(d), copy_function=os.link)
     streams = [Stream(local=str(own / str(d)), proportion=weight) for d, weight in enumerate(corpus.weights)]
     dataset = StreamingDataset(streams=streams, batch_size=batch_size, shuffle=True, shuffle_algo=shuffle_algo)
-    loader = StreamingDataLoader(dataset, batch_size=batch_size, num_workers=num_workers, drop_last=True)
+    loader = StreamingDataLoader(
+        dataset, batch_size=batch_size, num_workers=num_workers, drop_last=True, persistent_workers=num_workers > 0
+    )
     while True:
         for batch in loader:
             yield batch["tokens"].long() if dtype == "int64" else batch["tokens"]

@@ -24,7 +24,9 @@ def convert(corpus: Corpus, out: Path) -> None:
 def batches(corpus: Corpus, data: Path, *, batch_size: int, dtype: str, num_workers: int) -> Iterator[torch.Tensor]:
     """Yield the batches of one epoch after another; torch's collate keeps uint16, and `.long()` widens a batch."""
     dataset = shards.make_dataset(corpus, data.with_name("loader"), batch_size)
-    loader = torch.utils.data.DataLoader(dataset, batch_size, num_workers=num_workers, drop_last=True)
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size, num_workers=num_workers, drop_last=True, persistent_workers=num_workers > 0
+    )
     while True:
         for batch in loader:
             yield batch["tokens"].long() if dtype == "int64" else batch["tokens"]
