@@ -8,6 +8,9 @@ uses another one meanwhile, or torch's way if all are taken.
 
 A forked child of the trainer's process has the batches that its parent has, and does not say when it is done with them.
 So slots that are in use when a process forks are never used again.
+
+Workers begin without compiled loops. Where new ones are started for each epoch, the trainer's process loads numba when
+it hears of the second ones, so that later ones have it when they are forked.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 
 from mixstream.data.row_blocks import SharedMemory
+from mixstream.plan.compiled import load_for_children
 from mixstream.types import UInt8
 
 _SLOTS = 8  # a worker makes one batch, torch has prefetch_factor (2), and the trainer one or two
@@ -183,6 +187,21 @@ class _Lease:
         self.__array_interface__ = memory.__array_interface__
 
 
+class _Workers:
+    """The workers that this process has heard of."""
+
+    def __init__(self) -> None:
+        self._here: set[int] = set()
+
+    def see(self, worker: int) -> None:
+        """Note a worker, and whether it stands for one that has ended."""
+        if self._here and not any(child.pid in self._here for child in active_children()):
+            self._here.clear()
+            load_for_children()
+        self._here.add(worker)
+
+
+_workers = _Workers()
 _mapped: weakref.WeakValueDictionary[str, _MappedRing] = weakref.WeakValueDictionary()
 _of_worker: weakref.WeakKeyDictionary[Any, _MappedRing] = weakref.WeakKeyDictionary()  # as long as torch has the worker
 
@@ -197,6 +216,7 @@ def _received(
         if ring is None:
             ring = _MappedRing(descriptor, introduction[1])
             process = next((child for child in active_children() if child.pid == worker), None)
+            _workers.see(worker)
             if process is not None:  # else each of its batches comes with an introduction
                 _mapped[token] = _of_worker[process] = ring
                 ring.memory[_KNOWN] = 1

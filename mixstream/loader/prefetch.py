@@ -35,7 +35,8 @@ class Prefetcher(Generic[T]):
 
     Args:
         produce: makes the next items, one or several; raises `BlockedError` while it cannot, StopIteration at the end.
-        depth: while fewer finished items are ready, more are made; with 0, `get` makes them in the caller's thread.
+        depth: while fewer finished items are ready, or half as many as are made at once, more are made; with 0, `get`
+            makes them in the caller's thread.
         timeout: seconds that `get` waits.
         meter: of the thread that makes the items.
     """
@@ -44,6 +45,7 @@ class Prefetcher(Generic[T]):
         self, produce: Callable[[], Sequence[T]], *, depth: int, timeout: float = 1800.0, meter: Meter | None = None
     ) -> None:
         self._produce, self._depth, self._timeout = produce, depth, timeout
+        self._least = depth  # items that are ready, below which more are made
         self._meter = meter or Meter()
         self._ready: deque[T | BaseException] = deque()
         self._change = threading.Condition()
@@ -80,7 +82,7 @@ class Prefetcher(Generic[T]):
                 break
             except IndexError:
                 self._wait()
-        if self._full and len(self._ready) < self._depth:  # else the thread looks before it waits
+        if self._full and len(self._ready) < self._least:  # else the thread looks before it waits
             with self._change:
                 self._change.notify_all()
         if isinstance(item, BaseException):
@@ -150,10 +152,8 @@ class Prefetcher(Generic[T]):
         clock = self._meter.clock
         while True:
             with self._change:
-                self._full = (
-                    True  # before it looks whether it is: then `get` sees that it waits, or it sees the item gone
-                )
-                self._change.wait_for(lambda: self._closed or (len(self._ready) < self._depth and not self._blocked))
+                self._full = True  # before it looks whether it is: `get` sees that it waits, or it sees the item gone
+                self._change.wait_for(lambda: self._closed or (len(self._ready) < self._least and not self._blocked))
                 self._full = False
                 if self._closed:
                     return
@@ -168,6 +168,7 @@ class Prefetcher(Generic[T]):
                 continue
             except BaseException as error:
                 items = [error]
+            self._least = max(self._depth, len(items) // 2)  # it takes long to make many
             clock.enter(TRAINER)
             clock.cpu = time.thread_time()
             with self._change:

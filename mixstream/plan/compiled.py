@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 _WORTH = 0.5  # seconds of references, in all threads, after which numba is loaded
+_WORTH_LOOPS = 0.05  # the same where numba is there, and only loops have to be compiled or found in its cache
 _LOG = logging.getLogger(__name__)
 
 
@@ -199,7 +200,7 @@ def _by_reference(reference: Callable[..., Any], arguments: tuple[Any, ...]) -> 
     began = time.perf_counter()
     result = reference(*arguments)
     _state.spent += time.perf_counter() - began
-    if _state.spent >= _WORTH and _state.broken is None:
+    if _state.spent >= (_WORTH_LOOPS if _state.started else _WORTH) and _state.broken is None:
         _state.load()
     return result
 
@@ -282,6 +283,12 @@ def compile_at_once() -> None:
     """Compile each loop at its first call from now on, and what was called before now: for tests and measurements."""
     _state.at_once = True
     load()
+
+
+def load_for_children() -> None:
+    """Load numba now, as references would when it is worth it: processes that are forked later then have it."""
+    if not _state.started and _state.broken is None:
+        _state.load()
 
 
 def without() -> str | None:

@@ -102,6 +102,27 @@ if __name__ == "__main__":
     assert (done.returncode, done.stdout) == (0, "equal"), done.stderr
 
 
+def test_workers_that_are_started_anew_for_each_epoch_have_numba_from_the_third_on(library, warm_programs):
+    code = f"""
+from torch.utils.data import DataLoader
+compiled._WORTH = 1e9
+dataset = make_dataset(Path({str(library)!r}), epoch_size=80)
+epochs = []
+for epoch in range(2):
+    epochs.append([batch["tokens"].tolist() for batch in DataLoader(dataset, batch_size=8, num_workers=1)])
+    assert epoch or not (compiled._state.started or loading())  # one set of workers may be all there is
+while loading():
+    time.sleep(0.01)
+assert compiled._state.started
+class Asked(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        yield compiled._state.started
+assert next(iter(DataLoader(Asked(), batch_size=None, num_workers=1)))
+assert len(epochs[0]) == len(epochs[1]) == 10
+"""
+    run("import torch\n" + code, warm_programs / "python")
+
+
 FORKS = """
 import signal
 loop = compiled.compile_loop(lambda x: x + 1)
