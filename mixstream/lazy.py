@@ -18,11 +18,13 @@ from __future__ import annotations
 import gc
 import re
 import sys
-import threading
+from _thread import get_ident
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from typing import Any, cast
+
+_FIRST_THREAD = get_ident()
 
 
 def lazily(package: str, names: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -160,9 +162,10 @@ def import_in(held_back: Callable[[], AbstractContextManager[Any]]) -> None:
 def _without_collections() -> Iterator[None]:
     """Let no garbage be collected meanwhile: what is imported stays, and to look at all that torch has takes 0.1 s.
 
-    In the main thread only: beside another thread, the user may say meanwhile whether garbage is collected.
+    Only in the thread that imported this package: beside any other, the user may say meanwhile whether garbage is
+    collected.
     """
-    enabled = gc.isenabled() and threading.current_thread() is threading.main_thread()
+    enabled = gc.isenabled() and get_ident() == _FIRST_THREAD
     if enabled:
         gc.disable()
     try:
