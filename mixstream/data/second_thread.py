@@ -36,13 +36,22 @@ def both(work: Callable[[slice], None], size: int) -> None:
     Raises:
         Exception: what `work` raised; the other half has ended then too.
     """
-    other: Future[None] | None = None
+    rest, other = slice(size // 2, size), Future[None]()
+
+    def half() -> None:
+        if other.set_running_or_notify_cancel():
+            try:
+                other.set_result(work(rest))
+            except BaseException as error:  # raised below
+                other.set_exception(error)
+
     try:
-        other = _second.value.submit(work, slice(size // 2, size))
-    except RuntimeError:  # the interpreter exits and starts no more threads
-        work(slice(size // 2, size))
+        _second.value.submit(half)
+    except RuntimeError:  # no thread can be started now; what was queued must do nothing when one is started later
+        if other.cancel():
+            work(rest)
     try:
         work(slice(size // 2))
     finally:
-        if other is not None:
+        if not other.cancelled():
             other.result()

@@ -58,6 +58,29 @@ def test_a_process_that_starts_no_more_threads_does_both_halves_itself(monkeypat
     assert sorted(i for part in done for i in range(10)[part]) == list(range(10))
 
 
+def test_what_was_queued_when_no_thread_could_be_started_is_not_done_later(monkeypatch):
+    """Its rows would be written into memory that other batches have by then."""
+    start, refused = threading.Thread.start, []
+
+    def refuse_once(thread: threading.Thread) -> None:
+        if thread.name.startswith("mixstream-copy") and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_once)
+    monkeypatch.setattr(second_thread, "_second", ProcessLocal(second_thread._executor))
+    first, second = [], []
+    both(first.append, 10)
+    assert len(refused) == 1
+    done = list(first)
+    assert sorted(i for part in done for i in range(10)[part]) == list(range(10))
+    for _ in range(3):
+        both(second.append, 10)
+    assert first == done
+    assert len(second) == 6
+
+
 def test_a_forked_child_has_a_second_thread_of_its_own():
     both(lambda part: None, 10)
     if (child := os.fork()) == 0:
