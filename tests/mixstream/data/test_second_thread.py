@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from harness import make_dataset  # pyright: ignore[reportMissingImports]
 
 import mixstream as ms
-from mixstream.data import gather, second_thread
+from mixstream.data import gather
 from mixstream.data.second_thread import both
-from mixstream.storage import ProcessLocal
 
 
 def test_each_position_is_worked_on_once_by_two_threads():
@@ -48,37 +46,24 @@ def test_an_error_in_one_half_is_raised_when_the_other_has_ended(failing):
     assert len(ended) == 1
 
 
-def test_a_process_that_starts_no_more_threads_does_both_halves_itself(monkeypatch):
-    def submit(*_: object) -> None:
-        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+def test_where_no_thread_can_be_started_both_halves_are_done_at_once_and_once(monkeypatch):
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(second_thread, "_second", ProcessLocal(lambda: SimpleNamespace(submit=submit)))
     done: list[slice] = []
-    both(done.append, 10)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        both(done.append, 10)
     assert sorted(i for part in done for i in range(10)[part]) == list(range(10))
+    later: list[slice] = []
+    both(later.append, 10)
+    assert (len(done), len(later)) == (2, 2)
 
 
-def test_what_was_queued_when_no_thread_could_be_started_is_not_done_later(monkeypatch):
-    """Its rows would be written into memory that other batches have by then."""
-    start, refused = threading.Thread.start, []
-
-    def refuse_once(thread: threading.Thread) -> None:
-        if thread.name.startswith("mixstream-copy") and not refused:
-            refused.append(thread)
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", refuse_once)
-    monkeypatch.setattr(second_thread, "_second", ProcessLocal(second_thread._executor))
-    first, second = [], []
-    both(first.append, 10)
-    assert len(refused) == 1
-    done = list(first)
-    assert sorted(i for part in done for i in range(10)[part]) == list(range(10))
-    for _ in range(3):
-        both(second.append, 10)
-    assert first == done
-    assert len(second) == 6
+def test_no_thread_is_left():
+    before = threading.active_count()
+    both(lambda part: None, 10)
+    assert threading.active_count() == before
 
 
 def test_a_forked_child_has_a_second_thread_of_its_own():
