@@ -26,7 +26,7 @@ def test_each_position_is_worked_on_once_by_two_threads():
         both(work, size)
         assert (done_N[:size] == 1).all()
         assert not done_N[size:].any()
-    assert len(threads) == 2
+    assert len(threads) >= 2
 
 
 @pytest.mark.parametrize("failing", [0, 500])
