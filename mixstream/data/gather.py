@@ -30,7 +30,7 @@ from mixstream.types import Int64, UInt8
 
 _STREAMED = 64  # words of 8 bytes of a row, from which on it is worth it to write past the caches
 _WORDS = np.empty(0, dtype=np.int64)
-_HALVES = 1 << 21  # bytes from which on a second thread is worth it: to wake it takes some 50 microseconds
+_HALVES = 1 << 21  # bytes from which on a second thread is worth starting
 
 
 class ShardTable:

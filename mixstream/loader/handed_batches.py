@@ -216,8 +216,8 @@ def _received(
         if ring is None:
             ring = _MappedRing(descriptor, introduction[1])
             process = next((child for child in active_children() if child.pid == worker), None)
-            _workers.see(worker)
             if process is not None:  # else each of its batches comes with an introduction
+                _workers.see(worker)
                 _mapped[token] = _of_worker[process] = ring
                 ring.memory[_KNOWN] = 1
         else:
