@@ -87,30 +87,31 @@ class Assembler:
         return finish(made, domain_B=domain_B, step=step, repeats=repeats, transforms=self.transforms)
 
     def assemble_together(
-        self, batches: Sequence[tuple[Rows, Addresses]], *, two_threads: bool = False
+        self, steps: Sequence[Rows], at: Addresses, *, two_threads: bool = False
     ) -> list[Batch] | None:
         """Return the batches of several steps, of as many rows each, in fewer operations than one by one.
 
         They are equal to those of `assemble`. None if each has to be made by itself (`Together`), or may take
-        long, as a transform does. With `two_threads`, a second thread copies half of the rows.
+        long, as a transform does.
+
+        Args:
+            steps: the rows of the steps.
+            at: the addresses of this rank's, one step after the other.
+            two_threads: whether a second thread copies half of the rows.
         """
         if self.columns is None or self.transforms or self.documents is not None:
             return None
-        if len({len(at) for _, at in batches}) != 1:
-            return None
         here().clock.enter(GATHER)
-        at = Addresses.joined([at for _, at in batches])
-        gathered = self.domains.gather_batches(at, len(batches), self.columns, self.alloc, two_threads)
-        if gathered is None:
+        tensors = self.domains.gather_batches(at, len(steps), self.columns, self.alloc, two_threads)
+        if tensors is None:
             return None
-        tensors = {name: list(map(torch.from_numpy, arrays)) for name, arrays in gathered.items()}
-        domain_GB = self.domains.listed_K[at.domain_B].reshape(len(batches), -1)
+        domain_GB = self.domains.listed_K[at.domain_B].reshape(len(steps), -1)
         if "domain" not in tensors:
             tensors["domain"] = list(map(torch.from_numpy, domain_GB.copy()))  # a copy: users may write into a column
         names, of_rows = tuple(tensors), Batch.of_rows
         return [
-            of_rows(dict(zip(names, columns)), domain=domain_B, step=rows.step, repeats=rows.repeats)
-            for (rows, _), domain_B, columns in zip(batches, domain_GB, zip(*tensors.values()))
+            of_rows(zip(names, columns), domain=domain_B, step=rows.step, repeats=rows.repeats)
+            for rows, domain_B, columns in zip(steps, domain_GB, zip(*tensors.values()))
         ]
 
     def _collated(self, samples: list[Any], at: Addresses) -> Any:

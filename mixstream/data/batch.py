@@ -101,7 +101,9 @@ class Batch(dict[str, Any]):
         self.update(*args, **kwargs)
 
     @classmethod
-    def of_rows(cls, columns: Mapping[str, Any], *, domain: Any, step: int, repeats: int) -> Self:
+    def of_rows(
+        cls, columns: Mapping[str, Any] | Iterable[tuple[str, Any]], *, domain: Any, step: int, repeats: int
+    ) -> Self:
         """Return a batch of new columns: as the constructor, in fewer operations.
 
         >>> Batch.of_rows({"x": np.arange(2)}, domain=np.array([0, 1]), step=7, repeats=0).step

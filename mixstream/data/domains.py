@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mixstream.cached import cached_property
@@ -246,14 +247,14 @@ class Domains:
 
     def gather_batches(
         self, at: Addresses, batches: int, columns: Mapping[str, Column], alloc: Alloc, two_threads: bool = False
-    ) -> dict[str, list[NDArray[Any]]] | None:
+    ) -> dict[str, list[torch.Tensor]] | None:
         """Return the columns of several batches, as `gather` does for each; None if that takes one call for each.
 
         Args:
             at: the addresses of the rows of all batches, one batch after the other, as many rows each.
             batches: how many these are.
             columns: from `columns`.
-            alloc: allocates the arrays that are returned.
+            alloc: allocates the memory of the tensors that are returned.
             two_threads: whether a second thread copies half of the rows.
         """
         known = Together(opened=self.opened, kinds=self._kinds, fields=self._fields)

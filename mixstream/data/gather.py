@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mixstream.data import gather_loops
@@ -196,7 +197,7 @@ def gather_batches_reference(
     shard_B: Int64,
     row_B: Int64,
     field: Field,
-    outs: Sequence[NDArray[Any]],
+    outs: Sequence[torch.Tensor],
     two_threads: bool = False,
 ) -> int:
     """Copy `field` of the rows of several batches, all of one size, which stand one after the other, to `outs`.
@@ -208,12 +209,12 @@ def gather_batches_reference(
         shard_B: int64 [B], the shard of each row, over all batches.
         row_B: int64 [B], its number there.
         field: the column.
-        outs: one contiguous array for each batch, [*, ...] of N elements a row, all of one dtype.
+        outs: one contiguous tensor for each batch, [*, ...] of N elements a row, all of one dtype.
         two_threads: whether a second thread copies half of many rows; not here.
     """
     for g, out in enumerate(outs):
         here = slice(g * len(out), (g + 1) * len(out))
-        to_B, out_BN = np.arange(len(out), dtype=np.int64), out.reshape(len(out), field.elements)
+        to_B, out_BN = np.arange(len(out), dtype=np.int64), out.numpy().reshape(len(out), field.elements)
         if (bad := gather_by_shard(table, shard_B[here], row_B[here], field, out_BN, to_B)) >= 0:
             return here.start + bad
     return -1
@@ -224,7 +225,8 @@ def gather(table: ShardTable, shard_B: Int64, row_B: Int64, field: Field, out: N
     """Compiled `gather_reference`."""
     if not (_is_compiled(field.dtype, out.dtype) and out.flags.c_contiguous):
         return gather_reference(table, shard_B, row_B, field, out, to_B)
-    return _gather(table, shard_B, row_B, field, [out], to_B, streams=False)
+    begin_G = np.array([out.__array_interface__["data"][0]], dtype=np.uint64)
+    return _gather(table, shard_B, row_B, field, out, begin_G, to_B, streams=False)
 
 
 @beside(gather_batches_reference)
@@ -233,18 +235,20 @@ def gather_batches(
     shard_B: Int64,
     row_B: Int64,
     field: Field,
-    outs: Sequence[NDArray[Any]],
+    outs: Sequence[torch.Tensor],
     two_threads: bool = False,
 ) -> int:
     """Compiled `gather_batches_reference`."""
-    if not _is_compiled(field.dtype, outs[0].dtype):
+    first = outs[0].numpy()
+    if not _is_compiled(field.dtype, first.dtype):
         return gather_batches_reference(table, shard_B, row_B, field, outs)
     shape, dtype = outs[0].shape, outs[0].dtype
-    if any([out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous for out in outs]):  # noqa: C419 - quicker
+    if any([out.shape != shape or out.dtype != dtype or not out.is_contiguous() for out in outs]):  # noqa: C419 - quicker
         raise ValueError("batches that are gathered together have one shape and dtype, and are contiguous")
-    if len(row_B) != len(outs) * len(outs[0]):
-        raise ValueError(f"{len(row_B)} rows do not fill {len(outs)} batches of {len(outs[0])}")
-    return _gather(table, shard_B, row_B, field, outs, np.arange(len(outs[0])), streams=True, two_threads=two_threads)
+    if len(row_B) != len(outs) * len(first):
+        raise ValueError(f"{len(row_B)} rows do not fill {len(outs)} batches of {len(first)}")
+    begin_G, to_R = np.array([out.data_ptr() for out in outs], dtype=np.uint64), np.arange(len(first))
+    return _gather(table, shard_B, row_B, field, first, begin_G, to_R, streams=True, two_threads=two_threads)
 
 
 def _is_compiled(stored: np.dtype[Any], made: np.dtype[Any]) -> bool:
@@ -256,18 +260,19 @@ def _gather(
     shard_B: Int64,
     row_B: Int64,
     field: Field,
-    outs: Sequence[NDArray[Any]],
+    like: NDArray[Any],
+    begin_G: NDArray[np.uint64],
     to_R: Int64,
     *,
     streams: bool,
     two_threads: bool = False,
 ) -> int:
-    """Copy R rows to each of `outs`, [*, ...], to its rows `to_R`; return as `gather_reference`.
+    """Copy R rows to each of the arrays that begin at `begin_G`, to its rows `to_R`; return as `gather_reference`.
 
-    With `streams`, larger rows are written past the caches, for a reader that comes later and in another thread.
+    All are contiguous, and of the shape [*, ...] and the dtype of `like`. With `streams`, larger rows are written past
+    the caches, for a reader that comes later and in another thread.
     """
-    made, nbytes = outs[0].dtype, field.elements * field.dtype.itemsize
-    begin_G = np.array(list(map(_address, outs)), dtype=np.uint64)
+    made, nbytes = like.dtype, field.elements * field.dtype.itemsize
     source_B, target_B = np.empty((2, len(row_B)), dtype=np.uint64)
     bad = int(
         gather_loops.find_rows(
@@ -283,7 +288,7 @@ def _gather(
             nbytes,
             begin_G,
             to_R,
-            outs[0].strides[0],
+            like.strides[0],
             source_B,
             target_B,
         )
@@ -312,8 +317,3 @@ def _copy_of(
         return lambda source_B, target_B: gather_loops.stream_rows(source_B, target_B, field.elements, stored)
     like = np.empty(0, dtype=made)
     return lambda source_B, target_B: gather_loops.cast_rows(source_B, target_B, field.elements, stored, like)
-
-
-def _address(array: NDArray[Any]) -> int:
-    """Return where an array lies, whose rows are contiguous."""
-    return array.__array_interface__["data"][0]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mixstream.data.collate import Column
@@ -42,30 +43,30 @@ class Together:
         columns: Mapping[str, Column],
         alloc: Callable[[np.dtype[Any], tuple[int, ...]], NDArray[Any]],
         two_threads: bool,
-    ) -> dict[str, list[NDArray[Any]]] | None:
-        """Return column -> an array for each batch; None if they cannot be gathered together, or a row not be copied.
+    ) -> dict[str, list[torch.Tensor]] | None:
+        """Return column -> a tensor for each batch; None if they cannot be gathered together, or a row not be copied.
 
         Args:
             shard_R: int64 [R], the shards of the rows of all batches, one batch after the other.
             row_R: int64 [R], the stored rows.
             batches: how many these are, of as many rows each.
             columns: of the batches.
-            alloc: allocates the arrays that are returned.
+            alloc: allocates the memory of the tensors that are returned.
             two_threads: whether a second thread copies half of the rows.
         """
         if self.opened.unmap_after_read or not self.opened.all_open(shard_R):
             return None
-        kind, rows = 0, len(shard_R) // batches
+        kind, rows, from_numpy = 0, len(shard_R) // batches, torch.from_numpy
         if len(self.kinds[0]) > 1:
             kind = int(self.kinds[1][shard_R[0]])
             if (self.kinds[1][shard_R] != kind).any():
                 return None
-        found: dict[str, list[NDArray[Any]]] = {}
+        found: dict[str, list[torch.Tensor]] = {}
         for name, column in columns.items():
             if (form := self.fields.get((kind, name))) is None:
                 return None
             shape = rows, *form[1]
-            outs = found[name] = [alloc(column.dtype, shape) for _ in range(batches)]
+            outs = found[name] = [from_numpy(alloc(column.dtype, shape)) for _ in range(batches)]
             if gather_batches(self.opened.table, shard_R, row_R, form[0], outs, two_threads) >= 0:
                 return None
         return found

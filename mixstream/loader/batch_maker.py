@@ -5,11 +5,10 @@ loader is deleted. `Running` is the thread, and what ends it.
 """
 
 import weakref
-from collections import deque
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 from mixstream.data.assemble import Assembler
@@ -26,6 +25,40 @@ from mixstream.types import Addresses, Cursor, Rows, Weights
 _PLANNED_ROWS = 4096  # rows whose addresses are looked up together; at least those of one step
 _PLANNED_STEPS = 64  # at most: Python's garbage collector looks at all that is planned, again and again
 _TOGETHER_ROWS, _TOGETHER_BYTES, _TOGETHER = 2048, 1 << 25, 32  # rows, bytes and batches, at most, made together
+
+
+@dataclass(slots=True)
+class _Ahead:
+    """Steps that are planned and located together, and how many of them are made.
+
+    Args:
+        steps: the rows of each, and the position after it.
+        at: the addresses of this rank's rows, one step after the other.
+        ends: where each step ends among them.
+        done: how many steps are made.
+    """
+
+    steps: Sequence[tuple[Rows, Cursor]] = ()
+    at: Addresses | None = None
+    ends: Sequence[int] = ()
+    done: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all steps are made."""
+        return self.done == len(self.steps)
+
+    @property
+    def alike(self) -> bool:
+        """Whether all steps have as many rows of this rank."""
+        return isinstance(self.ends, range) or len(set(np.diff(self.ends, prepend=0).tolist())) == 1
+
+    def next(self, count: int) -> tuple[Sequence[tuple[Rows, Cursor]], Addresses]:
+        """Return the next steps, at most `count`, and the addresses of their rows."""
+        assert self.at is not None
+        steps = self.steps[self.done : self.done + count]
+        begin = self.ends[self.done - 1] if self.done else 0
+        return steps, self.at[begin : self.ends[self.done + len(steps) - 1]]
 
 
 class BatchMaker:
@@ -67,7 +100,7 @@ class BatchMaker:
             forecast=run.forecast(),
             traffic=meter.traffic,
         )
-        self._planned: deque[tuple[Rows, Cursor, Addresses]] = deque()
+        self._ahead = _Ahead()
         self._joins, self._together = joins, 1
         self.trainer_waits: Callable[[], bool] = lambda: False
         self._fetches = any(source.files.fetches for source in assembler.domains.sources)
@@ -83,7 +116,7 @@ class BatchMaker:
             StopIteration: too few domains are left to fill a batch, or the next step is left out.
         """
         self._clock.enter(PLAN)
-        if not self._planned:
+        if self._ahead.is_done:
             self._plan_ahead()
         return self._make_together() or [self._make_one()]
 
@@ -93,7 +126,9 @@ class BatchMaker:
         self._before = cursor
 
     def _make_one(self) -> tuple[Any, Cursor, Rows]:
-        rows, cursor, at = self._planned.popleft()
+        (step,), at = self._ahead.next(1)
+        rows, cursor = step
+        self._ahead.done += 1
         self._move(cursor)
         batch = self._reader.read(rows, slice(None), at, lambda at: self._batch(rows, at))
         if self._joins and isinstance(batch, Batch):
@@ -103,21 +138,21 @@ class BatchMaker:
         return batch, cursor, rows
 
     def _make_together(self) -> list[tuple[Any, Cursor, Rows]] | None:
-        planned = list(islice(self._planned, self._together))
         if self._reader.quarantine.entries:
             return None
+        steps, at = self._ahead.next(self._together if self._ahead.alike else 1)
         batches: list[Any] | None = self._assembler.assemble_together(
-            [(rows, at) for rows, _, at in planned], two_threads=self.trainer_waits()
+            [rows for rows, _ in steps], at, two_threads=self.trainer_waits()
         )
         if batches is None:
             return None
-        for _, cursor, _ in planned:
-            self._planned.popleft()
-            if self._fetches:
+        self._ahead.done += len(steps)
+        if self._fetches:
+            for _, cursor in steps:
                 self._move(cursor)
         if self._deliver is not None:
             batches = [self._deliver(batch) for batch in batches]
-        return [(batch, cursor, rows) for batch, (rows, cursor, _) in zip(batches, planned)]
+        return [(batch, cursor, rows) for batch, (rows, cursor) in zip(batches, steps)]
 
     def _batch(self, rows: Rows, at: Addresses) -> Any:
         try:
@@ -138,8 +173,8 @@ class BatchMaker:
         if not planned:
             raise BlockedError if steps and not walk.ready() else StopIteration
         self._clock.enter(LOCATE)
-        found = run_plan.addressing.locate([rows for rows, _ in planned], run_plan.part)
-        self._planned.extend((rows, cursor, at) for (rows, cursor), at in zip(planned, found))
+        at, ends = run_plan.addressing.locate_together([rows for rows, _ in planned], run_plan.part)
+        self._ahead = _Ahead(planned, at, ends)
         self._clock.enter(PLAN)
 
     def close(self) -> None:

@@ -10,10 +10,9 @@ Shape suffixes: B rows, F sources, K domains, L lanes, S shards of one domain.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +31,6 @@ else:
     (LayoutTable,) = later("mixstream.plan.layouts", "LayoutTable")
 
 _make_addresses = record_maker(Addresses)
-_FEW = 8
-"""Domains up to which each is asked for its rows."""
 
 
 class View(Protocol):
@@ -137,75 +134,76 @@ class Addressing:
 
         Passing several batches at once is cheaper than one by one: the cost per domain is paid once.
         """
-        domain_B = np.concatenate([rows.domain_B[part] for rows in batches]).astype(np.int64)
+        found, _ = self.locate_together(batches, part)
+        shape = len(batches), -1
+        return list(map(_make_addresses, *(of.reshape(shape) for of in (found.domain_B, found.shard_B, found.row_B))))
+
+    def locate_together(self, batches: Sequence[Rows], part: slice) -> tuple[Addresses, Sequence[int]]:
+        """Return the addresses of the rows `part` of all global batches in one record, and where each batch ends."""
+        domain_B = np.concatenate([rows.domain_B[part] for rows in batches], dtype=np.int64)
         draw_B = np.concatenate([rows.draw_B[part] for rows in batches])
-        total = len(batches[0].domain_B)
-        found_2B = None
-        if len(self.orders) > _FEW:
-            lane_B = np.tile((np.arange(total) // (total // self.lanes))[part], len(batches))
-            with suppress(NotCompiledError):
-                found_2B = self._find_many(domain_B, lane_B, draw_B)
-        if found_2B is None:
-            found_2B = self._find_few(domain_B, draw_B, total=total, part=part, batches=len(batches))
-        return list(map(_make_addresses, *(each_B.reshape(len(batches), -1) for each_B in (domain_B, *found_2B))))
+        lane_R = np.arange(total := len(batches[0].domain_B))[part] // (total // self.lanes)
+        try:
+            found_2B = self._find_in_table(domain_B, lane_R, draw_B)
+        except NotCompiledError:
+            found_2B = self._find_by_domain(domain_B, np.tile(lane_R, len(batches)), draw_B)
+        found, rows = _make_addresses(domain_B, *found_2B), len(lane_R)
+        return found, range(rows, rows * len(batches) + 1, rows)
 
-    def _find_few(
-        self, domain_B: Int64, draw_B: Int64, *, total: int, part: slice, batches: int
+    def _find_by_domain(
+        self, domain_B: Int64, lane_B: Int64, draw_B: Int64, table: LayoutTable | None = None
     ) -> tuple[Int64, Int64]:
-        """Return (shard_B, row_B), int64 [B], of draws, by one call for each domain and lane."""
-        by_group, group_B = self._sorted(domain_B, total=total, part=part, batches=batches)
-        draw_B = draw_B[by_group]
-        bounds = [0, *(np.flatnonzero(group_B[1:] != group_B[:-1]) + 1).tolist(), len(group_B)]
-        at_2B, found_2B = np.empty((2, len(draw_B)), dtype=np.int64), np.empty((2, len(draw_B)), dtype=np.int64)
-        for begin, end in pairwise(bounds):
-            domain, lane = divmod(int(group_B[begin]), self.lanes)
-            found_2B[0, begin:end], found_2B[1, begin:end] = self._find(domain, lane, draw_B[begin:end])
-        at_2B[0, by_group], at_2B[1, by_group] = found_2B
-        return at_2B[0], at_2B[1]
+        """Return (shard_B, row_B), int64 [B], of draws, by one call for each domain and lane.
 
-    def _sorted(self, domain_B: Int64, *, total: int, part: slice, batches: int) -> tuple[Int64, NDArray[Any]]:
-        """Return the places of rows, sorted by domain and lane, and the number of this pair for each of them."""
-        group_B = domain_B
-        if self.lanes > 1:
-            lane_B = np.tile((np.arange(total) // (total // self.lanes))[part], batches)
-            group_B = domain_B * self.lanes + lane_B
-        if len(self.orders) * self.lanes <= np.iinfo(np.int16).max:
-            group_B = group_B.astype(np.int16)  # sorted by their digits, which is quicker
-        by_group = np.argsort(group_B, kind="stable")
-        return by_group, group_B[by_group]
+        The layouts that are asked for are noted in `table`.
+        """
+        shard_B, row_B = np.empty_like(draw_B), np.empty_like(draw_B)
+        for domain, lane, here in self._groups(domain_B, lane_B):
+            draw_n = draw_B[here]
+            shard_B[here], row_B[here] = self._find(domain, lane, draw_n)
+            if table is not None:
+                order, length = self.orders[domain], self.orders[domain].run_length(lane)
+                for epoch in {int(draw_n[0]) // length, int(draw_n[-1]) // length}:
+                    table.note(domain, lane, epoch, order.layout(lane, epoch))
+        return shard_B, row_B
 
     def _groups(self, domain_B: Int64, lane_B: Int64) -> Iterator[tuple[int, int, Int64]]:
         """Yield each domain and lane with its rows, int64, rising."""
-        group_B = domain_B * self.lanes + lane_B
+        group_B = domain_B if self.lanes == 1 else domain_B * self.lanes + lane_B
+        if len(self.orders) * self.lanes <= np.iinfo(np.int16).max:
+            group_B = group_B.astype(np.int16)  # sorted by their digits, which is quicker
         by_group = np.argsort(group_B, kind="stable")
-        bounds = np.flatnonzero(np.diff(group_B[by_group], prepend=-1))
-        for here in np.split(by_group, bounds[1:]) if len(by_group) else ():
-            yield *divmod(int(group_B[here[0]]), self.lanes), here
+        group_B = group_B[by_group]
+        bounds = [0, *(np.flatnonzero(group_B[1:] != group_B[:-1]) + 1).tolist(), len(group_B)]
+        for begin, end in pairwise(bounds) if len(group_B) else ():
+            yield *divmod(int(group_B[begin]), self.lanes), by_group[begin:end]
 
-    def _find_many(self, domain_B: Int64, lane_B: Int64, draw_B: Int64) -> tuple[Int64, Int64]:
-        """Return (shard_B, row_B), int64 [B], of draws of many domains: those of a table by one call."""
-        lanes = distinct(lane_B).tolist()
+    def _find_in_table(self, domain_B: Int64, lane_R: Int64, draw_B: Int64) -> tuple[Int64, Int64]:
+        """Return (shard_B, row_B), int64 [B], of draws: those of a table by one call. R rows of each batch.
+
+        Raises:
+            NotCompiledError: numba is not loaded; a table is of no use without it.
+        """
+        lanes = {0} if self.lanes == 1 else {*distinct(lane_R).tolist()}
         table = self._tables.get("now")
-        if table is None or not set(lanes) <= set(table.lanes):
+        if table is None or not lanes <= set(table.lanes):
             known = () if table is None else table.lanes
             table = LayoutTable.of_lanes(sorted({*known, *lanes}), self.orders)
         shard_B, row_B, missing = table.find(
-            domain_B=domain_B, lane_B=lane_B, draw_B=draw_B, shuffle=self.orders[0].shuffle
+            domain_B=domain_B, lane_R=lane_R, draw_B=draw_B, shuffle=self.orders[0].shuffle
         )
-        if missing:
-            rest_B = np.flatnonzero(shard_B < 0)
-            for domain, lane, of_rest in self._groups(domain_B[rest_B], lane_B[rest_B]):
-                here, order = rest_B[of_rest], self.orders[domain]
-                epoch_B, shard_B[here], row_B[here] = order.locate(lane=lane, draw_B=draw_B[here])
-                for epoch in {int(epoch_B[0]), int(epoch_B[-1])}:
-                    table.note(domain, lane, epoch, order.layout(lane, epoch))
-        self._tables["now"] = table.with_news()
+        rest_B = np.flatnonzero(shard_B < 0) if missing else ()
         if self._cut_K.any():  # domains that are read through a view
-            cut_B = np.flatnonzero(self._cut_K[domain_B])
+            cut_B = np.flatnonzero(self._cut_K[domain_B] & (shard_B >= 0))
             for domain, _, of_cut in self._groups(domain_B[cut_B], np.zeros_like(cut_B)):
                 here = cut_B[of_cut]
                 row_B[here] = self.views[domain].rows(shard_B[here], row_B[here])
-        return shard_B + self.shard_offset_K[domain_B], row_B
+        shard_B += self.shard_offset_K[domain_B]
+        if missing:
+            lane_B = lane_R[rest_B % len(lane_R)]
+            shard_B[rest_B], row_B[rest_B] = self._find_by_domain(domain_B[rest_B], lane_B, draw_B[rest_B], table)
+            self._tables["now"] = table.with_news()
+        return shard_B, row_B
 
     @cached_property
     def _cut_K(self) -> NDArray[np.bool_]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from mixstream.plan import kernels
 from mixstream.plan.addressing import View
+from mixstream.plan.permutation import permute
 from mixstream.plan.rng import derive_key
 from mixstream.plan.weights import apportion
 from mixstream.records import dataclass
@@ -68,7 +68,7 @@ class FixedSample:
             size = int(self.view.samples_S[shard])
             whole = int(self.samples_S[shard]) // size * size  # these are all of its samples, equally often
             sample = sample_B[here]
-            some = kernels.permute(np.maximum(sample - whole, 0), size, derive_key(self.key, "shard", shard))
+            some = permute(np.maximum(sample - whole, 0), size, derive_key(self.key, "shard", shard))
             chosen_B[here] = np.where(sample < whole, sample % size, some)
         return self.view.rows(shard_B, chosen_B)
 

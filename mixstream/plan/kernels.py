@@ -15,106 +15,10 @@ from numpy.typing import NDArray
 
 from mixstream.plan.compiled import beside, compile_loop, compiled
 from mixstream.plan.distinct import distinct
+from mixstream.plan.permutation import permute_reference, permute_rows
 from mixstream.types import Int64
 
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX_1 = 0xBF58476D1CE4E5B9
-_MIX_2 = 0x94D049BB133111EB
-_ROUNDS = 8
-_FEW = 1 << 22  # entries that numpy permutes in less time than importing numba takes
 _FEW_DOMAINS = 64
-_CACHED = 1 << 15  # values that numpy permutes together: what is between stays in the processor's cache
-_MIN_BITS = 6  # fewer bits reach too few of the permutations; small sizes walk more often instead
-
-
-# --- permute: a keyed bijection of [0, size), one index at a time, in no memory ---------------------------------------
-
-
-def _mix_reference(x: Any) -> Any:  # one number or an array; compiled as `_mix`
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
-    return x ^ (x >> np.uint64(31))
-
-
-def permute_reference(index_B: Int64, size: int, key: int) -> Int64:
-    """Return the images of `index_B` under the permutation of [0, size) that the 64-bit `key` selects; int64 [B].
-
-    An unbalanced Feistel network of eight rounds (splitmix64's finaliser as round function) over the next power of two,
-    applied again until the value lies in [0, size). It is a bijection because each round is one. It is not a secure
-    cipher. Source: Black and Rogaway, "Ciphers with arbitrary finite domains" (2002), cycle walking.
-
-    >>> permute_reference(np.arange(8), size=8, key=5).tolist()
-    [0, 3, 2, 1, 5, 7, 6, 4]
-    """
-    if len(index_B) > _CACHED:
-        return np.concatenate(
-            [permute_reference(index_B[at : at + _CACHED], size, key) for at in range(0, len(index_B), _CACHED)]
-        )
-    bits = max(int(size - 1).bit_length(), _MIN_BITS)
-    low_bits = np.uint64(bits - bits // 2)
-    low_mask, high_mask = np.uint64((1 << int(low_bits)) - 1), np.uint64((1 << (bits // 2)) - 1)
-
-    def applied(value_B: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        low, high = value_B & low_mask, value_B >> low_bits
-        for r in range(0, _ROUNDS, 2):
-            high ^= _mix_reference(low ^ np.uint64((key + (r + 1) * _GOLDEN) & (2**64 - 1))) & high_mask
-            low ^= _mix_reference(high ^ np.uint64((key + (r + 2) * _GOLDEN) & (2**64 - 1))) & low_mask
-        return (high << low_bits) | low
-
-    out, table = np.asarray(index_B, dtype=np.uint64).copy(), None
-    if 1 << bits <= max(2 * len(out), 1 << _MIN_BITS):  # the images of all values, looked up: it walks quicker
-        table = applied(np.arange(1 << bits, dtype=np.uint64))
-    walking = np.arange(len(out))
-    while len(walking):
-        out[walking] = applied(out[walking]) if table is None else table[out[walking]]
-        walking = walking[out[walking] >= np.uint64(size)]
-    return out.astype(np.int64)
-
-
-def _bits_scalar(size: Any) -> Any:
-    bits = _MIN_BITS
-    while (size - 1) >> bits:
-        bits += 1
-    return bits
-
-
-def _permute_scalar(index: Any, size: Any, bits: Any, key: Any) -> Any:
-    low_bits = np.uint64(bits - bits // 2)
-    low_mask = (np.uint64(1) << low_bits) - np.uint64(1)
-    high_mask = (np.uint64(1) << np.uint64(bits // 2)) - np.uint64(1)
-    value = np.uint64(index)
-    while True:
-        low, high = value & low_mask, value >> low_bits
-        for r in range(0, _ROUNDS, 2):
-            high ^= _mix(low ^ (key + np.uint64(r + 1) * np.uint64(_GOLDEN))) & high_mask
-            low ^= _mix(high ^ (key + np.uint64(r + 2) * np.uint64(_GOLDEN))) & low_mask
-        value = (high << low_bits) | low
-        if value < np.uint64(size):
-            return np.int64(value)
-
-
-_mix = compile_loop(_mix_reference)
-bits_of = compile_loop(_bits_scalar)
-permute_one = compile_loop(_permute_scalar)
-
-
-@compiled(
-    lambda index_B, size, key: permute_reference(index_B, size, int(key)),
-    small=lambda index_B, size, key: len(index_B) <= _FEW,
-)
-def _permute(index_B: Any, size: int, key: Any) -> Any:
-    out, bits = np.empty(len(index_B), dtype=np.int64), bits_of(size)
-    for i in range(len(index_B)):
-        out[i] = permute_one(index_B[i], size, bits, key)
-    return out
-
-
-def permute(index_B: Int64, size: int, key: int) -> Int64:
-    """Compiled `permute_reference`."""
-    if size == 1:  # domains of one shard
-        return np.zeros(len(index_B), dtype=np.int64)
-    return _permute(index_B, size, np.uint64(key))
-
 
 # --- locate: position in an epoch -> (shard, row), through windows of shuffled pieces ---------------------------------
 
@@ -145,6 +49,17 @@ def locate_reference(
     return piece_shard_P[piece_B], piece_row_P[piece_B] + position_B - piece_start_P[piece_B]
 
 
+@compile_loop
+def last_not_above(start_N: Any, value: Any) -> Any:
+    """Return the place of the last of rising `start_N` that is not above `value`; the first is not."""
+    at, left = np.int64(0), len(start_N)
+    while left > 1:  # without branches: which way it goes cannot be predicted
+        half = left // 2
+        at = at + half if start_N[at + half] <= value else at
+        left -= half
+    return at
+
+
 @compiled(locate_reference)
 def locate(
     position_B: Any,
@@ -156,18 +71,22 @@ def locate(
     shuffle: bool,
 ) -> Any:
     """Compiled `locate_reference`."""
-    shard_B = np.empty(len(position_B), dtype=np.int64)
-    row_B = np.empty(len(position_B), dtype=np.int64)
-    w, start, end, bits = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
-    for i in range(len(position_B)):
-        position = position_B[i]
-        if shuffle:
+    B = len(position_B)
+    shard_B, row_B = np.empty(B, dtype=np.int64), np.empty(B, dtype=np.int64)
+    place_B, start_B = position_B, np.zeros(B, dtype=np.int64)
+    if shuffle:
+        place_B, size_B, key_B = np.empty(B, dtype=np.int64), np.empty(B, dtype=np.int64), np.empty(B, dtype=np.uint64)
+        w, start, end = np.int64(0), np.int64(0), np.int64(0)
+        for i in range(B):
+            position = position_B[i]
             if position < start or position >= end:  # neighbours have one window nearly always
-                w = np.searchsorted(window_start_W, position, side="right") - 1
+                w = last_not_above(window_start_W, position)
                 start, end = window_start_W[w], window_start_W[w + 1]
-                bits = bits_of(end - start)
-            position = start + permute_one(position - start, end - start, bits, window_key_W[w])
-        p = np.searchsorted(piece_start_P, position, side="right") - 1
+            place_B[i], start_B[i], size_B[i], key_B[i] = position - start, start, end - start, window_key_W[w]
+        permute_rows(place_B, size_B, key_B, place_B)
+    for i in range(B):
+        position = start_B[i] + place_B[i]
+        p = last_not_above(piece_start_P, position)
         shard_B[i] = piece_shard_P[p]
         row_B[i] = piece_row_P[p] + position - piece_start_P[p]
     return shard_B, row_B

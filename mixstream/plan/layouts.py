@@ -14,24 +14,26 @@ from typing import Any, Self
 import numpy as np
 
 from mixstream.plan.compiled import compile_loop
-from mixstream.plan.kernels import bits_of, permute_one
+from mixstream.plan.kernels import last_not_above
+from mixstream.plan.permutation import permute_rows
 from mixstream.plan.shuffle import Layout, Order
 from mixstream.records import dataclass
 from mixstream.types import Int64
 
-_MOST_PIECES = 1 << 10
-"""Pieces of a layout in a table; there is little to gain for larger ones, and they are kept once already."""
+_FEW_PIECES, _MOST_PIECES = 1 << 10, 1 << 20
+"""Pieces of a layout in a table, and of all of them; larger layouts are not copied into one."""
 _BORDERS, _ZERO = (0, 2), tuple(np.zeros(1, dtype=np.uint64 if i == 1 else np.int64) for i in range(5))
 """The arrays of a layout that have one entry more than the others: the end. In a table, all have it."""
-_LEAST_NEWS = 32
-"""Layouts that are waited for before a table is made anew."""
+_HARMLESS = 64
+"""A size of which any permutation is found at once: of rows that are not looked up."""
 
 
 @compile_loop
 def _find(
-    slot_B: Any,
+    domain_B: Any,
     draw_B: Any,
-    length_B: Any,
+    slot_R: Any,
+    length_S: Any,
     layout_S: Any,
     epoch_N: Any,
     window_N: Any,
@@ -45,25 +47,35 @@ def _find(
     shard_B: Any,
     row_B: Any,
 ) -> int:
-    """Set `shard_B` and `row_B` as `Order.locate`; -1 for rows whose layout is not here. Return how many these are."""
-    missing = 0
-    for i in range(len(slot_B)):
-        epoch = draw_B[i] // length_B[i]
-        n = layout_S[2 * slot_B[i] + epoch % 2]
+    """Set `shard_B` and `row_B` as `Order.locate`; -1 for rows whose layout is not here. Return how many these are.
+
+    `slot_R` is the slot of domain 0 in the lane of each of R rows; rows of R follow each other.
+    """
+    B, R, missing, r = len(domain_B), len(slot_R), 0, 0
+    start_B, size_B, key_B = np.zeros(B, np.int64), np.full(B, _HARMLESS, np.int64), np.zeros(B, np.uint64)
+    for i in range(B):
+        slot, r = slot_R[r] + domain_B[i], r + 1 if r + 1 < R else 0
+        length = length_S[slot]
+        epoch = draw_B[i] // length
+        n = layout_S[2 * slot + (epoch & 1)]
         if n < 0 or epoch_N[n] != epoch:
-            shard_B[i] = -1
+            shard_B[i], row_B[i] = -1, 0
             missing += 1
             continue
-        position = draw_B[i] - epoch * length_B[i]
+        position = draw_B[i] - epoch * length
         if shuffle:
-            start_W = window_start_W[window_N[n] : window_N[n + 1]]
-            w = np.searchsorted(start_W, position, side="right") - 1
-            key, size = window_key_W[window_N[n] + w], start_W[w + 1] - start_W[w]
-            position = start_W[w] + permute_one(position - start_W[w], size, bits_of(size), key)
-        start_P = piece_start_P[piece_N[n] : piece_N[n + 1]]
-        p = np.searchsorted(start_P, position, side="right") - 1
-        shard_B[i] = piece_shard_P[piece_N[n] + p]
-        row_B[i] = piece_row_P[piece_N[n] + p] + position - start_P[p]
+            w = window_N[n] + last_not_above(window_start_W[window_N[n] : window_N[n + 1]], position)
+            start_B[i], size_B[i] = window_start_W[w], window_start_W[w + 1] - window_start_W[w]
+            key_B[i] = window_key_W[w]
+        shard_B[i], row_B[i] = n, position - start_B[i]
+    if shuffle:
+        permute_rows(row_B, size_B, key_B, row_B)
+    for i in range(B):
+        n = shard_B[i]
+        if n >= 0:
+            position = start_B[i] + row_B[i]
+            p = piece_N[n] + last_not_above(piece_start_P[piece_N[n] : piece_N[n + 1]], position)
+            shard_B[i], row_B[i] = piece_shard_P[p], piece_row_P[p] + position - piece_start_P[p]
     return missing
 
 
@@ -107,29 +119,33 @@ class LayoutTable:
             flat=tuple(zero[:0] for zero in _ZERO),
         )
 
-    def find(self, *, domain_B: Int64, lane_B: Int64, draw_B: Int64, shuffle: bool) -> tuple[Int64, Int64, int]:
+    def find(self, *, domain_B: Int64, lane_R: Int64, draw_B: Int64, shuffle: bool) -> tuple[Int64, Int64, int]:
         """Return the shard and the row of each draw, int64 [B], as `Order.locate`, and how many are missing (-1).
+
+        Args:
+            domain_B: int64 [B], the domain of each draw, of batches of R draws that follow each other.
+            lane_R: int64 [R], the lane of each draw of a batch.
+            draw_B: int64 [B], the draws.
+            shuffle: whether the order is shuffled.
 
         Raises:
             NotCompiledError: numba is not loaded; a table is of no use without it.
         """
-        place_B = np.searchsorted(np.array(self.lanes), lane_B)
         shard_B, row_B = np.empty_like(draw_B), np.empty_like(draw_B)
-        slot_B = place_B * self.length_LK.shape[1] + domain_B
-        length_B = self.length_LK[place_B, domain_B]
+        slot_R = np.searchsorted(np.array(self.lanes), lane_R) * self.length_LK.shape[1]
         tables = self.layout_S, self.epoch_N, self.window_N, self.piece_N, *self.flat
-        missing = _find(slot_B, draw_B, length_B, *tables, shuffle, shard_B, row_B)
+        missing = _find(domain_B, draw_B, slot_R, self.length_LK.reshape(-1), *tables, shuffle, shard_B, row_B)
         return shard_B, row_B, int(missing)
 
     def note(self, domain: int, lane: int, epoch: int, layout: Layout) -> None:
         """Note that a layout was asked for that is not here."""
-        if len(layout.piece_shard_P) <= _MOST_PIECES:
+        if len(layout.piece_shard_P) <= max(_FEW_PIECES, _MOST_PIECES // self.layout_S.size):
             self.news[self.lanes.index(lane) * self.length_LK.shape[1] + domain, epoch] = layout
 
     def with_news(self) -> Self:
         """Return this table, or one with the noted layouts too, once these are many; old ones may be missing."""
         news = list(self.news.items())  # another thread may be noting more
-        if len(news) < max(_LEAST_NEWS, len(self.epoch_N) // 8):
+        if len(news) <= len(self.epoch_N) // 8:
             return self
         held = len(self.epoch_N) if len(self.epoch_N) <= 2 * int((self.layout_S >= 0).sum()) else 0
         layout_S = self.layout_S.copy() if held else np.full_like(self.layout_S, -1)

@@ -19,6 +19,7 @@ from mixstream.cached import cached_property
 from mixstream.errors import ConfigError
 from mixstream.plan import kernels
 from mixstream.plan.distinct import distinct
+from mixstream.plan.permutation import permute
 from mixstream.plan.rng import derive_key
 from mixstream.records import dataclass
 from mixstream.types import Int64
@@ -112,7 +113,7 @@ class Order:
         """The order in which shards are dealt to lanes, int64 [S], and where each begins in it, int64 [S + 1]."""
         shards = np.arange(len(self.samples_S), dtype=np.int64)
         if self.shuffle:  # a lane's shards are then a random sample of the domain
-            shards = kernels.permute(shards, len(shards), derive_key(self.seed, "deal", self.family or self.name))
+            shards = permute(shards, len(shards), derive_key(self.seed, "deal", self.family or self.name))
         starts = np.concatenate([[0], np.cumsum(self.samples_S[shards])]).astype(np.int64)
         return shards, starts
 
@@ -199,9 +200,9 @@ class Order:
     def _turn(self, shard_P: Int64, key: int) -> Int64:
         """Return the permutation of a lane's pieces, int64 [P]."""
         if self.family is None:
-            return kernels.permute(np.arange(len(shard_P), dtype=np.int64), len(shard_P), key)
+            return permute(np.arange(len(shard_P), dtype=np.int64), len(shard_P), key)
         shards = len(self.samples_S)  # the same for all of the family
-        return np.argsort(kernels.permute(np.arange(shards, dtype=np.int64), shards, key)[shard_P])
+        return np.argsort(permute(np.arange(shards, dtype=np.int64), shards, key)[shard_P])
 
     def layout(self, lane: int, epoch: int) -> Layout:
         """Return the layout of an epoch of `lane`."""
@@ -217,7 +218,7 @@ class Order:
         window_start = np.concatenate([start_P[opens], start_P[-1:]])
         # One hash per layout; the cipher then maps a window's number to its key.
         number_W = np.arange(1, len(opens) + 1, dtype=np.int64)
-        window_key = kernels.permute(number_W, 1 << 62, derive_key(self.seed, "window", self.name, epoch, lane))
+        window_key = permute(number_W, 1 << 62, derive_key(self.seed, "window", self.name, epoch, lane))
         layout = Layout(window_start, window_key.astype(np.uint64), start_P, shard_P, row_P)
         for old in [at for at in list(self._layouts) if at[0] == lane][: -_KEPT_LAYOUTS + 1]:
             self._layouts.pop(old, None)  # another thread may have removed it; a layout can always be rebuilt

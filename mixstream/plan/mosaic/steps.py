@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -95,6 +96,11 @@ class SampleNumbers:
         """Return the addresses of this rank's rows of each batch; `Addressing.locate` of these plans."""
         del part  # batches differ
         return [self.addresses(rows.draw_B[rows.part or slice(None)]) for rows in batches]
+
+    def locate_together(self, batches: Sequence[Rows], part: slice | None = None) -> tuple[Addresses, Sequence[int]]:
+        """Return these addresses in one record, and where each batch ends; as `Addressing.locate_together`."""
+        found = self.locate(batches, part)
+        return Addresses.joined(found), [*accumulate(map(len, found))]
 
 
 @dataclass(frozen=True, kw_only=True)

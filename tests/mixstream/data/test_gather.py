@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -131,7 +132,7 @@ def test_batches_together_equal_their_reference_on_damaged_shards(arguments, bat
         around = [np.full((rows + 2, field.elements), 99, dtype=cast) for _ in range(batches)]
         with np.errstate(all="ignore"), pytest.MonkeyPatch.context() as patched:
             patched.setattr("mixstream.data.gather._HALVES", 0)
-            bad = function(table, shard_B, row_B, field, [out[1:-1] for out in around], two_threads)
+            bad = function(table, shard_B, row_B, field, [torch.from_numpy(out[1:-1]) for out in around], two_threads)
         assert all((out[[0, -1]] == 99).all() for out in around)
         done = rows * batches if bad < 0 else bad
         results.append((bad, np.concatenate([out[1:-1] for out in around])[:done]))
@@ -152,9 +153,10 @@ def test_batches_of_other_sizes_are_not_gathered_together():
         elements=4,
     )
     zero = np.zeros(4, dtype=np.int64)
-    good = [np.zeros((2, 4), dtype=np.uint16) for _ in range(2)]
+    good = [torch.zeros((2, 4), dtype=torch.uint16) for _ in range(2)]
     assert gather_batches(table, zero, zero, field, good) == -1
-    for bad in ([good[0], good[0][:1]], [good[0], np.zeros((2, 4), "i8")], [good[0], np.zeros((2, 8), "u2")[:, ::2]]):
+    wide, wider = torch.zeros((2, 4), dtype=torch.int64), torch.zeros((2, 8), dtype=torch.uint16)
+    for bad in ([good[0], good[0][:1]], [good[0], wide], [good[0], wider[:, ::2]]):
         with pytest.raises(ValueError, match="one shape and dtype, and are contiguous"):
             gather_batches(table, zero, zero, field, bad)
     with pytest.raises(ValueError, match="4 rows do not fill 1 batches of 2"):
@@ -185,7 +187,10 @@ def test_long_rows_of_several_batches_arrive_wherever_their_memory_begins(elemen
         begin = -memory.ctypes.data % 64 + shift
         outs.append((memory, begin, memory[begin : begin + batch_bytes].view(made).reshape(2, elements)))
     row_B = np.array([4, 0, 2, 1])
-    assert gather_batches(table, np.zeros(4, dtype=np.int64), row_B, field, [out for *_, out in outs]) == -1
+    assert (
+        gather_batches(table, np.zeros(4, dtype=np.int64), row_B, field, [torch.from_numpy(out) for *_, out in outs])
+        == -1
+    )
     assert np.array_equal(np.concatenate([out for *_, out in outs]), values[row_B])
     for memory, begin, _ in outs:
         assert (memory[:begin] == 7).all()

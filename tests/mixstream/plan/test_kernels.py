@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixstream.plan import compiled, kernels
+from mixstream.plan import compiled, kernels, permutation
 
 KEYS = st.integers(0, 2**64 - 1)
 
 
 def whole(size: int, key: int) -> list[int]:
-    return kernels.permute(np.arange(size, dtype=np.int64), size, key).tolist()
+    return permutation.permute(np.arange(size, dtype=np.int64), size, key).tolist()
 
 
 def test_this_machine_tests_the_compiled_loops():
@@ -32,20 +32,33 @@ def test_permute_is_a_bijection_under_any_key(size, key):
 
 def test_the_reference_permutes_many_values_as_it_permutes_few():
     index_B = np.arange(70_000, dtype=np.int64)
-    got = kernels.permute_reference(index_B, 70_001, 5)
-    np.testing.assert_array_equal(got, kernels.permute(index_B, 70_001, 5))
-    np.testing.assert_array_equal(got[60_000:60_010], kernels.permute_reference(index_B[60_000:60_010], 70_001, 5))
+    got = permutation.permute_reference(index_B, 70_001, 5)
+    np.testing.assert_array_equal(got, permutation.permute(index_B, 70_001, 5))
+    np.testing.assert_array_equal(got[60_000:60_010], permutation.permute_reference(index_B[60_000:60_010], 70_001, 5))
 
 
 @settings(deadline=None)
 @given(st.integers(1, 1 << 62), KEYS, st.lists(st.integers(0, 1 << 62), min_size=1, max_size=20))
 def test_permute_equals_its_reference_at_any_size(size, key, index):
     index_B = np.array([i % size for i in index], dtype=np.int64)
-    got = kernels.permute(index_B, size, key)
+    got = permutation.permute(index_B, size, key)
     assert got.dtype == np.int64
     assert ((got >= 0) & (got < size)).all()
     assert len(set(got.tolist())) == len(set(index_B.tolist()))
-    np.testing.assert_array_equal(got, kernels.permute_reference(index_B, size, key))
+    np.testing.assert_array_equal(got, permutation.permute_reference(index_B, size, key))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 1 << 62), st.integers(0, 1 << 62), KEYS), min_size=1, max_size=9))
+def test_values_of_any_sizes_and_keys_are_permuted_together(values):
+    size_B, index_B, key_B = (np.tile(each, 37) for each in map(np.array, zip(*values)))  # several blocks
+    index_B = index_B.astype(np.int64) % size_B
+    expected = [
+        int(permutation.permute_reference(index_B[i : i + 1], int(size_B[i]), int(key_B[i]))[0])
+        for i in range(len(values))
+    ]
+    permutation.permute_rows(index_B, size_B.astype(np.int64), key_B.astype(np.uint64), index_B)  # in place
+    assert index_B.tolist() == expected * 37
 
 
 def test_small_sizes_reach_every_permutation_about_equally():

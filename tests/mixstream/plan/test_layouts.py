@@ -60,11 +60,11 @@ def test_addresses_are_those_of_each_domain_over_epochs_and_seeks(K, lanes, shuf
 @pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="without numba, each domain is asked")
 def test_a_domain_is_asked_once_and_then_found_in_the_table(monkeypatch):
     at, asked = addressing(200, 1, shuffle=True), []
-    monkeypatch.setattr(Order, "locate", lambda self, **where: asked.append(self.name) or locate(self, **where))
+    monkeypatch.setattr(Order, "find", lambda self, **where: asked.append(self.name) or find(self, **where))
     rows = Rows(step=0, domain_B=np.arange(200, dtype=np.int32), draw_B=np.zeros(200, dtype=np.int64))
     for _ in range(5):
         at.locate([rows], slice(0, 200))
     assert len(asked) == len(set(asked)) == 200
 
 
-locate = Order.locate
+find = Order.find
