@@ -45,7 +45,7 @@ class Owner:
         Raises:
             ForkedError: it is a forked child of the owner.
         """
-        if not self.here:
+        if os.getpid() != self._process:
             raise ForkedError(
                 f"{self._what} belongs to process {self._process}, and this is process {os.getpid()}, a forked child "
                 f"of it, without its threads: it would wait for ever, or change what its parent works on; "

@@ -57,6 +57,7 @@ class _Seen:
     entries: set[Entry] = field(default_factory=set)
     count: int = 0
     posted: set[Entry] = field(default_factory=set)
+    head: bytes = b""  # of the file, when all of it was posted
     lock: ProcessLocal[threading.Lock] = field(default_factory=lambda: ProcessLocal(threading.Lock))
 
     def __reduce__(self) -> tuple[type[_Seen], tuple[()]]:
@@ -114,11 +115,13 @@ class Quarantine:
 
         Called by the rank's main process, any number of times; its workers cannot reach other ranks.
         """
-        if not (new := self.entries - self._seen.posted):
+        if (head := self._file.read(_HEAD)) == self._seen.head:  # as after nearly every batch
             return
-        self._seen.posted = self._seen.posted | new
-        if (notes := RankNotes.of_job(self._topic)) is not None:
-            notes.post(json.dumps(sorted(new)))
+        if new := self.entries - self._seen.posted:
+            self._seen.posted = self._seen.posted | new
+            if (notes := RankNotes.of_job(self._topic)) is not None:
+                notes.post(json.dumps(sorted(new)))
+        self._seen.head = head
 
     def document(self) -> list[SetAside]:
         """Return everything that is set aside on any rank, sorted, with domains in the plan's order."""

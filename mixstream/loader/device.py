@@ -34,6 +34,7 @@ _Memory = Any  # a ctypes array of bytes, whose length is its size
 _SMALL = 1 << 25  # bytes
 _LINE, _PAGE = 64, 4096  # bytes of a line of a processor's cache, and of a page of memory
 _SIZES = 16  # of free buffers
+_LITTLE, _OFTEN = 1 << 20, 8  # bytes of buffers of which it is enough to look at every eighth that comes back
 
 
 class BufferPool:
@@ -80,11 +81,20 @@ class BufferPool:
         if (free := self._free.get(size)) is None:
             free = self._of_size(size)
         free.append(memory)
-        if len(free) * size > _SMALL // _SIZES:  # else all together are no more than is kept in any case
-            counts = [(len(self._free.get(each, ())), each) for each in list(self._free)]
-            if sum(n for n, _ in counts) > self.kept and sum(n * each for n, each in counts) > _SMALL:
-                with suppress(IndexError):  # another thread may have taken them
-                    next(filter(None, list(self._free.values())), free).pop(0)
+        if len(free) * size > _SMALL // _SIZES and (size > _LITTLE or len(free) % _OFTEN == 0):
+            self._free_some()  # else all together are about what is kept in any case
+
+    def _free_some(self) -> None:
+        """Free what is more than is kept, those of the sizes that came first before others."""
+        left = [(len(self._free.get(size, ())), size) for size in list(self._free)]
+        count, total = sum(n for n, _ in left), sum(n * size for n, size in left)
+        for n, size in left:
+            for _ in range(n):
+                if count <= self.kept or total <= _SMALL:
+                    return
+                with suppress(IndexError, KeyError):  # another thread may have taken them
+                    self._free[size].pop(0)
+                count, total = count - 1, total - size
 
     def _of_size(self, size: int) -> list[_Memory]:
         for oldest in list(self._free)[: 1 - _SIZES]:

@@ -97,7 +97,7 @@ class Place:
     def epoch(self) -> int:
         """The epoch of the next batch."""
         cursor = self.run.plan.settle(self.cursor)
-        if not (ahead := self.skips.after(cursor.step) - cursor.step):
+        if not self.skips.ranges or not (ahead := self.skips.after(cursor.step) - cursor.step):
             return cursor.epoch
         return cursor.epoch + (cursor.step_in_epoch + ahead) // self.run.plan.steps_per_epoch
 

@@ -6,6 +6,7 @@ iterator; it goes from thread to thread between batches. A forked child may use 
 position of any other, and the threads that make its batches, are its parent's.
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ class LoaderLock:
     """
 
     def __init__(self) -> None:
-        self._owner = Owner("this loader", remedy=_REMEDY)
+        self._owner, self._process = Owner("this loader", remedy=_REMEDY), os.getpid()
         self._lock = threading.RLock()
         self.iterators = 0  # how many have begun
 
@@ -36,7 +37,8 @@ class LoaderLock:
         return self._owner.here
 
     def __enter__(self) -> None:
-        self._check()
+        if os.getpid() != self._process:  # asked for each batch
+            self._check()
         self._lock.acquire()
 
     def __exit__(self, *exception: object) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixstream.plan.compiled import beside, compile_loop, compiled
+from mixstream.plan.compiled import beside, compile_loop
 from mixstream.plan.distinct import distinct
 from mixstream.plan.permutation import permute_reference, permute_rows
 from mixstream.types import Int64
@@ -60,35 +60,51 @@ def last_not_above(start_N: Any, value: Any) -> Any:
     return at
 
 
-@compiled(locate_reference)
-def locate(
-    position_B: Any,
-    window_start_W: Any,
-    window_key_W: Any,
-    piece_start_P: Any,
-    piece_shard_P: Any,
-    piece_row_P: Any,
-    shuffle: bool,
-) -> Any:
-    """Compiled `locate_reference`."""
-    B = len(position_B)
-    shard_B, row_B = np.empty(B, dtype=np.int64), np.empty(B, dtype=np.int64)
-    place_B, start_B = position_B, np.zeros(B, dtype=np.int64)
-    if shuffle:
-        place_B, size_B, key_B = np.empty(B, dtype=np.int64), np.empty(B, dtype=np.int64), np.empty(B, dtype=np.uint64)
-        w, start, end = np.int64(0), np.int64(0), np.int64(0)
-        for i in range(B):
-            position = position_B[i]
-            if position < start or position >= end:  # neighbours have one window nearly always
-                w = last_not_above(window_start_W, position)
-                start, end = window_start_W[w], window_start_W[w + 1]
-            place_B[i], start_B[i], size_B[i], key_B[i] = position - start, start, end - start, window_key_W[w]
-        permute_rows(place_B, size_B, key_B, place_B)
-    for i in range(B):
-        position = start_B[i] + place_B[i]
+@compile_loop
+def _windows(
+    position_B: Any, window_start_W: Any, window_key_W: Any, place_B: Any, start_B: Any, size_B: Any, key_B: Any
+) -> None:
+    """Set the place of each position in its window, and where that begins, its size and its key."""
+    w, start, end = np.int64(0), np.int64(0), np.int64(0)
+    for i in range(len(position_B)):
+        position = position_B[i]
+        if position < start or position >= end:  # neighbours have one window nearly always
+            w = last_not_above(window_start_W, position)
+            start, end = window_start_W[w], window_start_W[w + 1]
+        place_B[i], start_B[i], size_B[i], key_B[i] = position - start, start, end - start, window_key_W[w]
+
+
+@compile_loop
+def _pieces(
+    position_B: Any, piece_start_P: Any, piece_shard_P: Any, piece_row_P: Any, shard_B: Any, row_B: Any
+) -> None:
+    """Set the shard and the row of each position."""
+    for i in range(len(position_B)):
+        position = position_B[i]
         p = last_not_above(piece_start_P, position)
         shard_B[i] = piece_shard_P[p]
         row_B[i] = piece_row_P[p] + position - piece_start_P[p]
+
+
+@beside(locate_reference)
+def locate(
+    position_B: Int64,
+    window_start_W: Int64,
+    window_key_W: NDArray[np.uint64],
+    piece_start_P: Int64,
+    piece_shard_P: Int64,
+    piece_row_P: Int64,
+    shuffle: bool,
+) -> tuple[Int64, Int64]:
+    """Compiled `locate_reference`."""
+    if shuffle:
+        place_B, start_B, size_B = np.empty((3, len(position_B)), dtype=np.int64)
+        key_B = np.empty(len(position_B), dtype=np.uint64)
+        _windows(position_B, window_start_W, window_key_W, place_B, start_B, size_B, key_B)
+        permute_rows(place_B, size_B, key_B, place_B)
+        position_B = start_B + place_B
+    shard_B, row_B = np.empty((2, len(position_B)), dtype=np.int64)
+    _pieces(position_B, piece_start_P, piece_shard_P, piece_row_P, shard_B, row_B)
     return shard_B, row_B
 
 

@@ -29,7 +29,7 @@ _HARMLESS = 64
 
 
 @compile_loop
-def _find(
+def _find_windows(
     domain_B: Any,
     draw_B: Any,
     slot_R: Any,
@@ -37,29 +37,29 @@ def _find(
     layout_S: Any,
     epoch_N: Any,
     window_N: Any,
-    piece_N: Any,
     window_start_W: Any,
     window_key_W: Any,
-    piece_start_P: Any,
-    piece_shard_P: Any,
-    piece_row_P: Any,
     shuffle: bool,
-    shard_B: Any,
-    row_B: Any,
+    layout_B: Any,
+    place_B: Any,
+    start_B: Any,
+    size_B: Any,
+    key_B: Any,
 ) -> int:
-    """Set `shard_B` and `row_B` as `Order.locate`; -1 for rows whose layout is not here. Return how many these are.
+    """Set the layout of each draw, -1 if it is not here; return how many are not.
 
-    `slot_R` is the slot of domain 0 in the lane of each of R rows; rows of R follow each other.
+    Of the others, set the place in the window, and where that begins, its size and its key; without `shuffle`, as if
+    all were one window. `slot_R` is the slot of domain 0 in the lane of each of R draws of a batch.
     """
-    B, R, missing, r = len(domain_B), len(slot_R), 0, 0
-    start_B, size_B, key_B = np.zeros(B, np.int64), np.full(B, _HARMLESS, np.int64), np.zeros(B, np.uint64)
-    for i in range(B):
+    R, missing, r = len(slot_R), 0, 0
+    for i in range(len(domain_B)):
         slot, r = slot_R[r] + domain_B[i], r + 1 if r + 1 < R else 0
         length = length_S[slot]
         epoch = draw_B[i] // length
         n = layout_S[2 * slot + (epoch & 1)]
+        start_B[i], size_B[i], key_B[i] = 0, _HARMLESS, 0
         if n < 0 or epoch_N[n] != epoch:
-            shard_B[i], row_B[i] = -1, 0
+            layout_B[i], place_B[i] = -1, 0
             missing += 1
             continue
         position = draw_B[i] - epoch * length
@@ -67,16 +67,26 @@ def _find(
             w = window_N[n] + last_not_above(window_start_W[window_N[n] : window_N[n + 1]], position)
             start_B[i], size_B[i] = window_start_W[w], window_start_W[w + 1] - window_start_W[w]
             key_B[i] = window_key_W[w]
-        shard_B[i], row_B[i] = n, position - start_B[i]
-    if shuffle:
-        permute_rows(row_B, size_B, key_B, row_B)
-    for i in range(B):
-        n = shard_B[i]
-        if n >= 0:
-            position = start_B[i] + row_B[i]
-            p = piece_N[n] + last_not_above(piece_start_P[piece_N[n] : piece_N[n + 1]], position)
-            shard_B[i], row_B[i] = piece_shard_P[p], piece_row_P[p] + position - piece_start_P[p]
+        layout_B[i], place_B[i] = n, position - start_B[i]
     return missing
+
+
+@compile_loop
+def _find_pieces(
+    layout_B: Any,
+    position_B: Any,
+    piece_N: Any,
+    piece_start_P: Any,
+    piece_shard_P: Any,
+    piece_row_P: Any,
+) -> None:
+    """Put the shard of each position in the place of its layout, and its row in its own."""
+    for i in range(len(layout_B)):
+        n = layout_B[i]
+        if n >= 0:
+            position = position_B[i]
+            p = piece_N[n] + last_not_above(piece_start_P[piece_N[n] : piece_N[n + 1]], position)
+            layout_B[i], position_B[i] = piece_shard_P[p], piece_row_P[p] + position - piece_start_P[p]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +141,17 @@ class LayoutTable:
         Raises:
             NotCompiledError: numba is not loaded; a table is of no use without it.
         """
-        shard_B, row_B = np.empty_like(draw_B), np.empty_like(draw_B)
         slot_R = np.searchsorted(np.array(self.lanes), lane_R) * self.length_LK.shape[1]
-        tables = self.layout_S, self.epoch_N, self.window_N, self.piece_N, *self.flat
-        missing = _find(domain_B, draw_B, slot_R, self.length_LK.reshape(-1), *tables, shuffle, shard_B, row_B)
-        return shard_B, row_B, int(missing)
+        layout_B, place_B, start_B, size_B = np.empty((4, len(draw_B)), dtype=np.int64)
+        key_B = np.empty(len(draw_B), dtype=np.uint64)
+        known = self.length_LK.reshape(-1), self.layout_S, self.epoch_N, self.window_N, *self.flat[:2]
+        found_5B = layout_B, place_B, start_B, size_B, key_B
+        missing = int(_find_windows(domain_B, draw_B, slot_R, *known, shuffle, *found_5B))
+        if shuffle:
+            permute_rows(place_B, size_B, key_B, place_B)
+            place_B += start_B
+        _find_pieces(layout_B, place_B, self.piece_N, *self.flat[2:])
+        return layout_B, place_B, missing
 
     def note(self, domain: int, lane: int, epoch: int, layout: Layout) -> None:
         """Note that a layout was asked for that is not here."""

@@ -13,6 +13,7 @@ Shape suffixes: B rows of the global batch, G steps, K domains, L lanes, N rows 
 
 from __future__ import annotations
 
+from itertools import count, repeat
 from typing import Any, Protocol
 
 import numpy as np
@@ -78,15 +79,11 @@ def advance_steps(plan: PlannedSteps, cursor: Cursor, most: int) -> list[tuple[R
     domain_LGb = domain_LN[:, : steps * share].reshape(plan.lanes, steps, share)
     draw_LGb = draw_LN[:, : steps * share].reshape(plan.lanes, steps, share)
     domain_GB, draw_GB = (each.swapaxes(0, 1).reshape(steps, -1) for each in (domain_LGb, draw_LGb))
-    found = []
-    for g, (domain_B, draw_B, drawn_LK, credit_LK) in enumerate(
-        zip(domain_GB, draw_GB, *_books(cursor, part_LK, domain_LGb))
-    ):
-        step, at = cursor.step + g, cursor.step_in_epoch + g + 1
-        fixed = cursor.total_L, cursor.quota_LK, cursor.repeats, cursor.origin
-        after = _make_cursor(step + 1, cursor.epoch, at, drawn_LK, cursor.base_LK, credit_LK, *fixed)
-        found.append((_make_rows(step, domain_B, draw_B, 0, None, None), after))
-    return found
+    drawn_GLK, credit_GLK = _books(cursor, part_LK, domain_LGb)
+    rows = map(_make_rows, count(cursor.step), domain_GB, draw_GB, repeat(0), repeat(None), repeat(None))
+    fixed = map(repeat, (cursor.total_L, cursor.quota_LK, cursor.repeats, cursor.origin))
+    at = count(cursor.step + 1), repeat(cursor.epoch), count(cursor.step_in_epoch + 1)
+    return list(zip(rows, map(_make_cursor, *at, drawn_GLK, repeat(cursor.base_LK), credit_GLK, *fixed)))
 
 
 def _books(cursor: Cursor, part_LK: Int64, domain_LGb: NDArray[np.int32]) -> tuple[Int64, Int64]:

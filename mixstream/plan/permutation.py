@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mixstream.plan.compiled import compile_loop, compiled
+from mixstream.plan.compiled import beside, compile_loop
 from mixstream.types import Int64
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -123,16 +123,13 @@ def permute_rows(index_B: Any, size_B: Any, key_B: Any, out_B: Any) -> None:
             left = walking
 
 
-@compiled(
-    lambda index_B, size, key: permute_reference(index_B, size, int(key)),
-    small=lambda index_B, size, key: len(index_B) <= _FEW,
-)
-def _permute(index_B: Any, size: int, key: Any) -> Any:
-    out_B = np.empty(len(index_B), dtype=np.int64)
-    size_N, key_N = np.full(_BLOCK * 32, size, dtype=np.int64), np.full(_BLOCK * 32, key, dtype=np.uint64)
-    for begin in range(0, len(index_B), len(size_N)):
-        here_N = index_B[begin : begin + len(size_N)]
-        permute_rows(here_N, size_N[: len(here_N)], key_N[: len(here_N)], out_B[begin : begin + len(here_N)])
+@beside(permute_reference, small=lambda index_B, size, key: len(index_B) <= _FEW)
+def _permute(index_B: Int64, size: int, key: int) -> Int64:
+    out_B = np.array(index_B, dtype=np.int64)
+    size_N, key_N = np.full(_CACHED, size, dtype=np.int64), np.full(_CACHED, key, dtype=np.uint64)
+    for begin in range(0, max(len(out_B), 1), _CACHED):
+        here_N = out_B[begin : begin + _CACHED]
+        permute_rows(here_N, size_N[: len(here_N)], key_N[: len(here_N)], here_N)
     return out_B
 
 
@@ -140,4 +137,4 @@ def permute(index_B: Int64, size: int, key: int) -> Int64:
     """Compiled `permute_reference`."""
     if size == 1:  # domains of one shard
         return np.zeros(len(index_B), dtype=np.int64)
-    return _permute(index_B, size, np.uint64(key))
+    return _permute(index_B, size, key)

@@ -161,7 +161,7 @@ def test_errors_of_numba_are_not_hidden_from_tests():
 
 def test_the_cache_of_a_loop_depends_on_the_files_that_it_uses(monkeypatch):
     """numba compares the time of the loop's own file only."""
-    before = layouts._find._of_other_files()
+    before = layouts._find_windows._of_other_files()
     assert permutation._mix._of_other_files() == ""
     monkeypatch.setattr(inspect, "getsource", lambda module: f"{module} has changed")
-    assert layouts._find._of_other_files() != before != ""
+    assert layouts._find_windows._of_other_files() != before != ""
