@@ -18,7 +18,7 @@ import numpy as np
 from loader import SEQ, Sources, corpus, make_dataset
 from row_kernel import copy_rows
 
-from mixstream.data.gather_loops import stream_rows
+from mixstream.data.gather_loops import stream_bytes, stream_rows
 from mixstream.plan.compiled import compile_at_once
 
 ROWS = 8192
@@ -28,7 +28,7 @@ def streamed(address_B: np.ndarray, out: np.ndarray) -> None:
     """Copy rows of uint16 to `out`, [B, N], uint16 or int64, past the caches."""
     target_B = np.uint64(out.ctypes.data) + np.arange(len(out), dtype=np.uint64) * np.uint64(out.strides[0])
     if out.dtype == np.uint16:
-        stream_rows(address_B, target_B, out.shape[1] // 4, np.empty(0, dtype=np.int64))
+        stream_bytes(address_B, target_B, out.shape[1] * 2, np.empty(0, dtype=np.int64))
     else:
         stream_rows(address_B, target_B, out.shape[1], np.empty(0, dtype=np.uint16))
 

@@ -29,7 +29,7 @@ from mixstream.plan.compiled import beside
 from mixstream.records import dataclass
 from mixstream.types import Int64, UInt8
 
-_STREAMED = 64  # words of 8 bytes of a row, from which on it is worth it to write past the caches
+_STREAMED = 64  # words of 8 bytes that a row takes in a batch, from which on it is worth it to write past the caches
 _WORDS = np.empty(0, dtype=np.int64)
 _HALVES = 1 << 21  # bytes from which on a second thread is worth starting
 
@@ -307,9 +307,8 @@ def _copy_of(
     field: Field, made: np.dtype[Any], nbytes: int, *, streams: bool
 ) -> Callable[[NDArray[np.uint64], NDArray[np.uint64]], None]:
     """Return what copies rows from addresses to addresses."""
-    words = nbytes // 8 if field.dtype == made and nbytes % 8 == 0 else 0
-    if streams and words >= _STREAMED:
-        return lambda source_B, target_B: gather_loops.stream_rows(source_B, target_B, words, _WORDS)
+    if streams and field.dtype == made and nbytes >= 8 * _STREAMED:
+        return lambda source_B, target_B: gather_loops.stream_bytes(source_B, target_B, nbytes, _WORDS)
     if field.dtype == made:
         return lambda source_B, target_B: gather_loops.copy_rows(source_B, target_B, nbytes)
     stored = np.empty(0, dtype=field.dtype)

@@ -102,6 +102,25 @@ def cast_rows(
 
 
 @compile_loop
+def stream_bytes(source_B: Any, target_B: Any, nbytes: int, words: Any) -> None:  # pragma: no cover - compiled
+    """Copy rows of any dtype past the caches, as `stream_rows` does; `words` is an array of int64."""
+    last, line = len(source_B) - 1, np.uint64(64)
+    for i in range(len(source_B)):
+        source, to, ahead = source_B[i], target_B[i], source_B[min(i + _AHEAD, last)]
+        for at in range(min(_LINES, nbytes >> 6)):
+            prefetch(ahead + np.uint64(64 * at))
+        begin = min(np.int64((line - to % line) % line), nbytes)  # of the first whole line
+        end = begin + (nbytes - begin) // 64 * 64
+        if begin:
+            memcpy(to, source, begin)
+        for at in range(begin, end, 64):
+            streamed(to + np.uint64(at), source + np.uint64(at), words)
+        if end < nbytes:
+            memcpy(to + np.uint64(end), source + np.uint64(end), nbytes - end)
+    fence()
+
+
+@compile_loop
 def stream_rows(source_B: Any, target_B: Any, elements: int, stored: Any) -> None:  # pragma: no cover - compiled
     """Copy rows of integers to int64, past the caches; compiled for each dtype of integers.
 
