@@ -39,7 +39,7 @@ from mixstream.packing.record import (
 )
 from mixstream.packing.settings import PackingSettings
 from mixstream.packing.source import DocumentSource
-from mixstream.plan.kernels import permute
+from mixstream.plan.permutation import permute
 from mixstream.plan.rng import derive_key
 from mixstream.selection.artefact_files import ArtefactFiles, check_files
 from mixstream.selection.manifest import check_made, decode_manifest, directory_of, encode_manifest

@@ -192,7 +192,7 @@ class Addressing:
         shard_B, row_B, missing = table.find(
             domain_B=domain_B, lane_R=lane_R, draw_B=draw_B, shuffle=self.orders[0].shuffle
         )
-        rest_B = np.flatnonzero(shard_B < 0) if missing else ()
+        rest_B = np.flatnonzero(shard_B < 0)[:missing]
         if self._cut_K.any():  # domains that are read through a view
             cut_B = np.flatnonzero(self._cut_K[domain_B] & (shard_B >= 0))
             for domain, _, of_cut in self._groups(domain_B[cut_B], np.zeros_like(cut_B)):

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from mixstream.arguments import MOST, choice, real, shown, whole
 from mixstream.errors import ConfigError
-from mixstream.plan.kernels import permute
+from mixstream.plan.permutation import permute
 from mixstream.plan.rng import derive_key
 from mixstream.types import Int64
 

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from mixstream.errors import ConfigError
-from mixstream.plan.kernels import permute
+from mixstream.plan.permutation import permute
 from mixstream.plan.rng import derive_key
 from mixstream.records import dataclass
 from mixstream.types import Int64
