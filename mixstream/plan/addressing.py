@@ -188,7 +188,7 @@ class Addressing:
         table = self._tables.get("now")
         if table is None or not lanes <= set(table.lanes):
             known = () if table is None else table.lanes
-            table = LayoutTable.of_lanes(sorted({*known, *lanes}), self.orders)
+            table = self._tables["now"] = LayoutTable.of_lanes(sorted({*known, *lanes}), self.orders)
         shard_B, row_B, missing = table.find(
             domain_B=domain_B, lane_R=lane_R, draw_B=draw_B, shuffle=self.orders[0].shuffle
         )

@@ -51,13 +51,14 @@ def test_permute_equals_its_reference_at_any_size(size, key, index):
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 1 << 62), st.integers(0, 1 << 62), KEYS), min_size=1, max_size=9))
 def test_values_of_any_sizes_and_keys_are_permuted_together(values):
-    size_B, index_B, key_B = (np.tile(each, 37) for each in map(np.array, zip(*values)))  # several blocks
-    index_B = index_B.astype(np.int64) % size_B
+    dtypes = np.int64, np.int64, np.uint64
+    size_B, index_B, key_B = (np.tile(np.array(each, dtype), 37) for each, dtype in zip(zip(*values), dtypes))  # blocks
+    index_B %= size_B
     expected = [
         int(permutation.permute_reference(index_B[i : i + 1], int(size_B[i]), int(key_B[i]))[0])
         for i in range(len(values))
     ]
-    permutation.permute_rows(index_B, size_B.astype(np.int64), key_B.astype(np.uint64), index_B)  # in place
+    permutation.permute_rows(index_B, size_B, key_B, index_B)  # in place
     assert index_B.tolist() == expected * 37
 
 
