@@ -1,12 +1,15 @@
 """How close `Loader` comes to copying bytes: million tokens/s and CPU time, on a pair of cores or on one.
 
-    python bench/loader.py [--rows 40000] [--batch-sizes 8 64 256 1024 4096] [--rounds 9] [--cores 2] [--stores]
+    python bench/loader.py [--rows 40000] [--batch-sizes 8 64 256 1024 4096] [--rounds 9] [--cores 2]
+                           [--stores | --stages]
 
 8 domains x 40,000 rows x 2,048 uint16 tokens (seeded, about 1.3 GB, written once below bench/data). Beside the loader
 stand copies of the very same rows in the same files, with all addresses known beforehand, into one array that is used
 again and again: a compiled loop of one thread (`row_kernel.py`: memcpy, or vectorised widening), and plain numpy in two
 ways (row by row; by shard with fancy indexing), of which the faster one counts. All take turns in one process. Every
 page is mapped before. Before each turn, what the loader has ready is taken untimed.
+
+With `--stages`, the loader runs alone, and its `stats()` say where the thread that makes batches spends its time.
 
 With `--stores`, loaders of the same tokens in several stores take turns instead: MDS rows; the same rows of flat token
 files (Megatron pairs, documents of 1 to some 8,000 tokens, mean 1,000); rows of a packing of their documents. Each is
@@ -251,6 +254,21 @@ def compare(paths: list[Path], *, batch_size: int, widen: bool, rounds: int, row
     )
 
 
+def stages(paths: list[Path], *, batch_size: int, widen: bool, rows: int) -> str:
+    """Return one line: µs a batch of the trainer, of the stages of the thread that makes batches, and its CPU."""
+    steps = rows // batch_size
+    with ms.Loader(make_dataset(paths, batch_size), widen=widen) as loader:
+        batches = Endless(loader)
+        for _ in range(len(loader)):  # every page is mapped
+            batches(0)
+        before, used = loader.stats(), time.process_time()
+        wall, _ = timed(batches, range(steps))
+        found, used = loader.stats() - before, time.process_time() - used
+    spent = [wall, found.plan or 0.0, found.locate or 0.0, found.gather or 0.0, found.cpu or 0.0, used]
+    shown = "  ".join(f"{1e6 * seconds / steps:>7.1f}" for seconds in spent)
+    return f"{batch_size:>6}  {'int64' if widen else 'uint16':>8}  {shown}"
+
+
 def tokens_of(rates: list[float]) -> float:
     """Return the median of rows/s as million tokens/s."""
     return statistics.median(rates) * SEQ / 1e6
@@ -271,6 +289,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["uint16", "int64"], help="one of the dtypes that are delivered")
     parser.add_argument("--rounds", type=int, default=9, help="turns that loader and gather take")
     parser.add_argument("--stores", action="store_true", help="rows of MDS, of flat token files, and packed ones")
+    parser.add_argument("--stages", action="store_true", help="where the thread that makes batches spends its time")
     compile_at_once()
     options = parser.parse_args()
     paths = corpus(options.rows)
@@ -288,6 +307,12 @@ def main() -> None:
             for widen in (False, True):
                 sizes = {"batch_size": batch_size, "rounds": options.rounds, "rows": rows}
                 print("\n".join(compare_stores(paths, widen=widen, **sizes)), flush=True)
+        return
+    if options.stages:
+        print("µs a batch\n batch  delivers     wall     plan   locate   gather  its CPU  all CPU")
+        for batch_size in options.batch_sizes:
+            for widen in (False, True):
+                print(stages(paths, batch_size=batch_size, widen=widen, rows=rows), flush=True)
         return
     print("million tokens/s of loader and kernel; medians of the turns' ratios [min, max]")
     print("batch  delivers  loader  kernel  loader / kernel      CPU time             loader / numpy       CPU time")

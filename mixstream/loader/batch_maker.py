@@ -4,6 +4,7 @@ A `BatchMaker` is used by one thread at a time. It keeps no reference to the loa
 loader is deleted. `Running` is the thread, and what ends it.
 """
 
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -14,7 +15,7 @@ import torch
 from mixstream.data.assemble import Assembler
 from mixstream.data.batch import Batch
 from mixstream.data.predownload import Predownloader
-from mixstream.data.second_thread import has_second_core
+from mixstream.data.second_thread import Pace, has_second_core
 from mixstream.loader.prefetch import BlockedError, Prefetcher
 from mixstream.loader.run import Run
 from mixstream.metering import LOCATE, PLAN, Meter
@@ -102,6 +103,7 @@ class BatchMaker:
         )
         self._ahead = _Ahead()
         self._joins, self._together = joins, 1
+        self._pace = Pace()
         self.trainer_waits: Callable[[], bool] = lambda: False
         self._fetches = any(source.files.fetches for source in assembler.domains.sources)
         self._steps = 1  # to plan together the next time: the first batch waits for its own rows only
@@ -141,11 +143,13 @@ class BatchMaker:
         if self._reader.quarantine.entries:
             return None
         steps, at = self._ahead.next(self._together if self._ahead.alike else 1)
-        batches: list[Any] | None = self._assembler.assemble_together(
-            [rows for rows, _ in steps], at, two_threads=self.trainer_waits()
-        )
+        waits, began = self.trainer_waits(), time.perf_counter()
+        two = waits and self._pace.takes_two()
+        batches: list[Any] | None = self._assembler.assemble_together([rows for rows, _ in steps], at, two_threads=two)
         if batches is None:
             return None
+        if waits:  # else the trainer is at work, and may take this core too
+            self._pace.took((time.perf_counter() - began) / len(at), two=two)
         self._ahead.done += len(steps)
         if self._fetches:
             for _, cursor in steps:

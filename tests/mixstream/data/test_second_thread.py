@@ -11,7 +11,7 @@ from harness import make_dataset  # pyright: ignore[reportMissingImports]
 
 import mixstream as ms
 from mixstream.data import gather
-from mixstream.data.second_thread import both
+from mixstream.data.second_thread import Pace, both
 
 
 def test_each_position_is_worked_on_once_by_two_threads():
@@ -58,6 +58,18 @@ def test_where_no_thread_can_be_started_both_halves_are_done_at_once_and_once(mo
     later: list[slice] = []
     both(later.append, 10)
     assert (len(done), len(later)) == (2, 2)
+
+
+def test_the_quicker_way_to_copy_is_taken_and_the_other_one_tried_now_and_then():
+    pace, taken = Pace(), []
+    for second_core_is_busy in (False, True, False):
+        for _ in range(400):
+            taken.append(pace.takes_two())
+            pace.took((3.0 if second_core_is_busy else 1.1) if taken[-1] else 2.0, two=taken[-1])
+    idle, busy, again = taken[:400], taken[400:800], taken[800:]
+    assert 350 < sum(idle) < 400
+    assert 0 < sum(busy[200:]) < 30
+    assert sum(again[300:]) > 80
 
 
 def test_no_thread_is_left():
