@@ -51,8 +51,9 @@ def test_permute_equals_its_reference_at_any_size(size, key, index):
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 1 << 62), st.integers(0, 1 << 62), KEYS), min_size=1, max_size=9))
 def test_values_of_any_sizes_and_keys_are_permuted_together(values):
-    dtypes = np.int64, np.int64, np.uint64
-    size_B, index_B, key_B = (np.tile(np.array(each, dtype), 37) for each, dtype in zip(zip(*values), dtypes))  # blocks
+    sizes, indices, keys = zip(*values)
+    size_B, index_B = np.tile(np.array(sizes, dtype=np.int64), 37), np.tile(np.array(indices, dtype=np.int64), 37)
+    key_B = np.tile(np.array(keys, dtype=np.uint64), 37)
     index_B %= size_B
     expected = [
         int(permutation.permute_reference(index_B[i : i + 1], int(size_B[i]), int(key_B[i]))[0])
