@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import multiprocessing.spawn
 import os
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from multiprocessing import forkserver
@@ -43,10 +45,23 @@ def pytest_collection() -> Generator[None, object, object]:
     """Leave what is imported out of garbage collections, which take half a second each and copy pages of a fork."""
     gc.disable()
     try:
-        return (yield)
+        with _rewriting_once():
+            return (yield)
     finally:
         gc.enable()
         gc.freeze()
+
+
+@contextmanager
+def _rewriting_once() -> Iterator[None]:
+    """Let one worker rewrite the assertions of all tests, 7 s of CPU; the others read what it has written."""
+    with pytest.MonkeyPatch.context() as patched, Path(__file__).open("rb") as locked:
+        try:
+            fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(locked, fcntl.LOCK_SH)  # when the first is done, and all others together
+        patched.setattr(sys, "dont_write_bytecode", False)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
