@@ -52,6 +52,14 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of trainers behind those of loaders: these fork, and transformers and Lightning are 200 MB."""
+    trainers = [item for item in items if "/integrations/" in item.nodeid]
+    others = [item for item in items if "/integrations/" not in item.nodeid]
+    at = max((number for number, item in enumerate(others, 1) if "/loader/" in item.nodeid), default=0)
+    items[:] = [*others[:at], *trainers, *others[at:]]
+
+
 @contextmanager
 def _rewriting_once() -> Iterator[None]:
     """Let one worker rewrite the assertions of all tests, 7 s of CPU; the others read what it has written."""
