@@ -31,8 +31,10 @@ demo-selection: $(READY)  ## prune text with planted faults, show what was dropp
 
 test: style  ## the whole gate: format, lint, types, layers, tests
 	@# pyright needs one core: it runs beside the tests, and what it says is shown after what they say
+	@# with huge pages, where glibc has them, what tests fork copies half as much: tables of 300 MB; and each of the tests'
+	@# processes has one thread for numpy's and torch's products, since threads without a core wait by spinning
 	@$(BIN)/pyright > $(VENV)/types.txt 2>&1 & types=$$!; \
-	$(BIN)/python -m pytest -n auto --dist worksteal; tests=$$?; \
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal; tests=$$?; \
 	wait $$types; types=$$?; cat $(VENV)/types.txt; exit $$((tests || types))
 
 check: style  ## everything of the gate but the tests

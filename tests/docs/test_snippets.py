@@ -178,6 +178,7 @@ def run_blocks(todo: list[Block], here: Path, programs: Path) -> None:
             "HOME": str(here),
             "XDG_CACHE_HOME": str(here / ".cache"),
             "OMP_NUM_THREADS": "1",
+            "PYTHON_SPAWN": str(programs / "python"),  # a dozen commands have worker processes
             "COLUMNS": "120",
         },
         capture_output=True,

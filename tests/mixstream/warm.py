@@ -3,7 +3,8 @@
 Importing torch, numba and pyarrow takes a process more than a second of CPU. `bin/python` in the directory of a server
 is called like the interpreter (`-c`, `-m` or a script, with `-W`, `-u` and `-B`), and has its arguments, environment,
 directory, streams, other open files, signals and exit status. `bin/mixstream` and `bin/torchrun` are the programs of
-these names; torchrun starts its ranks in the same way.
+these names; torchrun starts its ranks in the same way. Where the variable PYTHON_SPAWN names such a `python`, what
+`multiprocessing` spawns starts by it too.
 
 Rules: the server imports packages of others only, and uses none, so that a process finds mixstream as a new interpreter
 does: it has no threads, no locks that are held and no connections. What differs: the seed of `hash` and
@@ -21,6 +22,7 @@ import fcntl
 import gc
 import importlib
 import marshal
+import multiprocessing.spawn
 import os
 import selectors
 import signal
@@ -194,6 +196,8 @@ def _program(words: list[str]) -> tuple[Any, dict[str, Any]]:
     warnings._processoptions(options)  # type: ignore[attr-defined] - as the interpreter does
     if os.environ.get("PYTHONUNBUFFERED") and sys.stdout is not None:
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
+    if "PYTHON_SPAWN" in os.environ:
+        multiprocessing.spawn.set_executable(os.environ["PYTHON_SPAWN"])
     sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     main = sys.modules["__main__"] = ModuleType("__main__")
     main.__dict__["__builtins__"] = __builtins__

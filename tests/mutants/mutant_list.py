@@ -17,7 +17,9 @@ import ast
 import re
 import tomllib
 from collections import Counter
+from copy import copy
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,11 +71,40 @@ def _fault(mutant: Mutant, root: Path) -> str:
     if (times := text.count(mutant.old)) != 1:
         return f"its old text occurs {times} times in {mutant.file}"
     try:
-        if ast.dump(ast.parse(mutant.applied(text))) == ast.dump(ast.parse(text)):
+        changed = mutant.applied(text)
+        if _is_same_code(_parsed(text), ast.parse(changed).body, text.split("\n"), changed.split("\n")):
             return "it changes no code"
     except SyntaxError as error:
         return f"its new text is no Python: {error}"
     return next((fault for test in mutant.tests if (fault := _missing(test, root))), "" if mutant.tests else "no tests")
+
+
+@cache
+def _parsed(text: str) -> list[ast.stmt]:
+    return ast.parse(text).body
+
+
+def _is_same_code(one: list[ast.stmt], other: list[ast.stmt], lines: list[str], other_lines: list[str]) -> bool:
+    """Return whether statements differ in comments and layout at most. Those of the same lines are not compared."""
+    return len(one) == len(other) and all(
+        _lines_of(left, lines) == _lines_of(right, other_lines) or _are_alike(left, right, lines, other_lines)
+        for left, right in zip(one, other)
+    )
+
+
+def _are_alike(left: ast.stmt, right: ast.stmt, lines: list[str], other_lines: list[str]) -> bool:
+    scopes = (ast.ClassDef, ast.FunctionDef)  # of which most lines are the same
+    if not isinstance(left, scopes) or not isinstance(right, scopes):
+        return ast.dump(left) == ast.dump(right)
+    heads = [copy(left), copy(right)]
+    for head in heads:
+        head.body = []
+    return ast.dump(heads[0]) == ast.dump(heads[1]) and _is_same_code(left.body, right.body, lines, other_lines)
+
+
+def _lines_of(statement: ast.stmt, lines: list[str]) -> list[str]:
+    begin = min(each.lineno for each in (statement, *getattr(statement, "decorator_list", ())))
+    return lines[begin - 1 : statement.end_lineno]
 
 
 def _missing(test: str, root: Path) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed.checkpoint as dcp
 from harness import Tilt, drive, joined, loaders_of, make_dataset, row_ids
 
 import mixstream as ms
@@ -20,6 +19,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*TypedStorage is deprecated"),
 ]
 HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported() -> None:
+    """Import it with the first test: every worker collects this file, and forks what it has in memory."""
+    global dcp  # noqa: PLW0603
+    import torch.distributed.checkpoint as dcp
 
 
 @pytest.fixture(scope="module")

@@ -14,26 +14,8 @@ import pytest
 import torch
 from harness import Asking, Tilt, joined, write_tokens
 
-pytest.importorskip("transformers")
-pytest.importorskip("accelerate")
-
-from hf_world import (
-    Saving,
-    arguments,
-    library_of,
-    logged,
-    plain_rows,
-    plain_run,
-    position,
-    tiny_llama,
-    token_losses,
-    trainer_of,
-)
-from transformers import TrainerCallback
-
 import mixstream as ms
 from mixstream.errors import ConfigError, StateError
-from mixstream.integrations import hf
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*pin_memory.*"),
@@ -42,6 +24,30 @@ pytestmark = [
 
 
 LEARNING = {"mixer": Tilt(), "lag": 4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported() -> None:
+    """Import transformers with the first test: every worker collects this file, and forks what it has in memory."""
+    global Saving, TrainerCallback, arguments, hf, library_of, logged  # noqa: PLW0603
+    global plain_rows, plain_run, position, tiny_llama, token_losses, trainer_of  # noqa: PLW0603
+    pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from hf_world import (
+        Saving,
+        arguments,
+        library_of,
+        logged,
+        plain_rows,
+        plain_run,
+        position,
+        tiny_llama,
+        token_losses,
+        trainer_of,
+    )
+    from transformers import TrainerCallback
+
+    from mixstream.integrations import hf
 
 
 @pytest.fixture(scope="module")

@@ -12,21 +12,13 @@ from typing import Any
 import pytest
 import torch
 from harness import joined
-
-pytest.importorskip("lightning.pytorch")
-sys.path.append(str(Path(__file__).parent))
-
-import lightning.pytorch as L
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.tuner import Tuner
-from lightning_job import ADO, QUIET, Model, Validated, dataset, rows, steps, write_text
 from torch.utils.data import DataLoader
 
 import mixstream as ms
 from mixstream.data.collate import collate_samples
 from mixstream.errors import ConfigError, StateError
-from mixstream.integrations.lightning import MixData
+
+sys.path.append(str(Path(__file__).parent))
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:::lightning.*"),
@@ -35,6 +27,21 @@ pytestmark = [
 ]
 EPOCH = 12  # steps
 ODM = ms.mixers.ODM()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported() -> None:
+    """Import Lightning with the first test: every worker collects this file, and forks what it has in memory."""
+    global ADO, QUIET, CSVLogger, L, MixData, Model, ModelCheckpoint, Tuner, Validated  # noqa: PLW0603
+    global dataset, rows, steps, write_text  # noqa: PLW0603
+    pytest.importorskip("lightning.pytorch")
+    import lightning.pytorch as L
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.loggers import CSVLogger
+    from lightning.pytorch.tuner import Tuner
+    from lightning_job import ADO, QUIET, Model, Validated, dataset, rows, steps, write_text
+
+    from mixstream.integrations.lightning import MixData
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ from mixstream.selection import FAILED, SCORED, TOO_SHORT, Scores
 from mixstream.selection.datamodels import Proxy, attribute, member_key, unit_norm
 from mixstream_tools.cli import main
 
+pytestmark = pytest.mark.usefixtures("warm_spawn")  # the commands have worker processes
+
 MODELS = """
 import torch
 from torch import nn

@@ -28,6 +28,8 @@ from mixstream_tools.shared.options import Reading
 from mixstream_tools.shared.outputs import Output
 from mixstream_tools.shared.parts import PartOptions
 
+pytestmark = pytest.mark.usefixtures("warm_spawn")  # the commands have worker processes
+
 TEXTS = {
     "web": [f"the {colour} cat sat on mat {at}" for at in range(30) for colour in ("red", "blue")],
     "code": [f"def f{at}(x): return x + {at}" for at in range(25)],

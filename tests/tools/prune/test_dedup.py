@@ -12,6 +12,8 @@ from mixstream.selection import Column, Scores, ScoresWriter, Selection, ShardId
 from mixstream.selection.prototypes import Clusters, duplicate_of
 from mixstream_tools.prune import comparison
 
+pytestmark = pytest.mark.usefixtures("warm_spawn")  # the commands have worker processes
+
 WEB = 798
 VARIANTS = ("greedy", "official", "components")
 

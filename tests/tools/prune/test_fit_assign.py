@@ -11,6 +11,8 @@ from mixstream.selection import Scores
 from mixstream.selection.prototypes import Prototypes, assign
 from mixstream_tools.prune import iterations
 
+pytestmark = pytest.mark.usefixtures("warm_spawn")  # the commands have worker processes
+
 WEB, CODE = 800, 200
 
 

@@ -13,6 +13,8 @@ from mixstream.selection import Scores, Selection, provenance
 from mixstream.selection import write_selection as write
 from mixstream_tools.cli import main
 
+pytestmark = pytest.mark.usefixtures("warm_spawn")  # the commands have worker processes
+
 TEXTS = [f"text number {at} says {'very ' * at}little" for at in range(10)]
 
 

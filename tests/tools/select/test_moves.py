@@ -23,6 +23,8 @@ from mixstream.selection import (
     write_selection,
 )
 
+pytestmark = pytest.mark.usefixtures("warm_spawn")  # the commands have worker processes
+
 TEXTS = ["red", "green", "blue", "red", "pink", "teal", "red"]
 
 

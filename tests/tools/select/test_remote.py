@@ -14,6 +14,8 @@ from servers import S3
 from mixstream.selection import Scores, Selection
 from mixstream_tools.cli import main
 
+pytestmark = pytest.mark.usefixtures("warm_spawn")  # the commands have worker processes
+
 
 @pytest.fixture(autouse=True)
 def _own_temp_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

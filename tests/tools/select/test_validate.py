@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.usefixtures("warm_spawn")  # the commands have worker processes
+
 TRAIN = """
 import json, sys
 import numpy as np

@@ -14,8 +14,7 @@ import math
 from functools import cache
 
 import numpy as np
-from scipy.optimize import brentq, minimize, nnls
-from scipy.special import ndtr, ndtri
+import scipy  # imports its parts when they are first used
 
 _INFINITY = 9.0
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(60)
@@ -33,7 +32,7 @@ def _phi(x: np.ndarray) -> np.ndarray:
 @cache
 def _law(theta: float, f: float, side: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return nodes (t, u) and weights of the law of the kept points."""
-    edge = float(ndtri(1 - f / 2 if side == "easy" else (1 + f) / 2))
+    edge = float(scipy.special.ndtri(1 - f / 2 if side == "easy" else (1 + f) / 2))
     low, high = (edge, _INFINITY) if side == "easy" else (0.0, min(edge, _INFINITY))
     z, weight_z = _interval(low, high)
     weight_z = weight_z * _phi(z)
@@ -56,12 +55,14 @@ def theory(alpha: float, theta: float = 0.0, f: float = 1.0, side: str = "hard")
 
         def excess(k: float) -> float:
             v = k - a * t - b * u
-            return alpha * float(weight @ ((v**2 + 1) * ndtr(v) + v * _phi(v))) - 1
+            return alpha * float(weight @ ((v**2 + 1) * scipy.special.ndtr(v) + v * _phi(v))) - 1
 
-        return brentq(excess, -200.0, 200.0, xtol=1e-10) / math.sqrt(1 + a * a + b * b)
+        return scipy.optimize.brentq(excess, -200.0, 200.0, xtol=1e-10) / math.sqrt(1 + a * a + b * b)
 
     start = [1.0 + alpha / 2, 0.0][: 2 if theta else 1]
-    best = minimize(lambda d: -margin(d), start, method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-11})
+    best = scipy.optimize.minimize(
+        lambda d: -margin(d), start, method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-11}
+    )
     a, b = best.x[0], best.x[1] if theta else 0.0
     return math.acos(a / math.sqrt(1 + a * a + b * b)) / math.pi, -best.fun
 
@@ -77,7 +78,9 @@ def student(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Return (error, margin) of the max-margin separator through the origin: a non-negative least-squares problem."""
     rows, n = y[:, None] * x, x.shape[1]
     scale = math.sqrt(n)
-    factor, _ = nnls(np.vstack([rows.T, np.full((1, len(rows)), scale)]), np.append(np.zeros(n), scale), maxiter=50 * n)
+    factor, _ = scipy.optimize.nnls(
+        np.vstack([rows.T, np.full((1, len(rows)), scale)]), np.append(np.zeros(n), scale), maxiter=50 * n
+    )
     direction = rows.T @ factor
     direction /= np.linalg.norm(direction)
     return math.acos(np.clip(direction[0], -1, 1)) / math.pi, float((rows @ direction).min())
