@@ -18,6 +18,7 @@ from mixstream.errors import (
     StoreNotFoundError,
     UnfinishedError,
 )
+from mixstream.lazy import pattern
 from mixstream.records import dataclass
 from mixstream.storage.domain_directory import domain_directory
 from mixstream.storage.open import open_store
@@ -25,9 +26,9 @@ from mixstream.storage.store import Store, read_at_most
 from mixstream.storage.url import join, redact, scheme_of
 
 RUN, SUMMARY = ".convert/run.json", "domains.json"
-_PART = re.compile(r"part-(\d{5,}|tail)", re.ASCII)
-_RECORD = re.compile(r"\.convert/parts/[^/]+/\d+\.json", re.ASCII)
-_SHARDS_OF_PART = re.compile(r"([^/]+)/[^/]+/part-(\d{5,})/.*", re.ASCII)
+_PART = pattern(r"part-(\d{5,}|tail)", re.ASCII)
+_RECORD = pattern(r"\.convert/parts/[^/]+/\d+\.json", re.ASCII)
+_SHARDS_OF_PART = pattern(r"([^/]+)/[^/]+/part-(\d{5,})/.*", re.ASCII)
 _LARGEST = 256 << 20  # bytes of either file
 _LEVELS = 3  # ROOT/DOMAIN/SPLIT/part-00000
 
