@@ -172,4 +172,7 @@ def _without_collections() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            if not gc.get_freeze_count():  # what is new is old now: looking at it would be the next allocation's task
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
