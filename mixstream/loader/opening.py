@@ -29,7 +29,7 @@ from mixstream.data.domain import Domain
 from mixstream.errors import ConfigError, SelectionError
 from mixstream.lazy import later
 from mixstream.loader.stream import CONCAT, Stream, retry_of
-from mixstream.storage import build_once, is_local
+from mixstream.storage import is_local
 
 if TYPE_CHECKING:
     from mixstream.loader.packed_streams import packed_domain
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mixstream.selection.scores import Scores
     from mixstream.selection.selection import Selection
     from mixstream.selection.splitting import split
+    from mixstream.storage.built_once import build_once
 else:
     (packed_domain,) = later("mixstream.loader.packed_streams", "packed_domain")
     (Packing,) = later("mixstream.packing.packing", "Packing")
@@ -47,6 +48,7 @@ else:
     (Scores,) = later("mixstream.selection.scores", "Scores")
     (Selection,) = later("mixstream.selection.selection", "Selection")
     (split,) = later("mixstream.selection.splitting", "split")
+    (build_once,) = later("mixstream.storage.built_once", "build_once")
 
 _WAITED = 0.05  # seconds that this thread has waited for disks, after which streams are opened in several
 _Opened = TypeVar("_Opened")

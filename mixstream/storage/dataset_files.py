@@ -25,8 +25,6 @@ from mixstream.storage.cache.owner import CacheOwner, digest_of, warn_of_earlier
 from mixstream.storage.companions import Companions
 from mixstream.storage.in_place import InPlace
 from mixstream.storage.index_file import origin_of, read_index
-from mixstream.storage.large_file import LargeFile
-from mixstream.storage.made_index import IndexMaker, made_of
 from mixstream.storage.mapping import map_file
 from mixstream.storage.original import Original
 from mixstream.storage.places import Places, version_directory
@@ -37,8 +35,12 @@ from mixstream.storage.stores.local import info_of
 
 if TYPE_CHECKING:
     from mixstream.storage.cache.contents import CacheContents
+    from mixstream.storage.large_file import LargeFile
+    from mixstream.storage.made_index import IndexMaker, made_of
 else:
     (CacheContents,) = later("mixstream.storage.cache.contents", "CacheContents")
+    (LargeFile,) = later("mixstream.storage.large_file", "LargeFile")
+    IndexMaker, made_of = later("mixstream.storage.made_index", "IndexMaker", "made_of")
 
 
 _SLACK = 60.0  # seconds that a waiting process allows for unpacking, hashing and a slow disk
