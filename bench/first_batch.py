@@ -27,6 +27,7 @@ from __future__ import annotations
 import argparse
 import compileall
 import json
+import math
 import os
 import platform
 import statistics
@@ -111,6 +112,13 @@ def measure(tree: Path, face: str, paths: list[str], cache: Path, *, settle: boo
     return list(json.loads(done.stdout.splitlines()[-1]))
 
 
+def shown(seconds: tuple[float, ...]) -> str:
+    """Return median [min, max]; "-" if one was not measured."""
+    if any(map(math.isnan, seconds)):
+        return "-"
+    return f"{statistics.median(seconds):.3f} [{min(seconds):.2f}, {max(seconds):.2f}]"
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -138,7 +146,7 @@ def main() -> None:
                             cache = Path(scratch) / tree if cached else Path(empty)
                             found.setdefault((face, tree), []).append(measure(trees[tree], face, paths, cache))
             for (face, tree), times in sorted(found.items()):
-                columns = (f"{statistics.median(each):.3f} [{min(each):.2f}, {max(each):.2f}]" for each in zip(*times))
+                columns = (shown(each) for each in zip(*times))
                 state = "cached" if cached else "no cache"
                 print(f"{state:8}  {face:22}  {tree:7}  " + "  ".join(f"{each:>17}" for each in columns), flush=True)
 
