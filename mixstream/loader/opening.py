@@ -50,7 +50,8 @@ else:
     (split,) = later("mixstream.selection.splitting", "split")
     (build_once,) = later("mixstream.storage.built_once", "build_once")
 
-_WAITED = 0.05  # seconds that this thread has waited for disks, after which streams are opened in several
+_LONG = 0.1  # seconds after which streams may be opened in several threads
+_WAITS = 4  # times of its CPU time that a thread has taken if what it waits for is a disk, not another process
 _Opened = TypeVar("_Opened")
 
 
@@ -74,16 +75,15 @@ def opened(streams: Sequence[Stream], *, allow_unsafe_types: bool) -> tuple[list
 def _each(streams: Sequence[Stream], open_one: Callable[[Stream], _Opened]) -> list[_Opened]:
     """Return what `open_one` returns of each stream.
 
-    What waits is opened in threads: streams of a store, and all that follow once disks have kept this thread waiting.
-    Elsewhere threads only wait for each other: eight streams on a local disk took them twice the time.
+    What waits is opened in threads: streams of a store, and all that follow once a disk has kept this thread waiting
+    most of the time. Elsewhere threads only wait for each other: streams on a local disk took them twice the time.
     """
-    found, waited = list[_Opened](), 0.0
+    found, began, cpu = list[_Opened](), time.perf_counter(), time.thread_time()
     for stream in streams:
-        if waited > _WAITED or not (stream.remote is None or is_local(stream.remote)):
+        elapsed, busy = time.perf_counter() - began, time.thread_time() - cpu
+        if elapsed > max(_LONG, _WAITS * busy) or not (stream.remote is None or is_local(stream.remote)):
             break
-        began, busy = time.perf_counter(), time.thread_time()
         found.append(open_one(stream))
-        waited += (time.perf_counter() - began) - (time.thread_time() - busy)
     if left := streams[len(found) :]:
         with ThreadPoolExecutor(min(len(left), 16), thread_name_prefix="mixstream-open") as pool:
             found += pool.map(open_one, left)

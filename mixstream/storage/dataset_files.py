@@ -153,7 +153,7 @@ class DatasetFiles:
         made._version, made._index_bytes = self._version, self._index_bytes
         made._companions, made._in_place = self._companions, self._in_place.of_companions()
         if self._cache is not None:
-            made._cache = made._cache_of(self._cache.owner.digest, self._cache.owner.index)
+            made._cache = made._cache_for(replace(self._cache.owner))
         if made.fetches:
             if made._refillable:
                 owner = made._opened.owner
@@ -363,6 +363,9 @@ class DatasetFiles:
             version=self._version,
             durable=self.durable,
         )
+        return self._cache_for(owner)
+
+    def _cache_for(self, owner: CacheOwner) -> Cache:
         return Cache(owner=owner, limit=self.cache_limit, timeout=self.retry.longest + _SLACK)
 
 

@@ -90,10 +90,9 @@ def is_plain(text: str) -> bool:
     >>> is_plain("/data/web-2.1"), is_plain("me:secret@host"), is_plain("/data/asia")
     (True, False, False)
     """
-    if not text.isascii() or any(mark in text for mark in _MARKS):
+    if not text.isascii() or any(map(text.__contains__, _MARKS)):
         return False
-    lower = text.lower()
-    return not any(token in lower for token in _TOKENS)
+    return not any(map(text.lower().__contains__, _TOKENS))
 
 
 def place_of(url: str) -> str:
