@@ -52,7 +52,7 @@ class Opened(NamedTuple):
 class _Many(NamedTuple):
     """An index of many shards, the digest by which cache directories know it, and where its fingerprint is kept."""
 
-    index: Index
+    entries: Index
     digest: str
     kept: KeptFingerprint
 
@@ -87,12 +87,12 @@ def _read(files: DatasetFiles, arrives: str | None) -> Opened:
             if (
                 found := _many(files, lambda: (data[at : at + _BLOCK] for at in range(0, len(data), _BLOCK)))
             ) is not None:
-                return Opened(MDS(found.index), where, found.kept)
+                return Opened(MDS(found.entries), where, found.kept)
         return Opened(open_container(data, where=where, validate_hash=arrives), where)
     with data:
         if arrives is None and (found := _many(files, data.blocks)) is not None:
             files.identify(found.digest)
-            return Opened(MDS(found.index), where, found.kept)
+            return Opened(MDS(found.entries), where, found.kept)
         whole = data.read()
     files.identify(index_hash(whole).hexdigest())
     return Opened(open_container(whole, where=where, validate_hash=arrives), where)

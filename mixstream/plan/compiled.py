@@ -312,10 +312,11 @@ def _import_arrays() -> None:
     if "scipy" not in sys.modules:  # numba has looked for it
         return
     with suppress(ImportError, AttributeError):  # of another version of numba, which then asks
-        linalg = importlib.import_module("numba.np.linalg")
+        linalg: Any = importlib.import_module("numba.np.linalg")
         asks, linalg.ensure_blas = linalg.ensure_blas, lambda: None
         try:
-            importlib.import_module("numba.np.arraymath").ensure_blas = asks
+            arrays: Any = importlib.import_module("numba.np.arraymath")
+            arrays.ensure_blas = asks
         finally:
             linalg.ensure_blas = asks
 
