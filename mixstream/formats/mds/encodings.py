@@ -9,6 +9,7 @@ or `ShardCorruptError` (bytes that are not a value of the column). Decoding chec
 import json
 import pickle
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache, partial
 from typing import Any
 
@@ -151,7 +152,7 @@ def decode_value(codec: Codec, data: memoryview) -> Any:
         return codec.decode(data)
     except MixstreamError:
         raise
-    except (ValueError, ArithmeticError, RecursionError) as error:  # of integers and decimals: ArithmeticError
+    except (ValueError, OverflowError, RecursionError, InvalidOperation) as error:
         raise CodecError(str(error) or type(error).__name__) from error
 
 
@@ -216,13 +217,6 @@ def _as_text(kind: type) -> Codec:
     return Codec(encode=lambda value: str(_expect(value, kind)).encode(), decode=lambda data: kind(_text(data)))
 
 
-def _decimals() -> Codec:
-    """Return the codec of `Decimal`, whose module is imported here: few datasets have any."""
-    from decimal import Decimal
-
-    return _as_text(Decimal)
-
-
 def _scalar(name: str) -> Codec:
     dtype = ndarrays.little_endian(name)
     encode, decode = partial(ndarrays.encode_scalar, dtype), partial(ndarrays.decode_scalar, dtype)
@@ -237,7 +231,7 @@ _CODECS: dict[str, Codec] = {
     **{name: _scalar(name) for name in ndarrays.DTYPE_NAMES},
     "str_int": _as_text(int),
     "str_float": _as_text(float),
-    "str_decimal": Codec(encode=lambda value: _decimals().encode(value), decode=lambda data: _decimals().decode(data)),
+    "str_decimal": _as_text(Decimal),
     "json": Codec(encode=_encode_json, decode=lambda data: json.loads(_text(data))),
     "pkl": Codec(encode=_encode_pickle, decode=_decode_pickle),
     "pil": Codec(encode=images.encode_pil, decode=images.decode_pil),
