@@ -7,10 +7,15 @@ rows. Every figure is of a process of its own: it imports torch, which is not co
 and reads. Faces and versions take turns; printed are medians with [min, max].
 
     import        importing mixstream, to the classes that are used
-    first batch   from `StreamingDataset(...)` to the first batch
-    both          the sum: what is waited after `import torch`
-    CPU           the CPU time of this process in both, of all its threads: it depends less on what else runs
-    100 batches   from `StreamingDataset(...)` to the hundredth batch, as fast as they come: what loads numba is in it
+    dataset       `StreamingDataset(...)` and the loader
+    first batch   from `iter(loader)` to the first batch
+    all           the sum: what is waited after `import torch`
+    CPU           the CPU time of this process in all that, of all its threads: it depends less on what else runs
+    100 batches   from `StreamingDataset(...)` to the hundredth batch, as fast as they come
+    compiled      from `StreamingDataset(...)` until all batches are made by compiled loops, if the process goes on
+                  reading as fast as it can, for at most 8 s; without workers
+
+With byte code, as what is installed has it: it is written before, by `compileall`.
 
 "cached" is with numba's cache of compiled loops, as from the second start on; "no cache" with an empty one, as in the
 first start after an installation. With `--against`, the tree of another version in DIRECTORY (it has `mixstream/`)
@@ -20,7 +25,9 @@ takes turns with this one.
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
+import math
 import os
 import platform
 import statistics
@@ -55,15 +62,24 @@ if __name__ == "__main__":
         except ImportError:
             pass
     dataset = ms.StreamingDataset(
-        streams=[ms.Stream(local=path) for path in paths], batch_size=BATCH, shuffle=True, epoch_size=102 * BATCH
+        streams=[ms.Stream(local=path) for path in paths], batch_size=BATCH, shuffle=True, epoch_size=10**6 * BATCH
     )
-    batches = iter({face})
+    loader = {face}
+    made = time.perf_counter()
+    batches = iter(loader)
     next(batches)
     first, first_cpu = time.perf_counter(), time.process_time()
     for _ in range(99):
         next(batches)
     last = time.perf_counter()
-    print(json.dumps([imported - began, first - imported, first - began, first_cpu - cpu, last - imported]))
+    found = [imported - began, made - imported, first - made, first - began, first_cpu - cpu, last - imported]
+    from mixstream.plan import compiled
+    def all_compiled():
+        return compiled._state.started and not compiled._state.wanted
+    while not {workers} and not all_compiled() and time.perf_counter() < imported + 8:
+        next(batches)
+    found.append(time.perf_counter() - imported if not {workers} and all_compiled() else float("nan"))
+    print(json.dumps(found))
 """
 
 
@@ -86,14 +102,21 @@ def corpus() -> list[str]:
 
 
 def measure(tree: Path, face: str, paths: list[str], cache: Path, *, settle: bool = False) -> list[float]:
-    """Return the five times of a process of its own, in seconds."""
-    code = CHILD.format(face=FACES[face], batch=BATCH, paths=paths, settle=settle)
+    """Return the seven times of a process of its own, in seconds."""
+    code = CHILD.format(face=FACES[face], batch=BATCH, paths=paths, settle=settle, workers="workers" in face)
     environment = {**os.environ, "PYTHONPATH": str(tree), "NUMBA_CACHE_DIR": str(cache)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has byte code
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment, cwd=cache.parent
     )
     return list(json.loads(done.stdout.splitlines()[-1]))
+
+
+def shown(seconds: tuple[float, ...]) -> str:
+    """Return median [min, max]; "-" if one was not measured."""
+    if any(map(math.isnan, seconds)):
+        return "-"
+    return f"{statistics.median(seconds):.3f} [{min(seconds):.2f}, {max(seconds):.2f}]"
 
 
 def main() -> None:
@@ -106,10 +129,13 @@ def main() -> None:
     trees = {"this": ROOT} | ({"other": options.against.resolve()} if options.against else {})
     paths = corpus()
     print(f"{platform.machine()}, {os.cpu_count()} cores; Python {platform.python_version()}; seconds")
-    names = "  ".join(f"{name:>18}" for name in ("import", "first batch", "both", "CPU", "100 batches"))
+    names = "  ".join(
+        f"{name:>17}" for name in ("import", "dataset", "first batch", "all", "CPU", "100 batches", "compiled")
+    )
     print(f"{'numba':8}  {'face':22}  {'version':7}  {names}")
     with tempfile.TemporaryDirectory() as scratch:
         for tree in trees:
+            compileall.compile_dir(trees[tree] / "mixstream", quiet=1)
             measure(trees[tree], "Loader", paths, Path(scratch) / tree, settle=True)
         for cached in (True, False):
             found: dict[tuple[str, str], list[list[float]]] = {}
@@ -120,11 +146,9 @@ def main() -> None:
                             cache = Path(scratch) / tree if cached else Path(empty)
                             found.setdefault((face, tree), []).append(measure(trees[tree], face, paths, cache))
             for (face, tree), times in sorted(found.items()):
-                columns = (
-                    f"{statistics.median(each):>5.2f} [{min(each):.2f}, {max(each):.2f}]" for each in zip(*times)
-                )
+                columns = (shown(each) for each in zip(*times))
                 state = "cached" if cached else "no cache"
-                print(f"{state:8}  {face:22}  {tree:7}  " + "  ".join(f"{each:>18}" for each in columns), flush=True)
+                print(f"{state:8}  {face:22}  {tree:7}  " + "  ".join(f"{each:>17}" for each in columns), flush=True)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def lazily(package: str, names: Mapping[str, Sequence[str]]) -> tuple[Callable[[
     def getattribute(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        with _without_collections():
+        with without_collections():
             module = import_module(f"{package}.{homes[name]}")
         value = module if name == homes[name] else getattr(module, name)
         setattr(sys.modules[package], name, value)
@@ -70,7 +70,7 @@ class Later:
     def _imported(self) -> Any:
         if not _is_importing(sys.modules.get(self.module)) and (loaded := self._loaded()) is not None:
             return loaded
-        with _forks.held_back(), _without_collections():
+        with _forks.held_back(), without_collections():
             return getattr(import_module(self.module), self.name)
 
     def _loaded(self) -> Any:
@@ -159,8 +159,8 @@ def import_in(held_back: Callable[[], AbstractContextManager[Any]]) -> None:
 
 
 @contextmanager
-def _without_collections() -> Iterator[None]:
-    """Let no garbage be collected meanwhile: what is imported stays, and to look at all that torch has takes 0.1 s.
+def without_collections() -> Iterator[None]:
+    """Let no garbage be collected while objects are made that stay: to look at all that torch has takes 0.1 s.
 
     Only in the thread that imported this package: beside any other, the user may say meanwhile whether garbage is
     collected.
@@ -172,4 +172,7 @@ def _without_collections() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            if not gc.get_freeze_count():  # what is new is old now: looking at it would be the next allocation's task
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()

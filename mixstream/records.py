@@ -1,9 +1,9 @@
 """`dataclass`, as that of the standard library, for a fifth of the time that a class takes to be made.
 
 The standard library compiles six methods from text for every frozen class, which takes half a millisecond (Python 3.11)
-and was half of the time to import this package. Here a class has its own `__init__`, compiled, and shares the others,
-which look at the names of its fields. `dataclasses` does the rest: `fields`, `replace` and `is_dataclass` know such a
-class, and type checkers see `dataclasses.dataclass`.
+and was half of the time to import this package. Here a class has its own `__init__`, compiled when the first object is
+made, and shares the others, which look at the names of its fields. `dataclasses` does the rest: `fields`, `replace` and
+`is_dataclass` know such a class, and type checkers see `dataclasses.dataclass`.
 
 Rules: nothing can tell such a class from one of the standard library's, but for the docstring that a class without
 one gets. The standard library makes those that inherit from another. Only the options below are known.
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from operator import attrgetter
 from reprlib import recursive_repr
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ else:
 
 def _with_methods(cls: Any, *, frozen: bool, eq: bool, slots: bool) -> Any:
     fields, own = dataclasses.fields(cls), vars(cls)
-    added = {"__init__": _init(cls, fields, frozen=frozen, slots=slots), "__repr__": _repr(fields)}
+    added: dict[str, Any] = {"__init__": _Init(cls, frozen=frozen, slots=slots), "__repr__": _repr(fields)}
     if eq:
         values = _values_of(fields)
         added["__eq__"] = _eq(values)
@@ -71,17 +72,35 @@ def _with_methods(cls: Any, *, frozen: bool, eq: bool, slots: bool) -> Any:
             added["__getstate__"], added["__setstate__"] = _state_methods()
     for name, method in added.items():
         if name not in own or own[name] is None:
-            if method is not None:
-                method.__name__, method.__qualname__ = name, f"{cls.__qualname__}.{name}"
-            setattr(cls, name, method)
+            _set_method(cls, name, method)
     return cls
+
+
+def _set_method(cls: Any, name: str, method: Any) -> None:
+    if isinstance(method, FunctionType):
+        method.__name__, method.__qualname__ = name, f"{cls.__qualname__}.{name}"
+    setattr(cls, name, method)
 
 
 # --- the method of its own ------------------------------------------------------------------------------------------
 
 
-def _init(cls: Any, fields: tuple[dataclasses.Field[Any], ...], *, frozen: bool, slots: bool) -> Any:
-    """Return the compiled `__init__`; its globals are those of the module, as of any function there."""
+class _Init:
+    """The `__init__` of a class until it is looked up, which compiles it: of most classes a program makes no object."""
+
+    def __init__(self, cls: Any, *, frozen: bool, slots: bool) -> None:
+        self._cls, self._frozen, self._slots = cls, frozen, slots
+        self._names = sys.modules[cls.__module__].__dict__
+
+    def __get__(self, instance: Any, cls: Any = None) -> Any:
+        init = _init(self._cls, self._names, frozen=self._frozen, slots=self._slots)
+        _set_method(self._cls, "__init__", init)
+        return init.__get__(instance, cls)
+
+
+def _init(cls: Any, names: dict[str, Any], *, frozen: bool, slots: bool) -> Any:
+    """Return the compiled `__init__`; its globals are the `names` of the module, as of any function there."""
+    fields = dataclasses.fields(cls)
     given = [field for field in fields if field.init]
     known: dict[str, Any] = {"_set_": object.__setattr__, "_made_": _MADE}
     arguments, lines = ["self"], []
@@ -107,7 +126,7 @@ def _init(cls: Any, fields: tuple[dataclasses.Field[Any], ...], *, frozen: bool,
     body = "\n  ".join(lines or ["pass"])
     text = f"def make({', '.join(known)}):\n def __init__({', '.join(arguments)}):\n  {body}\n return __init__"
     made: dict[str, Any] = {}
-    exec(text, sys.modules[cls.__module__].__dict__, made)  # noqa: S102 - as `dataclasses` does: names of fields alone
+    exec(text, names, made)  # noqa: S102 - as `dataclasses` does: names of fields alone
     init = made["make"](**known)
     init.__annotations__ = {field.name: field.type for field in given} | {"return": None}
     return init

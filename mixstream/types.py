@@ -9,7 +9,7 @@ Shape suffixes: B rows of the global batch, K domains, L lanes, V validation gro
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields, make_dataclass
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -38,7 +38,11 @@ def record_maker(record: type[Any]) -> Callable[..., Any]:
     >>> record_maker(Addresses)(np.array([0]), np.array([5]), np.array([7]))
     Addresses(domain_B=array([0]), shard_B=array([5]), row_B=array([7]))
     """
-    thawed = make_dataclass(record.__name__, [field.name for field in fields(record)], slots=True)
+    names = [field.name for field in fields(record)]
+    text = f"class Thawed:\n __slots__ = {names!r}\n def __init__(self, {', '.join(names)}):"
+    made: dict[str, Any] = {}
+    exec(text + "".join(f"\n  self.{name} = {name}" for name in names), {}, made)  # noqa: S102 - names of fields alone
+    thawed = made["Thawed"]
 
     def make(*values: Any) -> Any:
         made: Any = thawed(*values)

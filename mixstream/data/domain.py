@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import field, replace
 from functools import partial
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
@@ -32,7 +31,6 @@ from mixstream.formats import (
     FileInfo,
     ShardEntry,
     TokenStore,
-    content_facts,
     file_names,
     hash_hex,
     kinds_of,
@@ -46,11 +44,13 @@ from mixstream.records import dataclass
 from mixstream.storage import CacheLimit, DatasetFiles, ShardSpec, map_files
 
 if TYPE_CHECKING:
+    from mixstream.data.fingerprint import KeptFingerprint, fingerprint_of
     from mixstream.data.packed import Packed
     from mixstream.formats.cuts import Cuts
     from mixstream.formats.tokens.container import TokenFiles
     from mixstream.plan.selection import KeptRows
 else:
+    KeptFingerprint, fingerprint_of = later("mixstream.data.fingerprint", "KeptFingerprint", "fingerprint_of")
     (Packed,) = later("mixstream.data.packed", "Packed")
     (Cuts,) = later("mixstream.formats.cuts", "Cuts")
     (TokenFiles,) = later("mixstream.formats.tokens.container", "TokenFiles")
@@ -71,6 +71,7 @@ class Domain:
         whole: for a bucket, the domain of which it is a part: it reads the same shards.
         eos_id: the token that ends a document, where the borders of documents are not stored; None if it is not given.
         bos_id: the token that begins one, likewise.
+        kept_fingerprint: where the fingerprint of its shards is kept; None if it is not.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Domain:
     whole: Self | None = None
     eos_id: int | None = None
     bos_id: int | None = None
+    kept_fingerprint: KeptFingerprint | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def open(
@@ -93,9 +95,9 @@ class Domain:
             IndexCorruptError: its content is not valid.
             UnsafeEncodingError: a column is pickled, and `allow_unsafe_types` is False.
         """
-        container, where = read_container(files, validate_hash)
+        container, where, kept = read_container(files, validate_hash)
         container = with_borders(container, files)
-        domain = cls(name=name, container=container, files=files, validate_hash=validate_hash)
+        domain = cls(name=name, container=container, files=files, validate_hash=validate_hash, kept_fingerprint=kept)
         for columns in {shard.column_encodings: shard.columns for shard in kinds_of(domain.shards)}.values():
             for column, encoding in columns.items():
                 if not allow_unsafe_types and not is_safe(encoding):
@@ -165,12 +167,8 @@ class Domain:
             return self.whole.fingerprint
         if self.packed is not None:
             return self.packed.fingerprint(replace(self, container=self.packed.inner).fingerprint)
-        digest = blake2b(digest_size=16)
-        for facts in content_facts(self.shards):
-            digest.update(facts.encode())
-        for listed in self.container.borders() if isinstance(self.container, TokenFiles) else ():
-            digest.update(hash_hex("xxh3_128", listed.data).encode())
-        return digest.hexdigest()
+        listed = self.container.borders() if isinstance(self.container, TokenFiles) else ()
+        return fingerprint_of(self.shards, listed, self.kept_fingerprint)
 
     def map(self, number: int) -> NDArray[np.uint8]:
         """Return shard `number`, mapped and validated: uint8 [bytes], read-only, mapped as long as the array lives.

@@ -14,15 +14,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mixstream.data.domain import Domain
 from mixstream.data.domains import Domains
-from mixstream.data.downloader import Downloader
 from mixstream.errors import ConfigError
 from mixstream.formats import raw_bytes_of, raw_names, zip_bytes_of
+from mixstream.lazy import later
 from mixstream.metering import PLAN, Meter, Traffic, here, metered
 from mixstream.plan.forecast import Forecast
 from mixstream.plan.run_plan import RunPlan
@@ -30,6 +30,11 @@ from mixstream.storage import CacheLimit, ProcessLocal
 from mixstream.threads import weak_callback
 from mixstream.types import Cursor, Float64, Int64, Weights
 from mixstream.world import World
+
+if TYPE_CHECKING:
+    from mixstream.data.downloader import Downloader
+else:
+    (Downloader,) = later("mixstream.data.downloader", "Downloader")
 
 _REFRESHES = 4  # forecasts made while as many rows are read as one of them looks ahead
 _THREADS = 4, 8  # that fetch and unpack shards, at least and at most: more than cores, since they wait for stores

@@ -1,12 +1,12 @@
 """The index of a dataset becomes a container; one of many shards by way of its compact form, which is kept.
 
 A large index takes seconds to read. What it says is kept below the temporary directory (`formats.dump_shard_list`), so
-that the next start takes a tenth of that: it hashes the index, and believes the compact form of these very bytes.
-Small indexes leave nothing behind.
+that the next start takes a tenth of that: it hashes the index, and believes the compact form of these very bytes. So is
+the domain's fingerprint, once it was computed. Small indexes leave nothing behind.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import xxhash
 
@@ -25,11 +25,13 @@ from mixstream.lazy import later
 from mixstream.storage import DatasetFiles, index_hash
 
 if TYPE_CHECKING:
+    from mixstream.data.fingerprint import KeptFingerprint
     from mixstream.formats.mds.container import MDS
     from mixstream.formats.mds.large_index import read_blocks
     from mixstream.formats.shard_list_file import dump_shard_list, load_shard_list
     from mixstream.storage.kept_file import KeptFile
 else:
+    (KeptFingerprint,) = later("mixstream.data.fingerprint", "KeptFingerprint")
     (MDS,) = later("mixstream.formats.mds.container", "MDS")
     (read_blocks,) = later("mixstream.formats.mds.large_index", "read_blocks")
     dump_shard_list, load_shard_list = later("mixstream.formats.shard_list_file", "dump_shard_list", "load_shard_list")
@@ -39,7 +41,23 @@ _BEGIN = 256  # bytes of an index that say what kind it is
 _BLOCK = 1 << 18
 
 
-def read_container(files: DatasetFiles, validate_hash: str | None) -> tuple[Container, str]:
+class Opened(NamedTuple):
+    """A container, where its index was read, and where its fingerprint is kept; None if it is not worth that."""
+
+    container: Container
+    where: str
+    kept: KeptFingerprint | None = None
+
+
+class _Many(NamedTuple):
+    """An index of many shards, the digest by which cache directories know it, and where its fingerprint is kept."""
+
+    entries: Index
+    digest: str
+    kept: KeptFingerprint
+
+
+def read_container(files: DatasetFiles, validate_hash: str | None) -> Opened:
     """Return the container that the index of a dataset describes, and where the index was read.
 
     Args:
@@ -61,7 +79,7 @@ def read_container(files: DatasetFiles, validate_hash: str | None) -> tuple[Cont
         return _read(files, arrives)
 
 
-def _read(files: DatasetFiles, arrives: str | None) -> tuple[Container, str]:
+def _read(files: DatasetFiles, arrives: str | None) -> Opened:
     data, where = files.open_index(large=MANY)
     if isinstance(data, bytes):
         if is_index_of_many(data[:_BEGIN], len(data)):
@@ -69,19 +87,19 @@ def _read(files: DatasetFiles, arrives: str | None) -> tuple[Container, str]:
             if (
                 found := _many(files, lambda: (data[at : at + _BLOCK] for at in range(0, len(data), _BLOCK)))
             ) is not None:
-                return MDS(found[0]), where
-        return open_container(data, where=where, validate_hash=arrives), where
+                return Opened(MDS(found.entries), where, found.kept)
+        return Opened(open_container(data, where=where, validate_hash=arrives), where)
     with data:
         if arrives is None and (found := _many(files, data.blocks)) is not None:
-            files.identify(found[1])
-            return MDS(found[0]), where
+            files.identify(found.digest)
+            return Opened(MDS(found.entries), where, found.kept)
         whole = data.read()
     files.identify(index_hash(whole).hexdigest())
-    return open_container(whole, where=where, validate_hash=arrives), where
+    return Opened(open_container(whole, where=where, validate_hash=arrives), where)
 
 
-def _many(files: DatasetFiles, blocks: Callable[[], Iterator[bytes]]) -> tuple[Index, str] | None:
-    """Return the index of many shards that `blocks` yields, and a digest; None if it has to be read as a whole.
+def _many(files: DatasetFiles, blocks: Callable[[], Iterator[bytes]]) -> _Many | None:
+    """Return the index of many shards that `blocks` yields; None if it has to be read as a whole.
 
     Where shards are unpacked, the digest is the one that cache directories have; elsewhere any digest does.
 
@@ -89,12 +107,14 @@ def _many(files: DatasetFiles, blocks: Callable[[], Iterator[bytes]]) -> tuple[I
         files: of the dataset.
         blocks: yields its bytes anew in each call.
     """
-    kept, text = KeptFile(" ".join(("entries", *files.original, files.index)), "entries"), xxhash.xxh3_128()
-    for _ in _hashed(blocks(), text):
-        pass
-    if (data := kept.read()) is not None and (found := load_shard_list(data, text=text.hexdigest())) is not None:
-        return found
-    text.reset()  # it is that of the bytes that are read now
+    key = " ".join(("entries", *files.original, files.index))
+    kept, text = KeptFile(key, "entries"), xxhash.xxh3_128()
+    if (data := kept.read()) is not None:
+        for _ in _hashed(blocks(), text):
+            pass
+        if (found := load_shard_list(data, text=text.hexdigest())) is not None:
+            return _Many(*found, KeptFingerprint(key, text.hexdigest()))
+        text.reset()  # it is that of the bytes that are read now
     if (index := read_blocks(_hashed(blocks(), text))) is None:
         return None
     digest = text
@@ -106,7 +126,7 @@ def _many(files: DatasetFiles, blocks: Callable[[], Iterator[bytes]]) -> tuple[I
             return None
     if (made := dump_shard_list(index, text=text.hexdigest(), digest=digest.hexdigest())) is not None:
         kept.write(made)
-    return index, digest.hexdigest()
+    return _Many(index, digest.hexdigest(), KeptFingerprint(key, text.hexdigest()))
 
 
 def _hashed(blocks: Iterable[bytes], whole: Any) -> Iterator[bytes]:

@@ -8,7 +8,6 @@ be left behind (a daemon, blocked outside of Python, which does not keep the int
 
 import contextlib
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,9 +15,10 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from mixstream.errors import WaitTimeoutError
+from mixstream.lazy import pattern
 
 T = TypeVar("T")
-_SOURCE = re.compile(r"^\[[^\]]*\] *")  # the place in the source of torch where an error was raised
+_SOURCE = pattern(r"^\[[^\]]*\] *")  # the place in the source of torch where an error was raised
 _log = logging.getLogger("mixstream")
 
 LONGEST = 1800.0

@@ -12,6 +12,9 @@ from mixstream.arguments import shown
 from mixstream.errors import ConfigError, ForkedError
 from mixstream.world import World
 
+NO_STORE = (RuntimeError, TypeError)
+"""What is raised if the store of notes has gone, with the process that had it, or if a backend has none (MPI)."""
+
 
 def detect_world(rank: int | None = None, world_size: int | None = None, nodes: int | None = None) -> World:
     """Return the world of the arguments, else of torch.distributed if initialised, else of RANK and WORLD_SIZE.

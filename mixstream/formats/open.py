@@ -2,11 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from mixstream.formats.columns.index import KEY as COLUMNS
 from mixstream.formats.container import Container
 from mixstream.formats.mds.container import MDS
 from mixstream.formats.mds.index import check_index_hash, parse_index
-from mixstream.formats.tokens.index import KEY
 from mixstream.lazy import later
 
 if TYPE_CHECKING:
@@ -22,6 +20,9 @@ else:
     (TokenFiles,) = later("mixstream.formats.tokens.container", "TokenFiles")
     (parse_token_index,) = later("mixstream.formats.tokens.index", "parse_token_index")
 
+
+# How the index of a store of token files begins, and of one of columns (`tokens.index`, `columns.index`).
+_TOKENS, _COLUMNS = b'{"mixstream_tokens":', b'{"mixstream_columns":'
 
 MANY = 2 << 20
 """Bytes of an index from which on `read_blocks` should read it: some 7,000 shards."""
@@ -43,9 +44,9 @@ def open_container(index: bytes, *, where: str, validate_hash: str | None = None
     Raises:
         IndexCorruptError: the index is invalid, or does not match its hash.
     """
-    if index.startswith(KEY):
+    if index.startswith(_TOKENS):
         return TokenFiles.of(parse_token_index(index, where=where))
-    if index.startswith(COLUMNS):
+    if index.startswith(_COLUMNS):
         return Columns.of(parse_column_index(index, where=where))
     check_index_hash(index, validate_hash, where=where)
     parsed = parse_index(index, where=where)
@@ -59,4 +60,4 @@ def is_index_of_many(begin: bytes, size: int) -> bool:
         begin: its first bytes.
         size: in bytes.
     """
-    return size >= MANY and not begin.startswith((KEY, COLUMNS))
+    return size >= MANY and not begin.startswith((_TOKENS, _COLUMNS))

@@ -21,7 +21,7 @@ from mixstream.data.mixable import refuse_unlike
 from mixstream.data.predownload import limited
 from mixstream.errors import ConfigError
 from mixstream.formats import ARRIVAL
-from mixstream.lazy import later
+from mixstream.lazy import later, without_collections
 from mixstream.loader.callers import Fetching, check_not_divided, check_place_in_lightning, drops_last
 from mixstream.loader.megatron_order.options import MegatronOrder, megatron_order
 from mixstream.loader.mosaic_api.cache_control import CacheControl
@@ -228,24 +228,25 @@ class StreamingDataset(ResumableIteration, CacheControl, EpochTables, IterableDa
             check_fits(self)
         if megatron is not None:
             check_fits_megatron(self, megatron, epoch_size=given.epoch_size)
-        self.streams, found = opened(self.streams, allow_unsafe_types=self.allow_unsafe_types)
-        mixing = None
-        if megatron is not None:
-            found, mixing = in_megatron_order(self, megatron, found, epoch_size=given.epoch_size)
-        if not given.mixed_rows:
-            refuse_unlike(found, stacked=not overrides(self))
-        mixing = mixing or Mixing.of(self, found, epoch_size=given.epoch_size)
-        self.domains = limited(Domains.of(found, as_listed=mixing.in_order), self.cache_limit)
-        self.given_weights = GivenWeights.of(self.streams, given.epoch_size)
-        counts = mixing.counts(self.streams, self.domains, epoch_size=given.epoch_size, seed=self.shuffle_seed)
-        self.epoch_size, self._given_world = counts.rows, (rank, world_size, nodes)
-        self.ranks()  # refuses those that do not belong together
-        if given.order == "mosaic":
-            self._begin_run(make_order(self, self.given_weights.show(self)))
-        elif megatron is not None:
-            self._begin_run(MegatronSamples(self, mixing=mixing, counts=counts))
-        else:
-            self._begin_run(OwnOrder(self, mixing=mixing, counts=counts))
+        with without_collections():  # of 10,000 domains there are a million objects, and all of them stay
+            self.streams, found = opened(self.streams, allow_unsafe_types=self.allow_unsafe_types)
+            mixing = None
+            if megatron is not None:
+                found, mixing = in_megatron_order(self, megatron, found, epoch_size=given.epoch_size)
+            if not given.mixed_rows:
+                refuse_unlike(found, stacked=not overrides(self))
+            mixing = mixing or Mixing.of(self, found, epoch_size=given.epoch_size)
+            self.domains = limited(Domains.of(found, as_listed=mixing.in_order), self.cache_limit)
+            self.given_weights = GivenWeights.of(self.streams, given.epoch_size)
+            counts = mixing.counts(self.streams, self.domains, epoch_size=given.epoch_size, seed=self.shuffle_seed)
+            self.epoch_size, self._given_world = counts.rows, (rank, world_size, nodes)
+            self.ranks()  # refuses those that do not belong together
+            if given.order == "mosaic":
+                self._begin_run(make_order(self, self.given_weights.show(self)))
+            elif megatron is not None:
+                self._begin_run(MegatronSamples(self, mixing=mixing, counts=counts))
+            else:
+                self._begin_run(OwnOrder(self, mixing=mixing, counts=counts))
         show_places(self.streams, self.domains.listed)
         if streams:
             show_resolved(streams, self.streams)

@@ -21,14 +21,12 @@ from hashlib import blake2b
 from typing import Any, Self
 
 from mixstream.distributed import RankNotes, differences
+from mixstream.distributed.group import NO_STORE
 from mixstream.errors import RanksDisagreeError
 from mixstream.records import dataclass
 
 BATCHES = 8
 """Batches of this rank, and of another, after which they are taken to read what they are meant to."""
-
-NO_STORE = (RuntimeError, TypeError)
-"""What is raised if the store has gone, with the process that had it, or if a backend has none (MPI)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,19 @@ import contextlib
 import json
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mixstream.arguments import MOST, whole
-from mixstream.distributed import RankNotes
+from mixstream.distributed.group import NO_STORE
 from mixstream.errors import ConfigError, RanksDisagreeError
-from mixstream.loader.rank_check import NO_STORE
+from mixstream.lazy import later
 from mixstream.loader.sharing import LoaderLock
 from mixstream.plan.skips import Skips
+
+if TYPE_CHECKING:
+    from mixstream.distributed.notes import RankNotes
+else:
+    (RankNotes,) = later("mixstream.distributed.notes", "RankNotes")
 
 _EVERY = 32  # batches after which a rank looks at what the others have posted
 _LONGEST = 1 << 24  # steps; a longer range is a mistake, and passing it takes hours

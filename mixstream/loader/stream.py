@@ -199,12 +199,13 @@ class Stream(StreamApi):
     def locate(self) -> DatasetFiles:
         """Return the stream's files; no request is made."""
         where = self.remote if self.remote is not None else self.given("local")
-        is_of_tokens = self.dtype is not None or self.column is not None  # MDS has neither
+        joined = self.dtype is not None or self.column is not None  # MDS has neither
+        joined = joined or (self.packing is not None and where is not None and names_token_files(where))
         return locate(
             remote=self.remote,
             local=self.given("local"),
             split=self.split,
-            options=self._options(joined=is_of_tokens or (where is not None and names_token_files(where))),
+            options=self._options(joined=joined),
             retry=retry_of(self),
             keep_compressed=bool(self.keep_zip),
             durable=bool(self.durable),

@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, finalize, ref
 
 import numpy as np
@@ -33,9 +33,14 @@ from torch.utils.data import get_worker_info
 
 from mixstream.errors import ConfigError, WaitTimeoutError
 from mixstream.inherited_file import InheritedFile
+from mixstream.lazy import later
 from mixstream.metering import WEIGHTS, here
-from mixstream.storage.cache.holders import describe_process, is_stopped
 from mixstream.types import Int64
+
+if TYPE_CHECKING:
+    from mixstream.storage.cache.holders import describe_process, is_stopped
+else:
+    describe_process, is_stopped = later("mixstream.storage.cache.holders", "describe_process", "is_stopped")
 
 _log = logging.getLogger("mixstream")
 

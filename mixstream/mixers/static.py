@@ -1,11 +1,11 @@
 """Fixed proportions. An epoch draws exactly its share of each domain, so they become row counts, not weights."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from mixstream.arguments import normalise_fields, shown
 from mixstream.errors import ConfigError
 from mixstream.plan.weights import normalise
+from mixstream.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Loops that numba compiles, and the numpy references that run until it has.
 
-Importing numba and its first loop take a process a second, and compiling without a cache takes several; a reference
-takes some microseconds a row. So references run first, and numba is loaded once they have taken what that is worth: the
-first batch waits for nothing, short programs never load numba, and long ones pay at most about double. Rule: a loop and
-its reference give equal results, so no batch depends on when a process changes from one to the other.
+Importing numba and its first loop take a process half a second or more, and compiling without a cache takes several; a
+reference takes some microseconds a row. So references run first, and numba is loaded once they have taken what that is
+worth: the first batch waits for nothing, short programs never load numba, and long ones pay at most about double. Rule:
+a loop and its reference give equal results, so no batch depends on when a process changes from one to the other.
 
 A loop may be called from any thread. `data.compiling` loads numba in the background; where no rows are read, as in a
 forecast, the thread that calls references loads it. Where numba cannot be imported, references run for good.
@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_WORTH = 0.5  # seconds of references, in all threads, after which numba is loaded
+_WORTH = 0.3  # seconds of references, in all threads, after which numba is loaded
 _WORTH_LOOPS = 0.05  # the same where numba is there, and only loops have to be compiled or found in its cache
 _LOG = logging.getLogger(__name__)
 
@@ -238,7 +238,7 @@ def parts() -> Iterator[Callable[[], None]]:
     """
     if not _state.started:
         began = time.perf_counter()
-        for part in (_import_llvm, _import_blas, _import_numba, _start_numba):
+        for part in (_import_llvm, _import_numba, _import_arrays, _start_numba):
             yield part
             if _state.broken is not None:
                 return
@@ -300,13 +300,25 @@ def _import_llvm() -> None:
     importlib.import_module("llvmlite.binding")
 
 
-def _import_blas() -> None:
-    with suppress(ImportError):  # numba needs it if it is there, and it takes as long as numba
-        importlib.import_module("scipy.linalg.cython_blas")
-
-
 def _import_numba() -> None:
     importlib.import_module("numba")
+
+
+def _import_arrays() -> None:
+    """Let numba take it for granted that scipy has BLAS: to import that takes as long as numba, and no loop uses it.
+
+    numba asks once, when it is first used, and where BLAS is used, it asks again.
+    """
+    if "scipy" not in sys.modules:  # numba has looked for it
+        return
+    with suppress(ImportError, AttributeError):  # of another version of numba, which then asks
+        linalg: Any = importlib.import_module("numba.np.linalg")
+        asks, linalg.ensure_blas = linalg.ensure_blas, lambda: None
+        try:
+            arrays: Any = importlib.import_module("numba.np.arraymath")
+            arrays.ensure_blas = asks
+        finally:
+            linalg.ensure_blas = asks
 
 
 def _start_numba() -> None:

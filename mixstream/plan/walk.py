@@ -5,13 +5,19 @@ agree on them.
 """
 
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mixstream.plan.passing import pass_steps
+from mixstream.lazy import later
 from mixstream.plan.plan import Plan
 from mixstream.records import dataclass
 from mixstream.types import Cursor, Rows, Weights
+
+if TYPE_CHECKING:
+    from mixstream.plan.passing import pass_steps
+else:
+    (pass_steps,) = later("mixstream.plan.passing", "pass_steps")
 
 
 @dataclass(kw_only=True)

@@ -13,13 +13,19 @@ Shape suffixes: K domains, L lanes.
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mixstream.errors import ConfigError
+from mixstream.lazy import later
 from mixstream.types import Float64, Int64
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+else:
+    (Fraction,) = later("fractions", "Fraction")
 
 WEIGHT_UNIT = 1 << 32
 """Mixers return weights as floats; the plan takes them as whole parts of this unit."""

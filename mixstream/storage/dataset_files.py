@@ -25,8 +25,6 @@ from mixstream.storage.cache.owner import CacheOwner, digest_of, warn_of_earlier
 from mixstream.storage.companions import Companions
 from mixstream.storage.in_place import InPlace
 from mixstream.storage.index_file import origin_of, read_index
-from mixstream.storage.large_file import LargeFile
-from mixstream.storage.made_index import IndexMaker, made_of
 from mixstream.storage.mapping import map_file
 from mixstream.storage.original import Original
 from mixstream.storage.places import Places, version_directory
@@ -37,8 +35,12 @@ from mixstream.storage.stores.local import info_of
 
 if TYPE_CHECKING:
     from mixstream.storage.cache.contents import CacheContents
+    from mixstream.storage.large_file import LargeFile
+    from mixstream.storage.made_index import IndexMaker, made_of
 else:
     (CacheContents,) = later("mixstream.storage.cache.contents", "CacheContents")
+    (LargeFile,) = later("mixstream.storage.large_file", "LargeFile")
+    IndexMaker, made_of = later("mixstream.storage.made_index", "IndexMaker", "made_of")
 
 
 _SLACK = 60.0  # seconds that a waiting process allows for unpacking, hashing and a slow disk
@@ -151,7 +153,7 @@ class DatasetFiles:
         made._version, made._index_bytes = self._version, self._index_bytes
         made._companions, made._in_place = self._companions, self._in_place.of_companions()
         if self._cache is not None:
-            made._cache = made._cache_of(self._cache.owner.digest, self._cache.owner.index)
+            made._cache = made._cache_for(replace(self._cache.owner))
         if made.fetches:
             if made._refillable:
                 owner = made._opened.owner
@@ -361,6 +363,9 @@ class DatasetFiles:
             version=self._version,
             durable=self.durable,
         )
+        return self._cache_for(owner)
+
+    def _cache_for(self, owner: CacheOwner) -> Cache:
         return Cache(owner=owner, limit=self.cache_limit, timeout=self.retry.longest + _SLACK)
 
 

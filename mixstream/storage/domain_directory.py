@@ -13,9 +13,10 @@ import re
 import unicodedata
 
 from mixstream.errors import ConfigError
+from mixstream.lazy import pattern
 
-_UNSAFE = re.compile(r"""[\x00-\x1f\x7f/\\:*?"<>|#%]|~(?=[0-9A-F]{2}|x[0-9a-f]{16}\Z)|^[.\- ~]|[. ]\Z""")
-_RESERVED = re.compile(r"(domains\.json|index\.json|con|prn|aux|nul|com\d|lpt\d)(?![^.])", re.IGNORECASE | re.ASCII)
+_UNSAFE = pattern(r"""[\x00-\x1f\x7f/\\:*?"<>|#%]|~(?=[0-9A-F]{2}|x[0-9a-f]{16}\Z)|^[.\- ~]|[. ]\Z""")
+_RESERVED = pattern(r"(domains\.json|index\.json|con|prn|aux|nul|com\d|lpt\d)(?![^.])", re.IGNORECASE | re.ASCII)
 _ESCAPED = re.compile(rb"~([0-9A-F]{2})")
 _MAX_BYTES = 200
 _HASH = 16

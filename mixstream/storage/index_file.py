@@ -9,8 +9,6 @@ from mixstream import errors
 from mixstream.lazy import later
 from mixstream.storage.cache.owner import kept_index, read_original
 from mixstream.storage.disk_errors import named_disk_errors
-from mixstream.storage.large_file import LargeFile
-from mixstream.storage.made_index import IndexMaker, made_of, make_index
 from mixstream.storage.original import Original, begins, is_timeless, without_time
 from mixstream.storage.redaction import redact
 from mixstream.storage.retry import Retry
@@ -20,8 +18,12 @@ from mixstream.storage.stores.local import LocalStore, info_of
 from mixstream.storage.unfinished import explain_missing, refuse_part
 
 if TYPE_CHECKING:
+    from mixstream.storage.large_file import LargeFile
+    from mixstream.storage.made_index import IndexMaker, made_of, make_index
     from mixstream.storage.transfer import read_object
 else:
+    (LargeFile,) = later("mixstream.storage.large_file", "LargeFile")
+    IndexMaker, made_of, make_index = later("mixstream.storage.made_index", "IndexMaker", "made_of", "make_index")
     (read_object,) = later("mixstream.storage.transfer", "read_object")
 
 

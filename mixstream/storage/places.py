@@ -2,16 +2,22 @@
 
 import os
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from mixstream.errors import ConfigError
+from mixstream.lazy import later
 from mixstream.records import dataclass
 from mixstream.storage.cache.owner import private_directory, private_origin
 from mixstream.storage.disk_errors import check_directory
-from mixstream.storage.identity import identity_of
-from mixstream.storage.open import open_store
 from mixstream.storage.store import Store
 from mixstream.storage.url import absolute, check_path, check_utf8, is_local, join, local_path
+
+if TYPE_CHECKING:
+    from mixstream.storage.identity import identity_of
+    from mixstream.storage.open import open_store
+else:
+    (identity_of,) = later("mixstream.storage.identity", "identity_of")
+    (open_store,) = later("mixstream.storage.open", "open_store")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mixstream.errors import IndexCorruptError, ShardCorruptError
+from mixstream.lazy import pattern
 from mixstream.records import dataclass
 from mixstream.storage.mapping import map_file, range_of
 from mixstream.types import Buffer
 
 INDEX = "index.json"
 PREFIX = ".mixstream-"  # of the files that a cache directory holds beside the shards
-SHARD_FILE = re.compile(r"shard\.\d{5,}\.(mds|json|csv|tsv|xsv)(\.\w+)*", re.ASCII)
+SHARD_FILE = pattern(r"shard\.\d{5,}\.(mds|json|csv|tsv|xsv)(\.\w+)*", re.ASCII)
 """The name of a file that a writer writes."""
-_PLAIN = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)*[A-Za-z0-9_][\w.-]*", re.ASCII)
+_PLAIN = pattern(r"(?:[A-Za-z0-9_][\w.-]*/)*[A-Za-z0-9_][\w.-]*", re.ASCII)
 _PART, _WHOLE = ".part", ".whole"  # behind the name of what a cache keeps of a larger file, and of a companion
 _LONGEST = 200  # bytes of a file's name before that; file systems take 255, and a partial adds some
 _META = ".meta"  # behind the name of a shard's raw file: of the file with the offsets of its rows

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from mixstream.errors import (
     ConfigError,
@@ -18,16 +19,21 @@ from mixstream.errors import (
     StoreNotFoundError,
     UnfinishedError,
 )
+from mixstream.lazy import later, pattern
 from mixstream.records import dataclass
 from mixstream.storage.domain_directory import domain_directory
-from mixstream.storage.open import open_store
 from mixstream.storage.store import Store, read_at_most
 from mixstream.storage.url import join, redact, scheme_of
 
+if TYPE_CHECKING:
+    from mixstream.storage.open import open_store
+else:
+    (open_store,) = later("mixstream.storage.open", "open_store")
+
 RUN, SUMMARY = ".convert/run.json", "domains.json"
-_PART = re.compile(r"part-(\d{5,}|tail)", re.ASCII)
-_RECORD = re.compile(r"\.convert/parts/[^/]+/\d+\.json", re.ASCII)
-_SHARDS_OF_PART = re.compile(r"([^/]+)/[^/]+/part-(\d{5,})/.*", re.ASCII)
+_PART = pattern(r"part-(\d{5,}|tail)", re.ASCII)
+_RECORD = pattern(r"\.convert/parts/[^/]+/\d+\.json", re.ASCII)
+_SHARDS_OF_PART = pattern(r"([^/]+)/[^/]+/part-(\d{5,})/.*", re.ASCII)
 _LARGEST = 256 << 20  # bytes of either file
 _LEVELS = 3  # ROOT/DOMAIN/SPLIT/part-00000
 

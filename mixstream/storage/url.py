@@ -13,7 +13,7 @@ from mixstream.argument_kinds import is_path
 from mixstream.arguments import shown
 from mixstream.errors import ConfigError
 from mixstream.lazy import pattern
-from mixstream.storage.redaction import NETWORK, redact
+from mixstream.storage.redaction import NETWORK, is_plain, redact
 
 OBJECT_SCHEMES = frozenset({"s3", "gs", "gcs", "az", "azure", "azure-dl", "abfs", "abfss", "http", "https"})
 
@@ -26,7 +26,7 @@ _SLIP = pattern(
     re.IGNORECASE,
 )
 # What is a path, whatever comes next: a slash, a dot or ~, or a name of letters and digits before a single slash.
-_PATH = re.compile(r"[/.~]|[\w +-][\w .+-]*/(?!/|.*//)")
+_PATH = pattern(r"[/.~]|[\w +-][\w .+-]*/(?!/|.*//)")
 
 
 def scheme_of(url: str) -> str:
@@ -166,7 +166,7 @@ def refuse_slip(url: str, name: str = "") -> None:
     """
     bare = url.strip()
     blank = bare != url and bool(scheme_of(bare))
-    if not blank and not _SLIP.match(bare):
+    if not blank and (is_plain(bare) or not _SLIP.match(bare)):
         _refuse_credentials(bare, name)
         return
     shown = f"{name}={redact(url)!r}" if name else repr(redact(url))

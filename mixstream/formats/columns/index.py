@@ -13,9 +13,6 @@ import numpy as np
 
 from mixstream.errors import IndexCorruptError
 
-KEY = b'{"mixstream_columns":'
-"""How the index of a store of columns begins."""
-
 Kind = Literal["parquet", "arrow"]
 
 

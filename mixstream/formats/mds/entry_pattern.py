@@ -42,7 +42,7 @@ class EntryPattern:
     >>> pattern.fields
     (('raw_data', 'basename'), ('raw_data', 'bytes'), ('samples',))
     >>> pattern.find(entry + b", " + entry.replace(b"20", b"64") + b", {no entry")
-    ([(b'a.mds', b'20', b'1', b''), (b'a.mds', b'64', b'1', b'')], b'{no entry')
+    ([[b'a.mds', b'a.mds'], [b'20', b'64'], [b'1', b'1']], b'{no entry')
 
     Attributes:
         text: the entry that it was made of.
@@ -68,13 +68,16 @@ class EntryPattern:
         walk.value(())
         return cls(text[: walk.at], b"".join(walk.source), tuple(walk.fields))
 
-    def find(self, text: bytes) -> tuple[list[tuple[bytes, ...]], bytes]:
+    def find(self, text: bytes) -> tuple[list[list[bytes]], bytes]:
         """Return the values of the entries that `text` begins with, each followed by a comma, and what is behind them.
 
-        The last value of each is empty.
+        There is a list for each of the fields, with the value of each entry.
         """
-        found = self._regex.findall(text)
-        return found, found.pop()[-1] if found and found[-1][-1] else b""
+        # As the expression matches any text, the parts are: nothing, the groups of a match, nothing, those of the next.
+        parts, step = self._regex.split(text), len(self.fields) + 2
+        rest: bytes | None = parts[-2] if len(parts) > 1 else None
+        end = len(parts) - (1 if rest is None else step)
+        return [parts[i:end:step] for i in range(1, step - 1)], rest or b""
 
     @cached_property
     def _regex(self) -> re.Pattern[bytes]:

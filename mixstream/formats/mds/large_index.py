@@ -165,10 +165,11 @@ class _Reading:
     def _match(self, number: int, pattern: EntryPattern) -> bool:
         """Take the entries of a pattern off `_text`; return whether there were any."""
         found, rest = pattern.find(self._text)
-        if found:
-            self._text = rest
-            self._parts.append(self._checked(number, dict(zip(pattern.fields, zip(*found)))))
-        return bool(found)
+        if not found or not found[0]:
+            return False
+        self._text = rest
+        self._parts.append(self._checked(number, dict(zip(pattern.fields, found))))
+        return True
 
     def _checked(self, number: int, values: Mapping[tuple[str, ...], Sequence[bytes]]) -> ShardList:
         """Return the shards whose entries have these values; all else is checked already."""

@@ -16,8 +16,8 @@ from mixstream.lazy import pattern
 _NAME = r"(?!\.{1,2}(?:/|\Z))[^\x00-\x1f\x7f-\x9f\u2028\u2029\\/:]+"
 _BASENAME = pattern(f"{_NAME}(?:/{_NAME})*")
 # Files that a cache keeps beside the shards (`mixstream.storage`), and temporary files of writers, in any directory.
-_TAKEN = re.compile(r"(?:.*/)?(?:\.mixstream-.*|\.[^/]*\.partial(?:/.*)?|[^/]*\.tmp|index\.json)", re.DOTALL)
-_PLAIN = re.compile(r"(?:[A-Za-z0-9_][\w.-]*/)*[A-Za-z0-9_][\w.-]*", re.ASCII)  # valid, unless it ends as one of these
+_TAKEN = pattern(r"(?:.*/)?(?:\.mixstream-.*|\.[^/]*\.partial(?:/.*)?|[^/]*\.tmp|index\.json)", re.DOTALL)
+_PLAIN = pattern(r"(?:[A-Za-z0-9_][\w.-]*/)*[A-Za-z0-9_][\w.-]*", re.ASCII)  # valid, unless it ends as one of these
 _MAX_BASENAME = 1024  # bytes, the longest key of S3
 _MAX_NAME = 240  # bytes between slashes: file systems allow 255, and a cache adds up to 15 to a name
 

@@ -11,9 +11,6 @@ import numpy as np
 
 from mixstream.errors import IndexCorruptError
 
-KEY = b'{"mixstream_tokens":'
-"""How the index of a token store begins."""
-
 SHARD_BYTES = 1 << 26
 """Bytes of a shard, about: files are cut into shards of this size, which are fetched, evicted and shuffled each as a
 whole. It is part of a store's identity: with another number, rows have another order."""

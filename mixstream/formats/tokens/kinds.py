@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from mixstream.errors import ConfigError, IndexNotFoundError
 from mixstream.formats.columns.files import SUFFIXES as COLUMNS
 from mixstream.formats.columns.files import column_directories
-from mixstream.formats.cuts import Cuts
-from mixstream.formats.tokens.index import TokenFile
 from mixstream.formats.tokens.look import Keep, Look, Options, size_of
 from mixstream.lazy import later
 from mixstream.records import dataclass
 from mixstream.types import UInt8
 
 if TYPE_CHECKING:
+    from mixstream.formats.cuts import Cuts
     from mixstream.formats.tokens.datatrove import cuts as cuts_datatrove
     from mixstream.formats.tokens.datatrove import describe as describe_datatrove
+    from mixstream.formats.tokens.index import TokenFile
     from mixstream.formats.tokens.llmc import describe as describe_llmc
     from mixstream.formats.tokens.llmc import is_llmc
     from mixstream.formats.tokens.megatron import borders_of as borders_of_megatron
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from mixstream.formats.tokens.raw import describe as describe_raw
     from mixstream.formats.tokens.raw import is_numpy
 else:
+    (Cuts,) = later("mixstream.formats.cuts", "Cuts")
     cuts_datatrove, describe_datatrove = later("mixstream.formats.tokens.datatrove", "cuts", "describe")
+    (TokenFile,) = later("mixstream.formats.tokens.index", "TokenFile")
     describe_llmc, is_llmc = later("mixstream.formats.tokens.llmc", "describe", "is_llmc")
     borders_of_megatron, cuts_megatron, describe_megatron = later(
         "mixstream.formats.tokens.megatron", "borders_of", "cuts", "describe"

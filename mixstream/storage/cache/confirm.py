@@ -9,19 +9,19 @@ changes nothing: the cache is what there is then.
 """
 
 import os
-import re
 from collections.abc import Iterable
 from hashlib import md5
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from mixstream.lazy import pattern
 from mixstream.storage.cache.records import Record, read_record, record_name, touch_record, write_record
 from mixstream.storage.mapping import map_file
 from mixstream.storage.original import Original
 from mixstream.storage.spec import CompressedSpec, ShardSpec
 from mixstream.storage.store import ObjectInfo, Store
 
-_MD5 = re.compile(r'"[0-9a-f]{32}"')  # what S3 gives as the ETag of an object that was uploaded in one part
+_MD5 = pattern(r'"[0-9a-f]{32}"')  # what S3 gives as the ETag of an object that was uploaded in one part
 _FRESH = 1.0  # seconds: many files are confirmed at once
 _ASKED = 3  # files that are looked at when the index was rewritten; the others follow when they are used
 

@@ -29,7 +29,6 @@ from mixstream.lazy import later
 from mixstream.metering import here
 from mixstream.storage.cache.announcements import Announcement, announced
 from mixstream.storage.cache.fill import CacheFill
-from mixstream.storage.cache.holders import holder_of
 from mixstream.storage.cache.locks import holder, parent_of, release, try_lock
 from mixstream.storage.cache.waits import StallTimeout
 from mixstream.storage.disk_errors import is_full, out_of_inodes, shortage
@@ -37,8 +36,10 @@ from mixstream.storage.spec import PREFIX, shard_of
 
 if TYPE_CHECKING:
     from mixstream.storage.cache.contents import CacheContents, CachedShard, Scan
+    from mixstream.storage.cache.holders import holder_of
 else:
     CacheContents, CachedShard, Scan = later("mixstream.storage.cache.contents", "CacheContents", "CachedShard", "Scan")
+    (holder_of,) = later("mixstream.storage.cache.holders", "holder_of")
 
 
 _GUARD = f"{PREFIX}lock"

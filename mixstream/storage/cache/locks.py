@@ -13,11 +13,17 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mixstream.errors import ConfigError, MixstreamError, StoreAccessError, StoreError
-from mixstream.storage.cache.holders import holder_of
+from mixstream.lazy import later
 from mixstream.storage.disk_errors import CROWDED, FORBIDDEN, IMPOSSIBLE, disk_error
 from mixstream.storage.forks import ProcessLocal, unforked
+
+if TYPE_CHECKING:
+    from mixstream.storage.cache.holders import holder_of
+else:
+    (holder_of,) = later("mixstream.storage.cache.holders", "holder_of")
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_FLOCK = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)

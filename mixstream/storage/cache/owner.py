@@ -7,7 +7,6 @@ private to this user.
 """
 
 import os
-import re
 import stat
 import tempfile
 import warnings
@@ -21,7 +20,7 @@ import msgspec
 
 from mixstream.arguments import shown
 from mixstream.errors import ConfigError, MixstreamError
-from mixstream.lazy import later
+from mixstream.lazy import later, pattern
 from mixstream.records import dataclass
 from mixstream.storage.cache.fill import Partial
 from mixstream.storage.cache.locks import forbidden, holder, parent_of, release, try_lock
@@ -42,7 +41,7 @@ else:
 _NOTE = f"{PREFIX}origin"
 _ORIGINAL = f"{PREFIX}original"
 _LATEST = "latest"
-_DIGEST = re.compile("[0-9a-f]+")
+_DIGEST = pattern("[0-9a-f]+")
 _TIMEOUT = 60.0  # seconds; a process that binds a directory locks its note for some milliseconds
 
 

@@ -8,13 +8,13 @@ fixed size with a checksum, hence whole or no record. A file without a record is
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from hashlib import blake2s
 from pathlib import Path
 
 import msgspec
 import xxhash
 
+from mixstream.records import dataclass
 from mixstream.storage.cache.locks import parent_of
 from mixstream.storage.cache.own_files import open_own, open_to_write
 from mixstream.storage.disk_errors import FORBIDDEN, FULL

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from secrets import token_hex
 
 from mixstream.errors import StoreAccessError, StoreError, StoreFaultError, StoreNotFoundError
 from mixstream.records import dataclass
@@ -59,7 +58,7 @@ class LocalStore:
         path = self._path(name)
         with data.open("rb") if isinstance(data, Path) else io.BytesIO(data) as source, _explained(path, "write"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_name(f".{path.name[:128]}.{token_hex(4)}{PARTIAL}")
+            aside = path.with_name(f".{path.name[:128]}.{os.urandom(4).hex()}{PARTIAL}")
             file = aside.open("xb")
             try:
                 with file:

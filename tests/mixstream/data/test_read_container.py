@@ -108,7 +108,7 @@ def test_a_later_start_reads_the_compact_form(tmp_path, temporary, read):
     assert isinstance(later.shards, ShardList)
     assert first.shards == later.shards == parse_index(data, where="index.json").shards
     assert first.fingerprint == later.fingerprint
-    assert [path.name for path in kept(temporary)] == ["entries"]
+    assert [path.name for path in kept(temporary)] == ["entries", "fingerprint"]
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["index.json"]
 
 

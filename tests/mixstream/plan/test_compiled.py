@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -96,6 +98,28 @@ def test_a_call_that_is_too_large_for_its_reference_waits_for_numba():
     both(ONES)
     both(np.ones(4, dtype=np.int64))
     assert ran == ["reference", "loop"]
+
+
+BLAS = """
+import sys
+import numpy as np
+from mixstream.plan import compiled
+loop = compiled.compile_loop(lambda x: x + 1)
+try:
+    loop(1)
+except compiled.NotCompiledError:
+    compiled.load()
+before = "scipy.linalg" in sys.modules
+import numba
+ones = np.ones((2, 2))
+print(loop(1), before, numba.njit(lambda a, b: np.dot(a, b))(ones, ones).tolist())
+"""
+
+
+def test_numba_is_loaded_without_blas_and_has_it_where_it_is_used():
+    pytest.importorskip("scipy")
+    done = subprocess.run([sys.executable, "-c", BLAS], check=True, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "2 False [[2.0, 2.0], [2.0, 2.0]]\n"
 
 
 def test_without_numba_references_run_for_good(monkeypatch):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from directory_server import directory_server  # pyright: ignore[reportMissingImports] - conftest.py sets the path
@@ -19,7 +20,7 @@ import mixstream as ms
 from mixstream.errors import ConfigError, MixstreamError
 from mixstream.selection import Selection
 from mixstream.storage import DatasetFiles, Retry, find_destinations, open_store, place_of, redact
-from mixstream.storage.url import scheme_of
+from mixstream.storage.url import refuse_slip, scheme_of
 from mixstream_tools.cli import main
 
 URLS = odd_urls()
@@ -106,6 +107,42 @@ def test_what_is_no_secret_stays(text: str) -> None:
 def test_any_text_can_be_given(text: str) -> None:
     assert isinstance(redact(text), str)
     assert isinstance(redact(f"https://u:{text}@h"), str)
+
+
+PIECES = [
+    *"/.~-_ @=:%\\aZ9?#",
+    "//",
+    "%3a",
+    "%2f",
+    "\uff1a",
+    "\uff0f",
+    "\u212a",
+    "\u017f",
+    "http",
+    "s3",
+    "asia",
+    "hf_",
+    "GHP_",
+    "eyJ",
+]
+PIECES += ["A" * 16, "K" * 30, "key", "password"]
+
+
+@settings(max_examples=300)
+@given(text=st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
+def test_what_is_plain_is_what_no_pattern_finds_anything_in(text: str) -> None:
+    def judged(each: str) -> list[str]:
+        with suppress(ConfigError):
+            refuse_slip(each)
+            return [redact(each), place_of(each)]
+        return []
+
+    for each in (text, f"AKIA{'0' * 16}{text}", f"/data/{text}", f"hf_{'a' * 30}/{text}"):
+        found = judged(each)
+        with ExitStack() as stack:
+            for module in ("redaction", "url"):
+                stack.enter_context(patch(f"mixstream.storage.{module}.is_plain", return_value=False))
+            assert judged(each) == found
 
 
 def test_long_texts_take_no_longer_than_their_length() -> None:
