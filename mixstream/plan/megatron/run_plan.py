@@ -144,7 +144,7 @@ class MegatronRunPlan(RunPlan):
     @cached_property
     def prior_K(self) -> Float64:
         """The shares of the blend, float64 [K]; what it takes of each domain is about these."""
-        return normalise(self.plan.share_K)
+        return normalise(whole_shares(self.blend.weight_K))
 
     @cached_property
     def plan(self) -> Plan:
