@@ -39,6 +39,9 @@ class _Header(msgspec.Struct, kw_only=True):
     texts: tuple[int, ...]  # bytes of raw names, raw hashes, compressed names, their hashes
 
 
+_decode = msgspec.json.Decoder(_Header).decode  # made here: threads that are the first to decode one type can crash
+
+
 def dump_shard_list(index: Index, *, text: str, digest: str) -> bytes | None:
     """Return the compact form of an index; None if it has none.
 
@@ -98,7 +101,7 @@ def load_shard_list(data: bytes, *, text: str) -> tuple[Index, str] | None:
         return None
     size = int.from_bytes(data[at : at + 4], "little")
     try:
-        header = msgspec.json.decode(data[at + 4 : at + 4 + size], type=_Header)
+        header = _decode(data[at + 4 : at + 4 + size])
         if header.index != text or (len(header.arrays), len(header.texts)) != (len(_ARRAYS), 4):
             return None
         at += 4 + size

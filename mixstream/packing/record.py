@@ -69,6 +69,9 @@ class PackingRecord(msgspec.Struct, frozen=True, kw_only=True):
     id: str
 
 
+msgspec.json.Decoder(PackingRecord)  # made here: threads that are the first to decode one type can crash
+
+
 class PackingPartRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The manifest of one part: of the shards `first_shard`, …, with the fingerprints of these."""
 

@@ -126,7 +126,8 @@ def permute_rows(index_B: Any, size_B: Any, key_B: Any, out_B: Any) -> None:
 @beside(permute_reference, small=lambda index_B, size, key: len(index_B) <= _FEW)
 def _permute(index_B: Int64, size: int, key: int) -> Int64:
     out_B = np.array(index_B, dtype=np.int64)
-    size_N, key_N = np.full(_CACHED, size, dtype=np.int64), np.full(_CACHED, key, dtype=np.uint64)
+    most = min(len(out_B), _CACHED)  # nearly always few: pieces and windows of a layout
+    size_N, key_N = np.full(most, size, dtype=np.int64), np.full(most, key, dtype=np.uint64)
     for begin in range(0, max(len(out_B), 1), _CACHED):
         here_N = out_B[begin : begin + _CACHED]
         permute_rows(here_N, size_N[: len(here_N)], key_N[: len(here_N)], here_N)

@@ -49,6 +49,9 @@ class _Head(msgspec.Struct):
     format: str
 
 
+_decode_head = msgspec.json.Decoder(_Head).decode  # made here: threads that are the first to decode one type can crash
+
+
 _Record = TypeVar("_Record")
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what bytes that are no JSON raise
 
@@ -105,7 +108,7 @@ def decode_manifest(data: bytes, record: type[_Record], formats: tuple[str, ...]
         SelectionError: it is no JSON, of another format or version, or a value in it is invalid.
     """
     try:
-        found = msgspec.json.decode(data, type=_Head).format
+        found = _decode_head(data).format
     except _UNREADABLE as error:  # also values of another type
         refuse(where, f"not the manifest of an artefact ({error})")
     if found not in formats:
@@ -126,7 +129,7 @@ def decode_manifest(data: bytes, record: type[_Record], formats: tuple[str, ...]
 def is_artefact(path: Path, formats: tuple[str, ...]) -> bool:
     """Return whether the directory has a manifest of one of these formats."""
     try:
-        return msgspec.json.decode((path / MANIFEST).read_bytes(), type=_Head).format in formats
+        return _decode_head((path / MANIFEST).read_bytes()).format in formats
     except (OSError, *_UNREADABLE):
         return False
 

@@ -45,6 +45,9 @@ class ScoresRecord(msgspec.Struct, frozen=True, kw_only=True):
     id: str
 
 
+msgspec.json.Decoder(ScoresRecord)  # made here: threads that are the first to decode one type can crash
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:
     """Scores of the rows of one domain. Make them with `ScoresWriter`.

@@ -41,6 +41,9 @@ class SelectionRecord(msgspec.Struct, frozen=True, kw_only=True):
     id: str
 
 
+msgspec.json.Decoder(SelectionRecord)  # made here: threads that are the first to decode one type can crash
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
     """Tokens of the rows of a domain, before a selection and after it."""

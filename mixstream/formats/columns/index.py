@@ -103,6 +103,9 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mixstream_columns: ColumnIndex
 
 
+_decode = msgspec.json.Decoder(_Document).decode  # made here: threads that are the first to decode one type can crash
+
+
 def dump_column_index(index: ColumnIndex) -> bytes:
     """Return the bytes of an index: the same for equal indexes."""
     return msgspec.json.encode(_Document(index))
@@ -115,7 +118,7 @@ def parse_column_index(data: bytes, *, where: str) -> ColumnIndex:
         IndexCorruptError: it is none.
     """
     try:
-        return msgspec.json.decode(data, type=_Document).mixstream_columns
+        return _decode(data).mixstream_columns
     except msgspec.DecodeError as error:
         raise IndexCorruptError(
             f"{where}: not the index of columns of tokens ({error}); another version of mixstream may have made it: "

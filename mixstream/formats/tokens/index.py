@@ -84,6 +84,9 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mixstream_tokens: TokenIndex
 
 
+_decode = msgspec.json.Decoder(_Document).decode  # made here: threads that are the first to decode one type can crash
+
+
 def dump_token_index(index: TokenIndex) -> bytes:
     """Return the bytes of an index: the same for equal indexes."""
     return msgspec.json.encode(_Document(index))
@@ -96,7 +99,7 @@ def parse_token_index(data: bytes, *, where: str) -> TokenIndex:
         IndexCorruptError: it is none.
     """
     try:
-        return msgspec.json.decode(data, type=_Document).mixstream_tokens
+        return _decode(data).mixstream_tokens
     except msgspec.DecodeError as error:
         raise IndexCorruptError(
             f"{where}: not the index of token files ({error}); another version of mixstream may have made it: remove it"

@@ -22,9 +22,9 @@ from mixstream.errors import ConfigError
 from mixstream.plan.megatron.blend import Blend
 from mixstream.plan.plan import Plan
 from mixstream.plan.run_plan import RunPlan
-from mixstream.plan.weights import whole_shares
+from mixstream.plan.weights import normalise, whole_shares
 from mixstream.records import dataclass
-from mixstream.types import Cursor, Int64, Rows
+from mixstream.types import Cursor, Float64, Int64, Rows
 
 
 def by_ranks(rows_B: np.ndarray, *, ranks: int, chunk_rows: int) -> np.ndarray:
@@ -140,6 +140,11 @@ class MegatronRunPlan(RunPlan):
     def rank_facts(self) -> dict[str, int | None]:
         """See `RunPlan`: ranks that deal out other micro-batches would read rows twice, and never."""
         return {"MegatronOrder(micro_batch_size)": self.micro_batch_size or self.batch_size}
+
+    @cached_property
+    def prior_K(self) -> Float64:
+        """The shares of the blend, float64 [K]; what it takes of each domain is about these."""
+        return normalise(whole_shares(self.blend.weight_K))
 
     @cached_property
     def plan(self) -> Plan:

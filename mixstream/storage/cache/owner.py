@@ -248,6 +248,11 @@ class OriginalNote(msgspec.Struct, frozen=True, omit_defaults=True):
         return None if self.index is None else self.index.info
 
 
+_decode = msgspec.json.Decoder(
+    OriginalNote
+).decode  # made here: threads that are the first to decode one type can crash
+
+
 def read_original(directory: Path, *, linked: bool = False) -> OriginalNote | None:
     """Return from which original a directory is filled; None if an earlier version of mixstream filled it.
 
@@ -257,7 +262,7 @@ def read_original(directory: Path, *, linked: bool = False) -> OriginalNote | No
     """
     try:
         data = read_any(directory / _ORIGINAL) if linked else read_own(directory, _ORIGINAL)
-        return msgspec.json.decode(data or b"", type=OriginalNote)
+        return _decode(data or b"")
     except msgspec.MsgspecError:
         return None
 

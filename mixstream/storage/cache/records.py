@@ -34,6 +34,9 @@ class _Line(msgspec.Struct, array_like=True, frozen=True):
     modified: float | None
 
 
+_decode = msgspec.json.Decoder(_Line).decode  # made here: threads that are the first to decode one type can crash
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """The object that a cached file was fetched or unpacked from.
@@ -83,7 +86,7 @@ def read_record(directory: Path, file: str, found: os.stat_result) -> Record | N
             check, _, text = opened.read(_SIZE).rstrip().partition(b" ")
         if xxhash.xxh3_64_hexdigest(text).encode() != check:
             return None
-        line = msgspec.json.decode(text, type=_Line)
+        line = _decode(text)
     except (OSError, ValueError, msgspec.MsgspecError):
         return None
     if line.file != (found.st_size, found.st_mtime_ns):
