@@ -49,17 +49,13 @@ class _Ahead:
         """Whether all steps are made."""
         return self.done == len(self.steps)
 
-    @property
-    def alike(self) -> bool:
-        """Whether all steps have as many rows of this rank."""
-        return isinstance(self.ends, range) or len(set(np.diff(self.ends, prepend=0).tolist())) == 1
-
     def next(self, count: int) -> tuple[Sequence[tuple[Rows, Cursor]], Addresses]:
-        """Return the next steps, at most `count`, and the addresses of their rows."""
+        """Return the next steps, at most `count`, and the addresses of their rows; one, if they have other sizes."""
         assert self.at is not None
-        steps = self.steps[self.done : self.done + count]
-        begin = self.ends[self.done - 1] if self.done else 0
-        return steps, self.at[begin : self.ends[self.done + len(steps) - 1]]
+        ends, begin = self.ends[self.done : self.done + count], self.ends[self.done - 1] if self.done else 0
+        if not isinstance(ends, range) and len(set(np.diff(ends, prepend=begin).tolist())) > 1:
+            ends = ends[:1]
+        return self.steps[self.done : self.done + len(ends)], self.at[begin : ends[-1]]
 
 
 class BatchMaker:
@@ -142,7 +138,7 @@ class BatchMaker:
     def _make_together(self) -> list[tuple[Any, Cursor, Rows]] | None:
         if self._reader.quarantine.entries:
             return None
-        steps, at = self._ahead.next(self._together if self._ahead.alike else 1)
+        steps, at = self._ahead.next(self._together)
         waits, began = self.trainer_waits(), time.perf_counter()
         two = waits and self._pace.takes_two()
         batches: list[Any] | None = self._assembler.assemble_together([rows for rows, _ in steps], at, two_threads=two)

@@ -44,7 +44,7 @@ class BufferPool:
 
     Args:
         pinned: use page-locked memory, from which copies to a GPU run in the background.
-        kept: at most so many free buffers are kept, over all sizes, or 32 MiB of them if that is more. Those of the
+        kept: about so many free buffers are kept, over all sizes, or 32 MiB of them if that is more. Those of the
             sizes that came first are freed first.
     """
 

@@ -1,4 +1,4 @@
-"""The layouts of many small domains in one table, so that one call finds the rows of a batch in all of them.
+"""The layouts of all domains but very large ones in a table, so that one call finds the rows of a batch in all of them.
 
 `Order.locate` answers for one domain, which costs microseconds a domain: too much for a batch of 1024 rows of as many
 domains. Rule: a table is frozen. Threads share it, and one with more layouts takes its place; a row whose layout it
@@ -21,7 +21,7 @@ from mixstream.records import dataclass
 from mixstream.types import Int64
 
 _FEW_PIECES, _MOST_PIECES = 1 << 10, 1 << 20
-"""Pieces of a layout in a table, and of all of them; larger layouts are not copied into one."""
+"""Pieces of a layout that is copied into a table: so many in any case, and an equal part of so many for each slot."""
 _BORDERS, _ZERO = (0, 2), tuple(np.zeros(1, dtype=np.uint64 if i == 1 else np.int64) for i in range(5))
 """The arrays of a layout that have one entry more than the others: the end. In a table, all have it."""
 _HARMLESS = 64

@@ -1,4 +1,4 @@
-"""A keyed permutation of [0, size), one value at a time, in no memory: the compiled loop beside its numpy reference.
+"""A keyed permutation of [0, size), of which no table is kept: the compiled loop beside its numpy reference.
 
 Rule: both give the same values (`compiled`), which every shuffled run depends on.
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixstream.plan import layouts
 from mixstream.plan.addressing import Addressing, WholeShards
 from mixstream.plan.shuffle import Order
 from mixstream.plan.weights import deal
@@ -55,6 +56,16 @@ def test_addresses_are_those_of_each_domain_over_epochs_and_seeks(K, lanes, shuf
         part = slice(0, 64) if base % 3 else slice(16, 48)
         (found,) = at.locate([rows], part)
         assert list(zip(found.shard_B.tolist(), found.row_B.tolist())) == expected(at, rows, part)
+
+
+def test_domains_too_large_for_the_table_are_located_beside_those_in_it(monkeypatch):
+    monkeypatch.setattr(layouts, "_FEW_PIECES", 3)
+    monkeypatch.setattr(layouts, "_MOST_PIECES", 0)
+    at, random = addressing(40, 2, shuffle=True), np.random.default_rng(1)
+    for _ in range(4):
+        domain_B, draw_B = random.integers(0, 40, 64).astype(np.int32), random.integers(0, 60, 64)
+        (found,) = at.locate([rows := Rows(step=0, domain_B=domain_B, draw_B=draw_B)], slice(0, 64))
+        assert list(zip(found.shard_B.tolist(), found.row_B.tolist())) == expected(at, rows, slice(0, 64))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="without numba, each domain is asked")
