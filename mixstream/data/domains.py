@@ -15,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mixstream.cached import cached_property
@@ -38,6 +37,8 @@ from mixstream.storage import unforked
 from mixstream.types import Addresses, Int64, UInt8
 
 if TYPE_CHECKING:
+    import torch
+
     from mixstream.data.packed_rows import PackedRows
 else:
     (PackedRows,) = later("mixstream.data.packed_rows", "PackedRows")

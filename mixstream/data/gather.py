@@ -15,11 +15,12 @@ compared and skipped.
 Shape suffixes: B rows, C columns of the record, S shards, N elements of a row.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mixstream.data import gather_loops
@@ -28,6 +29,9 @@ from mixstream.formats import FixedStride, GatheredRows, OffsetTable
 from mixstream.plan.compiled import beside
 from mixstream.records import dataclass
 from mixstream.types import Int64, UInt8
+
+if TYPE_CHECKING:
+    import torch
 
 _STREAMED = 64  # words of 8 bytes that a row takes in a batch, from which on it is worth it to write past the caches
 _WORDS = np.empty(0, dtype=np.int64)

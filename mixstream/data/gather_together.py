@@ -6,11 +6,12 @@ Nothing is fetched, mapped or decoded here; all else is gathered batch by batch 
 Shape suffixes: R rows of all batches, S shards.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mixstream.data.collate import Column
@@ -19,6 +20,9 @@ from mixstream.data.open_shards import OpenShards
 from mixstream.formats import ShardEntry
 from mixstream.records import dataclass
 from mixstream.types import Int64
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +58,11 @@ class Together:
             alloc: allocates the memory of the tensors that are returned.
             two_threads: whether a second thread copies half of the rows.
         """
+        from torch import from_numpy  # here: programs that read no batches need no torch
+
         if self.opened.unmap_after_read or not self.opened.all_open(shard_R):
             return None
-        kind, rows, from_numpy = 0, len(shard_R) // batches, torch.from_numpy
+        kind, rows = 0, len(shard_R) // batches
         if len(self.kinds[0]) > 1:
             kind = int(self.kinds[1][shard_R[0]])
             if (self.kinds[1][shard_R] != kind).any():

@@ -20,7 +20,6 @@ from mixstream.lazy import lazily
 if TYPE_CHECKING:
     from mixstream.formats.tokens.container import CutsOf, TokenFiles, whole_file
     from mixstream.formats.tokens.index import (
-        KEY,
         SHARD_BYTES,
         TokenFile,
         TokenIndex,
@@ -35,7 +34,7 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "container": ["CutsOf", "TokenFiles", "whole_file"],
-        "index": ["KEY", "SHARD_BYTES", "TokenFile", "TokenIndex", "dump_token_index", "parse_token_index"],
+        "index": ["SHARD_BYTES", "TokenFile", "TokenIndex", "dump_token_index", "parse_token_index"],
         "kinds": ["FORMATS", "find_files", "is_token_file", "token_stem"],
         "look": ["DTYPES", "Look", "Options"],
         "megatron": ["sequence_starts"],
