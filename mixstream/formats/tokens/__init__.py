@@ -45,7 +45,6 @@ __getattr__, __dir__ = lazily(
 __all__ = [
     "DTYPES",
     "FORMATS",
-    "KEY",
     "SHARD_BYTES",
     "CutsOf",
     "Look",
