@@ -184,11 +184,18 @@ def test_what_another_process_evicts_is_not_mapped_for_long(packed, tmp_path):
 
 def held(directory: Path) -> int:
     """Return the bytes of all shards in `directory`, finished or not; others may be removing them."""
-    total = 0
+    sizes, before = shard_sizes(directory), None
+    while sizes != before:  # what was looked at first may have gone before the rest came
+        sizes, before = shard_sizes(directory), sizes
+    return sum(sizes.values())
+
+
+def shard_sizes(directory: Path) -> dict[str, int]:
+    found = {}
     for path in [*directory.glob("shard.*"), *directory.glob(".shard.*")]:
         with suppress(FileNotFoundError):
-            total += path.stat().st_size
-    return total
+            found[path.name] = path.stat().st_size
+    return found
 
 
 def test_a_limit_below_what_any_run_could_do_with_is_refused(packed, tmp_path):
